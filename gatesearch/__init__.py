@@ -1,0 +1,53 @@
+"""Finds which channels the tasks of a network should share, and hands back the small network.
+
+Importing this package costs nothing: every name below is fetched from its module on first use.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gatesearch.cost import count_macs
+    from gatesearch.models import build_model
+    from gatesearch.pareto import hypervolume, pareto_front
+    from gatesearch.pruning import extract
+    from gatesearch.results import delta_mtl, mean_rank
+    from gatesearch.study import load_study
+
+    __version__: str
+
+_HOMES = {
+    "build_model": "gatesearch.models",
+    "count_macs": "gatesearch.cost",
+    "delta_mtl": "gatesearch.results",
+    "extract": "gatesearch.pruning",
+    "hypervolume": "gatesearch.pareto",
+    "load_study": "gatesearch.study",
+    "mean_rank": "gatesearch.results",
+    "pareto_front": "gatesearch.pareto",
+}
+
+__all__ = [
+    "__version__",
+    "build_model",
+    "count_macs",
+    "delta_mtl",
+    "extract",
+    "hypervolume",
+    "load_study",
+    "mean_rank",
+    "pareto_front",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("gatesearch")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'gatesearch' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,60 @@
+"""The command line, one file a verb; the only place that prints or exits.
+
+Exit codes: 0 done, 2 wrong use or definition, 3 data missing, 4 study refused, 130 interrupted.
+Heavy libraries are imported inside the commands, so that `--help` is instant.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gatesearch.cli import data, flops, listing, report, run
+from gatesearch.cli.console import err
+from gatesearch.errors import GatesearchError
+
+app = typer.Typer(
+    name="gatesearch",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from gatesearch import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Start with:\n\ngatesearch studies\n\ngatesearch run --study scenes --n-trials 6"
+)
+def _gatesearch(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Find which channels the tasks of a network should share; get the small network and proof."""
+
+
+app.command(epilog=run.EXAMPLES)(run.run)
+app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=flops.EXAMPLES)(flops.flops)
+app.add_typer(data.app, name="data")
+app.command(epilog=listing.STUDIES_EXAMPLES)(listing.studies)
+app.command(epilog=listing.METHODS_EXAMPLES)(listing.methods)
+
+
+def main() -> None:
+    """Run the command line; the console script `gatesearch`."""
+    try:
+        app()
+    except GatesearchError as error:
+        err.print(f"gatesearch: error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(error.code)

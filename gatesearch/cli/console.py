@@ -1,0 +1,46 @@
+"""Standard output for results, standard error for everything else."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+# A pipe has no width of its own, and a wrapped table cannot be read by anyone.
+WIDE = 160
+
+out = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+err = Console(
+    stderr=True, width=None if sys.stderr.isatty() else WIDE, highlight=False, soft_wrap=True
+)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object as one line of standard output."""
+    print(json.dumps(value, allow_nan=False), flush=True)
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int, title: str = ""
+) -> None:
+    """Print rows of text under their headings.
+
+    Args:
+        columns: Headings.
+        rows: One text a column.
+        numbers_from: The first column that is set flush right.
+        title: A line above the table.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for index, heading in enumerate(columns):
+        table.add_column(
+            heading,
+            justify="right" if index >= numbers_from else "left",
+            no_wrap=index >= numbers_from,
+        )
+    for row in rows:
+        table.add_row(*row)
+    out.print(table, markup=False)

@@ -1,0 +1,93 @@
+"""`gatesearch data`: where a data set comes from, preparing it, checking what was prepared."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gatesearch.errors import DataError, unknown
+
+if TYPE_CHECKING:
+    from gatesearch.datasets import Dataset, Pack
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Get, prepare and check data sets.",
+    epilog="Example: gatesearch data info nyud",
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set: scenes, nyud.")]
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="DIR", envvar="GATESEARCH_DATA", help="Folder of prepared packs."
+    ),
+]
+
+
+@app.command(epilog="Example: gatesearch data info nyud")
+def info(name: Name) -> None:
+    """Say where a data set comes from, which layouts are read, and the command."""
+    print(_dataset(name).info())
+
+
+@app.command(
+    epilog="Examples: gatesearch data prepare nyud --source NYUD_MT.tgz --data data  |  "
+    "gatesearch data prepare scenes --size 64 64"
+)
+def prepare(
+    name: Name,
+    source: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="The release: a folder, .tgz, .tar.gz, .tar or .zip."),
+    ] = None,
+    data: Data = Path("data"),
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Store frames at this size instead of their own."),
+    ] = None,
+) -> None:
+    """Turn a data set into a pack that training reads; an old pack stays until the new is whole."""
+    from gatesearch.cli.progress import emitter
+    from gatesearch.datasets import open_pack
+
+    dataset = _dataset(name)
+    with emitter(log=None) as emit:
+        folder = dataset.prepare(
+            folder=data, source=source, size=size, train_frames=0, test_frames=0, emit=emit
+        )
+    print(_summary(open_pack(folder)))
+
+
+@app.command(epilog="Example: gatesearch data check nyud --data data")
+def check(name: Name, data: Data = Path("data")) -> None:
+    """Compare every prepared file of a data set with the sums taken when it was written."""
+    from gatesearch.datasets import check_pack
+
+    dataset = _dataset(name)
+    folders = sorted(path for path in data.glob(f"{name}-*") if path.is_dir())
+    if not folders:
+        source = "" if dataset.automatic else " --source PATH"
+        raise DataError(
+            f"no pack of {name} in {data}; make one with: "
+            f"gatesearch data prepare {name}{source} --data {data}"
+        )
+    for folder in folders:
+        print(f"whole: {_summary(check_pack(folder))}")
+
+
+def _dataset(name: str) -> "Dataset":
+    from gatesearch.datasets import DATASETS
+
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    return DATASETS[name]
+
+
+def _summary(pack: "Pack") -> str:
+    frames = f"{pack.frames('train')} train + {pack.frames('test')} test frames"
+    lines = [
+        f"{pack.folder}: {frames}, {pack.size[0]}x{pack.size[1]}, {', '.join(pack.fields)}, "
+        f"sha256 {pack.digest[:12]}"
+    ]
+    return "\n  ".join([*lines, *(f"note: {note}" for note in pack.manifest.notes)])

@@ -1,0 +1,69 @@
+"""`gatesearch flops`: what the methods of a study cost, before any training."""
+
+from typing import Annotated
+
+import typer
+
+from gatesearch.cli.console import err, print_json, print_table
+from gatesearch.cli.options import JsonOption, SetOption, StudyOption, names
+
+EXAMPLES = """Examples:
+
+gatesearch flops --study nyud
+
+gatesearch flops --study pascal --method stl,mtl --json
+
+gatesearch flops --study scenes --set model.width=1.0"""
+
+
+def flops(
+    study: StudyOption,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="M", help="Methods, repeatable. Default: the study's."),
+    ] = None,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Count what methods cost on one image: no weights, no data, no training.
+
+    FLOPs are 2 x multiply-adds of convolutions and matrix products, heads included.
+    """
+    from gatesearch.study import load_study
+
+    definition = load_study(study, set_ or [])
+    chosen = names(method, "--method") if method else definition.methods
+
+    from gatesearch.search import costs
+
+    found = costs(definition, chosen)
+    for name, cost in found.items():
+        for line in cost.disagreements:
+            err.print(f"warning: {name}: {line}", style="yellow", markup=False)
+        for operator, calls in cost.uncounted.items():
+            err.print(
+                f"warning: {name}: operator {operator}, called {calls} times, is not counted",
+                style="yellow",
+                markup=False,
+            )
+    if json:
+        figures = {
+            name: {
+                "gflops": cost.gflops,
+                "backbone_gflops": cost.backbone_gflops,
+                "params_m": cost.params_m,
+            }
+            for name, cost in found.items()
+        }
+        print_json({"study": definition.name, "convention": "2xMAC", "methods": figures})
+        return
+    height, width = definition.protocol.size
+    print_table(
+        ["method", "GFLOPs", "backbone GFLOPs", "parameters (M)"],
+        [
+            [name, f"{c.gflops:,.2f}", f"{c.backbone_gflops:,.2f}", f"{c.params_m:,.2f}"]
+            for name, c in found.items()
+        ],
+        numbers_from=1,
+        title=f"{definition.name}, one image of {height} x {width}, FLOPs = 2 x multiply-adds",
+    )

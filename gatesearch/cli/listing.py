@@ -1,0 +1,40 @@
+"""`gatesearch studies` and `gatesearch methods`: what there is."""
+
+from gatesearch.cli.console import print_table
+
+STUDIES_EXAMPLES = "Examples:\n\ngatesearch studies\n\ngatesearch run --study scenes --n-trials 6"
+METHODS_EXAMPLES = (
+    "Examples:\n\ngatesearch methods\n\ngatesearch run --study scenes --methods stl,mtl"
+)
+
+
+def studies() -> None:
+    """List the built-in studies."""
+    from gatesearch.study import builtin_studies, load_study
+
+    known = [load_study(path) for path in builtin_studies().values()]
+    print_table(
+        ["study", "protocol", "tasks", "backbone", "what it is"],
+        [
+            [
+                study.name,
+                study.protocol.name,
+                " ".join(study.task_names),
+                f"{study.model.backbone} x {study.model.width:g}",
+                study.summary,
+            ]
+            for study in known
+        ],
+        numbers_from=5,
+    )
+
+
+def methods() -> None:
+    """List the ways in which tasks can share."""
+    from gatesearch.models import METHODS
+
+    print_table(
+        ["method", "paper", "year", "what it does"],
+        [[name, m.paper, str(m.year), m.summary] for name, m in METHODS.items()],
+        numbers_from=4,
+    )

@@ -1,0 +1,55 @@
+"""Options that several verbs share."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gatesearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from gatesearch.study import Study
+
+StudyOption = Annotated[
+    str,
+    typer.Option("--study", metavar="NAME|FILE", help="A built-in study, or a TOML file."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The study's store. Default: runs/STUDY."),
+]
+ReportsOption = Annotated[
+    Path, typer.Option("--reports", metavar="DIR", help="Where the report goes.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change the definition, as training.epochs=20 or preset=quick. Repeatable.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")
+]
+
+
+def names(items: Iterable[str], option: str) -> tuple[str, ...]:
+    """Names given with commas, by repeating the option, or both; each once, in order.
+
+    Raises:
+        UsageError: An empty name.
+
+    >>> names(["stl,mtl", "mtan"], "--method")
+    ('stl', 'mtl', 'mtan')
+    """
+    found = [name.strip() for item in items for name in item.split(",")]
+    if not all(found):
+        raise UsageError(f"{option} takes names with commas between them, found an empty name")
+    return tuple(dict.fromkeys(found))
+
+
+def store_of(study: "Study", out: Path | None) -> Path:
+    """Folder of a study's store."""
+    return Path("runs") / study.name if out is None else out

@@ -1,0 +1,146 @@
+"""What is going on, told to a terminal, a pipe and a log file."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from gatesearch.cli.console import err
+from gatesearch.errors import DataError
+
+Emit = Callable[[dict[str, Any]], None]
+
+# Seconds between two lines of one stage in a pipe.
+INTERVAL = 10.0
+_KNOWN = {"event", "message", "stage", "done", "total", "unit"}
+
+
+@contextmanager
+def emitter(log: Path | None = None) -> Iterator[Emit]:
+    """Give the function that tells an event.
+
+    A terminal shows one bar a stage with the time left; a pipe gets timestamped lines. Both are
+    standard error.
+
+    Args:
+        log: File that every event is appended to, one JSON object with its time a line.
+
+    Raises:
+        DataError: The log cannot be written.
+    """
+    with ExitStack() as stack:
+        shown = stack.enter_context(_bars()) if err.is_terminal else _lines()
+        file: TextIO | None = None
+
+        def emit(event: dict[str, Any]) -> None:
+            nonlocal file
+            if log is not None:
+                # Opened by the first event, so that a refused run leaves nothing behind.
+                file = file or stack.enter_context(_open(log))
+                entry = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), **event}
+                file.write(json.dumps(entry, default=_plain) + "\n")
+            shown(event)
+
+        yield emit
+
+
+def _open(log: Path) -> TextIO:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise DataError(f"cannot write {log} ({error.strerror}); choose another --out") from error
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch as Python's own, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+@contextmanager
+def _bars() -> Iterator[Emit]:
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}", markup=False),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    stages: dict[str, TaskID] = {}
+
+    def show(event: dict[str, Any]) -> None:
+        if event["event"] != "progress":
+            _message(event)
+            return
+        stage, done, total = event["stage"], event["done"], event["total"]
+        if stage not in stages:
+            stages[stage] = progress.add_task(stage, total=total, unit=event["unit"])
+        progress.update(stages[stage], completed=done, total=total)
+        if done >= total:
+            progress.remove_task(stages.pop(stage))
+
+    with progress:
+        yield show
+
+
+def _lines(clock: Callable[[], float] = time.monotonic) -> Emit:
+    started: dict[str, tuple[float, int]] = {}
+    told: dict[str, float] = {}
+
+    def show(event: dict[str, Any]) -> None:
+        if event["event"] != "progress":
+            _message(event)
+            return
+        stage, done, total, now = event["stage"], event["done"], event["total"], clock()
+        began, first = started.setdefault(stage, (now, done))
+        finished = done >= total
+        if not finished and now - told.get(stage, -INTERVAL) < INTERVAL:
+            return
+        told[stage] = now
+        left = ""
+        if not finished and done > first:
+            seconds = (now - began) * (total - done) / (done - first)
+            left = f", {timedelta(seconds=round(seconds))} left"
+        extra = _extra(event)
+        _say(f"{stage}: {done}/{total} {event['unit']}{left}{', ' + extra if extra else ''}")
+        if finished:
+            del started[stage], told[stage]
+
+    return show
+
+
+def _message(event: Mapping[str, Any]) -> None:
+    if event["event"] == "warning":
+        _say(f"warning: {event['message']}", style="yellow")
+    else:
+        _say(event["message"])
+
+
+def _say(text: str, *, style: str = "") -> None:
+    stamp = "" if err.is_terminal else f"{datetime.now():%H:%M:%S} "
+    err.print(Text(stamp + text, style=style), soft_wrap=True)
+    sys.stderr.flush()
+
+
+def _extra(event: Mapping[str, Any]) -> str:
+    numbers = {key: value for key, value in event.items() if key not in _KNOWN}
+    return " ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in numbers.items()
+    )

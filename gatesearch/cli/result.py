@@ -1,0 +1,73 @@
+"""What `run` and `report` print in the end."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatesearch.cli.console import out, print_json, print_table
+
+if TYPE_CHECKING:
+    from gatesearch.results import StudyRecord, TaskInfo
+
+
+def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
+    """Print the front beside the baselines, or the JSON object of `gatesearch.results.summary`.
+
+    Args:
+        record: What the store holds.
+        path: The report's PDF.
+        as_json: One JSON object instead of the table.
+    """
+    from gatesearch.results import summary
+
+    result = summary(record, path)
+    if as_json:
+        print_json(result)
+        return
+    points = [*result["baselines"], *result["front"]]
+    if points:
+        print_table(
+            [
+                "network",
+                "seed",
+                *(_heading(task) for task in record.tasks),
+                "Δ_MTL (%)",
+                "GFLOPs",
+                "backbone",
+                "params (M)",
+                "split",
+            ],
+            [_row(point, record.tasks) for point in points],
+            numbers_from=1,
+            title=f"{record.name} ({record.protocol}): baselines, then the front found",
+        )
+    counts = ", ".join(f"{n} {state}" for state, n in result["trials"].items())
+    out.print(f"trials: {counts}")
+    out.print(f"report: {path}", markup=False, soft_wrap=True)
+
+
+def _heading(task: "TaskInfo") -> str:
+    arrow = "↑" if task.higher_is_better else "↓"
+    unit = f" ({task.unit})" if task.unit else ""
+    return f"{task.name} {task.metric}{unit} {arrow}"
+
+
+def _row(point: dict[str, Any], tasks: tuple["TaskInfo", ...]) -> list[str]:
+    weighting = point.get("weighting", "uniform")
+    name = f"trial {point['trial']}" if "trial" in point else point["method"]
+    return [
+        name if weighting == "uniform" else f"{name} + {weighting}",
+        str(point["seed"]),
+        *(_number(point["metrics"].get(task.name), 3) for task in tasks),
+        _number(point["delta_mtl"], 2, sign="+"),
+        _number(point["gflops"], 3),
+        _number(point["backbone_gflops"], 3),
+        _number(point["params_m"], 3),
+        point["split"],
+    ]
+
+
+def _number(value: float | None, decimals: int, *, sign: str = "") -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:{sign},.{decimals}f}"

@@ -1,0 +1,74 @@
+"""`gatesearch run`: train the baselines, search, and write the report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gatesearch.cli.console import err
+from gatesearch.cli.options import (
+    JsonOption,
+    OutOption,
+    ReportsOption,
+    SetOption,
+    StudyOption,
+    names,
+    store_of,
+)
+from gatesearch.cli.result import print_result
+
+EXAMPLES = """Examples:
+
+gatesearch run --study scenes --n-trials 6
+
+gatesearch run --study nyud-small --n-trials 20 --data /data --methods stl,mtl
+
+gatesearch run --study mine.toml --n-trials 0 --set training.epochs=2 --json"""
+
+
+def run(
+    study: StudyOption,
+    n_trials: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Total of the study's trials; 0 trains the baselines only."
+        ),
+    ] = 20,
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR", envvar="GATESEARCH_DATA", help="Where prepared data lie."),
+    ] = Path("data"),
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Baselines to train. Default: the study's."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="S", help="Seed. Default: the study's.")
+    ] = None,
+    out: OutOption = None,
+    reports: ReportsOption = Path("reports"),
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train the baselines, search gates up to N trials in all, and write the report.
+
+    The same command again continues; with nothing left to do it only writes the report anew.
+    """
+    from gatesearch.cli.progress import emitter
+    from gatesearch.study import load_study
+
+    chosen = {} if methods is None else {"methods": names([methods], "--methods")}
+    seeded = {} if seed is None else {"seed": seed}
+    definition = load_study(study, set_ or []).model_copy(update=chosen | seeded)
+    store = store_of(definition, out)
+    try:
+        with emitter(log=store / "log.jsonl") as emit:
+            from gatesearch.report import write_report
+            from gatesearch.search import run as search
+
+            record = search(definition, n_trials=n_trials, out=store, data=data, emit=emit)
+            path = write_report(record, folder=reports)
+    except KeyboardInterrupt:
+        err.print("interrupted; all that was finished is kept, the same command continues")
+        raise
+    print_result(record, path, as_json=json)

@@ -1,0 +1,356 @@
+"""Multiply-adds of a network: fvcore counts, thop and torch check it.
+
+The published convention of multi-task papers is followed: FLOPs = 2 x multiply-adds of
+convolutions, linear layers and matrix products (attention included). Normalisation, resampling,
+pooling and elementwise arithmetic are left out; whatever is neither counted nor known to be such
+is reported by name.
+"""
+
+import copy
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from gatesearch.errors import UsageError
+
+HEADS = "heads"
+
+# Outside the convention, in-place forms included: they move, compare, add, scale, pool, resample
+# or normalise. (fvcore itself ignores those that only move data.)
+_FREE_NAMES = """
+abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d add addcdiv
+addcmul adjoint alias all amax amin any arange argmax argmin argsort as_strided atan atan2
+avg_pool1d avg_pool2d avg_pool3d batch_norm bernoulli bitwise_and bitwise_not bitwise_or
+broadcast_tensors broadcast_to ceil channel_shuffle chunk clamp clamp_max clamp_min clone concat
+constant_pad_nd contiguous copy cos cosh cumprod cumsum div dropout dstack elu empty_like eq erf
+exp exp2 expand_as expm1 eye feature_dropout fill flip floor_divide fmod frac ge gelu glu
+group_norm gt hardshrink hardsigmoid hardswish hardtanh hstack hypot imag index_add index_copy
+index_fill index_put index_select instance_norm isfinite isinf isnan layer_norm le leaky_relu lerp
+lift_fresh linalg_vector_norm linspace log log10 log1p log2 log_sigmoid log_softmax logaddexp
+logical_and logical_not logical_or logsumexp lt mH mT masked_fill matrix_H max max_pool1d
+max_pool2d max_pool3d maximum mean meshgrid min minimum mish movedim mul multiply narrow ne neg
+norm numel numpy_T one_hot ones ones_like pad pixel_shuffle pixel_unshuffle pow prelu prod rand
+rand_like randn randn_like real reciprocal reflection_pad1d reflection_pad2d relu relu6 remainder
+repeat repeat_interleave replication_pad1d replication_pad2d reshape_as rms_norm round rsqrt rsub
+scalar_tensor scatter scatter_add scatter_reduce select_scatter selu sigmoid sign silu sin sinh
+slice slice_scatter softmax softplus sort sqrt square squeeze std sub sum swapaxes t take tanh
+tensor_split threshold tile topk transpose tril triu true_divide trunc unflatten unfold
+unsafe_chunk unsafe_split upsample_bicubic2d upsample_bilinear2d upsample_nearest1d
+upsample_nearest2d var view_as vstack where zero zeros_like
+"""
+FREE = frozenset(f"aten::{name}" for name in _FREE_NAMES.split())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Cost of one forward pass.
+
+    Attributes:
+        macs: Multiply-adds of the whole network, heads included.
+        backbone_macs: Multiply-adds of everything outside the submodule named `heads`.
+        params: Parameters, shared ones once.
+        uncounted: Operators that nobody counted, name -> calls.
+        disagreements: One line for each counter whose figure differs from `macs`' own.
+    """
+
+    macs: int
+    backbone_macs: int
+    params: int
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    disagreements: tuple[str, ...] = ()
+
+    @property
+    def gflops(self) -> float:
+        """FLOPs of the whole network in 1e9, two for a multiply-add."""
+        return 2e-9 * self.macs
+
+    @property
+    def backbone_gflops(self) -> float:
+        """FLOPs outside the heads in 1e9, two for a multiply-add."""
+        return 2e-9 * self.backbone_macs
+
+    @property
+    def params_m(self) -> float:
+        """Parameters in millions."""
+        return 1e-6 * self.params
+
+
+def count_macs(model: nn.Module, input_shape: tuple[int, ...], *, cross_check: bool = True) -> Cost:
+    """Count the multiply-adds of one forward pass in evaluation mode.
+
+    The count is made on a copy without data (device `meta`), so that neither weights nor memory
+    matter, and `model` stays as it is.
+
+    Args:
+        model: Called with one image batch; returns tensors in any nesting of dicts and tuples.
+        input_shape: (N, 3, H, W) of that batch.
+        cross_check: Compare with thop and torch as well.
+
+    Raises:
+        UsageError: The forward pass fails on shapes alone.
+
+    >>> count_macs(nn.Conv2d(3, 8, 3, bias=False), (1, 3, 10, 10)).macs  # 8 x 8 outputs
+    13824
+    """
+    shadow = _without_data(model).eval()
+    image = torch.empty(input_shape, device="meta")
+    with _quiet(), torch.no_grad():
+        try:
+            analysis = _traced(shadow, image)
+            counts: Counter[str] = analysis.by_operator()
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            raise UsageError(
+                f"{type(model).__name__} cannot be counted on input {tuple(input_shape)}: its "
+                f"forward pass must run on shapes alone (device meta), found: {error}"
+            ) from error
+        macs = sum(counts.values())
+        heads = analysis.total(f"model.{HEADS}") if hasattr(shadow, HEADS) else 0
+        unknown = {
+            name.removeprefix("aten::"): calls
+            for name, calls in sorted(analysis.unsupported_ops().items())
+            if name.rstrip("_") not in FREE
+        }
+        disagreements = _cross_check(shadow, image, counts) if cross_check else ()
+    return Cost(
+        macs=macs,
+        backbone_macs=macs - heads,
+        params=sum(p.numel() for p in model.parameters()),
+        uncounted=unknown,
+        disagreements=disagreements,
+    )
+
+
+def _without_data(model: nn.Module) -> nn.Module:
+    """A deep copy whose parameters, buffers and plain tensor attributes have shapes only."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+        for tensor in (item for item in own if isinstance(item, Tensor)):
+            empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
+    return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # The fused path of nn.MultiheadAttention is one operator that no counter knows.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _Flat(nn.Module):
+    """The tracer takes tuples of tensors only."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(leaf for leaf in tree_leaves(self.model(image)) if isinstance(leaf, Tensor))
+
+
+def _traced(model: nn.Module, image: Tensor) -> Any:
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import conv_flop_jit, linear_flop_jit
+
+    analysis = FlopCountAnalysis(_Flat(model), image).clear_op_handles()
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.tracer_warnings("none")
+    analysis.set_op_handle("aten::_convolution", conv_flop_jit)
+    analysis.set_op_handle("aten::linear", linear_flop_jit)
+    for name in ("matmul", "mm", "bmm", "mv", "dot"):
+        analysis.set_op_handle(f"aten::{name}", _product(0))
+    for name in ("addmm", "baddbmm", "addmv"):
+        analysis.set_op_handle(f"aten::{name}", _product(1))
+    analysis.set_op_handle("aten::einsum", _einsum)
+    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
+    with _RecordConvolutions():
+        analysis.total()
+    return analysis
+
+
+def _sizes(value: Any) -> list[int]:
+    return list(value.type().sizes())
+
+
+def _product(first: int) -> Callable[[Sequence[Any], Sequence[Any]], int]:
+    """Handle of a product whose left factor is argument `first`: outputs x contracted length."""
+
+    def handle(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+        return math.prod(_sizes(outputs[0])) * _sizes(inputs[first])[-1]
+
+    return handle
+
+
+def _einsum(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Product of all index lengths; fvcore's own reads a figure rounded to four digits."""
+    from fvcore.nn.jit_handles import einsum_flop_jit
+
+    terms = inputs[0].toIValue().replace(" ", "").split("->")[0].split(",")
+    shapes = [_sizes(value) for value in inputs[1].node().inputs()]
+    if len(terms) != 2 or any("." in term for term in terms):
+        return int(einsum_flop_jit(inputs, outputs))
+    lengths: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        for letter, length in zip(term, shape, strict=True):
+            lengths[letter] = max(length, lengths.get(letter, 1))
+    return math.prod(lengths.values())
+
+
+def _attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Scores q k' (L x S x E) and their product with v (L x S x Ev), for every head."""
+    query, key, value = (_sizes(item) for item in inputs[:3])
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+class _RecordConvolutions(TorchFunctionMode):
+    """Makes convolutions visible to the tracer on device meta.
+
+    The tracer records `aten::_convolution`, which real devices reach from `conv2d` and its kin,
+    but meta does not. In `F.conv*` we call it directly.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _CONVOLUTIONS:
+            return _convolution(_CONVOLUTIONS[func], *args, **kwargs)
+        if func in _TRANSPOSED:
+            return _transposed(_TRANSPOSED[func], *args, **kwargs)
+        return func(*args, **kwargs)
+
+
+_CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
+_TRANSPOSED = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
+
+
+def _convolution(
+    n: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    if padding == "same":
+        reach = [d * (k - 1) for d, k in zip(_each(dilation, n), weight.shape[2:], strict=True)]
+        input = F.pad(input, [side for r in reversed(reach) for side in (r // 2, r - r // 2)])
+    padding = 0 if isinstance(padding, str) else padding
+    return _raw(n, input, weight, bias, stride, padding, dilation, False, 0, groups)
+
+
+def _transposed(
+    n: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    return _raw(n, input, weight, bias, stride, padding, dilation, True, output_padding, groups)
+
+
+def _raw(
+    n: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Tensor:
+    single = input.dim() == n + 1
+    output = torch._convolution(
+        input.unsqueeze(0) if single else input,
+        weight,
+        bias,
+        _each(stride, n),
+        _each(padding, n),
+        _each(dilation, n),
+        transposed,
+        _each(output_padding, n),
+        groups,
+        False,
+        False,
+        True,
+        True,
+    )
+    return output.squeeze(0) if single else output
+
+
+def _each(value: Any, n: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * n if len(values) == 1 else values
+
+
+def _cross_check(model: nn.Module, image: Tensor, counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Lines of the form `thop: conv 2 MACs, fvcore 1`, for each figure that differs."""
+    conv, linear = counts.get("conv", 0), counts.get("linear", 0)
+    products = sum(counts.values()) - conv
+    torch_conv, torch_products = _torch_counts(model, image)
+    figures = [
+        ("torch", "convolutions", torch_conv, conv),
+        ("torch", "linear layers and matrix products", torch_products, products),
+        ("thop", "convolution and linear modules", _thop_count(model, image), conv + linear),
+    ]
+    return tuple(
+        f"{counter} counts {theirs:,} multiply-adds in {what}, fvcore {ours:,}"
+        for counter, what, theirs, ours in figures
+        if theirs != ours
+    )
+
+
+def _torch_counts(model: nn.Module, image: Tensor) -> tuple[int, int]:
+    """Multiply-adds of convolutions, and of everything else torch counts."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    flops = counter.get_flop_counts().get("Global", {})
+    conv = sum(n for op, n in flops.items() if "convolution" in str(op))
+    return conv // 2, (sum(flops.values()) - conv) // 2
+
+
+def _thop_count(model: nn.Module, image: Tensor) -> int:
+    """Multiply-adds in nn.Conv* and nn.Linear; thop sees no functional calls.
+
+    thop hangs buffers on the model, so this comes last on the copy.
+    """
+    from thop import profile
+    from thop.vision.basic_hooks import zero_ops
+
+    counted = (nn.modules.conv._ConvNd, nn.Linear)
+    free = {
+        type(module): zero_ops
+        for module in model.modules()
+        if not isinstance(module, counted) and next(module.children(), None) is None
+    }
+    with torch.device("cpu"):  # thop's sums are tensors; a caller may build under "meta"
+        total, _ = profile(model, (image,), custom_ops=free, verbose=False)
+    return int(total)

@@ -1,0 +1,150 @@
+"""What a data set is to the rest of the library: a name, help, and a way to become a pack."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gatesearch.datasets.pack import Emit, Pack, open_pack
+from gatesearch.errors import DataError, UsageError
+
+
+class PackName(Protocol):
+    """Names the pack that a study of this size, classes and numbers of frames reads."""
+
+    def __call__(
+        self,
+        size: tuple[int, int] | None,
+        classes: int | None,
+        train_frames: int,
+        test_frames: int,
+    ) -> str:
+        """A folder's name; 0 frames and None mean the set's own."""
+        ...
+
+
+class Prepare(Protocol):
+    """Makes a pack and returns its folder."""
+
+    def __call__(
+        self,
+        *,
+        folder: Path,
+        source: Path | None,
+        size: tuple[int, int] | None,
+        train_frames: int,
+        test_frames: int,
+        emit: Emit,
+    ) -> Path:
+        """Make a pack.
+
+        Args:
+            folder: The data folder that holds packs.
+            source: Where the frames lie, for sets that are not automatic.
+            size: Height and width in pixels; None keeps the set's own.
+            train_frames: Frames of the official training part, spread evenly; 0 = all.
+            test_frames: Likewise for the official test part.
+            emit: Receives progress, log and warning events.
+
+        Raises:
+            UsageError: A source where none is taken, or none where one is needed.
+            DataError: The source is damaged or not in a known layout.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set.
+
+    Attributes:
+        name: As in a study's `data.dataset`.
+        summary: One line.
+        automatic: Whether it can be made without a source.
+        info: Where to get it, layouts that are read, frames, the command.
+        pack_name: See `PackName`.
+        prepare: See `Prepare`.
+    """
+
+    name: str
+    summary: str
+    automatic: bool
+    info: Callable[[], str]
+    pack_name: PackName
+    prepare: Prepare
+
+
+def ensure_pack(
+    dataset: Dataset,
+    *,
+    data: Path,
+    size: tuple[int, int],
+    train_frames: int = 0,
+    test_frames: int = 0,
+    classes: int | None = None,
+    emit: Emit,
+) -> Pack:
+    """Open the pack that a study reads; an automatic set is made first where it is absent.
+
+    Args:
+        dataset: The set.
+        data: Folder that holds packs.
+        size: The study's height and width in pixels.
+        train_frames: The study's own; 0 = all.
+        test_frames: The study's own; 0 = all.
+        classes: Classes of the study's semantic segmentation; None when it has none.
+        emit: Receives events while a pack is made.
+
+    Raises:
+        DataError: The pack is absent or damaged; says where to get it and the command.
+        UsageError: The pack has another number of classes than the study.
+    """
+    folder = data / dataset.pack_name(size, classes, train_frames, test_frames)
+    if dataset.automatic:
+        pack = _open_or_make(
+            dataset,
+            folder,
+            size=size,
+            train_frames=train_frames,
+            test_frames=test_frames,
+            emit=emit,
+        )
+    elif folder.exists():
+        pack = open_pack(folder)
+    else:
+        raise DataError(
+            f"{dataset.name} is not prepared: no {folder}.\n"
+            f"Prepare it once with: gatesearch data prepare {dataset.name} --source PATH "
+            f"--data {data}\n\n{dataset.info()}"
+        )
+    if classes is not None and pack.classes.get("semseg") != classes:
+        raise UsageError(
+            f"{pack.name} has {pack.classes.get('semseg')} classes, the study asks for {classes}; "
+            f"set tasks.semseg.classes to match"
+        )
+    return pack
+
+
+def _open_or_make(
+    dataset: Dataset,
+    folder: Path,
+    *,
+    size: tuple[int, int],
+    train_frames: int,
+    test_frames: int,
+    emit: Emit,
+) -> Pack:
+    if folder.exists():
+        try:
+            return open_pack(folder)
+        except DataError as error:
+            emit({"event": "warning", "message": f"{error}; making it anew"})
+    made = dataset.prepare(
+        folder=folder.parent,
+        source=None,
+        size=size,
+        train_frames=train_frames,
+        test_frames=test_frames,
+        emit=emit,
+    )
+    return open_pack(made)

@@ -1,0 +1,489 @@
+"""NYU Depth v2, labelled set (Silberman et al., ECCV 2012), from its two public layouts.
+
+`nyud_mt`: the release that multi-task code reads, 40 classes
+    images/N.jpg  segmentation/N.png (0 ignore, 1..40)  depth/N.npy  normals/N.npy  edge/N.npy
+    gt_sets/{train,val}.txt
+`mtan`: the release of MTAN and LibMTL, 13 classes
+    {train,val}/{image,label,depth,normal}/i.npy (image 0..1, label -1 ignore, 0..12)
+
+N is a frame's id, i a running number. Either may be a folder or an archive, and may lie one folder
+deep. The official validation part becomes the pack's `test`.
+"""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
+from gatesearch.datasets.dataset import Dataset
+from gatesearch.datasets.edges import boundaries
+from gatesearch.datasets.pack import (
+    IGNORE,
+    SPLITS,
+    Emit,
+    SplitFrames,
+    SplitName,
+    aside,
+    map_array,
+    write_pack,
+)
+from gatesearch.errors import DataError, UsageError
+
+Array = NDArray[Any]
+_OFFICIAL: dict[SplitName, int] = {"train": 795, "test": 654}
+_MAX_PIXELS = 2**24
+# The sensor sees 10 m.
+_MAX_DEPTH = 100.0
+_AGAIN = "get the release again"
+# What makes a frame useless for a task, though not for the others.
+_EMPTY: dict[str, Callable[[dict[str, Array]], Any]] = {
+    "depth is unknown everywhere": lambda frame: not frame["depth"].any(),
+    "labels are ignored everywhere": lambda frame: (frame["semseg"] == IGNORE).all(),
+    "normals are unknown everywhere": lambda frame: not frame["normals"].any(),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout found on disk.
+
+    Attributes:
+        name: `nyud_mt` or `mtan`.
+        classes: Number of classes.
+        ids: Official lists, in their order.
+        read: Reads one frame of a split, at its own size, in the pack's encodings; without
+            `edges` where the release has none.
+    """
+
+    name: str
+    classes: int
+    ids: dict[SplitName, tuple[str, ...]]
+    read: Callable[[SplitName, str], dict[str, Array]]
+
+
+def find_layout(root: Path) -> Layout:
+    """Recognise the layout of a folder, at the top or one folder deep.
+
+    Raises:
+        DataError: Neither layout, or a listed file is missing.
+    """
+    candidates = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
+    for folder in candidates:
+        if (folder / "gt_sets").is_dir():
+            return _nyud_mt(folder)
+        if (folder / "train" / "image").is_dir():
+            return _mtan(folder)
+    found = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
+    raise DataError(
+        f"{root} holds no NYUD-v2 layout: expected gt_sets/ beside images/, or train/image/ "
+        f"beside val/image/; found {found}; see: gatesearch data info nyud"
+    )
+
+
+def _nyud_mt(root: Path) -> Layout:
+    with_edges = (root / "edge").is_dir()
+
+    def files(frame: str) -> dict[str, Path]:
+        found = {
+            "image": root / "images" / f"{frame}.jpg",
+            "semseg": root / "segmentation" / f"{frame}.png",
+            "depth": root / "depth" / f"{frame}.npy",
+            "normals": root / "normals" / f"{frame}.npy",
+        }
+        return found | ({"edges": root / "edge" / f"{frame}.npy"} if with_edges else {})
+
+    def read(split: SplitName, frame: str) -> dict[str, Array]:
+        paths = files(frame)
+        image = _picture(paths["image"], mode="RGB")
+        labels = {
+            "semseg": _labels(_picture(paths["semseg"]), paths["semseg"], ignore=0, classes=40)
+        }
+        labels["depth"] = _depth(_array(paths["depth"]), paths["depth"])
+        labels["normals"] = _normals(_array(paths["normals"]), paths["normals"])
+        if with_edges:
+            labels["edges"] = _edges(_array(paths["edges"]), paths["edges"])
+        return _same_size({"image": image, **labels}, paths)
+
+    ids: dict[SplitName, tuple[str, ...]] = {
+        "train": _listed(root / "gt_sets" / "train.txt"),
+        "test": _listed(root / "gt_sets" / "val.txt"),
+    }
+    both = set(ids["train"]) & set(ids["test"])
+    if both:
+        raise DataError(
+            f"{root / 'gt_sets'}: no frame may be in train.txt and val.txt, "
+            f"found {min(both)} in both; {_AGAIN}"
+        )
+    _all_there(path for split in SPLITS for frame in ids[split] for path in files(frame).values())
+    return Layout(name="nyud_mt", classes=40, ids=ids, read=read)
+
+
+def _mtan(root: Path) -> Layout:
+    parts: dict[SplitName, Path] = {"train": root / "train", "test": root / "val"}
+    folders = {"image": "image", "semseg": "label", "depth": "depth", "normals": "normal"}
+
+    def files(split: SplitName, frame: str) -> dict[str, Path]:
+        return {key: parts[split] / name / f"{frame}.npy" for key, name in folders.items()}
+
+    def read(split: SplitName, frame: str) -> dict[str, Array]:
+        paths = files(split, frame)
+        loaded = {key: _array(path) for key, path in paths.items()}
+        labels = {
+            "image": _unit_image(loaded["image"], paths["image"]),
+            "semseg": _labels(loaded["semseg"], paths["semseg"], ignore=-1, classes=13),
+            "depth": _depth(loaded["depth"], paths["depth"]),
+            "normals": _normals(loaded["normals"], paths["normals"]),
+        }
+        return _same_size(labels, paths)
+
+    ids: dict[SplitName, tuple[str, ...]] = {}
+    for split, part in parts.items():
+        stems = {path.stem for name in folders.values() for path in (part / name).glob("[!.]*.npy")}
+        odd = sorted(stem for stem in stems if not stem.isdecimal())
+        if odd:
+            raise DataError(f"{part}: files must be named 0.npy, 1.npy ..., found {odd[0]}.npy")
+        if not stems:
+            raise DataError(f"{part} has no frames; {_AGAIN}")
+        ids[split] = tuple(sorted(stems, key=int))
+    _all_there(
+        path for split in SPLITS for frame in ids[split] for path in files(split, frame).values()
+    )
+    return Layout(name="mtan", classes=13, ids=ids, read=read)
+
+
+def _listed(path: Path) -> tuple[str, ...]:
+    try:
+        ids = tuple(path.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {_AGAIN}") from error
+    if not ids:
+        raise DataError(f"{path} lists no frames; {_AGAIN}")
+    odd = [frame for frame in ids if not re.fullmatch(r"[A-Za-z0-9_-]+", frame)]
+    if odd:
+        raise DataError(f"{path} must list ids of letters and digits, found '{odd[0][:40]}'")
+    if len(set(ids)) < len(ids):
+        twice = next(frame for frame, count in Counter(ids).items() if count > 1)
+        raise DataError(f"{path} must list each frame once, found {twice} twice; {_AGAIN}")
+    return ids
+
+
+def _all_there(paths: Iterable[Path]) -> None:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(
+            f"every listed frame needs all its files, missing {missing[0]}{more}; {_AGAIN}"
+        )
+
+
+def _picture(path: Path, *, mode: str | None = None) -> Array:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("JPEG", "PNG")) as opened:
+                if opened.width * opened.height > _MAX_PIXELS:
+                    raise ValueError(f"{opened.width} x {opened.height} pixels")
+                opened.load()
+                if mode is None and opened.mode not in ("L", "P", "I", "I;16"):
+                    raise ValueError(f"labels must have one channel, found {opened.mode}")
+                return np.asarray(opened.convert(mode) if mode else opened)
+    # What Pillow's readers raise on damaged input is an open set.
+    except Exception as error:
+        raise DataError(f"{path} is not a whole picture ({error}); {_AGAIN}") from error
+
+
+def _array(path: Path) -> Array:
+    array = map_array(path, cure=_AGAIN)
+    if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or array.size > 3 * _MAX_PIXELS:
+        raise DataError(
+            f"{path} must hold numbers of shape (H, W) or (H, W, channels), "
+            f"found {array.dtype} {array.shape}; {_AGAIN}"
+        )
+    return np.array(array)
+
+
+def _plane(array: Array, path: Path) -> Array:
+    plane = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if plane.ndim != 2:
+        raise DataError(f"{path} must have shape (H, W), found {array.shape}; {_AGAIN}")
+    return plane
+
+
+def _vectors(array: Array, path: Path) -> NDArray[np.float32]:
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise DataError(f"{path} must have shape (H, W, 3), found {array.shape}; {_AGAIN}")
+    return _float32(array)
+
+
+def _float32(array: Array) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and infinite is unknown
+        return array.astype(np.float32)
+
+
+def _unit_image(array: Array, path: Path) -> Array:
+    image = _vectors(array, path)
+    if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
+        raise DataError(
+            f"{path} must be an image in 0..1, found {image.min():g}..{image.max():g}; {_AGAIN}"
+        )
+    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _labels(array: Array, path: Path, *, ignore: int, classes: int) -> Array:
+    """Class indices from 0, where the release counts from `ignore` + 1."""
+    raw = _plane(array, path)
+    low, high = ignore, ignore + classes
+    wrong = raw[~((raw >= low) & (raw <= high) & (raw == np.round(raw)))]
+    if wrong.size:
+        raise DataError(
+            f"{path}: labels must be whole numbers {low}..{high} ({ignore} = ignore), "
+            f"found {wrong[0]:g}; {_AGAIN}"
+        )
+    return np.where(raw == ignore, IGNORE, raw.astype(np.int64) - ignore - 1).astype(np.uint8)
+
+
+def _depth(array: Array, path: Path) -> Array:
+    raw = _float32(_plane(array, path))
+    depth = np.where(np.isfinite(raw) & (raw > 0), raw, np.float32(0))
+    if depth.max(initial=0) > _MAX_DEPTH:
+        raise DataError(
+            f"{path}: depth must be in metres, found up to {depth.max():g}; "
+            "divide by 1000 if these are millimetres"
+        )
+    return depth
+
+
+def _normals(array: Array, path: Path) -> Array:
+    raw = _vectors(array, path)
+    raw[~np.isfinite(raw).all(-1)] = 0
+    if np.abs(raw).max(initial=0) > 1.5:
+        raise DataError(
+            f"{path}: normals must be unit vectors, found components up to {np.abs(raw).max():g}; "
+            "an encoding in 0..255 belongs to another protocol"
+        )
+    return _unit(raw)
+
+
+def _edges(array: Array, path: Path) -> Array:
+    raw = _plane(array, path)
+    wrong = raw[(raw != 0) & (raw != 1)]
+    if wrong.size:
+        raise DataError(f"{path}: edges must be 0 or 1, found {wrong[0]:g}; {_AGAIN}")
+    return raw.astype(np.uint8)
+
+
+def _unit(vectors: Array) -> Array:
+    """Unit vectors; those too short to have a direction become zero, unknown."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.where(length > 0.1, vectors / np.maximum(length, 0.1), 0).astype(np.float32)
+
+
+def _same_size(frame: dict[str, Array], paths: dict[str, Path]) -> dict[str, Array]:
+    size = frame["image"].shape[:2]
+    for key, array in frame.items():
+        if array.shape[:2] != size:
+            raise DataError(
+                f"{paths[key]} must be as large as its image, {size[0]} x {size[1]}, "
+                f"found {array.shape[0]} x {array.shape[1]}; {_AGAIN}"
+            )
+    return frame
+
+
+def resize(frame: dict[str, Array], size: tuple[int, int]) -> dict[str, Array]:
+    """A frame at another size, each field by the rule that keeps its meaning.
+
+    Image: Lanczos, antialiased. Labels and depth: the nearest pixel, nothing mixed. Normals:
+    antialiased bilinear, made unit again, unknown where the nearest pixel is. Edges: 1 where any
+    covered pixel is.
+    """
+    height, width = size
+    if frame["image"].shape[:2] == size:
+        return frame
+    picture = Image.fromarray(frame["image"]).resize((width, height), Image.Resampling.LANCZOS)
+    rows, columns = (
+        _centres(old, new) for old, new in zip(frame["image"].shape, size, strict=False)
+    )
+    nearest = np.ix_(rows, columns)
+    smooth = np.stack(
+        [
+            np.asarray(
+                Image.fromarray(np.ascontiguousarray(frame["normals"][..., i])).resize(
+                    (width, height), Image.Resampling.BILINEAR
+                )
+            )
+            for i in range(3)
+        ],
+        axis=-1,
+    )
+    known = frame["normals"][nearest].any(-1, keepdims=True)
+    return {
+        "image": np.asarray(picture),
+        "semseg": frame["semseg"][nearest],
+        "depth": frame["depth"][nearest],
+        "normals": _unit(smooth) * known,
+        "edges": _any_pixel(_any_pixel(frame["edges"], height, axis=0), width, axis=1),
+    }
+
+
+def _centres(old: int, new: int) -> NDArray[np.intp]:
+    return ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+
+
+def _any_pixel(edges: Array, new: int, *, axis: int) -> Array:
+    old = edges.shape[axis]
+    if new >= old:
+        return edges.take(_centres(old, new), axis)
+    starts = np.arange(new) * old // new
+    covered: Array = np.maximum.reduceat(edges, starts, axis)
+    return covered
+
+
+def _frames(
+    layout: Layout,
+    split: SplitName,
+    ids: Sequence[str],
+    *,
+    size: tuple[int, int] | None,
+    notes: list[str],
+    emit: Emit,
+) -> Iterator[dict[str, Array]]:
+    first: tuple[int, ...] = ()
+    empty: Counter[str] = Counter()
+    known = away = 0
+    for frame_id in ids:
+        frame = layout.read(split, frame_id)
+        found = frame["image"].shape[:2]
+        first = first or found
+        if found != first:
+            raise DataError(
+                f"{layout.name}: all frames of a split must have one size, {ids[0]} has "
+                f"{first[0]} x {first[1]}, {frame_id} has {found[0]} x {found[1]}; {_AGAIN}"
+            )
+        frame.setdefault("edges", boundaries(frame["semseg"], ignore=IGNORE))
+        for what, nothing in _EMPTY.items():
+            if nothing(frame):
+                empty[what] += 1
+                emit({"event": "warning", "message": f"nyud: {split} frame {frame_id}: {what}"})
+        known += int(frame["normals"].any(-1).sum())
+        away += int((frame["normals"][..., 2] > 0).sum())
+        yield resize(frame, size) if size else frame
+    for what, count in empty.items():
+        if count == len(ids):
+            raise DataError(f"nyud: {what} in every {split} frame; {_AGAIN}")
+        notes.append(f"{split}: {what} in {count} of {len(ids)} frames")
+    if 2 * away > known:
+        notes.append(
+            f"{split}: {100 * away // known} % of the normals face away from the camera; the axes "
+            "are probably not x right, y down, z forward"
+        )
+        emit({"event": "warning", "message": f"nyud: {notes[-1]}"})
+
+
+def _prepare(
+    *,
+    folder: Path,
+    source: Path | None,
+    size: tuple[int, int] | None,
+    train_frames: int,
+    test_frames: int,
+    emit: Emit,
+) -> Path:
+    if source is None:
+        raise UsageError("nyud needs its frames: name a folder or an archive with --source PATH")
+    if size is not None and min(size) < 1:
+        raise UsageError(f"size must be positive, found {size[0]} x {size[1]}")
+    with ExitStack() as stack:
+        root = source
+        if source.is_file() and is_archive(source):
+            try:
+                root = stack.enter_context(aside(folder / "nyud", purpose="unpacked"))
+            except OSError as error:
+                raise DataError(
+                    f"cannot write {folder}: {error.strerror}; name another --data"
+                ) from error
+            unpack(source, root, emit=emit)
+        elif not source.is_dir():
+            what = "found another kind of file" if source.exists() else "found nothing there"
+            raise DataError(f"{source} must be a folder or {', '.join(SUFFIXES)}, {what}")
+        layout = find_layout(root)
+        ids: dict[SplitName, tuple[str, ...]] = {
+            "train": _spread(layout.ids["train"], train_frames),
+            "test": _spread(layout.ids["test"], test_frames),
+        }
+        notes = [
+            f"{split}: {len(ids[split])} of the {official} official frames"
+            for split, official in _OFFICIAL.items()
+            if len(ids[split]) != official
+        ]
+        example = layout.read("train", ids["train"][0])
+        if "edges" not in example:
+            notes.append("edges are the boundaries of the labels")
+        return write_pack(
+            folder / f"nyud-{layout.classes}",
+            dataset="nyud",
+            size=size or example["image"].shape[:2],
+            classes={"semseg": layout.classes},
+            splits={
+                split: SplitFrames(
+                    ids=ids[split],
+                    frames=_frames(layout, split, ids[split], size=size, notes=notes, emit=emit),
+                )
+                for split in SPLITS
+            },
+            source=f"NYU Depth v2 labelled set, layout {layout.name}",
+            notes=notes,
+            emit=emit,
+        )
+
+
+def _spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """`count` of the ids, evenly; all for 0 or more than there are."""
+    if count == 0 or count >= len(ids):
+        return ids
+    return tuple(ids[i * len(ids) // count] for i in range(count))
+
+
+def _pack_name(
+    size: tuple[int, int] | None, classes: int | None, train_frames: int, test_frames: int
+) -> str:
+    if classes not in (None, 13, 40):
+        raise UsageError(f"nyud has packs of 40 classes (nyud_mt) and 13 (mtan), found {classes}")
+    return f"nyud-{classes or 40}"
+
+
+def _info() -> str:
+    return """nyud: NYU Depth v2, labelled set, for research
+      (Silberman, Hoiem, Kohli, Fergus, ECCV 2012).
+
+Frames   795 to train, 654 to test (the official lists)
+Labels   semseg (40 or 13 classes), depth (metres), normals, edges
+Layouts  read from a folder or a .tgz, .tar.gz, .tar or .zip of it, and recognised by themselves:
+         nyud_mt  images/N.jpg  segmentation/N.png (0 ignore, 1..40)  depth/N.npy (metres)
+                  normals/N.npy  edge/N.npy  gt_sets/{train,val}.txt            -> pack nyud-40
+         mtan     {train,val}/{image,label,depth,normal}/i.npy                  -> pack nyud-13
+Get it   nyud_mt  NYUD_MT.tgz; linked from github.com/SimonVandenhende/Multi-Task-Learning-PyTorch
+                  (by hand: drive.google.com/file/d/14EAEMXmd3zs2hIMY63UhHPSFPDAkiTzw)
+         mtan     linked from the README of github.com/lorenmt/mtan
+Command  gatesearch data prepare nyud --source PATH --data DIR
+         (--size H W stores smaller frames; otherwise they keep their size and studies resize)
+
+The two packs are two protocols: figures of one are never put beside figures of the other."""
+
+
+DATASET = Dataset(
+    name="nyud",
+    summary="NYU Depth v2, 795 + 654 frames: semseg (40 or 13), depth, normals, edges",
+    automatic=False,
+    info=_info,
+    pack_name=_pack_name,
+    prepare=_prepare,
+)

@@ -1,0 +1,194 @@
+"""Batch norm, ReLU, gates and β mix of all streams of a layer, fused for training.
+
+Done with separate operations, gating keeps one more activation a stream than a plain encoder (the
+ungated one beside the gated one). Here the ungated activation is recomputed in the backward pass
+from the convolution's output, which batch norm keeps anyway, and the sums over a feature map that
+the gates' gradient needs fall out of batch norm's own backward: a training step costs little
+more time and memory than T+1 plain streams (`benchmarks/` has the ratios).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def gate_and_mix(
+    streams: list[Tensor], gates: Tensor, mix: Tensor | None
+) -> tuple[list[Tensor], Tensor | None]:
+    """Equations 2 and 3 of InterroGate on activations.
+
+    φ'_t = G_t φ_t + (1 - G_t) ψ and ψ' = Σ_t M_t φ'_t, channel by channel.
+
+    Args:
+        streams: T+1 activations (B, C, H, W), the shared one last.
+        gates: G, (T, C).
+        mix: M, (T, C), columns summing to 1; None where nobody reads the shared stream.
+
+    Returns:
+        The T gated activations, and the mixed shared one.
+    """
+    *own, shared = streams
+    rows = gates.to(shared.dtype)[:, :, None, None]
+    gated = [torch.lerp(shared, x, g) for x, g in zip(own, rows, strict=True)]
+    return gated, None if mix is None else mixed(gated, mix)
+
+
+def mixed(gated: list[Tensor], mix: Tensor) -> Tensor:
+    """Σ_t M_t φ'_t of T activations (B, C, H, W) with weights (T, C)."""
+    rows = mix.to(gated[0].dtype)[:, :, None, None]
+    total = gated[0] * rows[0]
+    for x, row in zip(gated[1:], rows[1:], strict=True):
+        total = torch.addcmul(total, x, row)
+    return total
+
+
+def norm_gate_and_mix(
+    outputs: list[Tensor],
+    norms: list[nn.BatchNorm2d],
+    gates: Tensor,
+    mix: Tensor | None,
+    relu: bool,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Batch norm and ReLU of every stream, then `gate_and_mix`.
+
+    Args:
+        outputs: T+1 outputs of the streams' convolutions, (B, C, H, W), the shared one last.
+        norms: Their batch norms; in training mode their running statistics move.
+        gates: G, (T, C).
+        mix: M, (T, C), or None.
+        relu: Whether a ReLU follows the norm.
+    """
+    if not (norms[0].training and torch.is_grad_enabled()):
+        streams = [norm(x) for norm, x in zip(norms, outputs, strict=True)]
+        return gate_and_mix([F.relu(x) for x in streams] if relu else streams, gates, mix)
+    for norm in norms:
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+    affine = [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
+    result = _NormGateMix.apply(norms, relu, gates, mix, *outputs, *affine)
+    if mix is None:
+        return list(result), None
+    return list(result[:-1]), result[-1]
+
+
+class _NormGateMix(torch.autograd.Function):
+    """See `norm_gate_and_mix`; saves the convolutions' outputs and what it returns, no more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        norms: list[nn.BatchNorm2d],
+        relu: bool,
+        gates: Tensor,
+        mix: Tensor | None,
+        *flat: Tensor,
+    ) -> tuple[Tensor, ...]:
+        n = len(norms)
+        outputs, affine = flat[:n], flat[n:]
+        activations, statistics = [], []
+        for x, norm in zip(outputs, norms, strict=True):
+            y, mean, inverse = torch.native_batch_norm(
+                x, norm.weight, norm.bias, norm.running_mean, norm.running_var,
+                True, norm.momentum or 0.0, norm.eps,
+            )  # fmt: skip
+            activations.append(y.relu_() if relu else y)
+            statistics += [mean, inverse]
+        shared = activations.pop()
+        keep = (1 - gates).to(shared.dtype)[:, :, None, None]
+        # In place: the ungated activation is recomputed backward.
+        gated = [y.lerp_(shared, k) for y, k in zip(activations, keep, strict=True)]
+        ctx.relu, ctx.eps, ctx.mixes = relu, [norm.eps for norm in norms], mix is not None
+        total = [] if mix is None else [mixed(gated, mix)]
+        ctx.save_for_backward(
+            gates, *([] if mix is None else [mix]), *outputs, *affine, *statistics,
+            *(gated if mix is not None else []),
+        )  # fmt: skip
+        return (*gated, *total)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        saved = list(ctx.saved_tensors)
+        gates = saved.pop(0)
+        mix = saved.pop(0) if ctx.mixes else None
+        count = gates.shape[0]
+        n = count + 1
+        outputs, saved = saved[:n], saved[n:]
+        affine, saved = saved[: 2 * n], saved[2 * n :]
+        statistics, gated = saved[: 2 * n], saved[2 * n :]
+
+        grad_gated = [_filled(g, outputs[0]) for g in grads[:count]]
+        grad_mix = None
+        if mix is not None:
+            grad_total = _filled(grads[count], outputs[0])
+            grad_mix = torch.stack([_channel_dot(grad_total, x) for x in gated])
+            rows = mix.to(grad_total.dtype)[:, :, None, None]
+            grad_gated = [
+                torch.addcmul(g, grad_total, row) for g, row in zip(grad_gated, rows, strict=True)
+            ]
+
+        shared = _activation(outputs[-1], affine[-2:], statistics[-2:], ctx.eps[-1], ctx.relu)
+        keep = (1 - gates).to(shared.dtype)[:, :, None, None]
+        grad_shared = grad_gated[0] * keep[0]
+        for g, k in zip(grad_gated[1:], keep[1:], strict=True):
+            grad_shared.addcmul_(g, k)
+
+        grad_gates, grad_outputs, grad_affine = [], [], []
+        for t, grad in enumerate(grad_gated):
+            weight, bias = affine[2 * t : 2 * t + 2]
+            mean, inverse = statistics[2 * t : 2 * t + 2]
+            through = grad
+            if ctx.relu:
+                own = _activation(outputs[t], (weight, bias), (mean, inverse), ctx.eps[t], True)
+                through = torch.ops.aten.threshold_backward(grad, own, 0)
+            # Scaling the weight by the gate gates dx; the two sums come out ungated.
+            gate = gates[t]
+            dx, sum_xhat, sum_one = _norm_backward(
+                through, outputs[t], weight * gate.to(weight.dtype), mean, inverse, ctx.eps[t]
+            )
+            grad_gates.append(weight * sum_xhat + bias * sum_one - _channel_dot(grad, shared))
+            grad_outputs.append(dx)
+            grad_affine += [sum_xhat * gate, sum_one * gate]
+
+        if ctx.relu:
+            grad_shared = torch.ops.aten.threshold_backward(grad_shared, shared, 0)
+        dx, sum_xhat, sum_one = _norm_backward(
+            grad_shared, outputs[-1], affine[-2], statistics[-2], statistics[-1], ctx.eps[-1]
+        )
+        return (
+            None, None, torch.stack(grad_gates).to(gates.dtype), grad_mix,
+            *grad_outputs, dx, *grad_affine, sum_xhat, sum_one,
+        )  # fmt: skip
+
+
+def _filled(grad: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if grad is None else grad
+
+
+def _activation(x: Tensor, affine: Any, statistics: Any, eps: float, relu: bool) -> Tensor:
+    mean, inverse = statistics
+    y = F.batch_norm(x, mean, inverse.pow(-2) - eps, affine[0], affine[1], training=False, eps=eps)
+    return y.relu_() if relu else y
+
+
+def _norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of x, and the sums over a channel of grad * x_hat and of grad."""
+    return torch.ops.aten.native_batch_norm_backward(
+        grad, x, weight, None, None, mean, inverse, True, eps, [True, True, True]
+    )
+
+
+def _channel_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ over batch and place of a * b, (C,) in fp32.
+
+    Batch norm's own reduction with zero mean and unit deviation: one pass, no product kept.
+    """
+    dtype = torch.promote_types(a.dtype, torch.float32)
+    zero = torch.zeros(a.shape[1], dtype=dtype, device=a.device)
+    dot: Tensor = torch.ops.aten.native_batch_norm_backward(
+        a, b, None, None, None, zero, torch.ones_like(zero), True, 0.0, [False, True, False]
+    )[1]
+    return dot

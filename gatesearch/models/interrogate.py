@@ -1,0 +1,149 @@
+"""The InterroGate supernet (Bejnordi et al., 2024, https://arxiv.org/abs/2402.16848).
+
+T task streams φ_t and a shared stream ψ over one graph. Behind every gated node l
+
+    φ'_t[l] = G_t[l] φ_t[l] + (1 - G_t[l]) ψ[l]              per channel        (equation 2)
+    ψ'[l]   = Σ_t softmax_t(β_t[l]) φ'_t[l]                  per channel        (equation 3)
+
+and each stream goes on from its primed features. Where the paper leaves a choice open, ours is
+an option of the study (`interrogate.*`), and these hold always: one batch norm a stream, β of
+its own for each channel, and the features that enter the heads are gated too (else the cost of
+MTL could never be reached).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.models.encoder import Encoder, key
+from gatesearch.models.gated_norm import gate_and_mix, norm_gate_and_mix
+from gatesearch.models.gates import ESTIMATORS, hard
+from gatesearch.models.graph import INPUT, Conv, Graph, Node, execute
+from gatesearch.models.parts import Parts
+
+
+class InterroGate(nn.Module):
+    """T+1 streams with gates.
+
+    All streams start from equal weights (`Parts`), so that gates start from equals.
+
+    Args:
+        parts: Encoders and heads.
+        granularity: `conv` or `block` (see `Graph.gated`).
+        estimator: A name in `ESTIMATORS`.
+        initial: Initial σ(α).
+
+    Attributes:
+        alpha: Node -> (T, C) logits of the gates.
+        beta: Node -> (T, C) logits of the mix.
+        temperature: Of the estimator; annealed by the training loop.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        granularity: str = "conv",
+        estimator: str = "ste",
+        initial: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.tasks = parts.tasks
+        self.graph = parts.graph
+        self.head_specs = dict(parts.heads)
+        self.estimator = estimator
+        self.temperature = 1.0
+        self.gated = parts.graph.gated(granularity)
+        self.mixed = mixed_nodes(parts.graph, self.gated)
+        self.streams = nn.ModuleDict(
+            {**{task: parts.encoder(task) for task in self.tasks}, SHARED: parts.encoder()}
+        )
+        self.heads = parts.all_heads()
+        channels = {node.name: node.outputs for node in parts.graph}
+        # σ(0) = 1/2 is not "open"; a hair above it all gates start on the task's own channel.
+        logit = math.log(initial / (1 - initial)) or 1e-3
+        shapes = {name: (len(self.tasks), channels[name]) for name in self.gated}
+        self.alpha = nn.ParameterDict(
+            {key(name): torch.full(shape, logit) for name, shape in shapes.items()}
+        )
+        self.beta = nn.ParameterDict(
+            {key(n): torch.zeros(shape) for n, shape in shapes.items() if n in self.mixed}
+        )
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
+        last = self.graph.nodes[-1].name
+        start: dict[str, list[Tensor | None]] = {INPUT: [image] * (len(self.tasks) + 1)}
+        features = execute(self.graph.nodes, start, self._evaluate)[last]
+        return {
+            task: self.heads[task](features[t], image.shape[-2:])
+            for t, task in enumerate(self.tasks)
+        }
+
+    def _evaluate(self, node: Node, inputs: list[list[Tensor | None]]) -> list[Tensor | None]:
+        """Values of a node in every stream; None in the shared one where nobody reads it."""
+        encoders = [cast(Encoder, stream) for stream in self.streams.values()]
+        if node.name in self.gated and isinstance(node, Conv):
+            layers = [encoder.layer(node.name) for encoder in encoders]
+            outputs = [layer.conv(x) for layer, x in zip(layers, inputs[0], strict=True)]
+            norms = [layer.bn for layer in layers]
+            gated, shared = norm_gate_and_mix(outputs, norms, *self._gate(node.name), node.relu)
+            return [*gated, shared]
+        values = [
+            None if any(x is None for x in xs) else encoder.apply_node(node, cast(list[Tensor], xs))
+            for encoder, *xs in zip(encoders, *inputs, strict=True)
+        ]
+        if node.name not in self.gated:
+            return values
+        gated, shared = gate_and_mix(cast(list[Tensor], values), *self._gate(node.name))
+        return [*gated, shared]
+
+    def _gate(self, name: str) -> tuple[Tensor, Tensor | None]:
+        mix = self.beta[key(name)].softmax(0) if name in self.mixed else None
+        return self.gates(name), mix
+
+    def gates(self, name: str) -> Tensor:
+        """G of a gated node, (T, C): the estimator's while training, hard in evaluation."""
+        alpha = self.alpha[key(name)]
+        return ESTIMATORS[self.estimator](alpha, self.temperature) if self.training else hard(alpha)
+
+    def hard_gates(self) -> dict[str, Tensor]:
+        """Gated node -> (T, C) bool, True where the task owns the channel."""
+        return {name: (self.alpha[key(name)] > 0).detach().cpu() for name in self.gated}
+
+    def set_gates(self, gates: Mapping[str, Tensor]) -> None:
+        """Put the hard gates into a pattern, node -> (T, C) bool."""
+        with torch.no_grad():
+            for name, on in gates.items():
+                self.alpha[key(name)].copy_(on.to(torch.float32) * 2 - 1)
+
+    def open_share(self) -> Tensor:
+        """1/L Σ_l mean_c σ(α_t[l]) of every task, (T,): what the hinge regulariser bounds."""
+        return torch.stack([a.sigmoid().mean(1) for a in self.alpha.values()]).mean(0)
+
+    def sparsity(self, tau: Tensor) -> Tensor:
+        """L_sparsity = 1/T Σ_t max(0, 1/L Σ_l mean_c σ(α_t[l]) - τ_t).
+
+        Args:
+            tau: (T,) hinge targets in [0, 1].
+        """
+        return (self.open_share() - tau).clamp(min=0).mean()
+
+
+SHARED = "_shared"
+
+
+def mixed_nodes(graph: Graph, gated: tuple[str, ...]) -> tuple[str, ...]:
+    """The gated nodes whose mixed shared features somebody can read, whatever the gates.
+
+    The shared stream of a gated node can be read by the tasks; that of another node only by the
+    shared stream further down. So nothing reads the mix behind the last gates.
+    """
+    read: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.name in gated or node.name in read:
+            read.update(node.sources)
+    return tuple(name for name in gated if name in read)

@@ -1,0 +1,108 @@
+"""Dominance and hypervolume; numpy only.
+
+Objectives are turned to minimisation once, in `_minimised`; everything below minimises.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gatesearch.errors import UsageError
+
+
+def pareto_front(points: ArrayLike, maximize: Sequence[bool]) -> list[int]:
+    """Indices of the points that no other point dominates.
+
+    A point dominates another when it is nowhere worse and somewhere better, so equal points stay
+    together.
+
+    Args:
+        points: Shape (n, m), one row a point.
+        maximize: For each of the m objectives, whether larger is better.
+
+    Returns:
+        Ascending indices.
+
+    Raises:
+        UsageError: Shapes that do not fit, or NaN, which is neither better nor worse.
+
+    >>> pareto_front([[3.0, 900.0], [2.0, 900.0], [1.0, 700.0]], [True, False])
+    [0, 2]
+    """
+    costs = _minimised(points, maximize)
+    if np.isnan(costs).any():
+        raise UsageError(
+            f"points must not hold NaN, found {_rows(np.isnan(costs))}; leave them out"
+        )
+    return _front(costs)
+
+
+def hypervolume(points: ArrayLike, reference: Sequence[float], maximize: Sequence[bool]) -> float:
+    """Volume of the region that the points dominate, down to the reference point.
+
+    Exact for any number of objectives: the region is cut into slabs along the last objective, each
+    a hypervolume of one objective fewer (While et al., "A Faster Algorithm for Calculating
+    Hypervolume", 2006). A point that is not better than the reference everywhere adds nothing.
+
+    Args:
+        points: Shape (n, m), one row a point.
+        reference: The m values of a point that is worse than every point of interest.
+        maximize: For each of the m objectives, whether larger is better.
+
+    Returns:
+        The volume in the product of the objectives' units; 0.0 without points.
+
+    Raises:
+        UsageError: Shapes that do not fit, or values that are not finite.
+
+    >>> hypervolume([[2.0, 1.0], [1.0, 2.0]], [0.0, 0.0], [True, True])
+    3.0
+    """
+    costs = _minimised(points, maximize)
+    corner = _minimised([list(reference)], maximize)[0]
+    if not np.isfinite(costs).all():
+        raise UsageError(f"points must be finite, found {_rows(~np.isfinite(costs))}")
+    if not np.isfinite(corner).all():
+        raise UsageError(f"reference must be finite, found {list(reference)}")
+    inside = costs[(costs < corner).all(axis=1)]
+    return _volume(inside[_front(inside)], corner)
+
+
+def _minimised(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.float64]:
+    costs = np.array(points, dtype=np.float64)
+    m = len(maximize)
+    if m == 0:
+        raise UsageError("maximize must name at least one objective, found none")
+    if costs.size == 0:
+        return costs.reshape(0, m)
+    if costs.ndim != 2 or costs.shape[1] != m:
+        raise UsageError(f"points must have the shape (n, {m}), found {costs.shape}")
+    costs[:, np.asarray(maximize, dtype=bool)] *= -1
+    return costs
+
+
+def _front(costs: NDArray[np.float64]) -> list[int]:
+    no_worse = (costs[:, None, :] <= costs[None, :, :]).all(axis=2)  # [i, j]: i no worse than j
+    better = (costs[:, None, :] < costs[None, :, :]).any(axis=2)
+    dominated = (no_worse & better).any(axis=0)
+    return [int(i) for i in np.flatnonzero(~dominated)]
+
+
+def _volume(costs: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
+    if len(costs) == 0:
+        return 0.0
+    if costs.shape[1] == 1:
+        return float(corner[0] - costs[:, 0].min())
+    costs = costs[np.argsort(costs[:, -1], kind="stable")]
+    heights = np.diff(costs[:, -1], append=corner[-1])
+    volume = 0.0
+    for count, height in enumerate(heights, start=1):
+        if height > 0:
+            slab = costs[:count, :-1]
+            volume += float(height) * _volume(slab[_front(slab)], corner[:-1])
+    return volume
+
+
+def _rows(bad: NDArray[np.bool_]) -> str:
+    return "rows " + ", ".join(str(i) for i in np.flatnonzero(bad.any(axis=1)))

@@ -1,0 +1,15 @@
+"""From hard gates to a physically small network: liveness, extraction, the compact network."""
+
+from gatesearch.pruning.compact import CompactNet, load_compact, save_compact
+from gatesearch.pruning.extract import extract, sharing
+from gatesearch.pruning.liveness import live_values, number_values
+
+__all__ = [
+    "CompactNet",
+    "extract",
+    "live_values",
+    "load_compact",
+    "number_values",
+    "save_compact",
+    "sharing",
+]

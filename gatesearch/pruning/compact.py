@@ -1,0 +1,237 @@
+"""The compact network: what is left of a supernet, as a plain module of smaller convolutions.
+
+It is a straight list of steps over numbered tensors and is described completely by plain numbers,
+so that JSON and a safetensors file rebuild it without the supernet, the study or any code of
+theirs.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from gatesearch.errors import UsageError
+from gatesearch.models.encoder import ConvNorm
+from gatesearch.models.parts import HeadSpec
+
+FORMAT = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Piece(_Strict):
+    """Channels of one tensor: a run of them, or a list where they do not lie in a run."""
+
+    tensor: int = Field(ge=0)
+    start: int = Field(default=0, ge=0)
+    stop: int = Field(default=0, ge=0)
+    channels: tuple[int, ...] | None = None
+
+
+Gather = tuple[Piece, ...]
+
+
+class ConvStep(_Strict):
+    """A convolution, batch norm and, if asked, ReLU on gathered channels."""
+
+    op: Literal["conv"] = "conv"
+    name: str
+    source: Gather
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int
+    dilation: int
+    relu: bool
+
+
+class AddStep(_Strict):
+    """ReLU of a sum of gathered channels."""
+
+    op: Literal["add"] = "add"
+    left: Gather
+    right: Gather
+
+
+class PoolStep(_Strict):
+    """The 3x3 max-pooling of stride 2 of a ResNet's stem."""
+
+    op: Literal["maxpool"] = "maxpool"
+    source: Gather
+
+
+class MixStep(_Strict):
+    """Σ_t w_t x_t channel by channel; the weights are stored with the network's."""
+
+    op: Literal["mix"] = "mix"
+    name: str
+    sources: tuple[Gather, ...]
+    channels: int
+
+
+Step = Annotated[ConvStep | AddStep | PoolStep | MixStep, Field(discriminator="op")]
+
+
+class HeadDescription(_Strict):
+    """A task's head and the features it reads."""
+
+    source: Gather
+    kind: str
+    inputs: int
+    channels: int
+    outputs: int
+
+
+class Description(_Strict):
+    """All of a compact network but its weights. Tensor 0 is the image, tensor i + 1 step i's."""
+
+    format: Literal[1] = 1
+    steps: tuple[Step, ...]
+    heads: dict[str, HeadDescription]
+
+
+class CompactNet(nn.Module):
+    """A plain network: image (B, 3, H, W) -> task -> (B, channels, H, W)."""
+
+    def __init__(self, description: Description) -> None:
+        super().__init__()
+        self.description = description
+        self.convs = nn.ModuleDict()
+        self.mixes = nn.ParameterDict()
+        for step in description.steps:
+            if isinstance(step, ConvStep):
+                self.convs[step.name] = ConvNorm(
+                    step.inputs,
+                    step.outputs,
+                    step.kernel,
+                    stride=step.stride,
+                    dilation=step.dilation,
+                    relu=step.relu,
+                )
+            elif isinstance(step, MixStep):
+                self.mixes[step.name] = nn.Parameter(torch.zeros(len(step.sources), step.channels))
+        self.heads = nn.ModuleDict(
+            {
+                task: HeadSpec(head.kind, head.inputs, head.channels, head.outputs).build()
+                for task, head in description.heads.items()
+            }
+        )
+        self._drop_after = _last_reads(description)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Run the steps in order, dropping each tensor behind its last reader."""
+        tensors: list[Tensor | None] = [image]
+        for index, step in enumerate(self.description.steps):
+            tensors.append(self._run(step, tensors))
+            for dead in self._drop_after[index]:
+                tensors[dead] = None
+        return {
+            task: self.heads[task](_gather(head.source, tensors), image.shape[-2:])
+            for task, head in self.description.heads.items()
+        }
+
+    def _run(self, step: Step, tensors: Sequence[Tensor | None]) -> Tensor:
+        if isinstance(step, ConvStep):
+            return cast(Tensor, self.convs[step.name](_gather(step.source, tensors)))
+        if isinstance(step, AddStep):
+            return F.relu(_gather(step.left, tensors) + _gather(step.right, tensors))
+        if isinstance(step, PoolStep):
+            return F.max_pool2d(_gather(step.source, tensors), kernel_size=3, stride=2, padding=1)
+        weights = self.mixes[step.name][..., None, None]
+        total = None
+        for weight, source in zip(weights, step.sources, strict=True):
+            x = _gather(source, tensors)
+            weight = weight.to(x.dtype)
+            total = x * weight if total is None else torch.addcmul(total, x, weight)
+        return cast(Tensor, total)
+
+
+def save_compact(model: CompactNet, stem: Path) -> None:
+    """Write `<stem>.safetensors` and `<stem>.json`, each whole or not at all."""
+    from safetensors.torch import save
+
+    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    write_atomic(stem.with_suffix(".safetensors"), save(state))
+    write_atomic(stem.with_suffix(".json"), model.description.model_dump_json(indent=1).encode())
+
+
+def load_compact(stem: Path) -> CompactNet:
+    """The network that `save_compact` wrote.
+
+    Raises:
+        UsageError: A file is missing, damaged, or of another format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = stem.with_suffix(".json")
+    try:
+        description = Description.model_validate_json(path.read_bytes())
+        model = CompactNet(description)
+        model.load_state_dict(load_file(stem.with_suffix(".safetensors")))
+    except (OSError, ValidationError, SafetensorError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(
+            f"{stem}.json and .safetensors must be a compact network of format {FORMAT}: {first}"
+        ) from error
+    return model.eval()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write aside, sync, rename: the file is whole or as it was."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def describe_json(description: Description) -> str:
+    """The description as JSON text."""
+    return json.dumps(description.model_dump(mode="json"), sort_keys=True)
+
+
+def _gather(pieces: Gather, tensors: Sequence[Tensor | None]) -> Tensor:
+    chosen = []
+    for piece in pieces:
+        x = cast(Tensor, tensors[piece.tensor])
+        if piece.channels is not None:
+            x = x[:, list(piece.channels)]
+        elif piece.start or piece.stop < x.shape[1]:
+            x = x[:, piece.start : piece.stop]
+        chosen.append(x)
+    return chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
+
+
+def _sources(step: Step) -> list[Gather]:
+    if isinstance(step, AddStep):
+        return [step.left, step.right]
+    if isinstance(step, MixStep):
+        return list(step.sources)
+    return [step.source]
+
+
+def _last_reads(description: Description) -> list[list[int]]:
+    last: dict[int, int] = {}
+    for index, step in enumerate(description.steps):
+        for gather in _sources(step):
+            last |= dict.fromkeys((piece.tensor for piece in gather), index)
+    for head in description.heads.values():
+        for piece in head.source:
+            last.pop(piece.tensor, None)
+    dead: list[list[int]] = [[] for _ in description.steps]
+    for tensor, index in last.items():
+        dead[index].append(tensor)
+    return dead

@@ -1,0 +1,105 @@
+"""Training by epoch: each task's loss, and how the gates opened and closed."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from gatesearch.report import style
+from gatesearch.report.view import baselines, evenly, label
+from gatesearch.results import Result, StudyRecord, front
+
+_NETWORKS = 5
+
+
+def pages(record: StudyRecord) -> Iterator[Figure]:
+    """A page of losses and one of gates, each where there are such curves."""
+    lines = _lines(record)
+    losses = [(f"loss.{task.name}", task.name) for task in record.tasks]
+    gates = [
+        *((f"open.{task.name}", f"Open gates, {task.name}") for task in record.tasks),
+        ("sparsity", "Sparsity loss"),
+    ]
+    texts = (
+        ("Training", "Mean training loss of each epoch", "Loss", losses),
+        ("Gates", "Share of gates that pick the task's own channel, by epoch", "", gates),
+    )
+    for title, subtitle, quantity, keys in texts:
+        kept = [(k, text) for k, text in keys if any(_finite(r, k) for r, _, _ in lines)]
+        if kept:
+            yield _draw(style.page(title, subtitle), lines, kept, quantity)
+
+
+def _lines(record: StudyRecord) -> list[tuple[Result, str, str]]:
+    """Networks drawn: the first seed of each baseline dashed, the front's from pale to dark."""
+    lines = []
+    for i, group in enumerate(baselines(record)):
+        lines.append((group.results[0], style.colour(group.method, i), "--"))
+    chosen = evenly(front(record), _NETWORKS)
+    for i, trial in enumerate(chosen):
+        shade = i / max(len(chosen) - 1, 1)
+        red, green, blue, _ = style.NETWORKS(shade)
+        lines.append(
+            (trial, f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}", "-")
+        )
+    return lines
+
+
+def _draw(
+    figure: Figure,
+    lines: Sequence[tuple[Result, str, str]],
+    keys: Sequence[tuple[str, str]],
+    quantity: str,
+) -> Figure:
+    columns = len(keys) if len(keys) < 4 else -(-len(keys) // 2)
+    rows = -(-len(keys) // columns)
+    grid = figure.add_gridspec(
+        rows, columns, left=style.LEFT + 0.025, right=style.RIGHT, top=style.TOP - 0.03,
+        bottom=0.195, hspace=0.32, wspace=0.22,
+    )  # fmt: skip
+    drawn: dict[str, Line2D] = {}
+    for i, (key, title) in enumerate(keys):
+        axes = figure.add_subplot(grid[i // columns, i % columns])
+        highest, lowest = 0.0, math.inf
+        for result, color, dash in lines:
+            if not _finite(result, key):
+                continue
+            values = np.array(result.curves[key], dtype=np.float64)
+            values[~np.isfinite(values)] = np.nan
+            single = "o" if len(values) == 1 else ""
+            (line,) = axes.plot(
+                range(1, len(values) + 1), values, dash, color=color, linewidth=1.3, marker=single,
+                markersize=4,
+            )  # fmt: skip
+            drawn.setdefault(label(result), line)
+            highest, lowest = max(highest, np.nanmax(values)), min(lowest, np.nanmin(values))
+        _dress(axes, key, style.clip(title, 34 if columns < 4 else 26), lowest, highest)
+        if i // columns == rows - 1 or i + columns >= len(keys):
+            axes.set_xlabel("Epoch")
+        if quantity and i % columns == 0:
+            axes.set_ylabel(quantity)
+    figure.legend(
+        list(drawn.values()), [style.clip(name, 22) for name in drawn], loc="lower center",
+        bbox_to_anchor=(0.5, 0.085), ncols=min(len(drawn), 7), columnspacing=1.8, handlelength=2.2,
+    )  # fmt: skip
+    dashed = "Dashed: baselines, first seed. " if any("loss" in key for key, _ in keys) else ""
+    style.note(figure, f"{dashed}Solid: the front's networks, dearer = darker.")
+    return figure
+
+
+def _dress(axes: Axes, key: str, title: str, lowest: float, highest: float) -> None:
+    axes.set_title(title)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    if key.startswith("open."):
+        axes.set_ylim(-0.03, 1.03)
+    elif lowest > 0 and highest / lowest > 30:
+        axes.set_yscale("log")
+        style.plain_log(axes.yaxis)
+
+
+def _finite(result: Result, key: str) -> bool:
+    return any(math.isfinite(value) for value in result.curves.get(key, ()))

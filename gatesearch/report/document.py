@@ -1,0 +1,82 @@
+"""The report's files: PDF, CSV and JSON, each written aside and then put in place."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.style import context
+
+from gatesearch.errors import UsageError
+from gatesearch.report import comparison, cover, curves, history, predictions, provenance, sharing
+from gatesearch.report.frame import frame
+from gatesearch.report.style import RC, footer
+from gatesearch.results import StudyRecord, summary
+
+# One module a kind of page, in the order of the report.
+PAGES = (cover, comparison, sharing, history, predictions, curves, provenance)
+
+
+def write_report(record: StudyRecord, *, folder: Path) -> Path:
+    """Write `<study>.pdf`, `.csv` and `.json` into a folder; the same record, the same bytes.
+
+    Args:
+        record: All that is drawn, but for the predictions whose file it names.
+        folder: Made where it is missing.
+
+    Returns:
+        The PDF.
+
+    Raises:
+        UsageError: Results of more than one protocol.
+        DataError: The file of predictions is damaged.
+    """
+    _refuse_two_protocols(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record.name}.pdf"
+    document = _pdf(record)
+    table = frame(record).to_csv(index=False).encode()
+    text = json.dumps(summary(record, path), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(path.with_name(f"{record.name}.csv"), table)
+    _write(path.with_name(f"{record.name}.json"), text.encode())
+    _write(path, document)
+    return path
+
+
+def _pdf(record: StudyRecord) -> bytes:
+    buffer = io.BytesIO()
+    # Without a date the bytes depend on the record alone.
+    metadata = {"Title": f"gatesearch: {record.name}", "CreationDate": None}
+    with context(RC, after_reset=True), PdfPages(buffer, metadata=metadata) as pdf:
+        figures = [figure for module in PAGES for figure in module.pages(record)]
+        source = (
+            f"gatesearch · study {record.name} · fingerprint {record.fingerprint} · "
+            f"protocol {record.protocol}"
+        )
+        for number, figure in enumerate(figures, start=1):
+            footer(figure, source, f"{number} / {len(figures)}")
+            pdf.savefig(figure)
+    return buffer.getvalue()
+
+
+def _refuse_two_protocols(record: StudyRecord) -> None:
+    found = {
+        result.environment.get("protocol", record.protocol)
+        for result in (*record.baselines, *record.trials)
+    } - {record.protocol}
+    if found:
+        raise UsageError(
+            "figures of two protocols are never put side by side: the study has "
+            f"{record.protocol}, its results also {', '.join(sorted(found))}; "
+            "report each from a store of its own"
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,46 @@
+"""One row a result: the report's CSV."""
+
+import pandas as pd
+
+from gatesearch.results import StudyRecord, delta, front
+
+
+def frame(record: StudyRecord) -> pd.DataFrame:
+    """Baselines, then trials in order, of every state; a column a figure, empty where undefined.
+
+    Columns are flat: `<split>.<task>` are metrics, `lambda_s` and `tau.<task>` the parameters.
+    """
+    chosen = {id(trial) for trial in front(record)}
+    rows = [
+        {
+            "study": record.name,
+            "fingerprint": record.fingerprint,
+            "protocol": record.protocol,
+            "method": result.method,
+            "weighting": result.weighting,
+            "trial": result.trial,
+            "seed": result.seed,
+            "state": result.state,
+            "front": id(result) in chosen,
+            "delta_mtl.validation": delta(record, result, "validation"),
+            "delta_mtl.test": delta(record, result, "test"),
+            "gflops": result.gflops,
+            "backbone_gflops": result.backbone_gflops,
+            "params_m": result.params_m,
+            "epochs": result.epochs,
+            "train_images": result.train_images,
+            "train_seconds": result.train_seconds,
+            "train_pflops": result.train_pflops,
+            "uncounted": " ".join(f"{op}:{n}" for op, n in sorted(result.uncounted.items())),
+            "reason": result.reason,
+            **result.params,
+            **{
+                f"{split}.{task.name}": result.metrics.get(split, {}).get(task.name)
+                for split in ("validation", "test")
+                for task in record.tasks
+            },
+        }
+        for result in (*record.baselines, *record.trials)
+    ]
+    table = pd.DataFrame(rows)
+    return table.astype({"trial": "Int64"}) if rows else table

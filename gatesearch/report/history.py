@@ -1,0 +1,167 @@
+"""The search by trial, and what λ and each τ do to gain and cost."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from gatesearch.pareto import hypervolume
+from gatesearch.report import style
+from gatesearch.report.view import complete
+from gatesearch.results import Result, StudyRecord, delta, front
+
+
+def pages(record: StudyRecord) -> Iterator[Figure]:
+    """Two pages; nothing before a trial has completed."""
+    trials = [t for t in complete(record) if math.isfinite(delta(record, t, "validation"))]
+    if not trials:
+        return
+    yield _history(record, trials)
+    parameters = [name for name in _parameters(record) if any(name in t.params for t in trials)]
+    if parameters:
+        yield _influence(record, trials, parameters)
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    """Rank correlation: Pearson's on ranks, ties at their mean rank; NaN where one is constant.
+
+    >>> spearman([1, 2, 3], [10, 30, 20])
+    0.5
+    """
+    a, b = _ranks(x), _ranks(y)
+    a, b = a - a.mean(), b - b.mean()
+    norm = math.sqrt(float((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / norm if norm > 0 else math.nan
+
+
+def _history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
+    figure = style.page("The search", "Every trial in order, judged on validation")
+    grid = figure.add_gridspec(
+        3, 1, left=style.LEFT + 0.035, right=style.RIGHT, top=style.TOP - 0.005, bottom=0.155,
+        hspace=0.22,
+    )  # fmt: skip
+    upper, middle, lower = (figure.add_subplot(grid[i]) for i in range(3))
+    numbers = [_number(t) for t in trials]
+    gains = [delta(record, t, "validation") for t in trials]
+    costs = [t.gflops for t in trials]
+    chosen = {t.trial for t in front(record)}
+    colors = [style.ACCENT if t.trial in chosen else "#9fb0b3" for t in trials]
+    for axes, values in ((upper, gains), (middle, costs)):
+        axes.scatter(numbers, values, c=colors, s=26, edgecolor="white", linewidth=0.6, zorder=3)
+    best = np.maximum.accumulate(gains)
+    upper.step(numbers, best, where="post", color=style.INK, linewidth=1.0, label="best so far")
+    upper.legend(loc="lower right")
+    upper.set_ylabel("Δ MTL, %")
+    middle.set_ylabel("GFLOPs")
+    corner = (min(gains), max(costs))
+    points = list(zip(gains, costs, strict=True))
+    volumes = [hypervolume(points[: i + 1], corner, [True, False]) for i in range(len(points))]
+    lower.step(numbers, volumes, where="post", color=style.ACCENT, linewidth=1.6)
+    lower.fill_between(numbers, volumes, step="post", color=style.ACCENT, alpha=0.08)
+    lower.set_ylabel("Hypervolume, % × GFLOPs")
+    lower.set_xlabel("Trial")
+    lower.set_ylim(bottom=0)
+    lost = [_number(t) for t in record.trials if t.state != "complete"]
+    if lost:
+        middle.plot(
+            lost, [0.03] * len(lost), "x", color=style.ALARM, markersize=5, label="failed, pruned",
+            transform=middle.get_xaxis_transform(),
+        )  # fmt: skip
+        middle.legend(loc="upper right")
+    every = [*numbers, *lost]
+    for axes in (upper, middle, lower):
+        axes.set_xlim(min(every) - 0.6, max(every) + 0.6)
+        axes.yaxis.set_label_coords(-0.045, 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+    style.note(
+        figure,
+        "Green: on the front. Hypervolume: area of (Δ MTL, GFLOPs) that the trials so far "
+        f"dominate, down to the worst seen,\nΔ MTL {style.signed(corner[0])} % at "
+        f"{style.compact(corner[1])} GFLOPs.",
+    )
+    return figure
+
+
+def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[str]) -> Figure:
+    figure = style.page(
+        "What λ and τ do",
+        f"Each parameter of the search against gain and cost, {len(trials)} complete trials, "
+        "validation",
+    )
+    count = len(names)
+    grid = figure.add_gridspec(
+        2, count, left=style.LEFT + 0.035, right=style.RIGHT, top=style.TOP - 0.03, bottom=0.15,
+        hspace=0.2, wspace=0.14,
+    )  # fmt: skip
+    chosen = {t.trial for t in front(record)}
+    rows = (
+        ("Δ MTL, %", [delta(record, t, "validation") for t in trials]),
+        ("GFLOPs", [t.gflops for t in trials]),
+    )
+    for i, (title, values) in enumerate(rows):
+        first: Axes | None = None
+        for j, name in enumerate(names):
+            axes = figure.add_subplot(grid[i, j], sharey=first)
+            first = first or axes
+            points = [
+                (t.params[name], y, t.trial in chosen)
+                for t, y in zip(trials, values, strict=True)
+                if name in t.params and math.isfinite(t.params[name])
+            ]
+            if not points:
+                continue
+            x, y, good = (list(column) for column in zip(*points, strict=True))
+            colors = [style.ACCENT if g else "#9fb0b3" for g in good]
+            axes.scatter(x, y, c=colors, s=22, edgecolor="white", linewidth=0.5)
+            if name == "lambda_s" and min(x) > 0:
+                axes.set_xscale("log")
+                style.plain_log(axes.xaxis)
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(4))
+            rho = spearman(x, y) if len(x) > 2 else math.nan
+            strong = math.isfinite(rho) and abs(rho) >= 0.5
+            axes.set_title(
+                f"ρ = {style.signed(rho)}" if math.isfinite(rho) else "ρ –",
+                size=8, weight="bold" if strong else "normal",
+                color=style.INK if strong else style.MUTED,
+            )  # fmt: skip
+            if j:
+                axes.tick_params(labelleft=False)
+            else:
+                axes.set_ylabel(title)
+            if i:
+                axes.set_xlabel(_title(name, 20 if count < 5 else 12))
+            axes.tick_params(axis="x", labelsize=6.5 if count > 5 else 7.5)
+    style.note(
+        figure,
+        "ρ: Spearman's rank correlation (bold from 0.5 on); with few trials, or a sampler that has "
+        "gone where it is good, it is a hint and no more. Green: on the front.",
+    )
+    return figure
+
+
+def _parameters(record: StudyRecord) -> list[str]:
+    return ["lambda_s", *(f"tau.{task.name}" for task in record.tasks)]
+
+
+def _title(name: str, length: int) -> str:
+    return (
+        "λ, weight of sparsity"
+        if name == "lambda_s" and length > 12
+        else ("λ" if name == "lambda_s" else style.clip(f"τ {name.removeprefix('tau.')}", length))
+    )
+
+
+def _number(trial: Result) -> int:
+    return -1 if trial.trial is None else trial.trial
+
+
+def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    data = np.asarray(values, dtype=np.float64)
+    below = (data[None, :] < data[:, None]).sum(1)
+    equal = (data[None, :] == data[:, None]).sum(1)
+    return np.asarray(below + (equal + 1) / 2, dtype=np.float64)

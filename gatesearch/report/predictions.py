@@ -1,0 +1,197 @@
+"""Real images beside truth and predictions, one task a page."""
+
+import colorsys
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from gatesearch.errors import DataError
+from gatesearch.report import style
+from gatesearch.report.view import evenly, paged
+from gatesearch.results import StudyRecord, TaskInfo
+
+Image = NDArray[np.uint8]
+
+_FRAMES_A_PAGE = 4
+_COLUMNS = 5  # networks beside image and truth
+_PIXELS = 400  # a page shows no more across one picture
+_NAMES = {"stl": "STL", "mtl": "MTL", "cross_stitch": "Cross-stitch", "mtan": "MTAN"}
+
+
+def pages(record: StudyRecord) -> Iterator[Figure]:
+    """A page for every task and four frames; nothing where no predictions were kept.
+
+    Raises:
+        DataError: The file of predictions is damaged.
+    """
+    arrays = _load(record)
+    images = arrays.get("image")
+    if images is None or len(images) == 0:
+        return
+    for task in record.tasks:
+        truth = arrays.get(f"truth.{task.name}")
+        suffix = f".{task.name}"
+        labels = [k.removesuffix(suffix) for k in arrays if k.endswith(suffix)]
+        labels = sorted((k for k in labels if k != "truth"), key=_order)
+        named = [k for k in labels if not k.startswith("trial ")]
+        trials = [k for k in labels if k.startswith("trial ")]
+        kept = named[: max(_COLUMNS - len(trials), 3)]
+        shown = [*kept, *evenly(trials, _COLUMNS - len(kept))]
+        columns = [("Image", images)]
+        columns += [("Truth", truth)] if truth is not None else []
+        columns += [(_title(k), arrays[k + suffix]) for k in shown]
+        if len(columns) == 1:
+            continue
+        _same_frames(columns, task)
+        for part in paged(range(len(images)), _FRAMES_A_PAGE):
+            yield _draw(task, columns, part)
+
+
+def picture(values: NDArray[Any], task: TaskInfo, *, limits: tuple[float, float]) -> Image:
+    """One label or prediction as an image; unknown and ignored pixels are black.
+
+    Args:
+        values: (H, W) classes, 0/1, metres or probabilities, or (H, W, 3) unit vectors.
+        task: Tells classes from yes or no.
+        limits: Nearest and farthest depth of the colour scale, metres.
+
+    Returns:
+        (H, W, 3).
+    """
+    kind = _kind(values[None], task)
+    if kind == "normals":
+        vectors = np.nan_to_num(values.astype(np.float32))
+        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        known = length[..., 0] > 1e-6
+        rgb = (vectors / np.maximum(length, 1e-6) + 1) * 127.5
+    elif kind == "classes":
+        known = values != 255
+        rgb = palette()[values]
+    elif kind == "depth":
+        known = np.isfinite(values) & (values > 0)
+        scaled = (np.nan_to_num(values) - limits[0]) / max(limits[1] - limits[0], 1e-6)
+        rgb = colormaps["viridis"](np.clip(scaled, 0, 1))[..., :3] * 255
+    else:
+        known = np.isfinite(values) & (values != 255)
+        share = np.clip(np.nan_to_num(values.astype(np.float32)), 0, 1)[..., None]
+        rgb = 255 - share * np.array([200.0, 200.0, 200.0])
+    return np.where(known[..., None], np.rint(rgb), 0).astype(np.uint8)
+
+
+def palette() -> Image:
+    """(256, 3) colours of the classes; black is left to what is ignored."""
+    colors = np.zeros((256, 3))
+    for i in range(255):
+        # Hue steps of an irrational turn, three lightnesses, two saturations: found by trying,
+        # the first 40 classes are as far apart in RGB as any such rule kept them.
+        hue = (i * 0.5698402909) % 1.0
+        colors[i] = colorsys.hls_to_rgb(hue, (0.65, 0.55, 0.43)[i % 3], (0.86, 0.55)[i // 3 % 2])
+    return np.rint(colors * 255).astype(np.uint8)
+
+
+def _load(record: StudyRecord) -> Mapping[str, NDArray[Any]]:
+    path = record.predictions
+    if path is None or not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in sorted(stored.files)}
+    except (OSError, ValueError, BadZipFile, EOFError) as error:
+        raise DataError(
+            f"predictions must be an .npz of plain arrays, found {path} damaged ({error}); "
+            "delete it: `gatesearch run` draws them anew"
+        ) from error
+
+
+def _same_frames(columns: Sequence[tuple[str, NDArray[Any]]], task: TaskInfo) -> None:
+    shape = columns[0][1].shape[:3]
+    for name, array in columns:
+        if array.ndim not in (3, 4) or array.shape[:3] != shape:
+            raise DataError(
+                f"predictions of {task.name} must cover {shape} frames, rows and columns, found "
+                f"{array.shape} for {name}; delete the file: `gatesearch run` draws them anew"
+            )
+
+
+def _draw(
+    task: TaskInfo, columns: Sequence[tuple[str, NDArray[Any]]], frames: Sequence[int]
+) -> Figure:
+    unit = f", {task.unit}" if task.unit else ""
+    figure = style.page(
+        f"Predictions: {task.name}", f"Truth beside predictions; the metric is {task.metric}{unit}"
+    )
+    kind = _kind(columns[1][1], task)
+    limits = _limits(columns[1][1][list(frames)]) if kind == "depth" else (0.0, 1.0)
+    height, width = columns[0][1].shape[1:3]
+    step = -(-width // _PIXELS)
+    area_w, area_h = style.RIGHT - style.LEFT, style.TOP - 0.15
+    page_w, page_h = style.A4_LANDSCAPE
+    gap = 0.006
+    shape = page_w / page_h * height / width  # of a picture, in fractions of the page
+    cell_w = min(
+        (area_w - gap * (len(columns) - 1)) / len(columns), (area_h / len(frames) - gap) / shape
+    )
+    cell_h = cell_w * shape
+    for j, (name, array) in enumerate(columns):
+        x = style.LEFT + j * (cell_w + gap)
+        figure.text(x, style.TOP, style.clip(name, 18), size=9, weight="bold", va="center")
+        for i, frame in enumerate(frames):
+            values = array[frame, ::step, ::step]
+            rgb = values if j == 0 else picture(values, task, limits=limits)
+            y = style.TOP - 0.018 - cell_h - i * (cell_h + gap * 1.4)
+            axes = figure.add_axes((x, y, cell_w, cell_h))
+            axes.imshow(rgb, interpolation="nearest", aspect="auto")
+            axes.set_axis_off()
+    if kind == "depth":
+        scale = ScalarMappable(Normalize(*limits), colormaps["viridis"])
+        bar = figure.colorbar(
+            scale, cax=figure.add_axes((0.70, 0.092, 0.24, 0.010)), orientation="horizontal"
+        )
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0, labelsize=6.5)
+        bar.ax.set_title(f"{task.unit or 'depth'}", size=7, loc="right", weight="normal", pad=2)
+    style.note(figure, _LEGENDS[kind])
+    return figure
+
+
+_LEGENDS = {
+    "normals": "Normals as colours: red to the right, green down, blue away from the camera. "
+    "Black: unknown.",
+    "classes": "One colour a class, the same on every page. Black: ignored by loss and metric.",
+    "depth": "One colour scale for the whole page, from the truth. Black: unknown.",
+    "binary": "The darker, the more certain. Black: ignored by loss and metric.",
+}
+
+
+def _kind(values: NDArray[Any], task: TaskInfo) -> str:
+    if values.ndim == 4:
+        return "normals"
+    if np.issubdtype(values.dtype, np.integer):
+        return "classes" if task.classes > 1 else "binary"
+    return "depth" if task.unit == "m" else "binary"
+
+
+def _limits(truth: NDArray[Any]) -> tuple[float, float]:
+    known = truth[np.isfinite(truth) & (truth > 0)]
+    if known.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(known, [2, 98])
+    return float(low), float(max(high, low + 1e-3))
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    place = list(_NAMES).index(name) if name in _NAMES else len(_NAMES)
+    found = re.fullmatch(r"trial (\d+)", name)
+    return (99, int(found[1]), "") if found else (place, 0, name)
+
+
+def _title(name: str) -> str:
+    return _NAMES.get(name, name.replace("_", " ").capitalize())

@@ -1,0 +1,245 @@
+"""Palette, type and page furniture: what makes every page look like the same report."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+A4_LANDSCAPE = (11.69, 8.27)  # inches
+LEFT, RIGHT, TOP, BOTTOM = 0.06, 0.94, 0.845, 0.10  # of the page; where content goes
+
+INK, MUTED, FAINT, PAPER = "#16202b", "#64707d", "#d5dae0", "#f4f6f8"
+ACCENT, ALARM = "#0b7a75", "#b42318"
+CATEGORIES = (
+    "#3056a0",
+    "#c2571a",
+    "#7a3e9d",
+    "#2f7d32",
+    "#b0204f",
+    "#8a6d00",
+    "#0086a8",
+    "#555f6b",
+)
+SHARING = LinearSegmentedColormap.from_list("sharing", ["#edf3f3", "#7fc1b9", ACCENT, "#053b3a"])
+NETWORKS = LinearSegmentedColormap.from_list("networks", ["#8fd0c5", ACCENT, "#06302f"])
+
+_MARKERS = {"stl": "s", "mtl": "D", "cross_stitch": "^", "mtan": "v"}
+_COLOURS = {"stl": INK, "mtl": "#c2571a", "cross_stitch": "#3056a0", "mtan": "#7a3e9d"}
+
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    # Names and reasons come from outside and may hold a $.
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": "#e8ebee",
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    # Text of the PDF can be searched and copied.
+    "pdf.fonttype": 42,
+}
+
+
+def page(title: str, subtitle: str) -> Figure:
+    """An empty page with its heading."""
+    figure = Figure(figsize=A4_LANDSCAPE)
+    figure.text(LEFT, 0.925, clip(title, 62), size=19, weight="bold", va="baseline")
+    figure.text(LEFT, 0.893, clip(subtitle, 150), size=9.5, color=MUTED, va="baseline")
+    _rule(figure, 0.876, color=INK, width=1.1)
+    return figure
+
+
+def footer(figure: Figure, text: str, number: str) -> None:
+    """Rule, source and page number at the foot of a page."""
+    _rule(figure, 0.052, color=FAINT, width=0.8)
+    figure.text(LEFT, 0.034, clip(text, 150), size=7, color=MUTED, va="center")
+    figure.text(RIGHT, 0.034, number, size=7, color=MUTED, va="center", ha="right")
+
+
+def note(figure: Figure, text: str) -> None:
+    """Small print just above the footer; lines are the caller's."""
+    figure.text(LEFT, 0.062, printable(text), size=7, color=MUTED, va="bottom", linespacing=1.45)
+
+
+def colour(method: str, index: int) -> str:
+    """A method's colour: its own, or one by its place among the others."""
+    return _COLOURS.get(method, CATEGORIES[(index + 3) % len(CATEGORIES)])
+
+
+def marker(method: str, index: int) -> str:
+    """A method's marker: its own, or one by its place among the others."""
+    return _MARKERS.get(method, "PX<>ph*"[index % 7])
+
+
+def printable(text: str) -> str:
+    """The text with every character that the report's font cannot draw replaced by `?`."""
+    known = _glyphs()
+    return "".join(c if c == "\n" or ord(c) in known else "?" for c in str(text))
+
+
+def clip(text: str, length: int) -> str:
+    """One printable line of at most `length` characters, an ellipsis where it was cut."""
+    line = printable(" ".join(str(text).split()))
+    return line if len(line) <= length else line[: max(length - 1, 1)].rstrip() + "…"
+
+
+def signed(value: float, decimals: int = 2) -> str:
+    """A number with its sign, as `+1.25` or `−0.50`; an en dash where there is none."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{abs(value):.{decimals}f}"
+    if float(text) == 0:
+        return text
+    return f"{'+' if value > 0 else '−'}{text}"
+
+
+def number(value: float, decimals: int) -> str:
+    """A number of fixed decimals; an en dash where there is none."""
+    return (
+        f"{value:,.{decimals}f}".replace(",", " ").replace("-", "−")
+        if math.isfinite(value)
+        else "–"
+    )
+
+
+def decimals(values: Sequence[float], digits: int = 3) -> int:
+    """Decimals that show a column of numbers with about that many significant digits."""
+    sizes = sorted(abs(v) for v in values if math.isfinite(v) and v != 0)
+    if not sizes:
+        return 0
+    return min(max(digits - 1 - math.floor(math.log10(sizes[len(sizes) // 2])), 0), 6)
+
+
+def compact(value: float) -> str:
+    """A positive figure with three significant digits, as `893`, `31.2` or `0.0412`."""
+    return number(value, decimals([value]))
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label beside a point of a chart; one that is not needed gives way where space is short."""
+
+    x: float
+    y: float
+    text: str
+    color: str = INK
+    size: float = 8.0
+    weight: str = "normal"
+    needed: bool = True
+
+
+def plain_log(axis: Axis) -> None:
+    """A logarithmic axis with plain numbers at its powers of ten."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def place(axes: Axes, tags: Sequence[Tag], obstacles: Sequence[tuple[float, float]]) -> None:
+    """Write labels beside their points so that none covers another, or a point.
+
+    Places are tried nearest first, all in points of 1/72 inch; limits of the axes must be final.
+    A needed label without a free place goes where it covers least.
+
+    Args:
+        axes: The chart.
+        tags: In order of precedence.
+        obstacles: Points in data coordinates that labels keep clear of.
+    """
+    scale = 72.0 / axes.figure.dpi
+    frame = axes.get_window_extent()
+    inside = (frame.x0 * scale, frame.y0 * scale, frame.x1 * scale, frame.y1 * scale)
+    taken = []
+    for point in obstacles:
+        x, y = axes.transData.transform(point) * scale
+        taken.append((x - 3.0, y - 3.0, x + 3.0, y + 3.0))
+    for tag in tags:
+        x, y = axes.transData.transform((tag.x, tag.y)) * scale
+        width, height = _extent(tag.text, tag.size, tag.weight)
+        options: list[tuple[float, int, float, float, tuple[float, float, float, float]]] = []
+        for dx, dy in _offsets(width, height):
+            box = (x + dx, y + dy, x + dx + width, y + dy + height)
+            overlap = sum(_overlap(box, other) for other in taken)
+            outside = width * height - _overlap(box, inside)
+            options.append((round(overlap + 4 * outside, 3), len(options), dx, dy, box))
+        cost, _, dx, dy, box = min(options)
+        if cost > 0 and not tag.needed:
+            continue
+        taken.append(box)
+        axes.annotate(
+            tag.text,
+            (tag.x, tag.y),
+            xytext=(dx, dy),
+            textcoords="offset points",
+            size=tag.size,
+            color=tag.color,
+            weight=tag.weight,
+            zorder=6,
+        )
+
+
+def _offsets(width: float, height: float) -> list[tuple[float, float]]:
+    """Lower left corners of a label about its point, nearest first."""
+    corners = []
+    for gap in (5.0, 8.0, 12.0, 17.0, 24.0):
+        flat = gap * 0.6
+        corners += [
+            (gap, -height / 2),
+            (-width / 2, gap),
+            (-width / 2, -gap - height),
+            (-gap - width, -height / 2),
+            (flat, flat),
+            (-flat - width, flat),
+            (flat, -flat - height),
+            (-flat - width, -flat - height),
+        ]
+    return corners
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _extent(text: str, size: float, weight: str) -> tuple[float, float]:
+    font = FontProperties(family="DejaVu Sans", weight=weight)
+    box = TextPath((0, 0), text or " ", size=size, prop=font).get_extents()
+    return float(box.width) + 1.5, size * 0.95
+
+
+def _rule(figure: Figure, y: float, *, color: str, width: float) -> None:
+    figure.add_artist(Line2D([LEFT, RIGHT], [y, y], color=color, linewidth=width))
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    families = ("DejaVu Sans", "DejaVu Sans Mono")
+    maps = [get_font(findfont(family)).get_charmap() for family in families]
+    return frozenset.intersection(*(frozenset(chars) for chars in maps))

@@ -1,0 +1,327 @@
+"""Frozen records of what was trained and measured, and the relative measures drawn from them.
+
+Nothing here knows torch, pandas or a file: the search writes these records into its store, the
+report reads them back.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from gatesearch.errors import StudyRefusedError, UsageError
+from gatesearch.pareto import pareto_front
+
+Split = Literal["validation", "test"]
+
+# Raised whenever the JSON of a Result changes its form.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a report must know of a task.
+
+    Attributes:
+        name: The task's name in the study.
+        metric: Name of its metric, as `mIoU`.
+        unit: `%`, `m`, `deg` or an empty string.
+        higher_is_better: Direction of the metric.
+        classes: Number of classes; 1 for a task without.
+    """
+
+    name: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    classes: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network: trained, pruned, measured; or why there is none.
+
+    Attributes:
+        method: How tasks share: `interrogate`, `stl`, `mtl`, `cross_stitch`, `mtan`, ...
+        seed: Seed of initialisation and data order.
+        trial: Number of the search's trial; None for a baseline.
+        weighting: How losses or gradients were balanced.
+        state: Whether the figures below are there to be compared.
+        reason: Why it failed or was pruned.
+        params: What the search chose: `lambda_s` and `tau.<task>`.
+        metrics: split -> task -> value, in the unit of `TaskInfo`.
+        gflops: Of the whole network, heads included, 2 x multiply-adds; 0 where there is none.
+        backbone_gflops: Of the backbone streams only.
+        params_m: Parameters, millions.
+        uncounted: Operators that no counter knew -> how often they occur.
+        epochs: Epochs trained, fine-tuning included.
+        train_seconds: Wall-clock time of training.
+        train_images: Images seen in training, each epoch anew.
+        train_pflops: 3 x forward FLOPs x images / 1e15: forward and twice that backward.
+        curves: One value an epoch: `loss.<task>`, `sparsity`, `open.<task>`, `lr`.
+        layers: Names of the gated layers, input first.
+        sharing: task -> for each layer the share of live channels that are the task's own.
+        environment: Device, precision, memory format and versions.
+    """
+
+    method: str
+    seed: int
+    trial: int | None = None
+    weighting: str = "uniform"
+    state: Literal["complete", "failed", "pruned"] = "complete"
+    reason: str = ""
+    params: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gflops: float = 0.0
+    backbone_gflops: float = 0.0
+    params_m: float = 0.0
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    epochs: int = 0
+    train_seconds: float = 0.0
+    train_images: int = 0
+    train_pflops: float = 0.0
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    layers: Sequence[str] = ()
+    sharing: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def split(self) -> Split:
+        """The split whose figures are shown: `test` where it was measured, else `validation`."""
+        return "test" if self.metrics.get("test") else "validation"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` gives an equal record back."""
+        return {"format": FORMAT} | {
+            item.name: _plain(getattr(self, item.name)) for item in fields(self)
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Result":
+        """The record that `to_json` wrote.
+
+        Raises:
+            StudyRefusedError: Another format, or keys that a record of this format does not have.
+        """
+        if stored.get("format") != FORMAT:
+            raise StudyRefusedError(
+                f"a stored result must have format {FORMAT}, found {stored.get('format')!r}; "
+                "read it with the gatesearch that wrote it, or start a new --out folder"
+            )
+        known = {item.name for item in fields(cls)}
+        found = set(stored) - {"format"}
+        if found != known:
+            raise StudyRefusedError(
+                f"a stored result must have the keys of format {FORMAT}, found "
+                f"unknown {sorted(found - known)} and missing {sorted(known - found)}; "
+                "the store is damaged: start a new --out folder"
+            )
+        return cls(**{name: _frozen(stored[name]) for name in known})
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """All that a report needs of a study, read from its store.
+
+    Attributes:
+        name: The study's name.
+        fingerprint: Of the definition; changes whenever results would.
+        definition: `Study.definition()`.
+        protocol: Name of classes, size, encodings and metrics.
+        published: Table of published rows under the same protocol: `nyud`, `pascal` or empty.
+        tasks: In the study's order.
+        baselines: Every baseline of every seed and weighting.
+        trials: Every trial of the search, in order, whatever its state.
+        data: Digest of the manifest: pack, sums, counts of the splits.
+        predictions: .npz of images, truth and predictions; None where there are none.
+    """
+
+    name: str
+    fingerprint: str
+    definition: Mapping[str, Any]
+    protocol: str
+    published: str
+    tasks: tuple[TaskInfo, ...]
+    baselines: tuple[Result, ...] = ()
+    trials: tuple[Result, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    predictions: Path | None = None
+
+    @property
+    def higher_is_better(self) -> dict[str, bool]:
+        """Direction of each task's metric."""
+        return {task.name: task.higher_is_better for task in self.tasks}
+
+
+def delta_mtl(
+    metrics: Mapping[str, float],
+    baseline: Mapping[str, float],
+    higher_is_better: Mapping[str, bool],
+) -> float:
+    """Mean relative gain over single-task networks, Δ_MTL.
+
+        Δ = 100 / T · Σ_t (-1)^{l_t} (M_t - B_t) / B_t
+
+    with M the metrics, B the baseline and l_t = 1 where lower is better (Maninis et al.,
+    "Attentive Single-Tasking of Multiple Tasks", CVPR 2019).
+
+    Args:
+        metrics: task -> value of the network judged.
+        baseline: task -> value of the single-task network, positive.
+        higher_is_better: task -> direction; names the tasks that count.
+
+    Returns:
+        Percent, positive where better than the baseline; NaN where a value is NaN.
+
+    Raises:
+        UsageError: No tasks, a task missing, or a baseline that is not positive.
+
+    >>> round(delta_mtl({"seg": 44.0, "depth": 0.45}, {"seg": 40.0, "depth": 0.5},
+    ...                 {"seg": True, "depth": False}), 6)
+    10.0
+    """
+    _all_there(higher_is_better, {"metrics": metrics, "baseline": baseline})
+    gains = []
+    for task, higher in higher_is_better.items():
+        if baseline[task] <= 0:
+            raise UsageError(
+                f"Δ_MTL divides by the baseline, which must be positive; found {baseline[task]} "
+                f"for {task}: train the single-task network longer"
+            )
+        gain = (metrics[task] - baseline[task]) / baseline[task]
+        gains.append(gain if higher else -gain)
+    return 100.0 * math.fsum(gains) / len(gains)
+
+
+def mean_rank(
+    rows: Mapping[str, Mapping[str, float]], higher_is_better: Mapping[str, bool]
+) -> dict[str, float]:
+    """Mean over tasks of each method's rank, 1 = best; ties share the smaller rank.
+
+    Args:
+        rows: method -> task -> value; NaN ranks last.
+        higher_is_better: task -> direction; names the tasks that count.
+
+    Raises:
+        UsageError: No tasks, or a method without a value for one.
+
+    >>> mean_rank({"a": {"seg": 2.0}, "b": {"seg": 2.0}, "c": {"seg": 1.0}}, {"seg": True})
+    {'a': 1.0, 'b': 1.0, 'c': 3.0}
+    """
+    _all_there(higher_is_better, rows)
+    costs = {
+        method: [_cost(row[task], higher) for task, higher in higher_is_better.items()]
+        for method, row in rows.items()
+    }
+    return {
+        method: math.fsum(
+            1 + sum(other[i] < cost for other in costs.values()) for i, cost in enumerate(own)
+        )
+        / len(own)
+        for method, own in costs.items()
+    }
+
+
+def reference(record: StudyRecord, result: Result, split: Split) -> Mapping[str, float] | None:
+    """Metrics of the single-task networks of the same seed; None where they are missing."""
+    for other in record.baselines:
+        if other.method == "stl" and other.seed == result.seed and other.state == "complete":
+            return other.metrics.get(split) or None
+    return None
+
+
+def delta(record: StudyRecord, result: Result, split: Split) -> float:
+    """Δ_MTL of a result against `reference`, percent.
+
+    NaN where it is undefined: no metrics on that split, no single-task networks of the seed, or a
+    single-task metric of zero.
+    """
+    base, own = reference(record, result, split), result.metrics.get(split)
+    if not base or not own or any(base[task] <= 0 for task in record.higher_is_better):
+        return math.nan
+    return delta_mtl(own, base, record.higher_is_better)
+
+
+def front(record: StudyRecord) -> list[Result]:
+    """Complete trials that no other dominates in (validation Δ_MTL up, GFLOPs down).
+
+    The choice looks at validation only, so that test figures of the front stay untouched by it.
+
+    Returns:
+        Ascending in GFLOPs; trials whose Δ_MTL is undefined are left out.
+    """
+    scored = [
+        (delta(record, trial, "validation"), trial.gflops, trial)
+        for trial in record.trials
+        if trial.state == "complete"
+    ]
+    defined = [item for item in scored if math.isfinite(item[0])]
+    chosen = pareto_front([item[:2] for item in defined], [True, False])
+    return sorted((defined[i][2] for i in chosen), key=lambda trial: (trial.gflops, trial.trial))
+
+
+def point(record: StudyRecord, result: Result) -> dict[str, Any]:
+    """One network as the command line prints it: strict JSON, null where a value is undefined."""
+    split = result.split
+    named: dict[str, Any] = (
+        {"method": result.method, "weighting": result.weighting}
+        if result.trial is None
+        else {"trial": result.trial}
+    )
+    return named | {
+        "seed": result.seed,
+        "delta_mtl": _or_null(delta(record, result, split)),
+        "gflops": _or_null(result.gflops),
+        "backbone_gflops": _or_null(result.backbone_gflops),
+        "params_m": _or_null(result.params_m),
+        "metrics": {task: _or_null(v) for task, v in result.metrics.get(split, {}).items()},
+        "split": split,
+    }
+
+
+def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
+    """The object that `gatesearch run --json` and `gatesearch report --json` print."""
+    states = [trial.state for trial in record.trials]
+    return {
+        "study": record.name,
+        "fingerprint": record.fingerprint,
+        "protocol": record.protocol,
+        "trials": {state: states.count(state) for state in ("complete", "failed", "pruned")},
+        "front": [point(record, trial) for trial in front(record)],
+        "baselines": [point(record, result) for result in record.baselines],
+        "report": str(report),
+    }
+
+
+def _all_there(tasks: Mapping[str, bool], rows: Mapping[str, Mapping[str, float]]) -> None:
+    if not tasks:
+        raise UsageError("higher_is_better must name at least one task, found none")
+    for name, row in rows.items():
+        missing = [task for task in tasks if task not in row]
+        if missing:
+            raise UsageError(f"every task needs a value; {name} has none for {', '.join(missing)}")
+
+
+def _cost(value: float, higher: bool) -> float:
+    if math.isnan(value):
+        return math.inf
+    return -value if higher else value
+
+
+def _or_null(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

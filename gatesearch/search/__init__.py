@@ -1,0 +1,31 @@
+"""The assembly point: search space, one network from specification to result, store, coordinator.
+
+| file | what |
+|---|---|
+| `space.py` | what Optuna draws, and the sampler |
+| `bench.py` | data, tasks and runtime of a study, made once a run |
+| `candidate.py` | one network: build, train, prune, count, evaluate |
+| `store.py` | what is kept: definition, baselines, trials, test figures |
+| `gallery.py` | predictions on a few test frames, for the report |
+| `method_costs.py` | costs of a study's methods before any training |
+| `coordinator.py` | the run: baselines first, then trials, then the test part |
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gatesearch.search.coordinator import run
+    from gatesearch.search.method_costs import costs
+    from gatesearch.search.store import read_store
+
+__all__ = ["costs", "read_store", "run"]
+
+# Imported on use: reading a store needs no torch.
+_HOMES = {"run": "coordinator", "costs": "method_costs", "read_store": "store"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,204 @@
+"""The run of a study: baselines first, then trials, then the test part once."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from gatesearch.errors import DataError, StudyRefusedError
+from gatesearch.models import build_model, method_of, needs_stl
+from gatesearch.results import Result, StudyRecord, TaskInfo, delta_mtl, front
+from gatesearch.search.bench import Bench, Emit, check_dataset, open_bench
+from gatesearch.search.candidate import Candidate, measure_on_test, train_candidate
+from gatesearch.search.gallery import draw_gallery
+from gatesearch.search.space import draw, sampler
+from gatesearch.search.store import Store, locked, open_store
+from gatesearch.study import Study
+from gatesearch.tasks import build_tasks
+from gatesearch.training import TrainingError
+
+
+def run(study: Study, *, n_trials: int, out: Path, data: Path, emit: Emit) -> StudyRecord:
+    """Bring a study to a total of `n_trials` trials, and measure its networks on the test part.
+
+    What the store already has is never trained again: the same call continues where the last one
+    ended, and with nothing left to do it only reads.
+
+    Args:
+        study: The definition; its `methods` are the baselines, trained first.
+        n_trials: Total of the study; 0 trains the baselines and searches nothing.
+        out: The store's folder.
+        data: Folder of packs.
+        emit: Receives events.
+
+    Raises:
+        UsageError: A definition that cannot be built.
+        DataError: Data missing or damaged, or a folder that cannot be written.
+        StudyRefusedError: The store belongs to another definition or process.
+        TrainingError: The single-task networks, which everything is measured against, failed.
+    """
+    baselines = _checked(study)
+    with _full_disk_explained(out):
+        tasks = task_infos(study)
+        store = open_store(study, folder=out, tasks=tasks)
+        with locked(out):
+            stale = store.close_stale()
+            if stale:
+                emit({"event": "log", "message": f"{stale} interrupted trial(s) will be run anew"})
+            bench = _bench(study, store, data=data, emit=emit)
+            _train_baselines(baselines, bench, store, emit)
+            stl = _baseline(store, "stl", study.seed)
+            assert stl is not None
+            while (finished := store.finished()) < n_trials:
+                _progress(emit, finished, n_trials)
+                _one_trial(finished, bench, store, stl, emit)
+            _progress(emit, store.finished(), n_trials)
+            _measure_chosen(bench, store, emit)
+        return store.record()
+
+
+def task_infos(study: Study) -> tuple[TaskInfo, ...]:
+    """What a report must know of a study's tasks."""
+    return tuple(
+        TaskInfo(name, task.metric, task.unit, task.higher_is_better, study.tasks[name].classes)
+        for name, task in build_tasks(study.tasks).items()
+    )
+
+
+def _checked(study: Study) -> tuple[str, ...]:
+    """The baselines in order of training; everything that can be refused is refused here."""
+    for method in (*study.methods, *study.options):
+        method_of(method)
+    check_dataset(study)
+    with torch.device("meta"):
+        for method in {*study.methods, "interrogate"}:
+            needs_stl(study, method)
+            build_model(study, method, pretrained=False)
+    rest = [method for method in study.methods if method not in ("stl", "interrogate")]
+    return ("stl", *rest)
+
+
+def _bench(study: Study, store: Store, *, data: Path, emit: Emit) -> Bench:
+    bench = open_bench(study, data=data, stored=store.attribute("runtime"), emit=emit)
+    known = store.attribute("data")
+    if known is not None and known["sha256"] != bench.data["sha256"]:
+        raise StudyRefusedError(
+            f"{store.folder} was made on other data: {known['pack']} {known['sha256'][:12]}, now "
+            f"{bench.data['sha256'][:12]}; name another folder with --out, or the old --data"
+        )
+    store.keep("data", bench.data)
+    runtime = bench.runtime
+    kept = {"precision": runtime.precision, "memory_format": runtime.memory_format}
+    store.keep("runtime", kept)
+    return bench
+
+
+def _train_baselines(methods: tuple[str, ...], bench: Bench, store: Store, emit: Emit) -> None:
+    seed = bench.study.seed
+    for method in methods:
+        known = _baseline(store, method, seed)
+        if known is not None and known.state == "complete":
+            continue
+        candidate = Candidate(method, seed)
+        stl = _baseline(store, "stl", seed)
+        try:
+            result = train_candidate(candidate, bench, out=store.folder, stl=stl, emit=emit)
+        except (TrainingError, torch.OutOfMemoryError) as error:
+            if method == "stl":
+                raise
+            result = Result(method, seed, state="failed", reason=str(error))
+            emit({"event": "warning", "message": f"{method} failed: {error}"})
+        store.keep_baseline(result)
+        emit({"event": "baseline", "message": _line(method, result, stl, bench)})
+
+
+def _one_trial(finished: int, bench: Bench, store: Store, stl: Result, emit: Emit) -> None:
+    study = bench.study
+    store.handle.sampler = sampler(study.search, seed=study.seed, finished=finished)
+    trial = store.handle.ask()
+    try:
+        params = draw(trial, study.search, study.task_names)
+        candidate = Candidate("interrogate", study.seed, trial.number, params)
+        drawn = " ".join(f"{name}={value:.3g}" for name, value in params.items())
+        emit({"event": "log", "message": f"trial {trial.number}: {drawn}", "params": params})
+        try:
+            result = train_candidate(candidate, bench, out=store.folder, stl=stl, emit=emit)
+            gain = _gain(result, stl, bench)
+            values = [gain, result.gflops]
+            if gain != gain:
+                raise TrainingError("Δ_MTL is undefined: a metric is not a number")
+        except (TrainingError, torch.OutOfMemoryError) as error:
+            values = None
+            result = Result(
+                "interrogate", study.seed, trial.number,
+                state="failed", reason=str(error), params=params,
+            )  # fmt: skip
+            emit({"event": "warning", "message": f"trial {trial.number} failed: {error}"})
+        store.finish(trial, result, values)
+    except BaseException:
+        store.interrupted(trial)
+        raise
+    emit({"event": "trial", "message": _line(candidate.label, result, stl, bench)})
+
+
+def _measure_chosen(bench: Bench, store: Store, emit: Emit) -> None:
+    """The official test part, once for each network of the front and each baseline."""
+    record = store.record()
+    shown = [*record.baselines, *front(record)]
+    shown = [result for result in shown if result.state == "complete"]
+    missing = [result for result in shown if "test" not in result.metrics]
+    for done, result in enumerate(missing, start=1):
+        store.keep_test(result, measure_on_test(result, bench, out=store.folder))
+        emit(
+            {
+                "event": "progress", "stage": "test part", "done": done, "total": len(missing),
+                "unit": "networks", "message": "",
+            }
+        )  # fmt: skip
+    own = [result for result in shown if result.seed == bench.study.seed]
+    draw_gallery(own, bench, out=store.folder)
+
+
+def _baseline(store: Store, method: str, seed: int) -> Result | None:
+    for result in store.record().baselines:
+        if (result.method, result.seed) == (method, seed):
+            return result
+    return None
+
+
+def _gain(result: Result, stl: Result, bench: Bench) -> float:
+    directions = {name: task.higher_is_better for name, task in bench.tasks.items()}
+    return delta_mtl(result.metrics["validation"], stl.metrics["validation"], directions)
+
+
+def _line(label: str, result: Result, stl: Result | None, bench: Bench) -> str:
+    if result.state != "complete":
+        return f"{label}: {result.state}: {result.reason}"
+    metrics = " ".join(f"{k} {v:.4g}" for k, v in result.metrics["validation"].items())
+    gain = f"Δ_MTL {_gain(result, stl, bench):+.2f} %, " if stl is not None else ""
+    return f"{label}: {gain}{result.gflops:.3f} GFLOPs, validation {metrics}"
+
+
+def _progress(emit: Emit, done: int, total: int) -> None:
+    if total:
+        emit(
+            {
+                "event": "progress", "stage": "search", "done": min(done, total), "total": total,
+                "unit": "trials", "message": "",
+            }
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _full_disk_explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise DataError(
+                f"cannot write {error.filename or out}: {error.strerror}; what is finished is "
+                "kept. Make room or name another folder, then run the same command again"
+            ) from error
+        raise

@@ -1,0 +1,66 @@
+"""Predictions on a few test frames, beside the truth, for the report."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gatesearch.pruning.compact import write_atomic
+from gatesearch.results import Result
+from gatesearch.search.bench import Bench
+from gatesearch.search.candidate import load_network
+from gatesearch.search.store import PREDICTIONS
+from gatesearch.training import predict
+
+
+def draw_gallery(results: Sequence[Result], bench: Bench, *, out: Path) -> None:
+    """Write `predictions.npz`: frames spread over the test part, truth, and each network's view.
+
+    Networks drawn before on the same frames are not run again.
+    """
+    count = min(bench.study.report_frames, len(bench.test))
+    if count == 0:
+        return
+    path = out / PREDICTIONS
+    positions = torch.tensor([(2 * i + 1) * len(bench.test) // (2 * count) for i in range(count)])
+    batch = bench.test.batch(positions)
+    known = _read(path)
+    arrays = {"image": _array(batch["image"])}
+    arrays |= {f"truth.{task}": _array(batch[task]) for task in bench.tasks}
+    same = all(
+        name in known and np.array_equal(known[name], array) for name, array in arrays.items()
+    )
+    for result in results:
+        label = result.method if result.trial is None else f"trial {result.trial}"
+        keys = {task: f"{label}.{task}" for task in bench.tasks}
+        if same and result.trial is not None and all(key in known for key in keys.values()):
+            arrays |= {key: known[key] for key in keys.values()}
+            continue
+        network = load_network(result, bench, out=out)
+        predictions = predict(network, batch["image"], bench.tasks, runtime=bench.runtime)
+        arrays |= {keys[task]: _array(tensor) for task, tensor in predictions.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """As the report reads it: vectors last, in half precision."""
+    if tensor.ndim == 4:
+        tensor = tensor.permute(0, 2, 3, 1)
+        if tensor.dtype == torch.float32:
+            tensor = tensor.half()
+    return tensor.contiguous().numpy()
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError):
+        return {}

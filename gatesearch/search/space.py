@@ -1,0 +1,47 @@
+"""What Optuna draws: λ_s log-uniform and each task's τ_t uniform."""
+
+import warnings
+from collections.abc import Mapping
+
+import optuna
+from optuna.study import StudyDirection
+
+from gatesearch.study import SearchSpec
+
+# Δ_MTL up, GFLOPs down.
+DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+
+
+def draw(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> dict[str, float]:
+    """`lambda_s` and `tau.<task>` of a trial."""
+    drawn = {"lambda_s": trial.suggest_float("lambda_s", *spec.lambda_s, log=True)}
+    for task in tasks:
+        drawn[f"tau.{task}"] = trial.suggest_float(f"tau.{task}", *spec.tau)
+    return drawn
+
+
+def sampler(spec: SearchSpec, *, seed: int, finished: int) -> optuna.samplers.BaseSampler:
+    """The sampler of the next trial.
+
+    Its seed depends on the number of finished trials: a sampler seeded alike on every start would
+    draw the first trials of a resumed study once more. So a study that was interrupted also draws
+    what it would have drawn without.
+
+    Args:
+        spec: Which sampler.
+        seed: The study's.
+        finished: Trials that ended, interrupted ones not counted.
+    """
+    own = (seed * 1_000_003 + finished * 7919 + 17) % 2**32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if spec.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=own)
+        if spec.sampler == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=own, population_size=spec.startup)
+        return optuna.samplers.TPESampler(seed=own, n_startup_trials=spec.startup)
+
+
+def taus(params: Mapping[str, float], tasks: tuple[str, ...]) -> list[float]:
+    """τ_t in the order of the tasks."""
+    return [params[f"tau.{task}"] for task in tasks]

@@ -1,0 +1,258 @@
+"""The store: one Optuna study holds definition, baselines, trials and test figures.
+
+Baselines and test figures are attributes of the Optuna study, since attributes of finished trials
+cannot change. Nothing here needs torch.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from gatesearch.errors import DataError, StudyRefusedError, UsageError
+from gatesearch.results import Result, StudyRecord, TaskInfo
+from gatesearch.search.space import DIRECTIONS
+from gatesearch.study import Study, differences
+
+DATABASE = "study.db"
+PREDICTIONS = "predictions.npz"
+_BASELINE = "baseline"
+_TEST = "test"
+_INTERRUPTED = "interrupted"
+
+
+class Store:
+    """An opened store.
+
+    Args:
+        folder: The store's folder.
+        handle: The Optuna study in it.
+
+    Attributes:
+        handle: To ask and tell.
+    """
+
+    def __init__(self, folder: Path, handle: optuna.Study) -> None:
+        self.folder = folder
+        self.handle = handle
+
+    def attribute(self, name: str) -> Any:
+        """An attribute of the store, None where it was never set."""
+        return self.handle.user_attrs.get(name)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Set an attribute of the store, at once and durably."""
+        self.handle.set_user_attr(name, value)
+
+    def keep_baseline(self, result: Result) -> None:
+        """Keep the result of a baseline, in place of an older one of the same name and seed."""
+        self.keep(f"{_BASELINE}/{result.method}/{result.weighting}/{result.seed}", result.to_json())
+
+    def keep_test(self, result: Result, metrics: Mapping[str, float]) -> None:
+        """Keep the test figures of a network."""
+        if result.trial is None:
+            both = {**result.metrics, "test": metrics}
+            self.keep_baseline(replace(result, metrics=both))
+        else:
+            self.keep(f"{_TEST}/{result.trial}", dict(metrics))
+
+    def finish(self, trial: optuna.Trial, result: Result, values: list[float] | None) -> None:
+        """Tell a trial's result; without values it has failed."""
+        trial.set_user_attr("result", result.to_json())
+        if values is None:
+            self.handle.tell(trial, state=TrialState.FAIL)
+        else:
+            self.handle.tell(trial, values)
+
+    def interrupted(self, trial: FrozenTrial | optuna.Trial) -> None:
+        """Close a trial that never came to a result; it does not count."""
+        number = trial.number
+        trial_id = self.handle.get_trials(deepcopy=False)[number]._trial_id
+        self.handle._storage.set_trial_user_attr(trial_id, _INTERRUPTED, True)
+        self.handle.tell(number, state=TrialState.FAIL)
+
+    def close_stale(self) -> int:
+        """Close trials that a killed process left running; how many there were."""
+        running = [t for t in self.handle.get_trials(deepcopy=False) if not t.state.is_finished()]
+        for trial in running:
+            self.interrupted(trial)
+        return len(running)
+
+    def finished(self) -> int:
+        """Trials that came to a result, failures with their reason included."""
+        return len(_ended(self.handle))
+
+    def record(self) -> StudyRecord:
+        """Everything in it, for reports."""
+        attributes = self.handle.user_attrs
+        baselines = [
+            Result.from_json(value)
+            for name, value in attributes.items()
+            if name.startswith(f"{_BASELINE}/")
+        ]
+        first = ("stl", "mtl")
+        baselines.sort(key=lambda r: (r.seed, [r.method != name for name in first], r.method))
+        predictions = self.folder / PREDICTIONS
+        return StudyRecord(
+            name=attributes["name"],
+            fingerprint=attributes["fingerprint"],
+            definition=attributes["definition"],
+            protocol=attributes["definition"]["protocol"]["name"],
+            published=attributes["definition"]["protocol"]["published"],
+            tasks=tuple(TaskInfo(**task) for task in attributes["tasks"]),
+            baselines=tuple(baselines),
+            trials=tuple(_result(trial, attributes) for trial in _ended(self.handle)),
+            data=attributes.get("data", {}),
+            predictions=predictions if predictions.is_file() else None,
+        )
+
+
+def open_store(study: Study, *, folder: Path, tasks: tuple[TaskInfo, ...]) -> Store:
+    """Open a study's store, or make it.
+
+    Args:
+        study: The definition.
+        folder: Holds `study.db`.
+        tasks: What a report must know of the tasks; written into a new store.
+
+    Raises:
+        StudyRefusedError: The store was made with another definition; names what differs.
+        DataError: The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {folder}: {error.strerror or error}; name another folder with --out"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"cannot write {folder}: it is read-only; name another folder with --out")
+    with _explained(folder):
+        storage = _storage(folder)
+        handle = optuna.create_study(
+            study_name="gatesearch",
+            storage=storage,
+            directions=list(DIRECTIONS),
+            load_if_exists=True,
+        )
+        store = Store(folder, handle)
+        theirs = store.attribute("definition")
+        if theirs is None:
+            with _experimental():
+                handle.set_metric_names(["delta_mtl", "gflops"])
+            store.keep("name", study.name)
+            store.keep("tasks", [vars(task) for task in tasks])
+            store.keep("fingerprint", study.fingerprint)
+            store.keep("definition", study.definition())
+            return store
+    if store.attribute("fingerprint") != study.fingerprint:
+        lines = differences(study.definition(), theirs)
+        raise StudyRefusedError(
+            f"{folder} was made with another definition (fingerprint "
+            f"{store.attribute('fingerprint')}, now {study.fingerprint}); results would not be "
+            "comparable. What differs (store -> now):\n  "
+            + "\n  ".join(lines)
+            + "\nName another folder with --out, or go back to the old definition."
+        )
+    return store
+
+
+def read_store(folder: Path) -> StudyRecord:
+    """Everything in a store, for reports.
+
+    Raises:
+        UsageError: There is no store in that folder.
+        StudyRefusedError: It is damaged, or not one of ours.
+    """
+    if not (folder / DATABASE).is_file():
+        raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
+    with _explained(folder):
+        try:
+            handle = optuna.load_study(study_name="gatesearch", storage=_storage(folder))
+            return Store(folder, handle).record()
+        except KeyError as error:
+            raise StudyRefusedError(
+                f"{folder / DATABASE} holds no finished set-up of a study ({error} is missing); "
+                "run the study again, or name another folder with --out"
+            ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the store's folder for one process; the system lets go when the process ends.
+
+    Raises:
+        StudyRefusedError: Another process holds it; says which.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise StudyRefusedError(
+                f"{folder} is in use by {holder}; wait for it, or name another folder with --out"
+            ) from error
+        file.seek(0)
+        file.truncate()
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        file.flush()
+        yield
+
+
+def _storage(folder: Path) -> RDBStorage:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return RDBStorage(f"sqlite:///{folder.absolute() / DATABASE}")
+
+
+@contextlib.contextmanager
+def _experimental() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn a database's complaint into one that names the file and the cure."""
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
+        cause = getattr(error, "orig", None) or error.__cause__ or error
+        raise StudyRefusedError(
+            f"{folder / DATABASE} cannot be used: {str(cause).splitlines()[0]}; if it is damaged, "
+            "move it away and put a backup in its place, or name another folder with --out"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise StudyRefusedError(f"{folder / DATABASE} is damaged: {error}") from error
+
+
+def _ended(handle: optuna.Study) -> list[FrozenTrial]:
+    return [
+        trial
+        for trial in handle.get_trials(deepcopy=False)
+        if trial.state.is_finished() and _INTERRUPTED not in trial.user_attrs
+    ]
+
+
+def _result(trial: FrozenTrial, attributes: Mapping[str, Any]) -> Result:
+    result = Result.from_json(trial.user_attrs["result"])
+    test = attributes.get(f"{_TEST}/{trial.number}")
+    return replace(result, metrics={**result.metrics, "test": test}) if test else result

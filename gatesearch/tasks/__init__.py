@@ -1,0 +1,42 @@
+"""The kinds of task: loss, metric and how labels follow an augmentation, one file a kind.
+
+A new kind is one file with a class that satisfies `Task`, and one line in `TASKS`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gatesearch.errors import unknown
+from gatesearch.tasks.depth import Depth
+from gatesearch.tasks.edges import Edges
+from gatesearch.tasks.normals import Normals
+from gatesearch.tasks.protocol import Meter, Task, Warp
+from gatesearch.tasks.saliency import Saliency
+from gatesearch.tasks.semseg import Semseg
+
+__all__ = ["TASKS", "Meter", "Task", "Warp", "build_tasks"]
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "semseg": Semseg,
+    "depth": Depth,
+    "normals": Normals,
+    "edges": Edges,
+    "saliency": Saliency,
+}
+
+
+def build_tasks(specs: Mapping[str, Any]) -> dict[str, Task]:
+    """Tasks of a study, name -> task.
+
+    Args:
+        specs: name -> object with `kind`, `classes` (see `gatesearch.study.TaskSpec`).
+
+    Raises:
+        UsageError: Unknown kind.
+    """
+    tasks = {}
+    for name, spec in specs.items():
+        if spec.kind not in TASKS:
+            raise unknown(f"kind of task {name}", spec.kind, TASKS)
+        tasks[name] = TASKS[spec.kind](classes=spec.classes)
+    return tasks

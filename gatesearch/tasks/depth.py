@@ -1,0 +1,45 @@
+"""Depth estimation."""
+
+from torch import Tensor
+
+from gatesearch.tasks._common import masked_mean, nearest_resize
+from gatesearch.tasks.protocol import Meter, Warp
+
+
+class Depth:
+    """L1 over known pixels; root mean square error in metres.
+
+    Target: (B, H, W) float32 metres, 0 = unknown. Nearest resampling everywhere: an average across
+    an object's border is a depth that no surface has.
+    """
+
+    channels = 1
+    metric = "RMSE"
+    unit = "m"
+    higher_is_better = False
+    fill = 0.0
+
+    def __init__(self, *, classes: int = 1) -> None:
+        del classes
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean absolute error over known pixels, metres."""
+        return masked_mean((prediction[:, 0] - target).abs(), target > 0)
+
+    def meter(self) -> Meter:
+        """RMSE over all known pixels of the part."""
+        from gatesearch.tasks.meters import RootMeanSquare
+
+        return RootMeanSquare()
+
+    def warped(self, target: Tensor, warp: Warp) -> Tensor:
+        """Zooming in by z brings every surface nearer by z."""
+        return target / warp.zoom[:, None, None]
+
+    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+        """Nearest neighbour."""
+        return nearest_resize(target, size)
+
+    def predicted(self, prediction: Tensor) -> Tensor:
+        """Metres, (B, H, W)."""
+        return prediction[:, 0]

@@ -1,0 +1,64 @@
+"""Surface normal estimation."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gatesearch.tasks._common import known_normals, masked_mean, unit
+from gatesearch.tasks.protocol import Meter, Warp
+
+
+class Normals:
+    """L1 between unit vectors; mean angular error in degrees.
+
+    Target: (B, 3, H, W) unit vectors (x right, y down, z forward), the zero vector = unknown.
+    """
+
+    channels = 3
+    metric = "mean angle"
+    unit = "deg"
+    higher_is_better = False
+    fill = 0.0
+
+    def __init__(self, *, classes: int = 1) -> None:
+        del classes
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """L1 of the normalised prediction, summed over x, y, z, mean over known pixels."""
+        return masked_mean((unit(prediction) - target).abs().sum(1), known_normals(target))
+
+    def meter(self) -> Meter:
+        """Mean angle over all known pixels of the part."""
+        from gatesearch.tasks.meters import MeanAngle
+
+        return MeanAngle()
+
+    def warped(self, target: Tensor, warp: Warp) -> Tensor:
+        """A mirrored scene has mirrored x; a turned image turns x and y with it.
+
+        Rotation is counter-clockwise as seen, with y pointing down. Zoom by z narrows the field of
+        view and leaves normals alone (the protocol of the survey code).
+        """
+        x, y, z = target.unbind(1)
+        x = torch.where(warp.flip[:, None, None], -x, x)
+        cos, sin = warp.angle.cos()[:, None, None], warp.angle.sin()[:, None, None]
+        turned = torch.stack([cos * x + sin * y, cos * y - sin * x, z], 1)
+        return _unit_or_zero(turned)
+
+    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bilinear with anti-aliasing, renormalised; a pixel mostly unknown stays unknown."""
+        if tuple(target.shape[-2:]) == tuple(size):
+            return _unit_or_zero(target.float())
+        mean = F.interpolate(
+            target.float(), size=size, mode="bilinear", antialias=True, align_corners=False
+        )
+        known = F.interpolate(known_normals(target)[:, None].float(), size=size, mode="area")
+        return _unit_or_zero(mean) * (known >= 0.5)
+
+    def predicted(self, prediction: Tensor) -> Tensor:
+        """Unit vectors, (B, 3, H, W)."""
+        return unit(prediction)
+
+
+def _unit_or_zero(vectors: Tensor) -> Tensor:
+    return unit(vectors) * (vectors.square().sum(1, keepdim=True) > 0.25)

@@ -1,0 +1,49 @@
+"""Semantic segmentation."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gatesearch.tasks._common import nearest_resize
+from gatesearch.tasks.protocol import Meter, Warp
+
+IGNORE = 255
+
+
+class Semseg:
+    """Cross entropy over labelled pixels; mean intersection over union in percent.
+
+    Target: (B, H, W) uint8 class index, 255 = ignore.
+    """
+
+    metric = "mIoU"
+    unit = "%"
+    higher_is_better = True
+    fill = float(IGNORE)
+
+    def __init__(self, *, classes: int) -> None:
+        self.channels = classes
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy, mean over labelled pixels."""
+        target = target.long()
+        total = F.cross_entropy(prediction, target, ignore_index=IGNORE, reduction="sum")
+        return total / (target != IGNORE).sum().clamp(min=1)
+
+    def meter(self) -> Meter:
+        """Mean IoU over the classes that occur."""
+        from gatesearch.tasks.meters import MeanIoU
+
+        return MeanIoU(self.channels)
+
+    def warped(self, target: Tensor, warp: Warp) -> Tensor:
+        """Classes do not change when pixels move."""
+        return target
+
+    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+        """Nearest neighbour."""
+        return nearest_resize(target, size)
+
+    def predicted(self, prediction: Tensor) -> Tensor:
+        """The most likely class, uint8."""
+        return prediction.argmax(1).to(torch.uint8)

@@ -1,0 +1,166 @@
+"""The training loop."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.errors import GatesearchError
+from gatesearch.study import TrainingSpec
+from gatesearch.tasks import Task
+from gatesearch.training.augment import augment
+from gatesearch.training.frames import Frames, normalised
+from gatesearch.training.runtime import Runtime
+
+
+class TrainingError(GatesearchError):
+    """A training that cannot go on, such as one whose loss is not a number."""
+
+
+@dataclass
+class History:
+    """What a training leaves behind beside the weights.
+
+    Attributes:
+        curves: Name -> one value an epoch: `loss.<task>`, `lr`, and what `observe` adds.
+        seconds: Wall-clock time.
+        images: Images seen.
+        epochs: Epochs trained.
+    """
+
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    images: int = 0
+    epochs: int = 0
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Append one epoch's values."""
+        for name, value in values.items():
+            self.curves.setdefault(name, []).append(value)
+
+
+def train(
+    model: nn.Module,
+    frames: Frames,
+    tasks: Mapping[str, Task],
+    *,
+    weights: Mapping[str, float],
+    spec: TrainingSpec,
+    runtime: Runtime,
+    seed: int,
+    rate: Callable[[str], float] = lambda name: 1.0,
+    penalty: Callable[[], Tensor] | None = None,
+    before_step: Callable[[float], None] | None = None,
+    observe: Callable[[], Mapping[str, float]] | None = None,
+    on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> History:
+    """Train a network for `spec.epochs`; the last epoch counts, none is chosen.
+
+    Args:
+        model: Image (B, 3, H, W) -> task -> (B, channels, H, W); already placed on the device.
+        frames: The training part.
+        tasks: Task name -> task.
+        weights: Task name -> ω_t, the weight of its loss.
+        spec: Optimizer, schedule, epochs, augmentation.
+        runtime: Device and precision.
+        seed: Of data order, augmentation and whatever the network draws.
+        rate: Parameter name -> multiple of the learning rate, kept through the schedule. Such
+            parameters with a rate other than 1, norms and biases have no weight decay.
+        penalty: Added to the loss each step.
+        before_step: Called with the share of training done, in [0, 1).
+        observe: Values to keep for each epoch.
+        on_epoch: Called behind each epoch with its number from 1 and its values.
+
+    Raises:
+        TrainingError: A loss is not finite; names task, epoch and step.
+    """
+    optimizer = _optimizer(model, spec, rate)
+    steps_an_epoch = len(frames) // spec.batch_size
+    if steps_an_epoch == 0:
+        raise TrainingError(
+            f"training.batch_size is {spec.batch_size} but only {len(frames)} frames are left to "
+            "train on; lower it, or raise data.train_frames"
+        )
+    steps = steps_an_epoch * spec.epochs
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _decay(s / steps, spec))
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    history = History()
+    start = time.perf_counter()
+    step = 0
+    for epoch in range(1, spec.epochs + 1):
+        model.train()
+        totals = torch.zeros(len(tasks), dtype=torch.float64)
+        for raw in frames.shuffled(spec.batch_size, generator):
+            if before_step is not None:
+                before_step(step / steps)
+            batch = augment(raw, tasks, generator=generator, **spec.augment.model_dump())
+            image = runtime.image(normalised(batch.pop("image")))
+            labels = runtime.labels(batch)
+            with runtime.autocast():
+                outputs = model(image)
+            losses = torch.stack([tasks[t].loss(outputs[t].float(), labels[t]) for t in tasks])
+            values = losses.detach().double().cpu()
+            _refuse_nonfinite(values, tasks, epoch=epoch, step=step)
+            loss = torch.dot(losses, torch.tensor([weights[t] for t in tasks]).to(losses))
+            if penalty is not None:
+                loss = loss + penalty()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            totals += values
+            step += 1
+        history.images += steps_an_epoch * spec.batch_size
+        history.epochs = epoch
+        history.seconds = time.perf_counter() - start
+        means = (totals / steps_an_epoch).tolist()
+        seen = {f"loss.{name}": mean for name, mean in zip(tasks, means, strict=True)}
+        seen["lr"] = scheduler.get_last_lr()[0]
+        if observe is not None:
+            seen |= observe()
+        history.add(seen)
+        if on_epoch is not None:
+            on_epoch(epoch, seen)
+    return history
+
+
+def _optimizer(
+    model: nn.Module, spec: TrainingSpec, rate: Callable[[str], float]
+) -> torch.optim.Optimizer:
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and rate(name) == 1.0
+            groups.setdefault((rate(name), decays), []).append(parameter)
+    described: Iterable[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "lr": spec.lr * multiple,
+            "weight_decay": spec.weight_decay if decays else 0.0,
+        }
+        for (multiple, decays), parameters in groups.items()
+    ]
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(described, lr=spec.lr, momentum=spec.momentum, foreach=True)
+    kind = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
+    return kind(described, lr=spec.lr, foreach=True)
+
+
+def _decay(share: float, spec: TrainingSpec) -> float:
+    if spec.schedule == "constant":
+        return 1.0
+    return float(max(0.0, 1.0 - share) ** spec.power)
+
+
+def _refuse_nonfinite(values: Tensor, tasks: Mapping[str, Task], *, epoch: int, step: int) -> None:
+    for name, value in zip(tasks, values.tolist(), strict=True):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss of {name} became {value} in epoch {epoch}, step {step + 1}; "
+                "lower training.lr, or look for broken labels with `gatesearch data check`"
+            )

@@ -1,0 +1,71 @@
+"""What `run` and `report` print of a record."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gatesearch.cli.result import print_result
+from gatesearch.results import Result, StudyRecord, TaskInfo
+
+
+def result(method: str, trial: int | None = None, **figures) -> Result:
+    return Result(method=method, seed=0, trial=trial, **figures)
+
+
+RECORD = StudyRecord(
+    name="rooms",
+    fingerprint="0123456789ab",
+    definition={},
+    protocol="rooms-64",
+    published="",
+    tasks=(
+        TaskInfo("seg", "mIoU", "%", True, 8),
+        TaskInfo("depth", "RMSE", "m", False),
+    ),
+    baselines=(
+        result("stl", gflops=4.0, metrics={"validation": {"seg": 40.0, "depth": 0.5}}),
+        result("mtl", state="failed", reason="diverged"),
+    ),
+    trials=(
+        # (44 - 40) / 40 = 10 %, (0.5 - 0.45) / 0.5 = 10 %
+        result("interrogate", 3, gflops=2.5, metrics={"validation": {"seg": 44.0, "depth": 0.45}}),
+        result("interrogate", 4, state="failed", reason="out of memory"),
+    ),
+)
+
+
+def test_table_shows_the_front_beside_the_baselines(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(RECORD, Path("reports/rooms.pdf"), as_json=False)
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if "trial 3" in line).split()
+    assert row[2:7] == ["0", "44.000", "0.450", "+10.00", "2.500"]
+    assert "seg mIoU (%) ↑" in printed
+    assert "depth RMSE (m) ↓" in printed
+    assert "trial 4" not in printed
+    assert printed.splitlines()[-2:] == [
+        "trials: 1 complete, 1 failed, 0 pruned",
+        "report: reports/rooms.pdf",
+    ]
+
+
+def test_json_is_one_strict_object_on_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(RECORD, Path("reports/rooms.pdf"), as_json=True)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    line = capsys.readouterr().out.splitlines()[-1]
+    printed = json.loads(line, parse_constant=refuse)
+    assert printed["front"][0]["trial"] == 3
+    assert printed["front"][0]["delta_mtl"] == pytest.approx(10.0)
+    assert printed["baselines"][1]["delta_mtl"] is None
+    assert printed["report"] == "reports/rooms.pdf"
+
+
+def test_a_study_without_results_still_says_where_the_report_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    empty = StudyRecord("rooms", "0", {}, "rooms-64", "", RECORD.tasks)
+    print_result(empty, Path("r.pdf"), as_json=False)
+    assert capsys.readouterr().out == ("trials: 0 complete, 0 failed, 0 pruned\nreport: r.pdf\n")

@@ -1,0 +1,45 @@
+"""The convention (2 x multiply-adds, heads included) gives the figures printed in the papers."""
+
+import pytest
+import torch
+
+from gatesearch.cost import count_macs
+from gatesearch.models import build_model
+from gatesearch.study import load_study
+
+
+@pytest.mark.parametrize(
+    ("study", "method", "published"),
+    [
+        ("nyud", "stl", 1149),
+        ("nyud", "mtl", 683),
+        ("pascal", "stl", 670),
+        ("pascal", "mtl", 284),
+        ("pascal", "mtan", 319),
+    ],
+)
+def test_published_gflops(study: str, method: str, published: float) -> None:
+    definition = load_study(study)
+    with torch.device("meta"):
+        model = build_model(definition, method, pretrained=False)
+    cost = count_macs(model, (1, 3, *definition.protocol.size))
+    assert cost.gflops == pytest.approx(published, abs=1.5)
+    assert (cost.uncounted, cost.disagreements) == ({}, ())
+
+
+def test_one_backbone_of_the_paper() -> None:
+    definition = load_study("nyud")
+    with torch.device("meta"):
+        model = build_model(definition, "mtl", pretrained=False)
+    cost = count_macs(model, (1, 3, 480, 640), cross_check=False)
+    assert cost.backbone_gflops == pytest.approx(233.6, abs=0.05)
+    assert cost.gflops - cost.backbone_gflops == pytest.approx(449.4, abs=0.2)
+
+
+def test_the_printed_mtan_of_nyud_cannot_be_such_a_network() -> None:
+    # 683 in print, which is MTL's own figure
+    definition = load_study("nyud")
+    with torch.device("meta"):
+        model = build_model(definition, "mtan", pretrained=False)
+    cost = count_macs(model, (1, 3, 480, 640), cross_check=False)
+    assert cost.gflops == pytest.approx(1066, abs=1)

@@ -1,0 +1,386 @@
+"""NYUD-v2: two layouts, three kinds of source, one pack; and what is refused."""
+
+import subprocess
+import sys
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nyud_layouts import IDS, SIZE, WRITERS, packed, raw_frame, write_mtan, write_nyud_mt
+from PIL import Image
+
+from gatesearch.datasets import DATASETS, check_pack, ensure_pack
+from gatesearch.datasets.nyud import resize
+from gatesearch.errors import DataError, UsageError
+
+NYUD = DATASETS["nyud"]
+
+
+def prepare(data, source, *, size=None, train=0, test=0, emit=lambda event: None):
+    folder = NYUD.prepare(
+        folder=data, source=source, size=size, train_frames=train, test_frames=test, emit=emit
+    )
+    return check_pack(folder)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+@pytest.mark.parametrize("shape", ["folder", "nested", "tar", "tgz", "zip"])
+def test_every_kind_of_source_gives_the_same_pack(tmp_path, layout, shape):
+    outer = tmp_path / "outer"
+    folder = WRITERS[layout](outer / "release")
+    source = {"folder": folder, "nested": outer}.get(shape)
+    source = source or packed(folder, tmp_path / f"release.{shape}")
+    pack = prepare(tmp_path / "data", source)
+    assert pack.digest == prepare(tmp_path / "plain", folder).digest
+    assert pack.name == {"nyud_mt": "nyud-40", "mtan": "nyud-13"}[layout]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [pack.name]
+
+
+def test_both_layouts_hold_the_same_frames(tmp_path):
+    one = prepare(tmp_path, write_nyud_mt(tmp_path / "a"))
+    other = prepare(tmp_path, write_mtan(tmp_path / "b"))
+    assert one.ids("train") == IDS["train"]
+    assert other.ids("train") == ("0", "1", "2")
+    assert (one.classes, other.classes) == ({"semseg": 40}, {"semseg": 13})
+    for split in ("train", "test"):
+        for field in one.fields:
+            np.testing.assert_array_equal(one.array(split, field), other.array(split, field))
+
+
+def test_encodings_by_hand(tmp_path):
+    root = write_nyud_mt(tmp_path / "a")
+    label = np.zeros(SIZE, np.uint8)
+    label[:, 1:4], label[:, 4:] = 1, 40
+    Image.fromarray(label).save(root / "segmentation" / "12.png")
+    depth = np.full(SIZE, 2.5, np.float32)
+    depth[0, :4] = np.nan, np.inf, -1, 0
+    np.save(root / "depth" / "12.npy", depth)
+    normals = np.zeros((*SIZE, 3), np.float64)
+    normals[...] = 0, -0.6, -0.3
+    normals[0, 0] = np.nan, 0, -1
+    np.save(root / "normals" / "12.npy", normals)
+    pack = prepare(tmp_path, root)
+    position = pack.ids("train").index("12")
+    stored = {field: pack.array("train", field)[position] for field in pack.fields}
+    assert stored["semseg"][0].tolist() == [255, 0, 0, 0, 39, 39, 39, 39]
+    assert stored["depth"][0].tolist() == [0, 0, 0, 0, 2.5, 2.5, 2.5, 2.5]
+    assert stored["normals"][0, 0].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(stored["normals"][1, 1], (0, -2 / 5**0.5, -1 / 5**0.5), atol=1e-3)
+    # Derived edges: between classes 0 and 39, not beside ignored pixels.
+    assert stored["edges"][0].tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
+
+
+def test_edges_of_the_release_come_first(tmp_path):
+    pack = prepare(tmp_path, write_nyud_mt(tmp_path / "a", edges=True))
+    expected = [raw_frame(int(name))["label"] == 1 for name in IDS["train"]]
+    np.testing.assert_array_equal(pack.array("train", "edges"), expected)
+
+
+def test_frames_that_lack_one_label_are_kept_and_told(tmp_path):
+    root = write_nyud_mt(tmp_path / "a")
+    np.save(root / "depth" / "7.npy", np.full(SIZE, np.nan, np.float32))
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "segmentation" / "12.png")
+    events = []
+    pack = prepare(tmp_path, root, emit=events.append)
+    warnings = [event["message"] for event in events if event["event"] == "warning"]
+    assert warnings == [
+        "nyud: train frame 12: labels are ignored everywhere",
+        "nyud: train frame 7: depth is unknown everywhere",
+    ]
+    assert "train: depth is unknown everywhere in 1 of 3 frames" in pack.manifest.notes
+    assert "train: labels are ignored everywhere in 1 of 3 frames" in pack.manifest.notes
+    assert "train: 3 of the 795 official frames" in pack.manifest.notes
+
+
+def test_normals_in_other_axes_are_told(tmp_path):
+    root = write_nyud_mt(tmp_path / "a")
+    for path in (root / "normals").iterdir():
+        np.save(path, -np.load(path))
+    pack = prepare(tmp_path, root)
+    assert any("100 % of the normals face away" in note for note in pack.manifest.notes)
+
+
+def test_some_frames_spread_evenly(tmp_path):
+    pack = prepare(tmp_path, write_nyud_mt(tmp_path / "a"), train=2, test=1)
+    assert pack.ids("train") == ("0005", "12")
+    assert pack.ids("test") == ("0001",)
+
+
+def test_resizing_by_hand(tmp_path):
+    frame = {
+        "image": np.full((4, 4, 3), 7, np.uint8),
+        "semseg": np.array([[1, 1, 2, 2], [1, 3, 2, 4], [5, 5, 6, 6], [5, 7, 6, 8]], np.uint8),
+        "depth": np.arange(16, dtype=np.float32).reshape(4, 4),
+        "normals": np.zeros((4, 4, 3), np.float32),
+        "edges": np.zeros((4, 4), np.uint8),
+    }
+    frame["edges"][0, 1] = 1
+    frame["normals"][:, :2] = 0, 0, -1
+    frame["normals"][:2, 2] = 0, -1, 0  # known at (0, 2), (1, 2); unknown in column 3
+    half = resize(frame, (2, 2))
+    assert half["image"].tolist() == [[[7] * 3] * 2] * 2
+    # Centres of 2 x 2 blocks fall on the block's lower right pixel.
+    assert half["semseg"].tolist() == [[3, 4], [7, 8]]
+    assert half["depth"].tolist() == [[5, 7], [13, 15]]
+    assert half["edges"].tolist() == [[1, 0], [0, 0]]
+    assert half["normals"][:, 1].tolist() == [[0, 0, 0], [0, 0, 0]]
+    np.testing.assert_allclose(np.linalg.norm(half["normals"][:, 0], axis=-1), 1, atol=1e-6)
+    double = resize(frame, (8, 8))
+    np.testing.assert_array_equal(double["edges"], frame["edges"].repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(double["depth"], frame["depth"].repeat(2, 0).repeat(2, 1))
+
+
+def test_edges_survive_any_shrinking():
+    frame = {
+        "image": np.zeros((7, 11, 3), np.uint8),
+        "semseg": np.zeros((7, 11), np.uint8),
+        "depth": np.zeros((7, 11), np.float32),
+        "normals": np.zeros((7, 11, 3), np.float32),
+    }
+    for row in range(7):
+        for column in range(11):
+            edges = np.zeros((7, 11), np.uint8)
+            edges[row, column] = 1
+            assert resize(frame | {"edges": edges}, (3, 4))["edges"].sum() == 1
+
+
+def test_a_pack_at_another_size(tmp_path):
+    pack = prepare(tmp_path, write_mtan(tmp_path / "a"), size=(3, 4))
+    assert pack.size == (3, 4)
+    lengths = np.linalg.norm(pack.array("train", "normals").astype(float), axis=-1)
+    np.testing.assert_allclose(lengths[lengths > 0], 1, atol=2e-3)
+
+
+def array(layout, name):
+    """A file of the training frame that both layouts have."""
+    return {"nyud_mt": f"{name[0]}/12.npy", "mtan": f"train/{name[1]}/1.npy"}[layout]
+
+
+DEPTH, NORMALS = ("depth", "depth"), ("normals", "normal")
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+@pytest.mark.parametrize(
+    ("which", "content", "message"),
+    [
+        (DEPTH, None, "every listed frame needs all its files, missing .*{file}; get"),
+        (DEPTH, b"", "{file} is missing or is no whole array"),
+        (DEPTH, b"\x93NUMPY\x01\x00", "{file} is missing or is no whole array"),
+        (DEPTH, b"\x80\x04\x95 a pickle", "{file} is missing or is no whole array"),
+        (DEPTH, "cut", "{file} is missing or is no whole array"),
+        (
+            DEPTH,
+            "object",
+            "{file} is missing or is no whole array of plain numbers .*Python objects",
+        ),
+        (DEPTH, np.zeros(SIZE, "U3"), "{file} must hold numbers"),
+        (DEPTH, np.zeros((6, 8, 2)), r"{file} must have shape \(H, W\), found \(6, 8, 2\)"),
+        (DEPTH, np.zeros(()), "{file} must hold numbers"),
+        (DEPTH, np.ones((8, 6)), "{file} must be as large as its image, 6 x 8, found 8 x 6"),
+        (DEPTH, np.full(SIZE, 2300.0), "{file}: depth must be in metres, found up to 2300"),
+        (NORMALS, np.ones(SIZE), r"{file} must have shape \(H, W, 3\), found \(6, 8\)"),
+        (NORMALS, np.full((*SIZE, 3), 255), "{file}: normals must be unit vectors, .* 255"),
+    ],
+)
+def test_bad_arrays_are_named(tmp_path, layout, which, content, message):
+    root = WRITERS[layout](tmp_path / "a")
+    path = root / array(layout, which)
+    if content is None:
+        path.unlink()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, np.ndarray):
+        np.save(path, content)
+    elif content == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        np.save(path, np.array([[{"a": 1}]]), allow_pickle=True)
+    with pytest.raises(DataError, match=message.format(file=path)):
+        prepare(tmp_path / "data", root)
+    assert not list((tmp_path / "data").glob("*"))
+
+
+def edit_text(name, text):
+    return lambda root: (root / "gt_sets" / name).write_text(text)
+
+
+def save_labels(value):
+    def damage(root):
+        label = np.ones(SIZE, np.uint8)
+        label[2, 3] = value
+        Image.fromarray(label).save(root / "segmentation" / "12.png")
+
+    return damage
+
+
+def save_image(path, size, mode="RGB"):
+    return lambda root: Image.new(mode, size[::-1]).save(root / path)
+
+
+def cut(path, keep):
+    def damage(root):
+        data = (root / path).read_bytes()
+        (root / path).write_bytes(data[: int(len(data) * keep)])
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            save_labels(41),
+            r"12\.png: labels must be whole numbers 0\.\.40 \(0 = ignore\), found 41",
+        ),
+        (save_labels(255), "found 255"),
+        (save_image("segmentation/12.png", SIZE), r"12\.png is not a whole picture .*one channel"),
+        (save_image("segmentation/12.png", (5, 8), "L"), r"12\.png must be as large as its image"),
+        (save_image("images/12.jpg", (5, 8)), "must be as large as its image, 5 x 8, found 6 x 8"),
+        (cut("images/12.jpg", 0.9), r"12\.jpg is not a whole picture"),
+        (cut("images/12.jpg", 0.3), r"12\.jpg is not a whole picture"),
+        (cut("segmentation/12.png", 0.6), r"12\.png is not a whole picture"),
+        (lambda root: (root / "images/12.jpg").write_bytes(b"GIF89a"), r"12\.jpg is not a whole"),
+        (save_image("images/12.jpg", (1, 65000)), "must be as large as"),
+        (
+            save_image("images/12.jpg", (5000, 5000), "L"),
+            r"12\.jpg is not a whole picture .*5000 x 5000 pixels",
+        ),
+        (edit_text("train.txt", ""), r"train\.txt lists no frames"),
+        (edit_text("val.txt", "\n \n"), r"val\.txt lists no frames"),
+        (edit_text("train.txt", "12\n99\n"), r"missing .*images/99\.jpg and 3 more"),
+        (edit_text("train.txt", "12\n12\n"), "list each frame once, found 12 twice"),
+        (edit_text("train.txt", "0001\n12\n"), "found 0001 in both"),
+        (edit_text("train.txt", "../../etc/passwd\n"), "letters and digits, found '../../etc/pa"),
+        (lambda root: (root / "gt_sets/val.txt").unlink(), r"val\.txt cannot be read"),
+        (lambda root: (root / "gt_sets/val.txt").write_bytes(b"\xff\xfe"), "cannot be read"),
+    ],
+)
+def test_bad_nyud_mt_is_named(tmp_path, damage, message):
+    root = write_nyud_mt(tmp_path / "a")
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path / "data", root)
+    assert not list((tmp_path / "data").glob("*"))
+
+
+def save(path, value):
+    return lambda root: np.save(root / path, value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (save("train/label/1.npy", np.full(SIZE, 13.0)), r"-1\.\.12 \(-1 = ignore\), found 13"),
+        (save("train/label/1.npy", np.full(SIZE, 0.5)), r"found 0\.5"),
+        (save("train/label/1.npy", np.full(SIZE, np.nan)), "found nan"),
+        (save("train/image/1.npy", np.full((*SIZE, 3), 255)), r"in 0\.\.1, found 255\.\.255"),
+        (save("train/image/1.npy", np.full((*SIZE, 3), np.nan)), r"in 0\.\.1, found nan"),
+        (save("train/depth/x.npy", np.ones(SIZE)), r"named 0\.npy, 1\.npy \.\.\., found x\.npy"),
+        (save("val/depth/2.npy", np.ones(SIZE)), r"missing .*val/image/2\.npy and 2 more"),
+        (
+            lambda root: [path.unlink() for path in (root / "val").rglob("*.npy")],
+            "val has no frames",
+        ),
+    ],
+)
+def test_bad_mtan_is_named(tmp_path, damage, message):
+    root = write_mtan(tmp_path / "a")
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path / "data", root)
+
+
+def test_frames_of_several_sizes(tmp_path):
+    root = write_mtan(tmp_path / "a")
+    for name, shape in (("image", (3,)), ("label", ()), ("depth", (1,)), ("normal", (3,))):
+        np.save(root / "train" / name / "2.npy", np.zeros((9, 8, *shape), np.float32))
+    with pytest.raises(DataError, match="0 has 6 x 8, 2 has 9 x 8"):
+        prepare(tmp_path / "data", root)
+
+
+def test_a_label_unknown_in_every_frame(tmp_path):
+    root = write_nyud_mt(tmp_path / "a")
+    for name in IDS["val"]:
+        np.save(root / "depth" / f"{name}.npy", np.zeros(SIZE, np.float32))
+    with pytest.raises(DataError, match="depth is unknown everywhere in every test frame"):
+        prepare(tmp_path / "data", root)
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    layout=st.sampled_from(list(WRITERS)),
+    which=st.integers(0, 100),
+    start=st.integers(0, 200),
+    skip=st.integers(0, 12),
+    junk=st.binary(min_size=1, max_size=12),
+)
+def test_damage_of_any_kind_is_an_error_of_data(tmp_path, layout, which, start, skip, junk):
+    root = WRITERS[layout](tmp_path / layout)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    path = files[which % len(files)]
+    data = path.read_bytes()
+    start = min(start, len(data) - 1)
+    path.write_bytes(data[:start] + junk + data[start + skip :])
+    with suppress(DataError):
+        prepare(tmp_path / "data", root)
+    assert {path.name for path in (tmp_path / "data").glob("*")} <= {"nyud-40", "nyud-13"}
+
+
+def test_sources_that_are_none(tmp_path):
+    with pytest.raises(UsageError, match="--source"):
+        prepare(tmp_path, None)
+    with pytest.raises(DataError, match="found nothing there"):
+        prepare(tmp_path, tmp_path / "absent")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match="found another kind of file"):
+        prepare(tmp_path, tmp_path / "notes.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        DataError, match=r"no NYUD-v2 layout: .* found nothing; see: gatesearch data"
+    ):
+        prepare(tmp_path, tmp_path / "empty")
+
+
+def test_a_study_without_its_pack_is_told_the_command(tmp_path):
+    arguments = {"data": tmp_path, "size": (4, 4), "emit": lambda event: None}
+    with pytest.raises(DataError) as caught:
+        ensure_pack(NYUD, classes=40, **arguments)
+    command = f"gatesearch data prepare nyud --source PATH --data {tmp_path}"
+    assert command in str(caught.value)
+    assert "NYUD_MT.tgz" in str(caught.value)
+    prepare(tmp_path, write_nyud_mt(tmp_path / "a"))
+    assert ensure_pack(NYUD, classes=40, **arguments).size == SIZE
+    assert ensure_pack(NYUD, **arguments).name == "nyud-40"
+    with pytest.raises(DataError, match="nyud-13"):
+        ensure_pack(NYUD, classes=13, **arguments)
+    with pytest.raises(UsageError, match=r"40 classes \(nyud_mt\) and 13 \(mtan\), found 21"):
+        ensure_pack(NYUD, classes=21, **arguments)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("layout", "classes"), [("nyud_mt", 40), ("mtan", 13)])
+def test_real_frames(tmp_path, real_frames, layout, classes):
+    command = [sys.executable, str(real_frames / "unpack.py"), str(tmp_path / "source")]
+    command += ["--layout", layout, "--size", "96", "128", "--train", "4", "--val", "3"]
+    subprocess.run(command, check=True)
+    pack = prepare(tmp_path / "data", tmp_path / "source")
+    assert (pack.name, pack.size) == (f"nyud-{classes}", (96, 128))
+    assert (pack.frames("train"), pack.frames("test")) == (4, 3)
+    assert "train: 4 of the 795 official frames" in pack.manifest.notes
+    for split in ("train", "test"):
+        labels = pack.array(split, "semseg")
+        assert labels[labels != 255].max() < classes
+        assert (labels != 255).mean() > 0.5
+        depth = pack.array(split, "depth")
+        assert 1.5 < np.median(depth) < 4.5  # metres, indoors
+        normals = pack.array(split, "normals").astype(float)
+        assert (normals[..., 2] < 0.1).mean() > 0.95  # they face the camera
+        # y points down: in the lower quarter floors, (0, -1, 0), prevail.
+        assert normals[:, 72:, :, 1].mean() < 0
+        assert 0.01 < pack.array(split, "edges").mean() < 0.3

@@ -1,0 +1,340 @@
+"""The report as a reader gets it: pages, words, bytes; and what it refuses."""
+
+import csv
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from synthetic import TASKS, predictions, record
+
+from gatesearch.errors import DataError, UsageError
+from gatesearch.report import cover, document, provenance, style, write_report
+from gatesearch.report.comparison import pages as comparison_pages
+from gatesearch.report.cover import headline
+from gatesearch.report.frame import frame
+from gatesearch.report.history import spearman
+from gatesearch.report.predictions import palette, picture
+from gatesearch.report.view import baselines, shown_split
+from gatesearch.results import delta, front, summary
+
+THREE = ("semseg", "depth", "normals")
+
+
+def page_count(pdf: bytes) -> int:
+    return len(re.findall(rb"/Type /Page\b", pdf))
+
+
+def words(module, study) -> str:
+    """All text of a kind of page, as matplotlib lays it out."""
+    found = []
+    for figure in module.pages(study):
+        found += [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
+    return "\n".join(found)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """One full report and its record."""
+    folder = tmp_path_factory.mktemp("report")
+    stored = predictions(folder / "p.npz", tasks=THREE, labels=("stl", "mtl", "trial 3"), frames=2)
+    study = record(trials=6, predictions=stored)
+    return study, write_report(study, folder=folder / "reports")
+
+
+class TestFiles:
+    def test_three_files_and_nothing_beside_them(self, drawn):
+        _, path = drawn
+        names = sorted(item.name for item in path.parent.iterdir())
+        assert names == ["synthetic.csv", "synthetic.json", "synthetic.pdf"]
+
+    def test_the_same_record_gives_the_same_bytes(self, drawn):
+        study, path = drawn
+        before = {item.name: item.read_bytes() for item in path.parent.iterdir()}
+        write_report(study, folder=path.parent)
+        assert {item.name: item.read_bytes() for item in path.parent.iterdir()} == before
+
+    def test_every_kind_of_page_is_there_once(self, drawn):
+        study, path = drawn
+        # Cover and table, maps (three a page), history and influence, predictions of three tasks,
+        # losses and gates, provenance.
+        maps = -(-min(len(front(study)), 6) // 3)
+        assert page_count(path.read_bytes()) == 2 + maps + 2 + 3 + 2 + 1
+
+    def test_text_of_the_pdf_can_be_searched(self, drawn):
+        _, path = drawn
+        # TrueType fonts with a map to Unicode, not outlines.
+        assert b"/TrueType" in path.read_bytes() or b"/CIDFontType2" in path.read_bytes()
+        assert b"/ToUnicode" in path.read_bytes()
+
+    def test_json_is_the_object_the_command_prints(self, drawn):
+        study, path = drawn
+        stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        assert stored == json.loads(json.dumps(summary(study, path)))
+        assert stored["report"] == str(path)
+
+    def test_csv_has_a_row_a_result_and_its_numbers(self, drawn):
+        study, path = drawn
+        with path.with_suffix(".csv").open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        assert len(rows) == len(study.baselines) + len(study.trials)
+        assert [row["state"] for row in rows].count("failed") == 1
+        for row, result in zip(rows, (*study.baselines, *study.trials), strict=True):
+            for task in THREE:
+                value = result.metrics.get("test", {}).get(task)
+                assert row[f"test.{task}"] == ("" if value is None else repr(value))
+        chosen = {str(trial.trial) for trial in front(study)}
+        assert {row["trial"] for row in rows if row["front"] == "True"} == chosen
+
+    def test_a_failure_leaves_the_old_report_alone(self, drawn, tmp_path):
+        study, _ = drawn
+        (tmp_path / "synthetic.pdf").write_bytes(b"old")
+        broken = tmp_path / "p.npz"
+        broken.write_bytes(b"not an archive")
+        with pytest.raises(DataError, match="damaged"):
+            write_report(dataclasses.replace(study, predictions=broken), folder=tmp_path)
+        assert (tmp_path / "synthetic.pdf").read_bytes() == b"old"
+        assert sorted(item.name for item in tmp_path.iterdir()) == ["p.npz", "synthetic.pdf"]
+
+    def test_what_is_imported_where(self):
+        heavy = ("torch", "torchvision", "optuna", "matplotlib", "pandas")
+        code = (
+            f"import sys; seen = lambda: [m for m in {heavy} if m in sys.modules];"
+            "import gatesearch.results; print(seen());"
+            "import gatesearch.report; print(seen())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines() == ["[]", "['matplotlib', 'pandas']"]
+
+
+class TestProtocols:
+    def test_two_protocols_are_never_put_side_by_side(self, tmp_path):
+        study = record(trials=1, failed=())
+        stray = dataclasses.replace(study.baselines[1], environment={"protocol": "mtan-13"})
+        study = dataclasses.replace(study, baselines=(study.baselines[0], stray))
+        with pytest.raises(UsageError, match="its results also mtan-13"):
+            write_report(study, folder=tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_published_rows_only_where_the_record_says_so(self):
+        assert "RLW" not in words(cover, record(trials=3, failed=()))
+        assert "Published rows" in words(cover, record(trials=3, failed=(), published="nyud"))
+
+    def test_published_rows_of_other_tasks_are_left_out_and_said_so(self):
+        text = words(cover, record(tasks=("depth",), trials=2, failed=(), published="nyud"))
+        assert "Published rows not drawn: their tasks are depth, normals, semseg." in text
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: record(trials=0), id="baselines alone"),
+        pytest.param(lambda: record(trials=0, methods=()), id="nothing at all"),
+        pytest.param(
+            lambda: record(trials=1, failed=(), tasks=("depth",), test=False), id="one of all"
+        ),
+        pytest.param(lambda: record(trials=2, failed=(0, 1)), id="every trial failed"),
+        pytest.param(lambda: record(trials=2, failed=(), methods=()), id="no single-task networks"),
+        pytest.param(
+            lambda: record(trials=2, failed=(), tasks=tuple(TASKS), seeds=(0, 1)), id="six tasks"
+        ),
+    ],
+)
+def test_every_study_has_a_report(make):
+    study = make()
+    assert page_count(document._pdf(study)) >= 3
+
+
+class TestHostile:
+    def test_names_that_mean_something_to_typesetters_or_fonts(self):
+        study = record(trials=2, failed=(1,), tasks=("depth",))
+        odd = "深度_$x^2$_%\\frac{" + "very_long_" * 6
+        info = dataclasses.replace(study.tasks[0], name=odd, metric="$\\alpha")
+
+        def renamed(result):
+            return dataclasses.replace(
+                result,
+                method="$\\odd" if result.method == "mtan" else result.method,
+                reason="日本 $ {" + "x" * 900 if result.reason else "",
+                metrics={
+                    split: {k.replace("depth", odd): v for k, v in values.items()}
+                    for split, values in result.metrics.items()
+                },
+                curves={k.replace("depth", odd): v for k, v in result.curves.items()},
+                sharing={k.replace("depth", odd): v for k, v in result.sharing.items()},
+                params={k.replace("depth", odd): v for k, v in result.params.items()},
+            )
+
+        study = dataclasses.replace(
+            study,
+            tasks=(info,),
+            baselines=tuple(map(renamed, study.baselines)),
+            trials=tuple(map(renamed, study.trials)),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert page_count(document._pdf(study)) >= 3
+
+    def test_figures_that_are_no_numbers(self):
+        study = record(trials=4, failed=(), tasks=("semseg", "depth"))
+        spoilt = []
+        for i, trial in enumerate(study.trials):
+            values = (math.nan, math.inf, -math.inf, 1.0)
+            metrics = {s: m | {"semseg": values[i]} for s, m in trial.metrics.items()}
+            curves = dict.fromkeys(trial.curves, (math.nan, math.inf, 1.0))
+            sharing = dict.fromkeys(trial.sharing, (math.nan,) * 3)
+            spoilt.append(
+                dataclasses.replace(trial, metrics=metrics, curves=curves, sharing=sharing)
+            )
+        study = dataclasses.replace(study, trials=tuple(spoilt))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert page_count(document._pdf(study)) >= 3
+
+    def test_a_ruined_trial_does_not_flatten_the_chart(self):
+        study = record(trials=6, failed=())
+        ruined = dataclasses.replace(
+            study.trials[0],
+            gflops=20.0,
+            metrics={
+                s: {t: v * 3 for t, v in m.items()} for s, m in study.trials[0].metrics.items()
+            },
+        )
+        study = dataclasses.replace(study, trials=(ruined, *study.trials[1:]))
+        assert delta(study, ruined, "test") < -50
+        (figure,) = cover.pages(study)
+        assert figure.axes[0].get_ylim()[0] > -20
+        assert "1 trial below the chart." in words(cover, study)
+
+
+class TestWhatIsSaid:
+    def test_the_headline_names_the_best_on_validation_and_its_measured_figures(self):
+        study = record(trials=12)
+        best = max(front(study), key=lambda t: delta(study, t, "validation"))
+        first = headline(study, "test")[0]
+        stl = baselines(study)[0].results[0]
+        fewer = round(100 * (1 - best.gflops / stl.gflops))
+        assert first.startswith(f"Trial {best.trial}, the best on validation, reaches Δ MTL")
+        assert style.signed(delta(study, best, "test")) in first
+        assert f"{fewer} % fewer than STL" in first or f"{-fewer} % more than STL" in first
+
+    def test_no_trials_is_said(self):
+        assert headline(record(trials=0), "test") == [
+            "No trial has been run yet: the baselines stand alone."
+        ]
+
+    def test_one_split_throughout(self):
+        study = record(trials=3, failed=())
+        assert shown_split(study) == "test"
+        last = front(study)[-1]
+        bare = dataclasses.replace(last, metrics={"validation": last.metrics["validation"]})
+        trials = tuple(bare if t is last else t for t in study.trials)
+        assert shown_split(dataclasses.replace(study, trials=trials)) == "validation"
+
+    def test_bold_marks_the_best_of_a_column(self):
+        study = record(trials=0, methods=("stl", "mtl"))
+        (figure,) = comparison_pages(study)
+        bold = {t.get_text() for t in figure.texts if t.get_weight() == "bold"}
+        best = max(b.metrics["test"]["semseg"] for b in study.baselines)
+        assert f"{best:.2f}" in bold
+        assert "6.10" in bold or "6.1" in bold
+
+    def test_provenance_tells_failures_operators_and_the_whole_definition(self):
+        text = words(provenance, record(trials=6, failed=(5,)))
+        assert "Trial 5 (seed 0) failed: loss of depth is not finite" in text
+        assert "aten::upsample_bilinear2d  4" in text
+        for key in ("model.output_stride", "search.lambda_s", "fingerprint", "sha256", "torch"):
+            assert key in text
+
+    def test_seeds_share_a_row_with_their_spread(self):
+        study = record(trials=0, seeds=(0, 1, 2), methods=("stl", "mtl"))
+        group = baselines(study)[1]
+        gains = [delta(study, r, "test") for r in group.results]
+        assert len(group.results) == 3
+        assert group.spread(lambda r: delta(study, r, "test")) == pytest.approx(
+            np.std(gains, ddof=1)
+        )
+
+    def test_an_empty_study_has_an_empty_table(self):
+        assert frame(record(trials=0, methods=())).empty
+
+
+class TestSpearman:
+    def test_by_hand(self):
+        # Ranks 1 2 3 4 5 and 2 1 4 3 5: 1 - 6 * 4 / (5 * 24).
+        assert spearman([1, 2, 3, 4, 5], [20, 10, 40, 30, 50]) == pytest.approx(0.8)
+
+    def test_ties_take_their_mean_rank(self):
+        # Ranks 1.5 1.5 3 and 1 2 3: covariance 1.5 over sqrt(1.5 * 2).
+        assert spearman([0, 0, 9], [1, 2, 3]) == pytest.approx(1.5 / math.sqrt(3))
+
+    def test_a_constant_has_none(self):
+        assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
+
+
+class TestPictures:
+    def test_ignored_and_unknown_pixels_are_black_and_only_they(self):
+        ignored = np.array([[255, 0, 39]], np.uint8)
+        assert (picture(ignored, TASKS["semseg"][0], limits=(0, 1)).sum(-1) == 0).tolist() == [
+            [True, False, False]
+        ]
+        depth = np.array([[0.0, np.nan, 3.0, 99.0]], np.float32)
+        black = picture(depth, TASKS["depth"][0], limits=(1, 5)).sum(-1) == 0
+        assert black.tolist() == [[True, True, False, False]]
+        edge = np.array([[255, 0, 1]], np.uint8)
+        assert picture(edge, TASKS["edges"][0], limits=(0, 1))[0].tolist() == [
+            [0, 0, 0], [255, 255, 255], [55, 55, 55],
+        ]  # fmt: skip
+
+    def test_normals_by_hand_whatever_their_length(self):
+        vectors = np.array([[[2.0, 0, 0], [0, 0, -0.5], [0, 0, 0]]], np.float16)
+        shown = picture(vectors, TASKS["normals"][0], limits=(0, 1))
+        assert shown[0].tolist() == [[255, 128, 128], [128, 128, 0], [0, 0, 0]]
+
+    def test_classes_of_a_data_set_are_told_apart(self):
+        colors = palette().astype(int)
+        gaps = [np.abs(colors[i] - colors[j]).sum() for i in range(40) for j in range(i)]
+        assert min(gaps) > 50
+        assert colors[:255].sum(1).min() > 100
+
+    def test_frames_that_do_not_fit_are_refused(self, tmp_path):
+        np.savez(
+            tmp_path / "p.npz",
+            image=np.zeros((2, 4, 4, 3), np.uint8),
+            **{"truth.depth": np.ones((1, 4, 4), np.float32)},
+        )
+        study = record(trials=0, tasks=("depth",), predictions=tmp_path / "p.npz")
+        with pytest.raises(DataError, match=r"\(1, 4, 4\) for Truth"):
+            write_report(study, folder=tmp_path / "out")
+
+    def test_nothing_read_from_disk_runs_code(self, tmp_path):
+        np.savez(tmp_path / "p.npz", image=np.array([print], dtype=object))
+        study = record(trials=0, predictions=tmp_path / "p.npz")
+        with pytest.raises(DataError, match="plain arrays"):
+            write_report(study, folder=tmp_path / "out")
+
+
+class TestStyle:
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [(1.254, "+1.25"), (-0.5, "−0.50"), (0.0, "0.00"), (-0.001, "0.00"), (math.nan, "–")],
+    )
+    def test_signed(self, value, shown):
+        assert style.signed(value) == shown
+
+    @pytest.mark.parametrize(
+        ("value", "shown"), [(892.6, "893"), (31.24, "31.2"), (0.04123, "0.0412"), (0.0, "0")]
+    )
+    def test_compact(self, value, shown):
+        assert style.compact(value) == shown
+
+    def test_clip_keeps_to_one_printable_line(self):
+        assert style.clip("a\n b\t深", 10) == "a b ?"
+        assert style.clip("abcdef", 4) == "abc…"

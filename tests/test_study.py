@@ -1,0 +1,242 @@
+"""Reading, validating and fingerprinting study definitions."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatesearch.errors import UsageError, nearest
+from gatesearch.study import Study, builtin_studies, differences, load_study
+
+MINIMAL = """
+name = "mine"
+protocol = { name = "mine-8", size = [8, 8] }
+data = { dataset = "scenes", validation = 4 }
+model = { backbone = "resnet18" }
+training = { epochs = 2, batch_size = 4, lr = 1e-3 }
+
+[tasks.depth]
+kind = "depth"
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def refused(path: Path, text: str) -> str:
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_study(path)
+    return str(caught.value)
+
+
+def test_builtin_studies_are_valid_and_named_after_their_files() -> None:
+    assert {"scenes", "nyud", "nyud-small", "pascal"} <= builtin_studies().keys()
+    for name, path in builtin_studies().items():
+        assert load_study(name).name == name
+        assert path.read_text().startswith("# gatesearch "), "the first line is the command"
+
+
+def test_paper_scale_studies_follow_the_published_networks() -> None:
+    nyud, pascal = load_study("nyud"), load_study("pascal")
+    assert (nyud.model.backbone, nyud.protocol.size) == ("resnet50", (480, 640))
+    assert (pascal.model.backbone, pascal.protocol.size) == ("resnet18", (512, 512))
+    assert {study.model.head_channels for study in (nyud, pascal)} == {256}
+    assert {study.model.output_stride for study in (nyud, pascal)} == {8}
+
+
+def test_a_file_needs_little(mine: Path) -> None:
+    study = load_study(mine)
+    assert study.task_names == ("depth",)
+    assert (study.seed, study.search.sampler, study.interrogate.estimator) == (0, "tpe", "ste")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("epochs = 2, ", "missing key 'training.epochs'"),
+        ('[tasks.depth]\nkind = "depth"', "tasks"),
+        ('name = "mine"\n', "missing key 'name'"),
+    ],
+)
+def test_a_missing_key_is_named(mine: Path, change: str, said: str) -> None:
+    assert said in refused(mine, MINIMAL.replace(change, "", 1))
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("[traning]", "unknown key 'traning'; did you mean 'training'?"),
+        ("[search]\nlambda = [1, 2]", "unknown key 'search.lambda'; did you mean 'lambda_s'?"),
+        ("[interrogate]\nestimater = 'ste'", "did you mean 'estimator'?"),
+        ("[interrogate]\nestimator = 'soft'", "interrogate.estimator"),
+        ("[tasks.seg]\nkind = 'semseg'\nclass = 3", "did you mean 'classes'?"),
+        ("[tasks.seg]\nkind = 'semseg'\nclasses = 0", "tasks.seg.classes"),
+        ("[search]\nlambda_s = [2.0, 1.0]", "ascending positive range"),
+        ("[search]\nlambda_s = [0.0, 1.0]", "ascending positive range"),
+        ("[search]\ntau = [0.0, 1.5]", "within [0, 1]"),
+        ("[options.mtan]\ntraining = { epoch = 3 }", "did you mean 'epochs'?"),
+        ("[options.mtan]\ntraining = { epochs = 0 }", "options.mtan.training"),
+    ],
+)
+def test_a_bad_key_or_value_is_named_with_its_cure(mine: Path, added: str, said: str) -> None:
+    assert said in refused(mine, MINIMAL + added)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "x\n"])
+def test_a_name_that_is_no_folder_name_is_refused(mine: Path, name: str) -> None:
+    assert "name" in refused(mine, MINIMAL.replace('"mine"', repr(name).replace("'", '"'), 1))
+
+
+def test_every_mistake_is_told_at_once(mine: Path) -> None:
+    message = refused(mine, MINIMAL.replace("epochs = 2", "epoch = 2") + "[searchh]")
+    assert all(word in message for word in ("'training.epoch'", "'training.epochs'", "'searchh'"))
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"name = 1\nname = 2"])
+def test_a_file_that_is_not_toml_is_named(mine: Path, content: bytes) -> None:
+    mine.write_bytes(content)
+    with pytest.raises(UsageError, match=r"mine\.toml is not valid TOML"):
+        load_study(mine)
+
+
+def test_an_unknown_study_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'nyud'"):
+        load_study("nyuds")
+    with pytest.raises(UsageError, match="no study file"):
+        load_study("elsewhere/none.toml")
+
+
+def test_overrides_are_toml_values_or_bare_words() -> None:
+    study = load_study(
+        "scenes",
+        [
+            "training.epochs=3",
+            "training.optimizer=sgd",
+            "training.augment.flip=false",
+            "model.weights='a=b.safetensors'",
+            "search.lambda_s=[0.5, 2]",
+            "options.mtan.depth=2",
+        ],
+    )
+    assert (study.training.epochs, study.training.optimizer) == (3, "sgd")
+    assert study.training.augment.flip is False
+    assert study.model.weights == "a=b.safetensors"
+    assert study.search.lambda_s == (0.5, 2.0)
+    assert study.arguments_of("mtan") == {"depth": 2}
+
+
+def test_later_overrides_win_over_presets_before_them() -> None:
+    assert load_study("scenes", ["preset=quick"]).training.epochs == 1
+    both = load_study("scenes", ["preset=quick", "training.epochs=5"])
+    assert (both.training.epochs, both.data.train_frames) == (5, 64)
+    # a preset lays over only what it names
+    assert both.data.dataset == "scenes"
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("epochs", "--set takes key=value, found 'epochs'"),
+        ("=3", "--set takes key=value"),
+        ("preset=quik", "did you mean 'quick'?"),
+        ("training.epoch=3", "did you mean 'epochs'?"),
+        ("training.epochs=many", "training.epochs"),
+        ("training=3", "training"),
+        ("options.mtan.training.epoch=3", "did you mean 'epochs'?"),
+    ],
+)
+def test_a_bad_override_is_named(item: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_study("scenes", [item])
+    assert said in str(caught.value)
+
+
+def test_a_method_trains_as_the_study_but_for_its_own_keys() -> None:
+    nyud = load_study("nyud")
+    own, shared = nyud.training_of("cross_stitch"), nyud.training_of("mtl")
+    assert shared == nyud.training
+    assert (own.epochs, own.optimizer, own.lr) == (50, "sgd", 1e-3)
+    assert own.batch_size == nyud.training.batch_size
+    assert nyud.arguments_of("cross_stitch") == {"diagonal": 0.9}
+
+
+def test_fingerprint_ignores_what_only_adds_results() -> None:
+    scenes = load_study("scenes")
+    for item in ["seed=7", "summary=other", "methods=['stl']", "report_frames=0"]:
+        assert load_study("scenes", [item]).fingerprint == scenes.fingerprint, item
+    assert scenes.model_copy(update={"seed": 3}).fingerprint == scenes.fingerprint
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "name=other",
+        "protocol.size=[32, 32]",
+        "tasks.depth.weight=2.0",
+        "data.validation_seed=1",
+        "model.width=0.5",
+        "interrogate.initial=0.6",
+        "training.augment.flip=false",
+        "search.startup=5",
+        "options.mtan.training.epochs=3",
+    ],
+)
+def test_fingerprint_changes_with_whatever_changes_results(item: str) -> None:
+    scenes, other = load_study("scenes"), load_study("scenes", [item])
+    assert other.fingerprint != scenes.fingerprint
+    told = differences(other.definition(), scenes.definition())
+    assert [line.split(":")[0] for line in told] == [item.split("=")[0]]
+
+
+def test_fingerprint_does_not_depend_on_how_a_value_is_written() -> None:
+    left = load_study("scenes", ["training.lr=2e-3", "model.width=0.25"])
+    assert left.fingerprint == load_study("scenes", ["training.lr=0.002"]).fingerprint
+    assert len(left.fingerprint) == 12
+
+
+def test_definition_survives_json_and_gives_the_study_back() -> None:
+    for name in builtin_studies():
+        study = load_study(name)
+        kept = study.definition()
+        del kept["results_version"]
+        assert Study.model_validate(kept).fingerprint == study.fingerprint
+
+
+def test_differences_name_what_is_absent_on_either_side() -> None:
+    assert differences({"a": 1, "b": {"c": 2}}, {"b": {"c": 3}, "d": {}}) == [
+        "a: absent -> 1",
+        "b.c: 3 -> 2",
+        "d: {} -> absent",
+    ]
+
+
+trees = st.recursive(
+    st.integers(0, 3),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3),
+)
+mappings = st.dictionaries(st.sampled_from("abc"), trees, max_size=3)
+
+
+@given(mappings)
+def test_equal_definitions_do_not_differ(tree: dict) -> None:
+    assert differences(tree, tree) == []
+
+
+@given(mappings, mappings)
+def test_differences_are_the_same_keys_from_either_side(left: dict, right: dict) -> None:
+    def keys(lines: list[str]) -> list[str]:
+        return [line.split(":")[0] for line in lines]
+
+    assert keys(differences(left, right)) == keys(differences(right, left))
+    assert bool(differences(left, right)) == (left != right)
+
+
+def test_nearest_word() -> None:
+    assert nearest("epoch", ["epochs", "lr"]) == "; did you mean 'epochs'?"
+    assert nearest("zzz", ["epochs", "lr"]) == ""
