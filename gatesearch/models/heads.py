@@ -26,8 +26,9 @@ class Head(nn.Module):
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, inputs, h, w) -> (B, outputs, *size), float32."""
         scores = self.layers(features)
-        # Enlarging fp32 costs nothing beside the network and keeps losses in full precision.
-        return F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=False)
+        # In fp32, for the losses' sake; channels-last is several times faster on a processor.
+        scores = scores.float().contiguous(memory_format=torch.channels_last)
+        return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
 class ASPP(nn.Module):

@@ -21,7 +21,7 @@ from gatesearch.training import predict
 def draw_gallery(results: Sequence[Result], bench: Bench, *, out: Path) -> None:
     """Write `predictions.npz`: frames spread over the test part, truth, and each network's view.
 
-    Networks drawn before on the same frames are not run again.
+    Networks drawn before on the same frames and seed are not run again.
     """
     count = min(bench.study.report_frames, len(bench.test))
     if count == 0:
@@ -30,7 +30,7 @@ def draw_gallery(results: Sequence[Result], bench: Bench, *, out: Path) -> None:
     positions = torch.tensor([(2 * i + 1) * len(bench.test) // (2 * count) for i in range(count)])
     batch = bench.test.batch(positions)
     known = _read(path)
-    arrays = {"image": _array(batch["image"])}
+    arrays = {"image": _array(batch["image"]), "seed": np.array(bench.study.seed)}
     arrays |= {f"truth.{task}": _array(batch[task]) for task in bench.tasks}
     same = all(
         name in known and np.array_equal(known[name], array) for name, array in arrays.items()
@@ -38,7 +38,7 @@ def draw_gallery(results: Sequence[Result], bench: Bench, *, out: Path) -> None:
     for result in results:
         label = result.method if result.trial is None else f"trial {result.trial}"
         keys = {task: f"{label}.{task}" for task in bench.tasks}
-        if same and result.trial is not None and all(key in known for key in keys.values()):
+        if same and all(key in known for key in keys.values()):
             arrays |= {key: known[key] for key in keys.values()}
             continue
         network = load_network(result, bench, out=out)

@@ -77,6 +77,8 @@ class Store:
     def interrupted(self, trial: FrozenTrial | optuna.Trial) -> None:
         """Close a trial that never came to a result; it does not count."""
         number = trial.number
+        if self.handle.get_trials(deepcopy=False)[number].state.is_finished():
+            return
         trial_id = self.handle.get_trials(deepcopy=False)[number]._trial_id
         self.handle._storage.set_trial_user_attr(trial_id, _INTERRUPTED, True)
         self.handle.tell(number, state=TrialState.FAIL)

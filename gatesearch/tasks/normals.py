@@ -34,16 +34,15 @@ class Normals:
         return MeanAngle()
 
     def warped(self, target: Tensor, warp: Warp) -> Tensor:
-        """A mirrored scene has mirrored x; a turned image turns x and y with it.
+        """A turned image turns x and y with it, a mirrored one negates x, in this order.
 
         Rotation is counter-clockwise as seen, with y pointing down. Zoom by z narrows the field of
         view and leaves normals alone (the protocol of the survey code).
         """
         x, y, z = target.unbind(1)
-        x = torch.where(warp.flip[:, None, None], -x, x)
         cos, sin = warp.angle.cos()[:, None, None], warp.angle.sin()[:, None, None]
-        turned = torch.stack([cos * x + sin * y, cos * y - sin * x, z], 1)
-        return _unit_or_zero(turned)
+        sign = torch.where(warp.flip, -1.0, 1.0)[:, None, None]
+        return _unit_or_zero(torch.stack([sign * (cos * x + sin * y), cos * y - sin * x, z], 1))
 
     def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear with anti-aliasing, renormalised; a pixel mostly unknown stays unknown."""

@@ -10,6 +10,8 @@ from torch import Tensor
 class Warp:
     """The geometric change of each sample of a batch, for labels whose values follow it.
 
+    A sample is turned first and mirrored then.
+
     Attributes:
         flip: (B,) bool, mirrored left to right.
         zoom: (B,) enlargement that brings the scene nearer (depth is divided by it).

@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass
 from importlib.resources import files
 
-from gatesearch.errors import UsageError, unknown
+from gatesearch.errors import unknown
 
 _OTHERS = ("method", "family", "delta_mtl", "gflops", "mean_rank")
 
