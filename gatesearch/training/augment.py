@@ -28,13 +28,13 @@ def augment(
     1/z of the frame, as moving closer would: depth is divided by z. A scale s only resizes.
 
     Args:
-        batch: `image` uint8 (B, 3, H, W) and labels.
+        batch: `image` uint8 (B, 3, H, W) and labels, on any one device.
         tasks: Task name -> task.
         flip: Mirror half of the samples.
         zoom: Factors, one drawn a sample.
         scale: Range of s, drawn uniformly.
         rotate: Largest angle either way, degrees.
-        generator: Source of all draws.
+        generator: Source of all draws, on the processor, so that they are the same everywhere.
 
     Returns:
         `image` float32 in 0..255, labels in their encodings.
@@ -66,8 +66,10 @@ def augment(
         ],
         1,
     )
-    grid = F.affine_grid(theta, [count, 1, height, width], align_corners=False)
-    mean = torch.tensor(MEAN)[:, None, None] * 255.0
+    device = image.device
+    warp = Warp(warp.flip.to(device), warp.zoom.to(device), warp.angle.to(device))
+    grid = F.affine_grid(theta.to(device), [count, 1, height, width], align_corners=False)
+    mean = torch.tensor(MEAN, device=device)[:, None, None] * 255.0
     moved = {"image": F.grid_sample(image.float() - mean, grid, align_corners=False) + mean}
     for name, task in tasks.items():
         target = labels[name]

@@ -98,12 +98,12 @@ def train(
         for raw in frames.shuffled(spec.batch_size, generator):
             if before_step is not None:
                 before_step(step / steps)
-            batch = augment(raw, tasks, generator=generator, **spec.augment.model_dump())
-            image = runtime.image(normalised(batch.pop("image")))
-            labels = runtime.labels(batch)
+            batch = augment(
+                runtime.tensors(raw), tasks, generator=generator, **spec.augment.model_dump()
+            )
             with runtime.autocast():
-                outputs = model(image)
-            losses = torch.stack([tasks[t].loss(outputs[t].float(), labels[t]) for t in tasks])
+                outputs = model(runtime.image(normalised(batch["image"])))
+            losses = torch.stack([tasks[t].loss(outputs[t].float(), batch[t]) for t in tasks])
             values = losses.detach().double().cpu()
             _refuse_nonfinite(values, tasks, epoch=epoch, step=step)
             loss = torch.dot(losses, torch.tensor([weights[t] for t in tasks]).to(losses))

@@ -34,8 +34,8 @@ class Runtime:
         """An image batch on the device, in the memory format."""
         return image.to(self.device, non_blocking=True).contiguous(memory_format=self._format)
 
-    def labels(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Label batches on the device."""
+    def tensors(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A batch on the device."""
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def autocast(self) -> torch.autocast:
