@@ -209,10 +209,10 @@ def test_definition_survives_json_and_gives_the_study_back() -> None:
 
 
 def test_differences_name_what_is_absent_on_either_side() -> None:
-    assert differences({"a": 1, "b": {"c": 2}}, {"b": {"c": 3}, "d": {}}) == [
+    assert differences({"a": 1, "b": {"c": 2}}, {"b": {"c": 3}, "d": {"e": 4}}) == [
         "a: absent -> 1",
         "b.c: 3 -> 2",
-        "d: {} -> absent",
+        "d.e: 4 -> absent",
     ]
 
 

@@ -1,6 +1,7 @@
 """The command line, one file a verb; the only place that prints or exits.
 
-Exit codes: 0 done, 2 wrong use or definition, 3 data missing, 4 study refused, 130 interrupted.
+Exit codes: 0 done, 1 the single-task baselines cannot be trained, 2 wrong use or definition, 3 data
+missing or a disk that cannot be written, 4 study refused, 130 interrupted.
 Heavy libraries are imported inside the commands, so that `--help` is instant.
 """
 
@@ -11,7 +12,7 @@ import typer
 
 from gatesearch.cli import data, flops, listing, report, run
 from gatesearch.cli.console import err
-from gatesearch.errors import GatesearchError
+from gatesearch.errors import DataError, GatesearchError
 
 app = typer.Typer(
     name="gatesearch",
@@ -55,6 +56,7 @@ def main() -> None:
     """Run the command line; the console script `gatesearch`."""
     try:
         app()
-    except GatesearchError as error:
+    except (GatesearchError, OSError) as error:
         err.print(f"gatesearch: error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(error.code)
+        # A file that cannot be read or written, wherever it was needed, is the user's to mend.
+        sys.exit(error.code if isinstance(error, GatesearchError) else DataError.code)

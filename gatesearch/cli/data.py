@@ -32,7 +32,7 @@ def info(name: Name) -> None:
 
 
 @app.command(
-    epilog="Examples: gatesearch data prepare nyud --source NYUD_MT.tgz --data data  |  "
+    epilog="Examples:\n\ngatesearch data prepare nyud --source NYUD_MT.tgz --data data\n\n"
     "gatesearch data prepare scenes --size 64 64"
 )
 def prepare(

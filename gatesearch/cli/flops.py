@@ -61,7 +61,7 @@ def flops(
     print_table(
         ["method", "GFLOPs", "backbone GFLOPs", "parameters (M)"],
         [
-            [name, f"{c.gflops:,.2f}", f"{c.backbone_gflops:,.2f}", f"{c.params_m:,.2f}"]
+            [name, f"{c.gflops:,.3f}", f"{c.backbone_gflops:,.3f}", f"{c.params_m:,.3f}"]
             for name, c in found.items()
         ],
         numbers_from=1,

@@ -14,18 +14,17 @@ def studies() -> None:
 
     known = [load_study(path) for path in builtin_studies().values()]
     print_table(
-        ["study", "protocol", "tasks", "backbone", "what it is"],
+        ["study", "protocol", "tasks", "what it is"],
         [
             [
                 study.name,
                 study.protocol.name,
                 " ".join(study.task_names),
-                f"{study.model.backbone} x {study.model.width:g}",
                 study.summary,
             ]
             for study in known
         ],
-        numbers_from=5,
+        numbers_from=4,
     )
 
 

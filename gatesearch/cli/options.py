@@ -1,12 +1,14 @@
 """Options that several verbs share."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gatesearch.errors import UsageError
+from gatesearch.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from gatesearch.study import Study
@@ -48,6 +50,34 @@ def names(items: Iterable[str], option: str) -> tuple[str, ...]:
     if not all(found):
         raise UsageError(f"{option} takes names with commas between them, found an empty name")
     return tuple(dict.fromkeys(found))
+
+
+def check_reports(folder: Path) -> None:
+    """Refuse before hours of training a folder that no report can be written into.
+
+    Raises:
+        DataError: It, or what it would be made in, is no folder or cannot be written.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "is read-only" if there.is_dir() else "is no folder"
+        raise DataError(f"cannot write {folder}: {there} {what}; name another with --reports")
+
+
+@contextmanager
+def writing(reports: Path, study: "Study") -> Iterator[None]:
+    """Explain a report that cannot be written; all results are in the store by then.
+
+    Raises:
+        DataError: With the command that writes the report later.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write the report into {reports}: {error.strerror or error}; make room or name "
+            f"another folder: gatesearch report --study {study.name} --reports DIR"
+        ) from error
 
 
 def store_of(study: "Study", out: Path | None) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich.progress import (
     BarColumn,
@@ -26,7 +26,6 @@ Emit = Callable[[dict[str, Any]], None]
 
 # Seconds between two lines of one stage in a pipe.
 INTERVAL = 10.0
-_KNOWN = {"event", "message", "stage", "done", "total", "unit"}
 
 
 @contextmanager
@@ -44,7 +43,7 @@ def emitter(log: Path | None = None) -> Iterator[Emit]:
     """
     with ExitStack() as stack:
         shown = stack.enter_context(_bars()) if err.is_terminal else _lines()
-        file: TextIO | None = None
+        file: IO[bytes] | None = None
 
         def emit(event: dict[str, Any]) -> None:
             nonlocal file
@@ -52,16 +51,17 @@ def emitter(log: Path | None = None) -> Iterator[Emit]:
                 # Opened by the first event, so that a refused run leaves nothing behind.
                 file = file or stack.enter_context(_open(log))
                 entry = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), **event}
-                file.write(json.dumps(entry, default=_plain) + "\n")
+                file.write(json.dumps(entry, default=_plain).encode() + b"\n")
             shown(event)
 
         yield emit
 
 
-def _open(log: Path) -> TextIO:
+def _open(log: Path) -> IO[bytes]:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        return log.open("a", encoding="utf-8", buffering=1)
+        # Without a buffer a full disk is told once, by the line that did not fit.
+        return log.open("ab", buffering=0)
     except OSError as error:
         raise DataError(f"cannot write {log} ({error.strerror}); choose another --out") from error
 
@@ -75,12 +75,15 @@ def _plain(value: Any) -> Any:
 def _bars() -> Iterator[Emit]:
     progress = Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}", markup=False),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=err,
         transient=True,
+        # rich forgets after 30 s by default, and an epoch or a trial can take longer.
+        speed_estimate_period=7 * 24 * 3600,
     )
     stages: dict[str, TaskID] = {}
 
@@ -117,8 +120,7 @@ def _lines(clock: Callable[[], float] = time.monotonic) -> Emit:
         if not finished and done > first:
             seconds = (now - began) * (total - done) / (done - first)
             left = f", {timedelta(seconds=round(seconds))} left"
-        extra = _extra(event)
-        _say(f"{stage}: {done}/{total} {event['unit']}{left}{', ' + extra if extra else ''}")
+        _say(f"{stage}: {done}/{total} {event['unit']}{left}{_losses(event)}")
         if finished:
             del started[stage], told[stage]
 
@@ -138,9 +140,8 @@ def _say(text: str, *, style: str = "") -> None:
     sys.stderr.flush()
 
 
-def _extra(event: Mapping[str, Any]) -> str:
-    numbers = {key: value for key, value in event.items() if key not in _KNOWN}
-    return " ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in numbers.items()
-    )
+def _losses(event: Mapping[str, Any]) -> str:
+    """`, loss depth 0.5 edges 0.1`; the log file has the other numbers too."""
+    found = {key: value for key, value in event.items() if key.startswith("loss.")}
+    told = [f"{key.removeprefix('loss.')} {value:.3g}" for key, value in found.items()]
+    return f", loss {' '.join(told)}" if told else ""

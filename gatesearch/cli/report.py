@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from gatesearch.cli.options import JsonOption, OutOption, ReportsOption, StudyOption, store_of
+from gatesearch.cli.options import (
+    JsonOption,
+    OutOption,
+    ReportsOption,
+    StudyOption,
+    store_of,
+    writing,
+)
 from gatesearch.cli.result import print_result
 from gatesearch.errors import UsageError
 
@@ -32,4 +39,6 @@ def report(
             f"{store} must hold study '{definition.name}', found '{record.name}'; "
             f"use --study {record.name} or another --out"
         )
-    print_result(record, write_report(record, folder=reports), as_json=json)
+    with writing(reports, definition):
+        path = write_report(record, folder=reports)
+    print_result(record, path, as_json=json)

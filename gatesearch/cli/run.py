@@ -12,8 +12,10 @@ from gatesearch.cli.options import (
     ReportsOption,
     SetOption,
     StudyOption,
+    check_reports,
     names,
     store_of,
+    writing,
 )
 from gatesearch.cli.result import print_result
 
@@ -61,13 +63,15 @@ def run(
     seeded = {} if seed is None else {"seed": seed}
     definition = load_study(study, set_ or []).model_copy(update=chosen | seeded)
     store = store_of(definition, out)
+    check_reports(reports)
     try:
         with emitter(log=store / "log.jsonl") as emit:
             from gatesearch.report import write_report
             from gatesearch.search import run as search
 
             record = search(definition, n_trials=n_trials, out=store, data=data, emit=emit)
-            path = write_report(record, folder=reports)
+            with writing(reports, definition):
+                path = write_report(record, folder=reports)
     except KeyboardInterrupt:
         err.print("interrupted; all that was finished is kept, the same command continues")
         raise

@@ -31,7 +31,7 @@ class Parts:
     """Encoders and heads for a method to assemble.
 
     Every encoder handed out holds the same initial weights, whatever the method and the order of
-    asking, and every task's head those of (seed, task): methods differ in sharing alone.
+    asking, and every task's head those of the seed and its place: methods differ in sharing alone.
 
     Attributes:
         graph: The encoder's graph.

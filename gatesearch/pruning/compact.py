@@ -13,7 +13,7 @@ from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
@@ -142,7 +142,7 @@ class CompactNet(nn.Module):
         if isinstance(step, ConvStep):
             return cast(Tensor, self.convs[step.name](_gather(step.source, tensors)))
         if isinstance(step, AddStep):
-            return F.relu(_gather(step.left, tensors) + _gather(step.right, tensors))
+            return torch.relu_(_gather(step.left, tensors) + _gather(step.right, tensors))
         if isinstance(step, PoolStep):
             return F.max_pool2d(_gather(step.source, tensors), kernel_size=3, stride=2, padding=1)
         weights = self.mixes[step.name][..., None, None]
@@ -177,7 +177,8 @@ def load_compact(stem: Path) -> CompactNet:
         description = Description.model_validate_json(path.read_bytes())
         model = CompactNet(description)
         model.load_state_dict(load_file(stem.with_suffix(".safetensors")))
-    except (OSError, ValidationError, SafetensorError, RuntimeError) as error:
+    # Pydantic's complaints are ValueErrors; a KeyError names a head or a module that cannot be.
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise UsageError(
             f"{stem}.json and .safetensors must be a compact network of format {FORMAT}: {first}"

@@ -52,6 +52,7 @@ class _Plan:
         self.supernet = supernet
         self.values = values
         self.live = live_values(supernet.graph, values)
+        self.ranks = {node.name: self._ranks(node.name) for node in supernet.graph}
         self.steps: list[Step] = []
         self.weights: dict[str, tuple[ConvNorm, Ids, Ids]] = {}
         self.mixes: dict[str, Tensor] = {}
@@ -88,10 +89,11 @@ class _Plan:
         outputs = np.flatnonzero(self.live[raw])
         if not len(outputs):
             return
+        outputs = outputs[np.argsort(self.ranks[node.name][outputs], kind="stable")]
         # Channels may enter in any order, as the weights follow: the order they are stored in.
         read = self.values.read[node.source, stream]
         inputs = np.lexsort((self.place[read, 1], self.place[read, 0]))
-        name = f"{key(node.name)}_{self.names[stream].strip('_')}"
+        name = f"{key(node.name)}_{self.names[stream]}"
         self.steps.append(
             ConvStep(
                 name=name,
@@ -115,9 +117,10 @@ class _Plan:
         ids = np.array([value for value in parts if self.live[value]], dtype=np.int64)
         if not len(ids):
             return
-        # Stored in the order of the first argument, which is then read in runs.
-        first = np.array([parts[value][0] for value in ids.tolist()])
-        ids = ids[np.lexsort((self.place[first, 1], self.place[first, 0]))]
+        # By readers first, then in the order of the arguments: both sides read in runs.
+        places = self.place[[parts[value] for value in ids.tolist()]]
+        order = np.lexsort((places[:, 0, 1], *places[:, ::-1, 0].T, self._readers(name, ids)))
+        ids = ids[order]
         arguments = np.array([parts[value] for value in ids.tolist()])
         gathers = [self._gather(column) for column in arguments.T]
         if isinstance(node, Add):
@@ -131,8 +134,10 @@ class _Plan:
         if not mixes:
             return
         ids = np.array(list(mixes), dtype=np.int64)
-        arguments = np.stack([arguments for arguments, _ in mixes.values()])
-        channels = [channel for _, channel in mixes.values()]
+        channels = np.array([channel for _, channel in mixes.values()])
+        order = np.argsort(self.ranks[name][channels], kind="stable")
+        ids, channels = ids[order], channels[order]
+        arguments = np.stack([mixes[value][0] for value in ids.tolist()])
         weights = self.supernet.beta[key(name)].detach().cpu().softmax(0)[:, channels]
         step = MixStep(
             name=f"{key(name)}_mix",
@@ -142,6 +147,25 @@ class _Plan:
         self.steps.append(step)
         self.mixes[step.name] = weights
         self._store(ids)
+
+    def _ranks(self, name: str) -> Ids:
+        """(C,) rank of each channel by which tasks chose their own: one order for all streams.
+
+        Ranks follow the Gray code, in which the channels of one task lie in few runs.
+        """
+        raw, read = self.values.raw, self.values.read
+        shared = raw.get((name, self.values.tasks))
+        own = [
+            (read[name, t] == raw[name, t]) & (raw[name, t] != shared)
+            for t in range(self.values.tasks)
+        ]
+        return _gray_ranks(np.stack(own))
+
+    def _readers(self, name: str, ids: Ids) -> Ids:
+        """Rank of each value by which streams read it."""
+        streams = range(len(self.names))
+        read = [self.values.read.get((name, s), np.zeros(0, dtype=np.int64)) for s in streams]
+        return _gray_ranks(np.stack([np.isin(ids, own) for own in read]))
 
     def _store(self, ids: Ids, tensor: int | None = None) -> None:
         self.place[ids, 0] = len(self.steps) if tensor is None else tensor
@@ -162,6 +186,12 @@ class _Plan:
                     Piece(tensor=tensor, start=int(run[0]), stop=int(run[-1]) + 1) for run in runs
                 ]
         return tuple(pieces)
+
+
+def _gray_ranks(bits: NDArray[np.bool_]) -> Ids:
+    """(bits, n) columns -> (n,) their places in the reflected Gray code."""
+    binary = np.logical_xor.accumulate(bits, axis=0)
+    return (binary * 2 ** np.arange(len(bits))[::-1, None]).sum(0)
 
 
 def _copy_layer(layer: ConvNorm, into: object, outputs: Ids, inputs: Ids) -> None:

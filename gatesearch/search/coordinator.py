@@ -1,20 +1,19 @@
 """The run of a study: baselines first, then trials, then the test part once."""
 
 import contextlib
-import errno
-from collections.abc import Iterator
+import math
 from pathlib import Path
 
 import torch
 
-from gatesearch.errors import DataError, StudyRefusedError
+from gatesearch.errors import StudyRefusedError
 from gatesearch.models import build_model, method_of, needs_stl
 from gatesearch.results import Result, StudyRecord, TaskInfo, delta_mtl, front
 from gatesearch.search.bench import Bench, Emit, check_dataset, open_bench
 from gatesearch.search.candidate import Candidate, measure_on_test, train_candidate
 from gatesearch.search.gallery import draw_gallery
 from gatesearch.search.space import draw, sampler
-from gatesearch.search.store import Store, locked, open_store
+from gatesearch.search.store import Store, explained, locked, open_store
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import TrainingError
@@ -40,22 +39,20 @@ def run(study: Study, *, n_trials: int, out: Path, data: Path, emit: Emit) -> St
         TrainingError: The single-task networks, which everything is measured against, failed.
     """
     baselines = _checked(study)
-    with _full_disk_explained(out):
-        tasks = task_infos(study)
-        store = open_store(study, folder=out, tasks=tasks)
-        with locked(out):
-            stale = store.close_stale()
-            if stale:
-                emit({"event": "log", "message": f"{stale} interrupted trial(s) will be run anew"})
-            bench = _bench(study, store, data=data, emit=emit)
-            _train_baselines(baselines, bench, store, emit)
-            stl = _baseline(store, "stl", study.seed)
-            assert stl is not None
-            while (finished := store.finished()) < n_trials:
-                _progress(emit, finished, n_trials)
-                _one_trial(finished, bench, store, stl, emit)
-            _progress(emit, store.finished(), n_trials)
-            _measure_chosen(bench, store, emit)
+    with explained(out), locked(out):
+        store = open_store(study, folder=out, tasks=task_infos(study))
+        stale = store.close_stale()
+        if stale:
+            emit({"event": "log", "message": f"{stale} interrupted trial(s) will be run anew"})
+        bench = _bench(study, store, data=data, emit=emit)
+        _train_baselines(baselines, bench, store, emit)
+        stl = _baseline(store, "stl", study.seed)
+        assert stl is not None
+        while (finished := store.finished()) < n_trials:
+            _progress(emit, "search", finished, n_trials, "trials")
+            _one_trial(finished, bench, store, stl, emit)
+        _progress(emit, "search", store.finished(), n_trials, "trials")
+        _measure_chosen(bench, store, emit)
         return store.record()
 
 
@@ -97,10 +94,12 @@ def _bench(study: Study, store: Store, *, data: Path, emit: Emit) -> Bench:
 
 def _train_baselines(methods: tuple[str, ...], bench: Bench, store: Store, emit: Emit) -> None:
     seed = bench.study.seed
-    for method in methods:
-        known = _baseline(store, method, seed)
-        if known is not None and known.state == "complete":
-            continue
+    known = {method: _baseline(store, method, seed) for method in methods}
+    missing = [
+        name for name, result in known.items() if result is None or result.state != "complete"
+    ]
+    for done, method in enumerate(missing):
+        _progress(emit, "baselines", done, len(missing), "networks")
         candidate = Candidate(method, seed)
         stl = _baseline(store, "stl", seed)
         try:
@@ -112,6 +111,7 @@ def _train_baselines(methods: tuple[str, ...], bench: Bench, store: Store, emit:
             emit({"event": "warning", "message": f"{method} failed: {error}"})
         store.keep_baseline(result)
         emit({"event": "baseline", "message": _line(method, result, stl, bench)})
+    _progress(emit, "baselines", len(missing), len(missing), "networks")
 
 
 def _one_trial(finished: int, bench: Bench, store: Store, stl: Result, emit: Emit) -> None:
@@ -127,7 +127,7 @@ def _one_trial(finished: int, bench: Bench, store: Store, stl: Result, emit: Emi
             result = train_candidate(candidate, bench, out=store.folder, stl=stl, emit=emit)
             gain = _gain(result, stl, bench)
             values = [gain, result.gflops]
-            if gain != gain:
+            if not math.isfinite(gain):
                 raise TrainingError("Δ_MTL is undefined: a metric is not a number")
         except (TrainingError, torch.OutOfMemoryError) as error:
             values = None
@@ -138,7 +138,9 @@ def _one_trial(finished: int, bench: Bench, store: Store, stl: Result, emit: Emi
             emit({"event": "warning", "message": f"trial {trial.number} failed: {error}"})
         store.finish(trial, result, values)
     except BaseException:
-        store.interrupted(trial)
+        # On a full disk this fails too; the next start closes the trial then.
+        with contextlib.suppress(Exception):
+            store.interrupted(trial)
         raise
     emit({"event": "trial", "message": _line(candidate.label, result, stl, bench)})
 
@@ -151,12 +153,7 @@ def _measure_chosen(bench: Bench, store: Store, emit: Emit) -> None:
     missing = [result for result in shown if "test" not in result.metrics]
     for done, result in enumerate(missing, start=1):
         store.keep_test(result, measure_on_test(result, bench, out=store.folder))
-        emit(
-            {
-                "event": "progress", "stage": "test part", "done": done, "total": len(missing),
-                "unit": "networks", "message": "",
-            }
-        )  # fmt: skip
+        _progress(emit, "test part", done, len(missing), "networks")
     own = [result for result in shown if result.seed == bench.study.seed]
     draw_gallery(own, bench, out=store.folder)
 
@@ -181,24 +178,11 @@ def _line(label: str, result: Result, stl: Result | None, bench: Bench) -> str:
     return f"{label}: {gain}{result.gflops:.3f} GFLOPs, validation {metrics}"
 
 
-def _progress(emit: Emit, done: int, total: int) -> None:
+def _progress(emit: Emit, stage: str, done: int, total: int, unit: str) -> None:
     if total:
         emit(
             {
-                "event": "progress", "stage": "search", "done": min(done, total), "total": total,
-                "unit": "trials", "message": "",
+                "event": "progress", "stage": stage, "done": min(done, total), "total": total,
+                "unit": unit, "message": "",
             }
         )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _full_disk_explained(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            raise DataError(
-                f"cannot write {error.filename or out}: {error.strerror}; what is finished is "
-                "kept. Make room or name another folder, then run the same command again"
-            ) from error
-        raise

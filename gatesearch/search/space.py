@@ -38,7 +38,9 @@ def sampler(spec: SearchSpec, *, seed: int, finished: int) -> optuna.samplers.Ba
         if spec.sampler == "random":
             return optuna.samplers.RandomSampler(seed=own)
         if spec.sampler == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=own, population_size=spec.startup)
+            # A population is two at least.
+            population = max(2, spec.startup)
+            return optuna.samplers.NSGAIISampler(seed=own, population_size=population)
         return optuna.samplers.TPESampler(seed=own, n_startup_trials=spec.startup)
 
 

@@ -5,9 +5,11 @@ cannot change. Nothing here needs torch.
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -128,18 +130,12 @@ def open_store(study: Study, *, folder: Path, tasks: tuple[TaskInfo, ...]) -> St
         tasks: What a report must know of the tasks; written into a new store.
 
     Raises:
-        StudyRefusedError: The store was made with another definition; names what differs.
+        StudyRefusedError: The store was made with another definition, naming what differs; or it
+            is damaged, and left as it is.
         DataError: The folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {folder}: {error.strerror or error}; name another folder with --out"
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise DataError(f"cannot write {folder}: it is read-only; name another folder with --out")
-    with _explained(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
         storage = _storage(folder)
         handle = optuna.create_study(
             study_name="gatesearch",
@@ -178,7 +174,7 @@ def read_store(folder: Path) -> StudyRecord:
     """
     if not (folder / DATABASE).is_file():
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
-    with _explained(folder):
+    with explained(folder):
         try:
             handle = optuna.load_study(study_name="gatesearch", storage=_storage(folder))
             return Store(folder, handle).record()
@@ -195,12 +191,18 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         StudyRefusedError: Another process holds it; says which.
+        DataError: The folder cannot be written.
     """
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    with path.open("a+") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((folder / "lock").open("a+"))
+        except OSError as error:
+            raise DataError(
+                f"cannot write {folder}: {error.strerror}; name another folder with --out"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -218,8 +220,42 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _storage(folder: Path) -> RDBStorage:
+    _check_database(folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return RDBStorage(f"sqlite:///{folder.absolute() / DATABASE}")
+    try:
+        return RDBStorage(f"sqlite:///{folder.absolute() / DATABASE}")
+    except RuntimeError as error:  # tables of another version of Optuna
+        raise StudyRefusedError(
+            f"{folder / DATABASE} cannot be used: {str(error).splitlines()[0]}; name another "
+            "folder with --out"
+        ) from error
+
+
+def _check_database(folder: Path) -> None:
+    """Find damage before anything is written: Optuna opens, and writes to, half a database."""
+    path = folder / DATABASE
+    if not path.exists():
+        return
+    # A killed first start leaves an empty file, which is no loss; one beside networks is.
+    if path.stat().st_size == 0 and (folder / "baselines").exists():
+        raise _damaged(path, "it is empty")
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        raise DataError(f"cannot open {path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise _damaged(path, str(error)) from error
+    if found != "ok":
+        raise _damaged(path, found.splitlines()[-1])
+
+
+def _damaged(path: Path, what: str) -> StudyRefusedError:
+    return StudyRefusedError(
+        f"{path} is damaged ({what}) and was left as it is; move it away and put a backup in its "
+        "place, or name another folder with --out"
+    )
 
 
 @contextlib.contextmanager
@@ -229,21 +265,52 @@ def _experimental() -> Iterator[None]:
         yield
 
 
+# Codes of a disk or folder that takes no more: a cure outside the store makes them go away.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_ROOM_SQLITE = {"SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"}
+
+
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn a database's complaint into one that names the file and the cure."""
+def explained(folder: Path) -> Iterator[None]:
+    """Turn what a disk or database complains of into an error that names the cure.
+
+    Raises:
+        DataError: The disk is full or the folder cannot be written.
+        StudyRefusedError: The database cannot be used.
+    """
     import sqlalchemy.exc
 
     try:
         yield
     except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
-        cause = getattr(error, "orig", None) or error.__cause__ or error
+        cause = _sqlite_error(error)
+        # Extended codes such as SQLITE_IOERR_WRITE begin with their family.
+        code = "_".join(getattr(cause, "sqlite_errorname", "").split("_")[:2])
+        if code in _NO_ROOM_SQLITE:
+            raise _no_room(folder / DATABASE, str(cause)) from error
         raise StudyRefusedError(
             f"{folder / DATABASE} cannot be used: {str(cause).splitlines()[0]}; if it is damaged, "
             "move it away and put a backup in its place, or name another folder with --out"
         ) from error
     except json.JSONDecodeError as error:
-        raise StudyRefusedError(f"{folder / DATABASE} is damaged: {error}") from error
+        raise _damaged(folder / DATABASE, str(error)) from error
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise _no_room(Path(error.filename or folder), str(error.strerror)) from error
+
+
+def _sqlite_error(error: BaseException) -> BaseException:
+    """The database's own error, under those of SQLAlchemy and Optuna."""
+    below = getattr(error, "orig", None) or error.__cause__
+    return _sqlite_error(below) if below is not None else error
+
+
+def _no_room(path: Path, what: str) -> DataError:
+    return DataError(
+        f"cannot write {path}: {what}; what is finished is kept. Make room or name another "
+        "folder, then run the same command again"
+    )
 
 
 def _ended(handle: optuna.Study) -> list[FrozenTrial]:

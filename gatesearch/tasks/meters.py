@@ -84,8 +84,10 @@ class MeanAngle(Metric):
         own, goal = prediction.double(), target.double()
         # atan2 keeps small angles exact, where acos of a rounded cosine does not.
         sine = torch.linalg.cross(own, goal, dim=1).square().sum(1).sqrt()
-        angle = torch.atan2(sine, (own * goal).sum(1))
-        self.degrees += torch.rad2deg(angle[known]).sum()
+        angle = torch.rad2deg(torch.atan2(sine, (own * goal).sum(1)))
+        # No direction is as far off as an arbitrary one is on average; atan2(0, 0) says 0.
+        angle = torch.where(own.any(1), angle, 90.0)
+        self.degrees += angle[known].sum()
         self.count += known.sum()
 
     def compute(self) -> Tensor:

@@ -80,7 +80,7 @@ class Frames:
         """
         order = torch.randperm(len(self), generator=generator)
         whole = [part for part in order.split(batch_size) if len(part) == batch_size]
-        if self._memory is not None:
+        if self._memory is not None or not whole:
             yield from (self.batch(part) for part in whole)
             return
         with ThreadPoolExecutor(max_workers=1) as reader:

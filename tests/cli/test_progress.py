@@ -19,13 +19,13 @@ def test_lines_are_throttled_and_say_the_time_left(capsys: pytest.CaptureFixture
     now = iter([0.0, 1.0, 5.0, 12.0, 13.0, 14.0])
     show = _lines(clock=lambda: next(now))
     for done in (0, 1, 4, 10, 11, 100):
-        show(progress(done, loss=0.5))
+        show(progress(done, **{"loss.depth": 0.5}))
     told = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
     # 10 epochs in 12 s leave 90 epochs, 108 s
     assert told == [
-        "stl: 0/100 epochs, loss 0.5",
-        "stl: 10/100 epochs, 0:01:48 left, loss 0.5",
-        "stl: 100/100 epochs, loss 0.5",
+        "stl: 0/100 epochs, loss depth 0.5",
+        "stl: 10/100 epochs, 0:01:48 left, loss depth 0.5",
+        "stl: 100/100 epochs, loss depth 0.5",
     ]
 
 
@@ -44,12 +44,12 @@ def test_every_event_is_kept_in_the_log(tmp_path: Path, capsys: pytest.CaptureFi
     with emitter(log=log) as emit:
         emit({"event": "warning", "message": "[bold]no markup[/bold] here"})
         for done in range(3):
-            emit(progress(done, loss=np.float32(0.5)))
+            emit(progress(done, **{"loss.depth": np.float32(0.5)}))
     with emitter(log=log) as emit:
         emit({"event": "log", "message": "again"})
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     assert [entry["event"] for entry in entries] == ["warning", *["progress"] * 3, "log"]
-    assert entries[1]["loss"] == 0.5
+    assert entries[1]["loss.depth"] == 0.5
     assert all(entry["time"][:2] == "20" for entry in entries)
     printed = capsys.readouterr()
     assert printed.out == ""

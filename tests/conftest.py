@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture
 def real_frames():
     """The packed NYUD-v2 frames with their `unpack.py`; GATESEARCH_NYUD_SOURCE says where."""
-    beside = Path(__file__).parents[3] / "shared" / "data" / "nyudv2"
+    beside = Path(__file__).parents[2] / "shared" / "data" / "nyudv2"
     folder = Path(os.environ.get("GATESEARCH_NYUD_SOURCE", beside))
     if not (folder / "unpack.py").is_file():
         pytest.skip(f"no NYUD-v2 frames at {folder}; name them with GATESEARCH_NYUD_SOURCE")

@@ -1,0 +1,17 @@
+"""What must be fast, as ratios measured in one run on one machine: `python -m benchmarks`.
+
+Each file measures one promise and returns `Figure`s; a new promise is a file and a line here. Both
+sides of a ratio are timed in turns in one process and the median of the pairs counts, so that
+neither a slow machine nor a neighbour on it decides.
+"""
+
+# Name -> module of this package with a function `measure() -> list[Figure]`; the longest last.
+MEASUREMENTS: dict[str, str] = {
+    "step_time": "a supernet's training step against T+1 plain ones",
+    "step_memory": "its peak memory against theirs, all alive at once",
+    "compact": "latency of a compact network against its FLOPs",
+    "loading": "data loading and augmentation within a training step",
+    "coordinator": "coordinator and store within a trial",
+    "report": "a report of 40 trials",
+    "scenes": "the whole of `gatesearch run --study scenes --n-trials 6` (minutes)",
+}

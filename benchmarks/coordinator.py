@@ -1,0 +1,36 @@
+"""Coordinator and store as a share of a trial of `scenes`.
+
+The overhead is measured by itself, on trials through a real store whose results are made up; the
+trial is a real one, with the study's own epochs.
+"""
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import gatesearch as gs
+from benchmarks.figure import Figure, seconds
+from benchmarks.made_up import new_store, one_trial
+from gatesearch.search.bench import open_bench
+from gatesearch.search.candidate import Candidate, train_candidate
+
+BAR = 1.0
+TRIALS = 20
+
+
+def measure() -> list[Figure]:
+    study = gs.load_study("scenes")
+    params = {"lambda_s": 1.0} | {f"tau.{task}": 0.2 for task in study.tasks}
+    with tempfile.TemporaryDirectory() as folder:
+        store = new_store(study, Path(folder) / "store")
+        around = [seconds(lambda: one_trial(store, study)) for _ in range(TRIALS)]
+        bench = open_bench(study, data=Path(folder), stored=None, emit=lambda event: None)
+        trial = seconds(
+            lambda: train_candidate(
+                Candidate("interrogate", study.seed, 0, params), bench,
+                out=Path(folder), stl=None, emit=lambda event: None,
+            )
+        )  # fmt: skip
+    overhead = statistics.mean(around)
+    detail = f"{1e3 * overhead:.0f} ms of {trial:.1f} s (worst {1e3 * max(around):.0f} ms)"
+    return [Figure("coordinator and store in a trial", 100 * overhead / trial, BAR, "%", detail)]

@@ -1,0 +1,64 @@
+"""A measured figure beside its bar, and how ratios are measured."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        name: What was measured.
+        value: The figure, in `unit`.
+        bar: Highest value allowed; None where it is only reported.
+        unit: `x`, `%`, `s`, `min` or `GiB`.
+        detail: What the figure is made of.
+    """
+
+    name: str
+    value: float
+    bar: float | None
+    unit: str = "x"
+    detail: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met; None without a bar."""
+        return None if self.bar is None else self.value <= self.bar
+
+    def line(self) -> str:
+        """For the table."""
+        bar = "-" if self.bar is None else f"{self.bar:.4g} {self.unit}"
+        verdict = {True: "met", False: "MISSED", None: "-"}[self.met]
+        return (
+            f"{self.name:42} {self.value:>7.3f} {self.unit:2} {bar:>10}  {verdict:7}  {self.detail}"
+        )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_turns(
+    ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int
+) -> tuple[float, float, float]:
+    """Median of the ratios ours / theirs of neighbouring calls, and each side's median seconds.
+
+    The order alternates from round to round, so that a drift of the machine's speed cancels out.
+    """
+    ours(), theirs()
+    pairs = []
+    for i in range(rounds):
+        if i % 2:
+            second = seconds(theirs)
+            pairs.append((seconds(ours), second))
+        else:
+            pairs.append((seconds(ours), seconds(theirs)))
+    ratio = statistics.median(a / b for a, b in pairs)
+    return ratio, statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)

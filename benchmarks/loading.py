@@ -1,0 +1,101 @@
+"""Batches, augmentation and normalisation as a share of the training step they feed.
+
+Frames are random numbers at the sizes of `nyud-small`; every operation works on them as on real
+ones.
+"""
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import gatesearch as gs
+from benchmarks.figure import Figure, in_turns
+from gatesearch.datasets.pack import Frame, Pack, SplitFrames, open_pack, write_pack
+from gatesearch.study import Study
+from gatesearch.tasks import build_tasks
+from gatesearch.training import Frames, resolve_runtime
+from gatesearch.training.augment import augment
+from gatesearch.training.frames import normalised
+
+BAR = 5.0
+ROUNDS = 9
+
+
+def measure() -> list[Figure]:
+    study = gs.load_study("nyud-small")
+    tasks = build_tasks(study.tasks)
+    runtime = resolve_runtime("auto", "auto")
+    with tempfile.TemporaryDirectory() as folder:
+        pack = random_pack(study, Path(folder) / "random")
+        frames = Frames(
+            pack, "train", indices=range(pack.frames("train")), tasks=tasks,
+            size=study.protocol.size,
+        )  # fmt: skip
+    spec = study.training
+    generator = torch.Generator().manual_seed(0)
+    batches = itertools.chain.from_iterable(
+        frames.shuffled(spec.batch_size, generator) for _ in itertools.count()
+    )
+
+    def load() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        batch = augment(next(batches), tasks, generator=generator, **spec.augment.model_dump())
+        return runtime.image(normalised(batch.pop("image"))), runtime.tensors(batch)
+
+    figures = []
+    for method, bar in (("interrogate", BAR), ("mtl", None)):
+        model = runtime.place(gs.build_model(study, method)).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=spec.lr, foreach=True)
+        image, labels = load()
+
+        def step() -> None:
+            with runtime.autocast():
+                outputs = model(image)  # noqa: B023
+            losses = [task.loss(outputs[t].float(), labels[t]) for t, task in tasks.items()]  # noqa: B023
+            optimizer.zero_grad(set_to_none=True)  # noqa: B023
+            torch.stack(losses).sum().backward()
+            optimizer.step()  # noqa: B023
+
+        ratio, a, b = in_turns(load, step, rounds=ROUNDS)
+        detail = f"{1e3 * a:.1f} ms beside {1e3 * b:.0f} ms ({runtime.precision})"
+        # The share of the whole step, loading included.
+        figures.append(
+            Figure(f"loading in a {method} step", 100 * ratio / (1 + ratio), bar, "%", detail)
+        )
+    return figures
+
+
+def random_pack(study: Study, folder: Path, *, train: int = 256, test: int = 4) -> Pack:
+    """A pack of random frames with all labels of a study."""
+    height, width = study.protocol.size
+    classes = study.tasks["semseg"].classes
+    random = np.random.default_rng(0)
+
+    def frames(count: int) -> Iterator[Frame]:
+        for _ in range(count):
+            normals = random.normal(size=(height, width, 3))
+            normals /= np.linalg.norm(normals, axis=2, keepdims=True)
+            yield {
+                "image": random.integers(0, 256, (height, width, 3), dtype=np.uint8),
+                "semseg": random.integers(0, classes, (height, width), dtype=np.uint8),
+                "depth": random.uniform(0.5, 10, (height, width)).astype(np.float32),
+                "normals": normals.astype(np.float16),
+            }
+
+    counts = {"train": train, "test": test}
+    write_pack(
+        folder,
+        dataset="random",
+        size=(height, width),
+        classes={"semseg": classes},
+        splits={
+            name: SplitFrames([f"{name}-{i}" for i in range(n)], frames(n))
+            for name, n in counts.items()
+        },
+        source="random numbers",
+        emit=lambda event: None,
+    )
+    return open_pack(folder)

@@ -1,0 +1,30 @@
+"""`gatesearch report` on a store of 40 trials, the whole process."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import gatesearch as gs
+from benchmarks.figure import Figure, seconds
+from benchmarks.made_up import draw_predictions, new_store, one_trial
+from gatesearch.results import front
+
+BAR_SECONDS = 10.0
+TRIALS = 40
+
+
+def measure() -> list[Figure]:
+    study = gs.load_study("scenes")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "store"
+        store = new_store(study, out)
+        for _ in range(TRIALS):
+            one_trial(store, study)
+        shown = front(store.record())
+        draw_predictions(study, out, [*study.methods, *(f"trial {r.trial}" for r in shown)])
+        command = [sys.executable, "-m", "gatesearch", "report", "--study", "scenes"]
+        command += ["--out", str(out), "--reports", folder]
+        taken = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+    detail = f"{TRIALS} trials, {len(shown)} on the front"
+    return [Figure("report of a 40-trial store", taken, BAR_SECONDS, "s", detail)]

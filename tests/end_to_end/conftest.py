@@ -1,0 +1,139 @@
+"""The command line as a process of its own, and stores that several tests read."""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = str(Path(__file__).with_name("tiny.toml"))
+PATIENCE = 300  # seconds; a whole run takes ten on an idle core
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self):
+        return json.loads(self.stdout.splitlines()[-1])
+
+    def refused(self, code):
+        """One screen of plain words on standard error, and the code."""
+        assert self.code == code, self.stderr
+        assert self.stdout == ""
+        assert "Traceback" not in self.stderr
+        assert len(self.stderr.splitlines()) <= 24
+        return self.stderr
+
+
+@dataclass
+class Running:
+    """A run that was started and is watched by its lines."""
+
+    process: subprocess.Popen
+    told: list[str] = field(default_factory=list)
+
+    def wait_for(self, text):
+        for line in self.process.stderr:
+            self.told.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"ended without '{text}':\n{''.join(self.told)}")
+
+    def end(self, *signals):
+        for number in signals:
+            self.process.send_signal(number)
+        stdout, stderr = self.process.communicate(timeout=PATIENCE)
+        return Done(self.process.returncode, stdout, "".join(self.told) + stderr)
+
+
+class CommandLine:
+    """`python -m gatesearch` in a folder of its own."""
+
+    def __init__(self, folder, environment):
+        self.folder = folder
+        self.environment = environment
+
+    def start(self, *arguments, largest_file=None):
+        def limit():
+            # A shell started in the background has its children ignore SIGINT.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if largest_file is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gatesearch", *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=limit,
+        )
+        watchdog = threading.Timer(PATIENCE, process.kill)
+        watchdog.daemon = True
+        watchdog.start()
+        process.watchdog = watchdog
+        return Running(process)
+
+    def __call__(self, *arguments, **limits):
+        running = self.start(*arguments, **limits)
+        done = running.end()
+        running.process.watchdog.cancel()
+        return done
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Of the processes: one thread, this checkout, and compiled modules kept between them."""
+    kept = {name: value for name, value in os.environ.items() if name != "GATESEARCH_DATA"}
+    if kept.pop("PYTHONDONTWRITEBYTECODE", None):
+        kept["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def cli(tmp_path, environment):
+    return CommandLine(tmp_path, environment)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, environment):
+    """The folder in which the tiny study ran to three trials without any trouble; only read it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    done = CommandLine(folder, environment)("run", "--study", TINY, "--n-trials", 3)
+    assert done.code == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def own_tiny(tiny, tmp_path):
+    """A copy of that folder for tests that change it."""
+    return shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+
+
+def contents(folder):
+    """Relative path -> sum of every file, but for the lock and the log, which a look may touch."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("lock", "log.jsonl")
+    }
+
+
+def trained(store):
+    """Events of the log that say a training has ended."""
+    lines = [json.loads(line) for line in (store / "log.jsonl").read_text().splitlines()]
+    return [line["message"] for line in lines if line["event"] in ("trial", "baseline")]

@@ -1,0 +1,98 @@
+"""Killed, interrupted, contested, out of disk, diverged: what is finished stays."""
+
+import json
+import signal
+
+import pytest
+from conftest import TINY, contents, trained
+
+from gatesearch.search import read_store
+
+pytestmark = pytest.mark.end_to_end
+
+
+def params(record):
+    return [dict(trial.params) for trial in record.trials]
+
+
+def test_a_killed_contested_and_interrupted_study_ends_as_if_nothing_had_happened(tiny, cli):
+    run = ("run", "--study", TINY, "--data", tiny / "data", "--n-trials", 3)
+    store = cli.folder / "runs" / "tiny"
+
+    killed = cli.start(*run)
+    killed.wait_for("trial 0: lambda_s")
+    assert killed.end(signal.SIGKILL).code == -signal.SIGKILL
+    assert read_store(store).trials == ()
+
+    second = cli.start(*run)
+    second.wait_for("1 interrupted trial(s) will be run anew")
+    second.wait_for("trial 2: 1/2 epochs")  # 0 was killed, 1 is finished
+    second.process.send_signal(signal.SIGSTOP)
+    before = contents(store)
+    contested = cli(*run).refused(4)
+    assert f"in use by process {second.process.pid} on " in contested
+    assert "wait for it" in contested
+    assert contents(store) == before
+    interrupted = second.end(signal.SIGINT, signal.SIGCONT)
+    assert interrupted.code == 130, interrupted.stderr
+    assert "the same command continues" in interrupted.stderr
+    assert "Traceback" not in interrupted.stderr
+    assert interrupted.stdout == ""
+    assert params(read_store(store)) == params(read_store(tiny / "runs" / "tiny"))[:1]
+
+    last = cli(*run, "--json")
+    assert last.json["trials"] == {"complete": 3, "failed": 0, "pruned": 0}
+    assert params(read_store(store)) == params(read_store(tiny / "runs" / "tiny"))
+    assert len({json.dumps(drawn) for drawn in params(read_store(store))}) == 3
+    # One single-task baseline and three trials, each once over all the starts.
+    assert [line.split(":")[0] for line in trained(store)] == [
+        "stl",
+        "trial 1",
+        "trial 3",
+        "trial 4",
+    ]
+
+
+def test_a_full_disk_loses_nothing_finished(own_tiny, cli):
+    store = own_tiny / "runs" / "tiny"
+    before = read_store(store)
+    done = cli("run", "--study", TINY, "--n-trials", 4, largest_file=200_000)
+    said = done.refused(3)
+    assert "cannot write" in said
+    assert "what is finished is kept. Make room" in said
+    assert read_store(store) == before
+    assert list(store.rglob("*.tmp*")) == []
+
+
+def test_a_full_database_loses_nothing_finished(own_tiny, cli):
+    store = own_tiny / "runs" / "tiny"
+    before = read_store(store)
+    # Every file in the store is larger already: not even the start of a trial can be noted.
+    done = cli("run", "--study", TINY, "--n-trials", 4, largest_file=8192)
+    assert "cannot write" in done.refused(3)
+    assert read_store(store) == before
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_training(cli):
+    (cli.folder / "file").write_text("")
+    said = cli("run", "--study", TINY, "--reports", "file/below").refused(3)
+    assert "name another with --reports" in said
+    assert [path.name for path in cli.folder.iterdir()] == ["file"]
+
+
+def test_a_diverging_trial_fails_with_its_reason_and_the_study_goes_on(tiny, cli):
+    # The learning rate of the gated network alone: the single-task baseline is sound.
+    done = cli(
+        *("run", "--study", TINY, "--data", tiny / "data", "--n-trials", 2, "--json"),
+        *("--set", "options.interrogate.training.lr=1e30"),
+    )
+    assert done.code == 0, done.stderr
+    assert done.json["trials"] == {"complete": 0, "failed": 2, "pruned": 0}
+    assert done.json["front"] == []
+    assert [point["method"] for point in done.json["baselines"]] == ["stl"]
+    for trial in read_store(cli.folder / "runs" / "tiny").trials:
+        assert trial.state == "failed"
+        assert "the loss of semseg became nan in epoch 1, step 2" in trial.reason
+        assert set(trial.params) == {"lambda_s", "tau.semseg", "tau.depth"}
+        assert f"warning: trial {trial.trial} failed: the loss of" in done.stderr
+    assert (cli.folder / "reports" / "tiny.pdf").is_file()

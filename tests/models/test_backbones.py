@@ -1,0 +1,160 @@
+"""Encoders against torchvision's ResNets, and how pretrained weights are refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gatesearch.cost import count_macs
+from gatesearch.errors import UsageError
+from gatesearch.models import build_model
+from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.encoder import Encoder
+from gatesearch.models.pretrained import encoder_state, load_pretrained
+from gatesearch.search import costs
+from gatesearch.study import load_study
+
+
+def theirs(name: str, **options: object) -> nn.Module:
+    """torchvision's network with random weights and random statistics."""
+    import torchvision
+
+    torch.manual_seed(1)
+    network = getattr(torchvision.models, name)(**options).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+def features(network: nn.Module, image: Tensor) -> Tensor:
+    stem = network.maxpool(network.relu(network.bn1(network.conv1(image))))
+    return network.layer4(network.layer3(network.layer2(network.layer1(stem))))
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "options"),
+    [
+        ("resnet18", 32, {}),
+        ("resnet34", 32, {}),
+        ("resnet50", 32, {}),
+        ("resnet50", 16, {"replace_stride_with_dilation": [False, False, True]}),
+        ("resnet50", 8, {"replace_stride_with_dilation": [False, True, True]}),
+    ],
+)
+@torch.no_grad()
+def test_features_are_torchvisions(name: str, stride: int, options: dict[str, object]) -> None:
+    reference = theirs(name, **options)
+    graph = BACKBONES[name](output_stride=stride)
+    encoder = Encoder(graph).eval()
+    encoder.load_state_dict(encoder_state(reference.state_dict(), graph))
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    expected = features(reference, image)
+    assert expected.shape[-2:] == (64 // stride, 96 // stride)
+    torch.testing.assert_close(encoder(image), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet18", 26), ("resnet34", 26), ("resnet50", 102)]
+)
+def test_output_stride_and_width(name: str, channels: int, stride: int) -> None:
+    # 0.05 x 512 = 25.6, x 2048 = 102.4
+    graph = BACKBONES[name](output_stride=stride, width=0.05)
+    encoder = Encoder(graph).eval()
+    assert graph.stride == stride
+    assert graph.outputs == channels
+    assert encoder(torch.zeros(1, 3, 64, 96)).shape == (1, channels, 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_dilation_keeps_the_weights_of_the_undilated_network(name: str) -> None:
+    with torch.device("meta"):
+        shapes = [
+            {k: v.shape for k, v in Encoder(BACKBONES[name](output_stride=s)).state_dict().items()}
+            for s in (8, 16, 32)
+        ]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+def test_a_stage_enters_its_last_block_with_what_left_the_one_before() -> None:
+    encoder = Encoder(BACKBONES["resnet18"](output_stride=8, width=0.05)).eval()
+    image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    x = image
+    for stage in range(encoder.graph.stages):
+        before, x = encoder.forward_stage(x, stage)
+    torch.testing.assert_close(x, encoder(image))
+    # the last block of layer4, once more by itself
+    inner = encoder.layer("layer4.1.conv2")(encoder.layer("layer4.1.conv1")(before))
+    torch.testing.assert_close((inner + before).relu(), x)
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    graph = BACKBONES["resnet18"](width=0.05)
+    ours = Encoder(graph).state_dict()
+    named = {}
+    for name, tensor in ours.items():
+        _, node, kind, rest = name.split(".", 3)
+        layer = node.replace("_", ".")
+        if layer.endswith("downsample"):
+            layer += ".0" if kind == "conv" else ".1"
+        elif kind == "bn":
+            layer = layer.replace("conv", "bn")
+        named[f"{layer}.{rest}"] = tensor
+    save_file({**named, "fc.weight": torch.zeros(2, 2)}, tmp_path / "w.safetensors")
+    loaded = load_pretrained("resnet18", str(tmp_path / "w.safetensors"), graph)
+    assert loaded.keys() == ours.keys()
+    assert all(torch.equal(loaded[name], ours[name]) for name in ours)
+
+    narrow = BACKBONES["resnet18"](width=0.1)
+    with pytest.raises(
+        UsageError, match=r"conv1.conv.weight is \(3, 3, 7, 7\).*\(6, 3, 7, 7\)"
+    ) as caught:
+        load_pretrained("resnet18", str(tmp_path / "w.safetensors"), narrow)
+    assert "model.width = 1" in str(caught.value)
+
+    del named["layer3.1.bn2.running_var"]
+    save_file(named, tmp_path / "less.safetensors")
+    with pytest.raises(UsageError, match=r"lacks the weights of layers.layer3_1_conv2.bn.runn"):
+        load_pretrained("resnet18", str(tmp_path / "less.safetensors"), graph)
+
+
+def test_weights_that_are_none(tmp_path: Path) -> None:
+    graph = BACKBONES["resnet18"](width=0.05)
+    with pytest.raises(UsageError, match=r"no file .*absent.safetensors"):
+        load_pretrained("resnet18", str(tmp_path / "absent.safetensors"), graph)
+    for junk in (b"", b"\x80\x04junk that pickle would run", b"\xff" * 64):
+        (tmp_path / "junk.safetensors").write_bytes(junk)
+        with pytest.raises(UsageError, match=r"junk.safetensors is not a safetensors file"):
+            load_pretrained("resnet18", str(tmp_path / "junk.safetensors"), graph)
+
+
+# The whole network in 1e9 FLOPs; those in print are in tests/cost.
+@pytest.mark.parametrize(("width", "stl", "mtl"), [(0.5, 414, 297), (0.25, 177, 147)])
+def test_costs_of_narrow_backbones(width: float, stl: float, mtl: float) -> None:
+    definition = load_study("nyud", [f"model.width={width}"])
+    with torch.device("meta"):
+        model = build_model(definition, "mtl", pretrained=False)
+    cost = count_macs(model, (1, 3, 480, 640), cross_check=False)
+    assert cost.gflops == pytest.approx(mtl, rel=0.005)
+    assert cost.gflops + 2 * cost.backbone_gflops == pytest.approx(stl, rel=0.005)
+
+
+def test_interrogate_has_no_cost_before_its_gates() -> None:
+    with pytest.raises(UsageError, match="lies between mtl"):
+        costs(load_study("scenes"), ["interrogate"])
+
+
+def test_a_cross_stitch_costs_the_mixing_of_its_channels_beside_stl() -> None:
+    # x_i <- sum_j w_ij x_j is elementwise and outside the convention; its parameters are not
+    definition = load_study("nyud", ["model.width=0.25", "model.backbone=resnet18"])
+    with torch.device("meta"):
+        models = [build_model(definition, m, pretrained=False) for m in ("stl", "cross_stitch")]
+    stl, stitched = (count_macs(model, (1, 3, 64, 64), cross_check=False) for model in models)
+    assert stitched.macs == stl.macs
+    assert stitched.params - stl.params == 3 * 3 * (16 + 32 + 64 + 128)

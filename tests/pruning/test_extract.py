@@ -1,0 +1,380 @@
+"""Any gate pattern: the compact network computes what the supernet does, and nothing besides."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from gatesearch.cost import count_macs
+from gatesearch.errors import UsageError
+from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.encoder import Encoder, key
+from gatesearch.models.graph import INPUT, Add, Conv, Graph
+from gatesearch.models.interrogate import SHARED, InterroGate
+from gatesearch.models.mtl import MTL
+from gatesearch.models.parts import HeadSpec, Parts
+from gatesearch.models.stl import STL
+from gatesearch.pruning import (
+    CompactNet,
+    extract,
+    live_values,
+    load_compact,
+    number_values,
+    save_compact,
+    sharing,
+)
+from gatesearch.pruning.compact import ConvStep, MixStep
+
+HEADS = {"a": 3, "b": 1, "c": 2}
+SHAPE = (1, 3, 32, 32)
+
+
+def parts(graph: Graph, tasks: int = 3) -> Parts:
+    names = list(HEADS)[:tasks]
+    return Parts(graph, {t: HeadSpec("light", graph.outputs, 4, HEADS[t]) for t in names})
+
+
+def scattered(model: nn.Module, seed: int = 0, *, awake: bool = False) -> nn.Module:
+    """Weights and statistics that tell every stream and channel from every other.
+
+    Args:
+        awake: No ReLU of the network is ever at zero, so that every dependence has a gradient.
+    """
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.3)
+            if awake:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                module.weight.data /= module.weight[0].numel()
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 9.0 if awake else 0.0, 0.3)
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    if isinstance(model, InterroGate):
+        for beta in model.beta.values():
+            nn.init.normal_(beta)
+    return model.eval()
+
+
+def put(model: InterroGate, rng: np.random.Generator) -> None:
+    """Gates of a density of its own for every layer and task, ends included."""
+    pattern = {}
+    for name, gates in model.hard_gates().items():
+        density = rng.choice([0.0, 0.1, 0.5, 0.9, 1.0], size=(gates.shape[0], 1))
+        if rng.random() < 0.2:
+            density[:] = rng.choice([0.0, 1.0])
+        pattern[name] = torch.from_numpy(rng.random(gates.shape) < density)
+    model.set_gates(pattern)
+
+
+def all_gates(model: InterroGate, on: bool) -> None:
+    model.set_gates({name: torch.full_like(g, on) for name, g in model.hard_gates().items()})
+
+
+@torch.no_grad()
+def gap(ours: nn.Module, theirs: nn.Module, image: Tensor) -> float:
+    """Largest difference over the largest value, over all tasks."""
+    a, b = ours(image), theirs(image)
+    assert a.keys() == b.keys()
+    return max(float((a[t] - b[t]).abs().max() / b[t].abs().max().clamp(min=1e-6)) for t in a)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    backbone=st.sampled_from(sorted(BACKBONES)),
+    granularity=st.sampled_from(["conv", "block"]),
+    width=st.sampled_from([0.05, 0.08]),
+    tasks=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_compact_computes_what_the_supernet_does(backbone, granularity, width, tasks, seed) -> None:
+    graph = BACKBONES[backbone](output_stride=32, width=width)
+    model = scattered(InterroGate(parts(graph, tasks), granularity=granularity), seed)
+    put(model, np.random.default_rng(seed))
+    compact = extract(model)
+    image = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(seed))
+    assert gap(compact.double(), model.double(), image.double()) < 1e-5
+    assert not any(
+        word in name for name in compact.state_dict() for word in ("alpha", "beta", "gate")
+    )
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    granularity=st.sampled_from(["conv", "block"]),
+    bottleneck=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_live_channels_are_those_with_a_gradient(granularity, bottleneck, seed) -> None:
+    """An independent reference: autograd through the supernet, no ReLU of which is at zero."""
+    graph = BACKBONES["resnet50" if bottleneck else "resnet18"](output_stride=32, width=0.04)
+    model = InterroGate(parts(graph), granularity=granularity)
+    model = scattered(model, seed, awake=True).double()
+    put(model, np.random.default_rng(seed))
+    image = torch.rand(SHAPE, dtype=torch.float64)
+    # positive weights, positive features: no two paths cancel
+    sum((x * torch.rand_like(x)).sum() for x in model(image).values()).backward()
+    gates = {name: on.numpy() for name, on in model.hard_gates().items()}
+    values = number_values(graph, gates)
+    live = live_values(graph, values)
+    expected, found = {}, {}
+    for stream, name in enumerate((*model.tasks, SHARED)):
+        encoder = model.streams[name]
+        assert isinstance(encoder, Encoder)
+        for node in graph.convs:
+            gradient = encoder.layer(node.name).bn.bias.grad
+            touched = torch.zeros(node.outputs) if gradient is None else gradient
+            expected[node.name, stream] = (touched != 0).tolist()
+            raw = values.raw.get((node.name, stream))
+            found[node.name, stream] = [False] * node.outputs if raw is None else live[raw].tolist()
+    assert found == expected
+    # and the compact network holds exactly these
+    sizes = {s.name: s.outputs for s in extract(model).description.steps if isinstance(s, ConvStep)}
+    counted = {
+        f"{key(node)}_{[*model.tasks, SHARED][stream]}": sum(on)
+        for (node, stream), on in expected.items()
+        if any(on)
+    }
+    assert sizes == counted
+
+
+@pytest.mark.parametrize("granularity", ["conv", "block"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_ends_cost_exactly_stl_and_mtl(backbone: str, granularity: str) -> None:
+    graph = BACKBONES[backbone](output_stride=8, width=0.05)
+    supernet = InterroGate(parts(graph, 2), granularity=granularity)
+    for on, method in ((True, STL), (False, MTL)):
+        all_gates(supernet, on)
+        compact, plain = extract(supernet), method(parts(graph, 2))
+        assert sum(p.numel() for p in compact.parameters()) == sum(
+            p.numel() for p in plain.parameters()
+        )
+        if backbone == "resnet18":  # tracing the deeper one takes its time
+            ours, theirs = (count_macs(m, SHAPE, cross_check=False) for m in (compact, plain))
+            assert ours == theirs
+
+
+def conv_steps(compact: CompactNet) -> dict[str, tuple[int, int]]:
+    steps = compact.description.steps
+    return {s.name: (s.inputs, s.outputs) for s in steps if isinstance(s, ConvStep)}
+
+
+CHAIN = Graph(
+    (
+        Conv("one", INPUT, 3, 2, 1),
+        Conv("two", "one", 2, 3, 1),
+        Conv("three", "two", 3, 2, 1),
+    ),
+    stride=1,
+)
+
+
+def chained(one: list[str], two: list[str], three: list[str]) -> InterroGate:
+    """Two tasks over `CHAIN`; a row a task, `#` = its own channel, `.` = the shared one."""
+    model = scattered(InterroGate(parts(CHAIN, 2)))
+    rows = {"one": one, "two": two, "three": three}
+    model.set_gates(
+        {name: torch.tensor([[c == "#" for c in row] for row in on]) for name, on in rows.items()}
+    )
+    return model
+
+
+def test_liveness_by_hand() -> None:
+    """Written out from the heads back.
+
+    three: a owns channel 0 and reads shared 1; b reads shared 0 and 1.
+        a's conv 1 of 2 channels, shared 2 of 2, b's none.
+    two: a's conv at three reads a's row (own 0, shared 1, shared 2); the shared conv at three reads
+        the mix: channel 0 mixes a's own with shared 0 (b's choice), channels 1 and 2 are shared
+        for both, a mix of equals. So a's conv 1 channel, shared 3, b's none.
+    one: a's conv at two reads (own 0, shared 1); the shared conv at two reads the mix: channel 0
+        mixes a's own with b's own, channel 1 is shared. So a 1, b 1, shared channel 1 alone.
+    """
+    model = chained(["#.", "#."], ["#..", "..."], ["#.", ".."])
+    compact = extract(model)
+    assert conv_steps(compact) == {
+        "one_a": (3, 1), "one_b": (3, 1), "one__shared": (3, 1),
+        "two_a": (2, 1), "two__shared": (2, 3),
+        "three_a": (3, 1), "three__shared": (3, 2),
+    }  # fmt: skip
+    mixes = {s.name: s.channels for s in compact.description.steps if isinstance(s, MixStep)}
+    assert mixes == {"one_mix": 1, "two_mix": 1}
+    # 9 + 2 + 6 + 3 + 6 multiply-adds a pixel
+    assert count_macs(compact, (1, 3, 4, 5), cross_check=False).backbone_macs == 20 * 26
+    assert gap(compact, model, torch.randn(1, 3, 4, 5)) < 1e-5
+    assert sharing(model) == (
+        ("one", "two", "three"),
+        # at one, b's own channel lives for the mix; what it owns and nobody reads is not counted
+        {"a": (1 / 2, 1 / 3, 1 / 2), "b": (1 / 2, 0, 0)},
+    )
+
+
+def test_own_channels_that_nobody_reads_are_dead() -> None:
+    # both tasks take everything from the shared stream in the end: their own last channels are
+    # chosen by no gate, and b's own at `two` only live through the mix
+    model = chained(["..", ".."], ["...", "###"], ["##", ".."])
+    steps = conv_steps(extract(model))
+    assert steps["two_b"] == (2, 3)
+    # with the shared stream unread behind it, the mix is not needed, and b's own follow
+    model = chained(["..", ".."], ["...", "###"], ["##", "##"])
+    assert conv_steps(extract(model)) == {
+        "one__shared": (3, 2), "two__shared": (2, 3), "two_b": (2, 3),
+        "three_a": (3, 2), "three_b": (3, 2),
+    }  # fmt: skip
+
+
+def test_a_dead_end_dies_all_the_way_back() -> None:
+    # every task goes its own way at the end: the shared stream lives nowhere behind its last reader
+    model = chained(["##", ".."], ["###", "###"], ["##", "##"])
+    assert conv_steps(extract(model)) == {
+        "one_a": (3, 2), "one__shared": (3, 2),
+        "two_a": (2, 3), "two_b": (2, 3),
+        "three_a": (3, 2), "three_b": (3, 2),
+    }  # fmt: skip
+    # and the other way round: a's own first layers are computed for nobody
+    model = chained(["##", ".."], ["...", "..."], ["..", ".."])
+    steps = conv_steps(extract(model))
+    assert set(steps) == {"one_a", "one__shared", "two__shared", "three__shared"}  # through the mix
+    with torch.no_grad():
+        before = extract(model)(torch.ones(1, 3, 2, 2))
+        model.beta["one"][0] += 50  # the mix at `one` is now a's alone
+        after = extract(model)(torch.ones(1, 3, 2, 2))
+    assert not torch.allclose(before["b"], after["b"])
+
+
+def test_a_common_prefix_is_computed_once() -> None:
+    # gates closed up to layer2.1: one encoder until there, then four (three tasks and the shared)
+    graph = BACKBONES["resnet18"](output_stride=32, width=0.05)
+    model = scattered(InterroGate(parts(graph)))
+    prefix = {node.name for stage in (0, 1, 2) for node in graph.stage(stage)}
+    model.set_gates(
+        {name: torch.full_like(g, name not in prefix) for name, g in model.hard_gates().items()}
+    )
+    compact = extract(model)
+    behind = [node for node in graph.convs if node.name not in prefix]
+    assert len(conv_steps(compact)) == len(graph.convs) - len(behind) + 3 * len(behind)
+    assert not compact.mixes
+    assert gap(compact, model, torch.randn(SHAPE)) < 1e-5
+
+
+def test_an_elementwise_node_of_equal_inputs_is_computed_once() -> None:
+    graph = Graph(
+        (
+            Conv("stem", INPUT, 3, 4, 3),
+            Conv("branch", "stem", 4, 4, 3, relu=False, stage=1),
+            Add("sum", "branch", "stem", 4, stage=1),
+        ),
+        stride=1,
+    )
+    model = scattered(InterroGate(parts(graph, 2)))
+    on = {name: torch.zeros(2, 4, dtype=torch.bool) for name in ("stem", "branch")}
+    on["branch"][0, 1] = True  # a's own in one of four channels
+    model.set_gates(on)
+    values = number_values(graph, {name: gates.numpy() for name, gates in on.items()})
+    # four sums of shared, one more for a
+    assert len(values.parts["sum"]) == 5
+    assert (values.read["sum", 0] == values.read["sum", 1]).tolist() == [True, False, True, True]
+    assert gap(extract(model), model, torch.randn(1, 3, 6, 6)) < 1e-5
+
+
+def test_a_task_may_be_called_shared() -> None:
+    graph = CHAIN
+    heads = {task: HeadSpec("light", 2, 4, 1) for task in ("shared", "other")}
+    model = scattered(InterroGate(Parts(graph, heads)))
+    put(model, np.random.default_rng(1))
+    assert gap(extract(model), model, torch.randn(1, 3, 4, 5)) < 1e-5
+
+
+@pytest.fixture
+def compact() -> CompactNet:
+    graph = BACKBONES["resnet18"](output_stride=32, width=0.05)
+    model = scattered(InterroGate(parts(graph)))
+    put(model, np.random.default_rng(2))
+    return extract(model)
+
+
+def test_saved_and_loaded_is_equal_to_the_bit(compact: CompactNet, tmp_path: Path) -> None:
+    save_compact(compact, tmp_path / "model")
+    loaded = load_compact(tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+    assert loaded.description == compact.description
+    assert not loaded.training
+    image = torch.randn(SHAPE)
+    with torch.no_grad():
+        ours, theirs = loaded(image), compact(image)
+    assert all(torch.equal(ours[task], theirs[task]) for task in HEADS)
+
+
+def damaged(stem: Path, kind: str) -> None:
+    text, weights = stem.with_suffix(".json"), stem.with_suffix(".safetensors")
+    data = text.read_text()
+    if kind == "no description":
+        text.unlink()
+    elif kind == "no weights":
+        weights.unlink()
+    elif kind == "description cut short":
+        text.write_text(data[: len(data) // 2])
+    elif kind == "description not text":
+        text.write_bytes(b"\xff\xfe\x00")
+    elif kind == "another format":
+        text.write_text(data.replace('"format": 1', '"format": 2', 1))
+    elif kind == "unknown operation":
+        text.write_text(data.replace('"op": "conv"', '"op": "exec"', 1))
+    elif kind == "unknown key":
+        text.write_text(data.replace('"format": 1', '"format": 1, "code": "x"', 1))
+    elif kind == "unknown head":
+        text.write_text(data.replace('"kind": "light"', '"kind": "lihgt"', 1))
+    elif kind == "name that is a path":
+        text.write_text(data.replace('"name": "conv1_a"', '"name": "../conv1"', 1))
+    elif kind == "no channels":
+        text.write_text(data.replace('"outputs": 1', '"outputs": -1'))
+    elif kind == "weights cut short":
+        weights.write_bytes(weights.read_bytes()[:-9])
+    elif kind == "weights that pickle would run":
+        weights.write_bytes(b"\x80\x04cos\nsystem\n")
+    elif kind == "weights of another network":
+        from safetensors.torch import save_file
+
+        save_file({"x": torch.zeros(2)}, weights)
+    assert kind.startswith("no ") or text.read_text(errors="replace") != data or "weights" in kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "no description",
+        "no weights",
+        "description cut short",
+        "description not text",
+        "another format",
+        "unknown operation",
+        "unknown key",
+        "unknown head",
+        "name that is a path",
+        "no channels",
+        "weights cut short",
+        "weights that pickle would run",
+        "weights of another network",
+    ],
+)
+def test_damaged_files_are_refused(compact: CompactNet, tmp_path: Path, kind: str) -> None:
+    save_compact(compact, tmp_path / "model")
+    damaged(tmp_path / "model", kind)
+    with pytest.raises(UsageError, match=r"model.json and .safetensors must be a compact network"):
+        load_compact(tmp_path / "model")
+
+
+def test_compact_is_trained_like_any_network(compact: CompactNet) -> None:
+    assert type(compact).__mro__[1] is nn.Module
+    compact.train()
+    outputs = compact(torch.randn(4, *SHAPE[1:]))
+    sum((x * torch.randn_like(x)).sum() for x in outputs.values()).backward()
+    # every weight that was kept matters
+    still = [n for n, p in compact.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []

@@ -1,0 +1,172 @@
+"""Whole runs of a tiny study: kept, continued, interrupted, failing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny
+
+from gatesearch.datasets import scenes
+from gatesearch.errors import DataError, StudyRefusedError, UsageError
+from gatesearch.pruning import load_compact
+from gatesearch.results import StudyRecord, front
+from gatesearch.search import read_store, run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def untimed(record: StudyRecord) -> list:
+    """What a run found, without wall-clock times and trial numbers."""
+    return [replace(r, train_seconds=0.0, trial=None) for r in (*record.baselines, *record.trials)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data):
+    """(folder, study, record, events) of a run of one trial in one go."""
+    folder = tmp_path_factory.mktemp("finished")
+    study, events = tiny(folder), []
+    record = run(study, n_trials=1, out=folder / "out", data=data, emit=events.append)
+    return folder / "out", study, record, events
+
+
+def test_what_a_run_leaves(finished) -> None:
+    out, study, record, events = finished
+    assert read_store(out) == record
+    assert [r.method for r in record.baselines] == ["stl", "mtl"]
+    assert [(r.trial, r.state) for r in record.trials] == [(0, "complete")]
+    assert [record.data[part] for part in ("train", "validation", "test")] == [6, 4, 2]
+    stl, mtl = record.baselines
+    assert stl.backbone_gflops == pytest.approx(2 * mtl.backbone_gflops)
+    for trial in record.trials:
+        # the shared stream may come on top of the tasks' own
+        assert mtl.gflops - mtl.backbone_gflops <= trial.gflops - trial.backbone_gflops
+        assert trial.backbone_gflops <= 3 * mtl.backbone_gflops
+        assert set(trial.params) == {"lambda_s", "tau.semseg", "tau.depth"}
+        assert all(0.2 <= trial.params[f"tau.{t}"] <= 0.8 for t in study.tasks)
+        assert set(trial.curves) == {"loss.semseg", "loss.depth", "lr", "sparsity", "open.semseg",
+                                     "open.depth"}  # fmt: skip
+        assert (trial.epochs, trial.train_images) == (2, 12)
+        # six frames an epoch; forward and twice that backward, of both tasks' and the shared stream
+        streams = 3 * mtl.backbone_gflops + (mtl.gflops - mtl.backbone_gflops)
+        assert trial.train_pflops == pytest.approx(3 * streams * 12 / 1e6, rel=1e-6)
+    chosen = {r.trial for r in front(record)}
+    for result in (*record.baselines, *record.trials):
+        shown = result.trial is None or result.trial in chosen
+        assert ("test" in result.metrics) == shown
+    kinds = [event["event"] for event in events]
+    assert kinds.count("trial") == 1
+    assert kinds.count("baseline") == 2
+
+
+def test_kept_networks_are_what_was_measured(finished) -> None:
+    out, _, record, _ = finished
+    for trial in record.trials:
+        network = load_compact(out / "trials" / f"{trial.trial:04d}" / "model")
+        params = sum(p.numel() for p in network.parameters())
+        assert params / 1e6 == pytest.approx(trial.params_m)
+    state = load_file(out / "baselines" / "mtl-seed0" / "model.safetensors")
+    assert any(name.startswith("encoder.") for name in state)
+
+
+def test_predictions_hold_numbers_only(finished) -> None:
+    out, _, record, _ = finished
+    with np.load(out / "predictions.npz", allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    labels = ["truth", "stl", "mtl", *(f"trial {r.trial}" for r in front(record))]
+    drawn = {f"{label}.{task}" for label in labels for task in ("semseg", "depth")}
+    assert set(arrays) == {"image", "seed"} | drawn
+    assert arrays["image"].shape == (1, 16, 16, 3)
+    assert arrays["truth.semseg"].shape == arrays["mtl.semseg"].shape == (1, 16, 16)
+    # the frame in the middle of the test part
+    frame = scenes.render(1, split="test", size=(16, 16))
+    assert np.array_equal(arrays["image"][0], frame["image"])
+
+
+def test_nothing_left_to_do_changes_nothing(finished, data) -> None:
+    out, study, record, _ = finished
+    kept = {p: p.stat().st_mtime_ns for p in out.rglob("model.*")}
+    events = []
+    for n_trials in (1, 0):
+        again = run(study, n_trials=n_trials, out=out, data=data, emit=events.append)
+        assert again == record
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("model.*")} == kept
+    assert not {"trial", "baseline"} & {event["event"] for event in events}
+
+
+def test_an_interrupted_run_ends_as_one_in_one_go(finished, data, tmp_path) -> None:
+    _, study, whole, _ = finished
+    out = tmp_path / "out"
+
+    def emit(event) -> None:
+        if event.get("stage") == "trial 0" and event["done"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, n_trials=1, out=out, data=data, emit=emit)
+    assert [r.method for r in read_store(out).baselines] == ["stl", "mtl"]
+    assert read_store(out).trials == ()
+    record = run(study, n_trials=1, out=out, data=data, emit=lambda event: None)
+    assert [r.trial for r in record.trials] == [1]
+    assert untimed(record) == untimed(whole)
+
+
+def test_other_data_is_refused(finished, tmp_path, monkeypatch) -> None:
+    out, study, _, _ = finished
+    plain = scenes.render
+
+    def darker(*args, **kwargs):
+        frame = plain(*args, **kwargs)
+        return {**frame, "image": frame["image"] // 2}
+
+    monkeypatch.setattr(scenes, "render", darker)
+    with pytest.raises(StudyRefusedError, match=r"was made on other data: .*--data"):
+        run(study, n_trials=1, out=out, data=tmp_path, emit=lambda event: None)
+
+
+def test_a_failing_network_does_not_end_the_study(finished, data, tmp_path) -> None:
+    absurd = ("seed=5", "options.interrogate.training.lr=1e30", "options.mtl.training.lr=1e30")
+    study, events = tiny(tmp_path, *absurd), []
+    record = run(study, n_trials=1, out=tmp_path / "out", data=data, emit=events.append)
+    states = [(r.method, r.state) for r in record.baselines]
+    assert states == [("stl", "complete"), ("mtl", "failed")]
+    assert [r.state for r in record.trials] == ["failed"]
+    for result in (*record.baselines[1:], *record.trials):
+        assert "the loss of " in result.reason
+        assert "epoch" in result.reason
+        assert result.metrics == {}
+    assert sum(event["event"] == "warning" for event in events) == 2
+    assert {r.seed for r in (*record.baselines, *record.trials)} == {5}
+    ours, theirs = (
+        load_file(folder / "baselines" / name / "model.safetensors")["heads.depth.layers.1.weight"]
+        for folder, name in ((tmp_path / "out", "stl-seed5"), (finished[0], "stl-seed0"))
+    )
+    assert not torch.equal(ours, theirs)
+    # a failed trial counts, a failed baseline is tried again
+    events.clear()
+    run(study, n_trials=1, out=tmp_path / "out", data=data, emit=events.append)
+    trained = [e["message"] for e in events if e["event"] in ("trial", "baseline")]
+    assert [message.split(":")[0] for message in trained] == ["mtl"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["data.dataset=scnes"], UsageError, "unknown data set 'scnes'; did you mean 'scenes'"),
+        (['methods=["stl", "mlt"]'], UsageError, "unknown method 'mlt'"),
+        (["tasks.depth.kind=dpth"], UsageError, "unknown kind|kind of task depth 'dpth'"),
+        (["options.mtl.start=here"], UsageError, "options.mtl.start must be"),
+        (["training.batch_size=7"], DataError, "batch_size is 7 but only 6 frames"),
+        (["data.validation=9"], DataError, "9 of 10 are carved off"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_training(data, tmp_path, overrides, error, message):
+    events = []
+    with pytest.raises(error, match=message):
+        run(tiny(tmp_path, *overrides), n_trials=1, out=tmp_path / "out", data=data,
+            emit=events.append)  # fmt: skip
+    assert not [event for event in events if event.get("unit") == "epochs"]

@@ -1,0 +1,200 @@
+"""The store: whose it is, what counts in it, who holds it, and what is refused."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from tiny import tiny
+
+from gatesearch.errors import StudyRefusedError, UsageError
+from gatesearch.results import Result, TaskInfo
+from gatesearch.search.store import DATABASE, Store, locked, open_store, read_store
+
+TASKS = (TaskInfo("semseg", "mIoU", "%", True, 8), TaskInfo("depth", "RMSE", "m", False, 1))
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """A store as a run begins it; making one takes Optuna a while."""
+    folder = tmp_path_factory.mktemp("stores")
+    open_store(tiny(folder), folder=folder / "out", tasks=TASKS)
+    return folder / "out"
+
+
+@pytest.fixture
+def study(tmp_path):
+    return tiny(tmp_path)
+
+
+@pytest.fixture
+def out(tmp_path, empty):
+    shutil.copytree(empty, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def store(study, out) -> Store:
+    return open_store(study, folder=out, tasks=TASKS)
+
+
+def result(method="interrogate", trial=None, **options) -> Result:
+    figures = {"semseg": 20.0 + (trial or 0), "depth": 0.5}
+    return Result(method, 0, trial, metrics={"validation": figures}, gflops=1.5, **options)
+
+
+def ended(store: Store, gain: float = 1.0) -> Result:
+    trial = store.handle.ask()
+    kept = result(trial=trial.number)
+    store.finish(trial, kept, [gain, 1.5])
+    return kept
+
+
+def test_everything_comes_back(store, study, out) -> None:
+    baselines = [result("stl"), result("mtl", state="failed", reason="the loss became nan")]
+    for baseline in baselines:
+        store.keep_baseline(baseline)
+    trials = [ended(store), ended(store)]
+    failed = store.handle.ask()
+    store.finish(failed, result(trial=2, state="failed", reason="why"), None)
+    record = read_store(out)
+    assert record == store.record()
+    assert record.baselines == tuple(baselines)
+    assert record.trials[:2] == tuple(trials)
+    assert (record.trials[2].state, record.trials[2].reason) == ("failed", "why")
+    assert (record.name, record.protocol, record.tasks) == ("tiny", "scenes-16", TASKS)
+    assert record.fingerprint == study.fingerprint
+    assert record.definition == study.definition()
+    assert store.finished() == 3
+
+
+def test_baselines_come_single_tasks_first_then_hard_sharing(store) -> None:
+    for method in ("mtan", "cross_stitch", "mtl", "stl"):
+        for seed in (1, 0):
+            store.keep_baseline(replace(result(method), seed=seed))
+    order = [(r.seed, r.method) for r in store.record().baselines]
+    assert order == [(s, m) for s in (0, 1) for m in ("stl", "mtl", "cross_stitch", "mtan")]
+
+
+def test_a_baseline_trained_again_replaces_the_old(store) -> None:
+    store.keep_baseline(result("mtl", state="failed", reason="x"))
+    store.keep_baseline(result("mtl"))
+    assert [r.state for r in store.record().baselines] == ["complete"]
+
+
+def test_test_figures_are_kept_beside_the_validation_ones(store, study, out) -> None:
+    baseline, trial = result("stl"), ended(store)
+    store.keep_baseline(baseline)
+    figures = {"semseg": 18.0, "depth": float("nan")}
+    store.keep_test(baseline, {"semseg": 17.0, "depth": 0.6})
+    store.keep_test(trial, figures)
+    record = read_store(out)
+    assert record.baselines[0].metrics["test"] == {"semseg": 17.0, "depth": 0.6}
+    assert record.trials[0].metrics["validation"] == trial.metrics["validation"]
+    assert record.trials[0].metrics["test"] == pytest.approx(figures, nan_ok=True)
+
+
+def test_a_trial_that_was_cut_off_does_not_count(store, study, out) -> None:
+    kept = ended(store)
+    store.handle.ask()  # a process is killed here
+    later = open_store(study, folder=out, tasks=TASKS)
+    assert later.finished() == 1
+    assert later.close_stale() == 1
+    assert later.close_stale() == 0
+    assert later.finished() == 1
+    assert later.record().trials == (kept,)
+    # the number is not given twice, so that no folder is shared
+    assert ended(later).trial == 2
+    assert later.finished() == 2
+
+
+def test_an_ended_trial_is_not_undone(store) -> None:
+    trial = store.handle.ask()
+    store.finish(trial, result(trial=0), [1.0, 1.0])
+    store.interrupted(trial)
+    assert store.finished() == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("training.lr=0.5", "training.lr: 0.001 -> 0.5"),
+        ("tasks.semseg.weight=3.0", "tasks.semseg.weight: 1.0 -> 3.0"),
+        ("search.tau=[0.0, 0.5]", "search.tau: [0.2, 0.8] -> [0.0, 0.5]"),
+        ("options.mtl.start=stl", "options.mtl.start: absent -> stl"),
+    ],
+)
+def test_another_definition_is_refused_by_its_key(tmp_path, out, override, line) -> None:
+    other = tiny(tmp_path, override)
+    before = (out / DATABASE).read_bytes()
+    with pytest.raises(StudyRefusedError) as caught:
+        open_store(other, folder=out, tasks=TASKS)
+    assert f"\n  {line}\n" in str(caught.value)
+    assert other.fingerprint in str(caught.value)
+    assert (out / DATABASE).read_bytes() == before
+
+
+@pytest.mark.parametrize("override", ["seed=7", 'methods=["stl"]', "report_frames=0"])
+def test_what_changes_no_result_is_let_in(tmp_path, out, override) -> None:
+    open_store(tiny(tmp_path, override), folder=out, tasks=TASKS)
+
+
+def test_no_store(tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"no store in .*absent; run the study first"):
+        read_store(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("kind", ["not a database", "cut short", "overwritten inside"])
+def test_a_damaged_database_is_refused_and_left(out, study, kind) -> None:
+    path = out / DATABASE
+    data = path.read_bytes()
+    bad = {
+        "not a database": b"precious notes" * 400,
+        "cut short": data[: len(data) // 2],
+        "overwritten inside": data[:4096] + b"\xa5" * 8192 + data[12288:],
+    }[kind]
+    path.write_bytes(bad)
+    for call in (lambda: read_store(out), lambda: open_store(study, folder=out, tasks=TASKS)):
+        with pytest.raises(StudyRefusedError, match=r"study\.db"):
+            call()
+        assert path.read_bytes() == bad
+
+
+def test_a_store_that_was_never_set_up_is_refused(tmp_path, out) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(out / DATABASE)) as database:
+        database.execute("delete from study_user_attributes where key = 'definition'")
+        database.commit()
+    with pytest.raises(StudyRefusedError, match="'definition' is missing"):
+        read_store(out)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from gatesearch.search.store import locked, read_store
+folder = Path(sys.argv[1])
+with locked(folder):
+    print(read_store(folder).name, "torch" in sys.modules, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_holds_a_folder_and_is_named(store, out) -> None:
+    command = [sys.executable, "-c", HOLDER, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"tiny False\n"
+        named = rf"in use by process {holder.pid} on .* since 20"
+        with pytest.raises(StudyRefusedError, match=named), locked(out):
+            pytest.fail("held twice")
+        assert read_store(out) == store.record()  # reading asks for no lock
+        holder.kill()  # without a chance to let go
+    with locked(out):
+        assert f"process {os.getpid()} on " in (out / "lock").read_text()
+    with locked(out):
+        pass

@@ -1,0 +1,28 @@
+"""A study of two tasks on a few rendered frames, trained in moments."""
+
+from pathlib import Path
+
+from gatesearch.study import Study, load_study
+
+TOML = """
+name = "tiny"
+methods = ["stl", "mtl"]
+report_frames = 1
+protocol = { name = "scenes-16", size = [16, 16] }
+tasks.semseg = { kind = "semseg", classes = 8 }
+tasks.depth = { kind = "depth" }
+data = { dataset = "scenes", train_frames = 10, test_frames = 2, validation = 4 }
+model.backbone = "resnet18"
+model.width = 0.05
+model.output_stride = 32
+model.head = "light"
+model.head_channels = 4
+training = { epochs = 2, batch_size = 3, lr = 1e-3, precision = "fp32", memory_format = "nchw" }
+search = { lambda_s = [0.1, 10.0], tau = [0.2, 0.8], startup = 1 }
+"""
+
+
+def tiny(folder: Path, *overrides: str) -> Study:
+    path = folder / "tiny.toml"
+    path.write_text(TOML)
+    return load_study(path, overrides)

@@ -1,0 +1,152 @@
+"""What every kind of task keeps to, one suite over `TASKS`: a new kind adds its labels here."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gatesearch.tasks import TASKS, Task, Warp
+
+CLASSES = 5
+SHAPE = (6, 7, 9)  # frames, height, width
+
+
+def labels(kind: str, generator: torch.Generator) -> Tensor:
+    if kind == "semseg":
+        return torch.randint(CLASSES, SHAPE, generator=generator, dtype=torch.uint8)
+    if kind == "depth":
+        return torch.rand(SHAPE, generator=generator) * 9 + 0.5
+    if kind == "normals":
+        vectors = torch.randn(SHAPE[0], 3, *SHAPE[1:], generator=generator)
+        return vectors / vectors.norm(dim=1, keepdim=True)
+    return torch.randint(2, SHAPE, generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+@pytest.fixture(params=TASKS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def task(kind: str) -> Task:
+    return TASKS[kind](classes=CLASSES)
+
+
+@pytest.fixture
+def target(kind: str, generator: torch.Generator) -> Tensor:
+    return labels(kind, generator)
+
+
+@pytest.fixture
+def prediction(task: Task, generator: torch.Generator) -> Tensor:
+    made = torch.randn(SHAPE[0], task.channels, *SHAPE[1:], generator=generator)
+    return made.requires_grad_()
+
+
+def hidden(task: Task, target: Tensor, rows: slice) -> Tensor:
+    target = target.clone()
+    target[..., rows, :] = task.fill
+    return target
+
+
+def measured(task: Task, prediction: Tensor, target: Tensor, batch: int) -> float:
+    meter = task.meter()
+    for a, b in zip(prediction.detach().split(batch), target.split(batch), strict=True):
+        meter.update(a, b)
+    return meter.compute().item()
+
+
+def test_loss_is_finite_and_every_prediction_is_moved_by_it(task, target, prediction) -> None:
+    loss = task.loss(prediction, target)
+    assert loss.shape == ()
+    assert loss.dtype == torch.float32
+    assert loss > 0
+    loss.backward()
+    assert prediction.grad.isfinite().all()
+    assert (prediction.grad.abs().sum(1) > 0).all()
+
+
+def test_no_labels_no_loss_no_gradient_no_figure(task, target, prediction) -> None:
+    unknown = torch.full_like(target, task.fill)
+    loss = task.loss(prediction, unknown)
+    loss.backward()
+    assert loss.item() == 0
+    assert prediction.grad.abs().max() == 0
+    assert math.isnan(measured(task, prediction, unknown, SHAPE[0]))
+
+
+def test_hidden_pixels_have_no_say(task, target, prediction) -> None:
+    half = hidden(task, target, slice(0, 3))
+    elsewhere = prediction.detach().clone()
+    elsewhere[..., :3, :] = 1e4
+    loss = task.loss(prediction, half)
+    loss.backward()
+    assert prediction.grad[..., :3, :].abs().max() == 0
+    assert task.loss(elsewhere, half).item() == pytest.approx(loss.item(), rel=1e-6)
+    assert measured(task, elsewhere, half, 2) == measured(task, prediction, half, 2)
+    # and the rest counts as if the frame were smaller
+    kept = task.loss(prediction[..., 3:, :], target[..., 3:, :])
+    assert kept.item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_figure_does_not_depend_on_batches(task, target, prediction, batch) -> None:
+    half = hidden(task, target, slice(2, 4))
+    half[0] = task.fill  # one frame without any label
+    at_once = measured(task, prediction, half, SHAPE[0])
+    assert math.isfinite(at_once)
+    assert measured(task, prediction, half, batch) == pytest.approx(at_once, rel=1e-6)
+
+
+def test_better_predictions_have_better_figures(kind, task, target, prediction) -> None:
+    if kind == "semseg":
+        right = torch.nn.functional.one_hot(target.long(), CLASSES).movedim(-1, 1) * 20.0
+    elif kind == "normals":
+        right = target
+    else:
+        right = target[:, None].float()
+        right = right if kind == "depth" else right * 40 - 20
+    ours, theirs = (measured(task, p, target, 6) for p in (right, prediction))
+    assert (ours > theirs) is task.higher_is_better
+    assert task.loss(right, target) < task.loss(prediction, target)
+    perfect = {"mIoU": 100.0, "maxIoU": 1.0}.get(task.metric, 0.0)
+    assert ours == pytest.approx(perfect, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (3, 4), (14, 18), (5, 20)])
+def test_resized_labels_are_labels(kind, task, target, size) -> None:
+    half = hidden(task, target, slice(0, 4))
+    resized = task.resized(half, size)
+    assert resized.shape == (*target.shape[:-2], *size)
+    assert resized.dtype == target.dtype
+    if kind == "normals":
+        length = resized.norm(dim=1)
+        assert ((length - 1).abs().minimum(length) < 1e-5).all()
+    else:
+        assert set(resized.unique().tolist()) <= set(half.unique().tolist())
+    if size == SHAPE[1:]:
+        torch.testing.assert_close(resized, half)
+    nothing = torch.full_like(target, task.fill)
+    assert (task.resized(nothing, size) == task.fill).all()
+
+
+def test_unmoved_labels_do_not_change(task, target) -> None:
+    still = Warp(torch.zeros(6, dtype=torch.bool), torch.ones(6), torch.zeros(6))
+    torch.testing.assert_close(task.warped(target, still), target)
+
+
+def test_unknown_stays_unknown_however_it_is_moved(task, target) -> None:
+    nothing = torch.full_like(target, task.fill)
+    angles = torch.linspace(-2, 2, 6)
+    moved = task.warped(nothing, Warp(angles > 0, torch.full((6,), 1.5), angles))
+    assert (moved == task.fill).all()
+
+
+def test_predicted_has_the_shape_of_the_labels(task, target, prediction) -> None:
+    assert task.predicted(prediction.detach()).shape == target.shape

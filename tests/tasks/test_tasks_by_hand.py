@@ -1,0 +1,240 @@
+"""Losses, metrics and label rules worked out by hand on maps of a few pixels."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gatesearch.errors import UsageError
+from gatesearch.study import TaskSpec
+from gatesearch.tasks import Warp, build_tasks
+from gatesearch.tasks.depth import Depth
+from gatesearch.tasks.edges import Edges
+from gatesearch.tasks.normals import Normals
+from gatesearch.tasks.saliency import Saliency
+from gatesearch.tasks.semseg import Semseg
+
+
+def scores(classes: list[list[int]], count: int, height: float = 9.0) -> Tensor:
+    """(1, count, H, W), `height` at the class named and 0 elsewhere."""
+    return torch.nn.functional.one_hot(torch.tensor([classes]), count).movedim(-1, 1) * height
+
+
+def logits(probabilities: list[list[float]]) -> Tensor:
+    return torch.tensor([[probabilities]], dtype=torch.float64).logit()
+
+
+def bytes_of(rows: list[list[int]]) -> Tensor:
+    return torch.tensor([rows], dtype=torch.uint8)
+
+
+def test_semseg_loss_is_the_mean_over_labelled_pixels() -> None:
+    # softmax of (log 1, log 3) is (1/4, 3/4); the third pixel is ignored, the fourth even
+    prediction = torch.tensor([[1.0, 1.0], [5.0, 1.0]]), torch.tensor([[3.0, 3.0], [7.0, 1.0]])
+    target = bytes_of([[0, 1], [255, 0]])
+    expected = (math.log(4) + math.log(4 / 3) + math.log(2)) / 3
+    loss = Semseg(classes=2).loss(torch.stack(prediction)[None].log(), target)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_miou_leaves_out_a_class_that_nobody_names() -> None:
+    # of 4 classes, 3 is absent; class 0: 1 hit of 2, class 1: 1 of 2, class 2: 1 of 1
+    meter = Semseg(classes=4).meter()
+    meter.update(scores([[0, 0], [1, 2]], 4), bytes_of([[0, 1], [1, 2]]))
+    assert meter.compute().item() == pytest.approx(100 * (1 / 2 + 1 / 2 + 1) / 3)
+
+
+def test_miou_counts_a_class_that_is_only_predicted() -> None:
+    # class 2 is predicted and never true: IoU 0; class 0: 3 of 4
+    meter = Semseg(classes=3).meter()
+    meter.update(scores([[0, 0], [0, 2]], 3), bytes_of([[0, 0], [0, 0]]))
+    assert meter.compute().item() == pytest.approx(100 * (3 / 4 + 0) / 2)
+
+
+def test_miou_is_of_the_part_not_the_mean_of_batches() -> None:
+    meter = Semseg(classes=2).meter()
+    meter.update(scores([[0, 0]], 2), bytes_of([[0, 0]]))
+    meter.update(scores([[0, 0]], 2), bytes_of([[0, 1]]))
+    assert meter.compute().item() == pytest.approx(100 * (3 / 4 + 0) / 2)
+
+
+def test_predictions_on_ignored_pixels_do_not_count() -> None:
+    meter = Semseg(classes=2).meter()
+    meter.update(scores([[0, 1]], 2), bytes_of([[0, 255]]))
+    assert meter.compute().item() == 100
+
+
+def test_depth_loss_skips_unknown_pixels() -> None:
+    prediction = torch.tensor([[[[1.0, 5.0], [2.0, 0.0]]]])
+    target = torch.tensor([[[1.5, 0.0], [4.0, 0.25]]])
+    assert Depth().loss(prediction, target).item() == pytest.approx((0.5 + 2 + 0.25) / 3)
+
+
+def test_rmse_weighs_pixels_alike_over_unequal_batches() -> None:
+    # squares 1, 4 and 9 over three known pixels; the mean of per-batch RMSE would be 2.29
+    meter = Depth().meter()
+    meter.update(torch.tensor([[[[2.0, 3.0]]]]), torch.tensor([[[1.0, 1.0]]]))
+    meter.update(torch.tensor([[[[4.0, 8.0]]]]), torch.tensor([[[1.0, 0.0]]]))
+    assert meter.compute().item() == pytest.approx(math.sqrt(14 / 3))
+
+
+def test_rmse_keeps_small_errors_beside_large_ones() -> None:
+    # 2^25 squares of 1e-2 are beyond fp32 sums that one large square has begun
+    meter = Depth().meter()
+    meter.update(torch.full((1, 1, 1, 1), 4097.0), torch.full((1, 1, 1), 1.0))
+    small = torch.full((1, 1, 8, 8), 1.5)
+    for _ in range(16):
+        meter.update(small, torch.ones(1, 8, 8))
+    assert meter.compute().item() ** 2 * 1025 == pytest.approx(4096**2 + 256, rel=1e-12)
+
+
+VECTORS = [
+    ((0.0, 0.0, -1.0), (0.0, 0.0, -1.0), 0.0),
+    ((0.0, 0.0, -7.0), (0.0, 0.0, -1.0), 0.0),
+    ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), 90.0),
+    ((0.0, 0.0, 2.0), (0.0, 0.0, -1.0), 180.0),
+    ((1.0, 0.0, -1.0), (0.0, 0.0, -1.0), 45.0),
+    # An arbitrary direction is 90 degrees off on average; no direction is no better.
+    ((0.0, 0.0, 0.0), (0.0, 0.0, -1.0), 90.0),
+]
+
+
+@pytest.mark.parametrize(("prediction", "target", "degrees"), VECTORS)
+def test_angle(prediction: tuple[float, ...], target: tuple[float, ...], degrees: float) -> None:
+    meter = Normals().meter()
+    meter.update(torch.tensor(prediction).reshape(1, 3, 1, 1),
+                 torch.tensor(target).reshape(1, 3, 1, 1))  # fmt: skip
+    assert meter.compute().item() == pytest.approx(degrees, abs=1e-9)
+
+
+def test_a_tiny_angle_is_exact() -> None:
+    # cos 1e-4 rounds to 1 - 5e-9, which fp32 cannot hold: acos would give 0 or 0.028 degrees
+    meter = Normals().meter()
+    prediction = torch.tensor([math.sin(1e-4), 0.0, -math.cos(1e-4)]).reshape(1, 3, 1, 1)
+    meter.update(prediction, torch.tensor([0.0, 0.0, -1.0]).reshape(1, 3, 1, 1))
+    assert meter.compute().item() == pytest.approx(math.degrees(1e-4), rel=1e-6)
+
+
+def test_normals_loss_is_l1_of_the_unit_vectors() -> None:
+    # (3, 0, -4) is (0.6, 0, -0.8); the second pixel is unknown
+    prediction = torch.tensor([[3.0, 1.0], [0.0, 1.0], [-4.0, 1.0]]).reshape(1, 3, 1, 2)
+    target = torch.tensor([[0.0, 0.0], [0.0, 0.0], [-1.0, 0.0]]).reshape(1, 3, 1, 2)
+    assert Normals().loss(prediction, target).item() == pytest.approx(0.6 + 0.2)
+
+
+def test_edges_weigh_095_to_005() -> None:
+    # an edge at 0.2, a plain pixel at 0.2 and one ignored
+    expected = (0.95 * math.log(1 / 0.2) + 0.05 * math.log(1 / 0.8)) / 2
+    prediction, target = logits([[0.2, 0.2, 0.9]]), bytes_of([[1, 0, 255]])
+    assert Edges().loss(prediction, target).item() == pytest.approx(expected)
+    meter = Edges().meter()
+    meter.update(prediction, target)
+    meter.update(logits([[0.5]]), bytes_of([[0]]))
+    total = 2 * expected + 0.05 * math.log(2)
+    assert meter.compute().item() == pytest.approx(total / 3)
+
+
+def test_saliency_loss_balances_the_batch() -> None:
+    # one of four known pixels is salient: it weighs 3/4, the others 1/4
+    expected = (0.75 * math.log(1 / 0.1) + 3 * 0.25 * math.log(1 / 0.6)) / 4
+    prediction, target = logits([[0.1, 0.4, 0.4, 0.4, 0.9]]), bytes_of([[1, 0, 0, 0, 255]])
+    assert Saliency().loss(prediction, target).item() == pytest.approx(expected)
+
+
+def test_saliency_takes_one_threshold_for_all_frames() -> None:
+    # Frame one is right from 0.3 down, frame two from 0.3 up to 0.8: together best in between.
+    meter = Saliency().meter()
+    meter.update(logits([[0.35, 0.1]]), bytes_of([[1, 0]]))
+    meter.update(logits([[0.9, 0.55]]), bytes_of([[1, 0]]))
+    # cuts are k / 16: below 0.35 the second frame has IoU 1/2, above it the first has 0
+    assert meter.compute().item() == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_a_frame_with_nothing_salient() -> None:
+    meter = Saliency().meter()
+    meter.update(logits([[0.01, 0.02]]), bytes_of([[0, 0]]))
+    assert meter.compute().item() == 1
+    meter.update(logits([[0.99, 0.99]]), bytes_of([[0, 0]]))
+    assert meter.compute().item() == 0.5
+
+
+def test_predictions_in_the_encoding_of_the_labels() -> None:
+    assert Semseg(classes=3).predicted(scores([[2, 0]], 3)).tolist() == [[[2, 0]]]
+    assert Semseg(classes=3).predicted(scores([[2, 0]], 3)).dtype == torch.uint8
+    assert Depth().predicted(torch.tensor([[[[2.5]]]])).tolist() == [[[2.5]]]
+    unit = Normals().predicted(torch.tensor([3.0, 0.0, -4.0]).reshape(1, 3, 1, 1))
+    torch.testing.assert_close(unit.flatten(), torch.tensor([0.6, 0.0, -0.8]))
+    for task in (Edges(), Saliency()):
+        assert task.predicted(logits([[0.2]])).item() == pytest.approx(0.2)
+
+
+def warp(*, flip: bool = False, zoom: float = 1.0, degrees: float = 0.0) -> Warp:
+    angle = torch.tensor([math.radians(degrees)])
+    return Warp(flip=torch.tensor([flip]), zoom=torch.tensor([zoom]), angle=angle)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (warp(flip=True), (-0.6, 0.0, -0.8)),
+        # counter-clockwise as seen: what pointed right points up, against y
+        (warp(degrees=90), (0.0, -0.6, -0.8)),
+        (warp(degrees=-90), (0.0, 0.6, -0.8)),
+        # turned to 45 degrees up and right, then mirrored to up and left
+        (warp(flip=True, degrees=45), (-0.6 / 2**0.5, -0.6 / 2**0.5, -0.8)),
+        (warp(zoom=2.0), (0.6, 0.0, -0.8)),
+    ],
+)
+def test_normals_follow_the_image(change: Warp, expected: tuple[float, ...]) -> None:
+    moved = Normals().warped(torch.tensor([0.6, 0.0, -0.8]).reshape(1, 3, 1, 1), change)
+    torch.testing.assert_close(moved.flatten(), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_depth_comes_nearer_and_unknown_stays_unknown() -> None:
+    moved = Depth().warped(torch.tensor([[[3.0, 0.0]]]), warp(zoom=1.5, flip=True))
+    assert moved.tolist() == [[[2.0, 0.0]]]
+
+
+def test_an_edge_survives_downsizing() -> None:
+    # a line one pixel wide, which nearest sampling would miss in every second column
+    for column in range(8):
+        line = torch.zeros(1, 8, 8, dtype=torch.uint8)
+        line[:, :, column] = 1
+        small = Edges().resized(line, (2, 2))
+        assert small.tolist() == [[[int(column < 4), int(column >= 4)]] * 2]
+
+
+def test_downsized_edges_do_not_make_unknown_known() -> None:
+    unknown = torch.full((1, 4, 4), 255, dtype=torch.uint8)
+    unknown[:, :, 2:] = 0
+    unknown[:, 0, 0] = 1
+    assert Edges().resized(unknown, (2, 2)).tolist() == [[[1, 0], [255, 0]]]
+
+
+def test_resized_normals_are_unit_and_mostly_unknown_is_unknown() -> None:
+    target = torch.zeros(1, 3, 4, 4)
+    target[:, 2] = -1.0
+    target[:, :, :2, :2] = 0  # the upper left quarter is unknown
+    target[:, :, 2:, 2:] = torch.tensor([0.6, 0.0, -0.8])[:, None, None]
+    small = Normals().resized(target, (2, 2))
+    assert small.norm(dim=1).round(decimals=5).tolist() == [[[0, 1], [1, 1]]]
+    assert small[0, 0, 1, 1] > 0.3  # anti-aliasing reaches over to the neighbours
+
+
+def test_depth_is_never_averaged_over_a_border() -> None:
+    target = torch.tensor([[[1.0, 1.0, 9.0, 9.0]] * 4])
+    for size in [(2, 2), (3, 3), (8, 8)]:
+        assert set(Depth().resized(target, size).flatten().tolist()) == {1.0, 9.0}
+
+
+def test_labels_stay_exact_through_resizing() -> None:
+    target = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
+    enlarged = Semseg(classes=40).resized(target, (32, 48))
+    assert enlarged.dtype == torch.uint8
+    assert torch.equal(enlarged[:, ::2, ::3], target)
+
+
+def test_unknown_kind_is_named_with_its_task() -> None:
+    with pytest.raises(UsageError, match="kind of task far 'dept'; did you mean 'depth'"):
+        build_tasks({"far": TaskSpec(kind="dept")})

@@ -1,0 +1,90 @@
+"""A pack of a few random frames, and a network of one convolution a task."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gatesearch.datasets import open_pack
+from gatesearch.datasets.pack import SplitFrames, write_pack
+from gatesearch.study import AugmentSpec, TrainingSpec
+from gatesearch.tasks import TASKS
+from gatesearch.training import Frames, Runtime
+
+SIZE = (6, 8)
+CLASSES = 4
+TASK_NAMES = ("semseg", "depth", "normals", "edges")
+CPU = Runtime(device="cpu", precision="fp32", memory_format="nchw")
+
+
+def frame(number: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(number)
+    normals = rng.standard_normal((*SIZE, 3))
+    depth = rng.uniform(0.5, 5, SIZE).astype(np.float32)
+    depth[0, 0] = 0
+    return {
+        "image": rng.integers(0, 256, (*SIZE, 3), np.uint8),
+        "semseg": rng.choice(np.array([0, 1, 2, 3, 255], np.uint8), SIZE),
+        "depth": depth,
+        "normals": normals / np.linalg.norm(normals, axis=-1, keepdims=True),
+        "edges": rng.integers(0, 2, SIZE, np.uint8),
+    }
+
+
+def toy_pack(folder, *, train: int = 11, without: tuple[str, ...] = ()):
+    def frames(start: int, count: int) -> SplitFrames:
+        whole = (frame(start + i) for i in range(count))
+        made = ({k: v for k, v in f.items() if k not in without} for f in whole)
+        return SplitFrames([str(i) for i in range(count)], made)
+
+    return open_pack(
+        write_pack(
+            folder,
+            dataset="toy",
+            size=SIZE,
+            classes={"semseg": CLASSES},
+            splits={"train": frames(0, train), "test": frames(100, 2)},
+            source="made up",
+            emit=lambda event: None,
+        )
+    )
+
+
+def toy_tasks(*names: str):
+    return {name: TASKS[name](classes=CLASSES) for name in names or TASK_NAMES}
+
+
+def toy_frames(pack, *names: str, indices=None, size=SIZE) -> Frames:
+    rows = range(pack.frames("train")) if indices is None else indices
+    return Frames(pack, "train", indices=list(rows), tasks=toy_tasks(*names), size=size)
+
+
+class Toy(nn.Module):
+    """Convolution and norm, one more convolution a task; what it drops out is drawn."""
+
+    def __init__(self, *names: str, dropout: float = 0.2) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Dropout(dropout)
+            )
+            self.heads = nn.ModuleDict(
+                {n: nn.Conv2d(5, t.channels, 1) for n, t in toy_tasks(*names).items()}
+            )
+        self.gate = nn.Parameter(torch.zeros(2, 5))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        features = self.body(image) * (1 + self.gate.sum(0))[:, None, None]
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def spec(**options) -> TrainingSpec:
+    return TrainingSpec(
+        **{
+            "epochs": 2,
+            "batch_size": 4,
+            "lr": 1e-2,
+            "augment": AugmentSpec(zoom=(1.0, 1.5), rotate=10.0),
+            **options,
+        }
+    )
