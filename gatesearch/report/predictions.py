@@ -140,6 +140,10 @@ def _draw(
         (area_w - gap * (len(columns) - 1)) / len(columns), (area_h / len(frames) - gap) / shape
     )
     cell_h = cell_w * shape
+    # One axes for all pictures: making an axes costs more than drawing the picture.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(0, 1), autoscale_on=False)
+    axes.set_axis_off()
+    figure.suppressComposite = True
     for j, (name, array) in enumerate(columns):
         x = style.LEFT + j * (cell_w + gap)
         figure.text(x, style.TOP, style.clip(name, 18), size=9, weight="bold", va="center")
@@ -147,9 +151,8 @@ def _draw(
             values = array[frame, ::step, ::step]
             rgb = values if j == 0 else picture(values, task, limits=limits)
             y = style.TOP - 0.018 - cell_h - i * (cell_h + gap * 1.4)
-            axes = figure.add_axes((x, y, cell_w, cell_h))
-            axes.imshow(rgb, interpolation="nearest", aspect="auto")
-            axes.set_axis_off()
+            extent = (x, x + cell_w, y, y + cell_h)
+            axes.imshow(rgb, interpolation="nearest", aspect="auto", extent=extent)
     if kind == "depth":
         scale = ScalarMappable(Normalize(*limits), colormaps["viridis"])
         bar = figure.colorbar(
