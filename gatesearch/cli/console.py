@@ -34,17 +34,18 @@ def print_table(
         numbers_from: The first column that is set flush right.
         title: A line above the table.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for index, heading in enumerate(columns):
         # A narrow terminal wraps between words, never inside a name or a number.
         words = [word for text in (heading, *(row[index] for row in rows)) for word in text.split()]
         table.add_column(
             heading,
             justify="right" if index >= numbers_from else "left",
-            min_width=max(map(len, words), default=0),
+            no_wrap=index >= numbers_from,
+            min_width=max(map(len, words), default=0) if index < numbers_from else None,
         )
     for row in rows:
         table.add_row(*row)
     if title:
-        out.print(title, markup=False)
+        out.print(f"{title}\n", markup=False)
     out.print(table, markup=False)

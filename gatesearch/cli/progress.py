@@ -13,9 +13,10 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -71,6 +72,34 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
+class _Pace:
+    """Seconds left of each stage, from its own speed since it was first heard of."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, tuple[float, int]] = {}
+
+    def left(self, event: Mapping[str, Any], now: float) -> float | None:
+        """Seconds, or None before a stage has moved and behind its end."""
+        stage, done, total = event["stage"], event["done"], event["total"]
+        began, first = self._began.setdefault(stage, (now, done))
+        if done >= total:
+            del self._began[stage]
+            return None
+        return (now - began) * (total - done) / (done - first) if done > first else None
+
+
+class _LeftColumn(ProgressColumn):
+    """Counts down between two events, which can be an hour apart."""
+
+    def render(self, task: Task) -> Text:
+        end = task.fields["end"]
+        return Text("" if end is None else f"{_clock(max(0.0, end - time.monotonic()))} left")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
 @contextmanager
 def _bars() -> Iterator[Emit]:
     progress = Progress(
@@ -78,23 +107,24 @@ def _bars() -> Iterator[Emit]:
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}", markup=False),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        # rich's own needs two steps, and forgets those of more than 30 s ago.
+        _LeftColumn(),
         console=err,
         transient=True,
-        # rich forgets after 30 s by default, and an epoch or a trial can take longer.
-        speed_estimate_period=7 * 24 * 3600,
     )
     stages: dict[str, TaskID] = {}
+    pace = _Pace()
 
     def show(event: dict[str, Any]) -> None:
         if event["event"] != "progress":
             _message(event)
             return
-        stage, done, total = event["stage"], event["done"], event["total"]
+        stage, done, total, now = event["stage"], event["done"], event["total"], time.monotonic()
+        left = pace.left(event, now)
+        end = None if left is None else now + left
         if stage not in stages:
-            stages[stage] = progress.add_task(stage, total=total, unit=event["unit"])
-        progress.update(stages[stage], completed=done, total=total)
+            stages[stage] = progress.add_task(stage, total=total, unit=event["unit"], end=None)
+        progress.update(stages[stage], completed=done, total=total, end=end)
         if done >= total:
             progress.remove_task(stages.pop(stage))
 
@@ -103,7 +133,7 @@ def _bars() -> Iterator[Emit]:
 
 
 def _lines(clock: Callable[[], float] = time.monotonic) -> Emit:
-    started: dict[str, tuple[float, int]] = {}
+    pace = _Pace()
     told: dict[str, float] = {}
 
     def show(event: dict[str, Any]) -> None:
@@ -111,18 +141,15 @@ def _lines(clock: Callable[[], float] = time.monotonic) -> Emit:
             _message(event)
             return
         stage, done, total, now = event["stage"], event["done"], event["total"], clock()
-        began, first = started.setdefault(stage, (now, done))
+        seconds = pace.left(event, now)
         finished = done >= total
         if not finished and now - told.get(stage, -INTERVAL) < INTERVAL:
             return
         told[stage] = now
-        left = ""
-        if not finished and done > first:
-            seconds = (now - began) * (total - done) / (done - first)
-            left = f", {timedelta(seconds=round(seconds))} left"
+        left = "" if seconds is None else f", {_clock(seconds)} left"
         _say(f"{stage}: {done}/{total} {event['unit']}{left}{_losses(event)}")
         if finished:
-            del started[stage], told[stage]
+            del told[stage]
 
     return show
 

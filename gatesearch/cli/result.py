@@ -25,22 +25,26 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
         print_json(result)
         return
     points = [*result["baselines"], *result["front"]]
-    if points:
+    # A table a part and seed: only figures of one are for comparing.
+    for split, seed in dict.fromkeys((point["split"], point["seed"]) for point in points):
         print_table(
             [
                 "network",
-                "seed",
                 *(_heading(task) for task in record.tasks),
-                "Δ_MTL (%)",
+                "Δ_MTL\n(%)",
                 "GFLOPs",
-                "backbone",
-                "params (M)",
-                "split",
+                "params\n(M)",
             ],
-            [_row(point, record.tasks) for point in points],
+            [
+                _row(point, record.tasks)
+                for point in points
+                if (point["split"], point["seed"]) == (split, seed)
+            ],
             numbers_from=1,
-            title=f"{record.name} ({record.protocol}): baselines, then the front found",
+            title=f"{record.name} ({record.protocol}), seed {seed}, {split} part: "
+            "baselines, then the front",
         )
+        out.print()
     counts = ", ".join(f"{n} {state}" for state, n in result["trials"].items())
     out.print(f"trials: {counts}")
     out.print(f"report: {path}", markup=False, soft_wrap=True)
@@ -48,8 +52,8 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
 
 def _heading(task: "TaskInfo") -> str:
     arrow = "↑" if task.higher_is_better else "↓"
-    unit = f" ({task.unit})" if task.unit else ""
-    return f"{task.name} {task.metric}{unit} {arrow}"
+    unit = f"({task.unit}) " if task.unit else ""
+    return f"{task.name}\n{task.metric}\n{unit}{arrow}"
 
 
 def _row(point: dict[str, Any], tasks: tuple["TaskInfo", ...]) -> list[str]:
@@ -57,13 +61,10 @@ def _row(point: dict[str, Any], tasks: tuple["TaskInfo", ...]) -> list[str]:
     name = f"trial {point['trial']}" if "trial" in point else point["method"]
     return [
         name if weighting == "uniform" else f"{name} + {weighting}",
-        str(point["seed"]),
         *(_number(point["metrics"].get(task.name), 3) for task in tasks),
         _number(point["delta_mtl"], 2, sign="+"),
         _number(point["gflops"], 3),
-        _number(point["backbone_gflops"], 3),
         _number(point["params_m"], 3),
-        point["split"],
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gatesearch.cli.progress import _lines, emitter
+from gatesearch.cli.progress import _lines, _Pace, emitter
 from gatesearch.errors import DataError
 
 
@@ -69,3 +69,12 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         emitter(log=tmp_path / "store" / "log.jsonl") as emit,
     ):
         emit({"event": "log", "message": "x"})
+
+
+def test_a_stage_of_two_steps_has_its_time_left_behind_the_first() -> None:
+    pace = _Pace()
+    steps = [({"stage": "search", "done": done, "total": 2}, 3600.0 * done) for done in (0, 1, 2)]
+    # an hour a trial: none known, one hour left, nothing left
+    assert [pace.left(event, now) for event, now in steps] == [None, 3600.0, None]
+    # forgotten at its end, so that the stage of the same name begins anew
+    assert pace.left({"stage": "search", "done": 1, "total": 2}, 9999.0) is None

@@ -39,9 +39,11 @@ def test_table_shows_the_front_beside_the_baselines(capsys: pytest.CaptureFixtur
     print_result(RECORD, Path("reports/rooms.pdf"), as_json=False)
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if "trial 3" in line).split()
-    assert row[2:7] == ["0", "44.000", "0.450", "+10.00", "2.500"]
-    assert "seg mIoU (%) ↑" in printed
-    assert "depth RMSE (m) ↓" in printed
+    assert row[2:6] == ["44.000", "0.450", "+10.00", "2.500"]
+    headings = [line.split() for line in printed.splitlines()[2:5]]
+    assert headings[0][:2] == ["seg", "depth"]
+    assert headings[1][:2] == ["mIoU", "RMSE"]
+    assert headings[2][-8:-4] == ["network", "(%)", "↑", "(m)"]
     assert "trial 4" not in printed
     assert printed.splitlines()[-2:] == [
         "trials: 1 complete, 1 failed, 0 pruned",

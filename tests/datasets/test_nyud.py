@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nyud_layouts import IDS, SIZE, WRITERS, packed, raw_frame, write_mtan, write_nyud_mt
 from PIL import Image
 
 from gatesearch.datasets import DATASETS, check_pack, ensure_pack
 from gatesearch.datasets.nyud import resize
 from gatesearch.errors import DataError, UsageError
+from tests.nyud_layouts import IDS, SIZE, WRITERS, packed, raw_frame, write_mtan, write_nyud_mt
 
 NYUD = DATASETS["nyud"]
 

@@ -4,9 +4,12 @@ import json
 import signal
 
 import pytest
-from conftest import TINY, contents, trained
+import sqlalchemy
 
+from gatesearch.errors import DataError
 from gatesearch.search import read_store
+from gatesearch.search.store import explained
+from tests.end_to_end.conftest import TINY, contents, trained
 
 pytestmark = pytest.mark.end_to_end
 
@@ -64,13 +67,16 @@ def test_a_full_disk_loses_nothing_finished(own_tiny, cli):
     assert list(store.rglob("*.tmp*")) == []
 
 
-def test_a_full_database_loses_nothing_finished(own_tiny, cli):
-    store = own_tiny / "runs" / "tiny"
-    before = read_store(store)
-    # Every file in the store is larger already: not even the start of a trial can be noted.
-    done = cli("run", "--study", TINY, "--n-trials", 4, largest_file=8192)
-    assert "cannot write" in done.refused(3)
-    assert read_store(store) == before
+def test_a_full_database_is_no_damage(tmp_path):
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'study.db'}")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE kept (value)"))
+        connection.execute(sqlalchemy.text("PRAGMA max_page_count = 2"))
+        too_much = sqlalchemy.text("INSERT INTO kept VALUES (zeroblob(100000))")
+        full = r"cannot write .*study\.db: database or disk is full"
+        with pytest.raises(DataError, match=full), explained(tmp_path):
+            connection.execute(too_much)
+    engine.dispose()
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_training(cli):

@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from nyud_layouts import packed, write_nyud_mt
+
+from tests.nyud_layouts import packed, write_nyud_mt
 
 pytestmark = pytest.mark.end_to_end
 
@@ -41,16 +42,16 @@ def test_an_archive_in_the_public_layout_becomes_a_front(cli, tmp_path):
 @pytest.mark.data
 def test_real_frames_become_a_front(cli, real_frames):
     command = [sys.executable, str(real_frames / "unpack.py"), str(cli.folder / "source")]
-    command += ["--layout", "nyud_mt", "--size", "96", "128", "--train", "24", "--val", "6"]
+    command += ["--layout", "nyud_mt", "--size", "96", "128", "--train", "12", "--val", "4"]
     subprocess.run(command, check=True)
     assert cli("data", "prepare", "nyud", "--source", "source").code == 0
     quick = (
         "--set",
         "preset=quick",
         "--set",
-        "data.validation=6",
+        "data.validation=4",
         "--set",
-        "training.batch_size=6",
+        "training.batch_size=4",
     )
     printed = run_to_a_front(cli, "--methods", "stl,mtl", *quick)
     assert [point["method"] for point in printed["baselines"]] == ["stl", "mtl"]

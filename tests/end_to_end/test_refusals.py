@@ -5,7 +5,8 @@ import shutil
 import tomllib
 
 import pytest
-from conftest import ROOT, TINY, CommandLine, contents
+
+from tests.end_to_end.conftest import ROOT, TINY, CommandLine, contents
 
 pytestmark = pytest.mark.end_to_end
 

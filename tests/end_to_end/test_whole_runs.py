@@ -3,15 +3,18 @@
 import json
 
 import pytest
-from conftest import TINY, CommandLine, contents, trained
 
 from gatesearch.search import read_store
+from tests.end_to_end.conftest import TINY, CommandLine, contents, trained
 
 pytestmark = pytest.mark.end_to_end
 
 KEYS = {"study", "fingerprint", "protocol", "trials", "front", "baselines", "report"}
 POINT = {"seed", "delta_mtl", "gflops", "backbone_gflops", "params_m", "metrics", "split"}
-QUICK = ("--study", "scenes", "--set", "preset=quick", "--methods", "stl,mtl", "--json")
+QUICK = (
+    *("--study", "scenes", "--set", "preset=quick", "--methods", "stl,mtl", "--json"),
+    *("--set", "data.train_frames=24", "--set", "data.test_frames=8", "--set", "data.validation=8"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def test_the_promised_object_is_the_last_line(scenes):
 def test_progress_says_stage_unit_and_time_left_on_lines_of_readable_length(scenes):
     _, done = scenes
     lines = done.stderr.splitlines()
-    assert any("data scenes: 80/80 frames" in line for line in lines)
+    assert any("data scenes: 32/32 frames" in line for line in lines)
     assert any("baselines: 0/2 networks" in line for line in lines)
     assert any("trial 1: 1/1 epochs, loss semseg" in line for line in lines)
     assert any("search: 0/2 trials" in line for line in lines)

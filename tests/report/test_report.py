@@ -11,7 +11,6 @@ import warnings
 
 import numpy as np
 import pytest
-from synthetic import TASKS, predictions, record
 
 from gatesearch.errors import DataError, UsageError
 from gatesearch.report import cover, document, provenance, style, write_report
@@ -22,6 +21,7 @@ from gatesearch.report.history import spearman
 from gatesearch.report.predictions import palette, picture
 from gatesearch.report.view import baselines, shown_split
 from gatesearch.results import delta, front, summary
+from tests.report.synthetic import TASKS, predictions, record
 
 THREE = ("semseg", "depth", "normals")
 

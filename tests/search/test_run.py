@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny
 
 from gatesearch.datasets import scenes
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.pruning import load_compact
 from gatesearch.results import StudyRecord, front
 from gatesearch.search import read_store, run
+from tests.search.tiny import tiny
 
 
 @pytest.fixture(scope="module")

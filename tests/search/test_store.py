@@ -7,11 +7,11 @@ import sys
 from dataclasses import replace
 
 import pytest
-from tiny import tiny
 
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.results import Result, TaskInfo
 from gatesearch.search.store import DATABASE, Store, locked, open_store, read_store
+from tests.search.tiny import tiny
 
 TASKS = (TaskInfo("semseg", "mIoU", "%", True, 8), TaskInfo("depth", "RMSE", "m", False, 1))
 

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import CLASSES, toy_tasks
 
 from gatesearch.tasks import TASKS
 from gatesearch.training.augment import augment
 from gatesearch.training.frames import MEAN
+from tests.training.toys import CLASSES, toy_tasks
 
 NAMES = ("semseg", "depth", "normals", "edges")
 

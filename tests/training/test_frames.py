@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import SIZE, TASK_NAMES, frame, toy_frames, toy_pack
 
 from gatesearch.errors import DataError
 from gatesearch.training import carve, frames
 from gatesearch.training.frames import MEAN, STD, normalised, spread
+from tests.training.toys import SIZE, TASK_NAMES, frame, toy_frames, toy_pack
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from torch import nn
-from toys import CPU, Toy, spec, toy_frames, toy_pack, toy_tasks
 
 from gatesearch.training import TrainingError, evaluate, predict, recompute_statistics, train
 from gatesearch.training.frames import normalised
 from gatesearch.training.runtime import measure_memory_format, resolve_runtime
+from tests.training.toys import CPU, Toy, spec, toy_frames, toy_pack, toy_tasks
 
 
 @pytest.fixture(scope="module")
