@@ -9,7 +9,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,6 +22,9 @@ RESULTS_VERSION = 1
 class _Strict(BaseModel):
     # Schemas are built on first use: `--help` must not wait for them.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ProtocolSpec(_Strict):
@@ -80,7 +83,7 @@ class ModelSpec(_Strict):
     """
 
     backbone: str
-    width: float = Field(default=1.0, gt=0)
+    width: float = Field(default=1.0, ge=0.01, le=100)
     output_stride: Literal[8, 16, 32] = 8
     head: str = "deeplabv3"
     head_channels: int = Field(default=256, ge=1)
@@ -105,10 +108,10 @@ class GateSpec(_Strict):
     granularity: Literal["conv", "block"] = "conv"
     estimator: Literal["ste", "sigmoid", "hard_concrete"] = "ste"
     initial: float = Field(default=0.5, gt=0, lt=1)
-    lr: float = Field(default=10.0, gt=0)
-    temperature: tuple[float, float] = (1.0, 0.1)
+    lr: Positive = 10.0
+    temperature: tuple[Positive, Positive] = (1.0, 0.1)
     finetune_epochs: int = Field(default=0, ge=0)
-    finetune_lr: float = Field(default=0.1, gt=0)
+    finetune_lr: Positive = 0.1
 
 
 class AugmentSpec(_Strict):
@@ -116,15 +119,21 @@ class AugmentSpec(_Strict):
 
     Attributes:
         flip: Mirror left to right with probability one half.
-        zoom: Integer-free crop-and-enlarge factors; depth is divided by the factor.
+        zoom: Factors, at least 1, of cropping and enlarging; depth is divided by the factor.
         scale: Range of free rescaling without change of depth (PASCAL-Context).
         rotate: Largest rotation, degrees.
     """
 
     flip: bool = True
-    zoom: tuple[float, ...] = (1.0,)
-    scale: tuple[float, float] = (1.0, 1.0)
+    zoom: tuple[Annotated[float, Field(ge=1, le=100)], ...] = Field(default=(1.0,), min_length=1)
+    scale: tuple[Positive, Positive] = (1.0, 1.0)
     rotate: float = Field(default=0.0, ge=0, le=180)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentSpec":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale must be an ascending range, found {self.scale}")
+        return self
 
 
 class TrainingSpec(_Strict):
@@ -141,11 +150,11 @@ class TrainingSpec(_Strict):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
+    lr: Positive
+    weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     schedule: Literal["poly", "constant"] = "poly"
-    power: float = Field(default=0.9, gt=0)
+    power: Positive = 0.9
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     memory_format: Literal["auto", "nchw", "nhwc"] = "auto"
     augment: AugmentSpec = AugmentSpec()
@@ -361,6 +370,8 @@ def _explain(model: type[BaseModel], item: Any) -> str:
         return f"unknown key '{dotted}'{nearest(path[-1], _keys_at(model, path[:-1]))}"
     if item["type"] == "missing":
         return f"missing key '{dotted}'"
+    if item["type"] == "value_error":
+        return f"{dotted}: {item['ctx']['error']}"
     return f"{dotted}: {item['msg']}, found {item['input']!r}"
 
 

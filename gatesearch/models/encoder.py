@@ -34,7 +34,8 @@ class ConvNorm(nn.Module):
             dilation=dilation,
             bias=False,
         )
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if not self.conv.weight.is_meta:  # drawing nothing takes torch seconds to set up
+            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.bn = nn.BatchNorm2d(outputs)
         self.relu = relu
 

@@ -9,7 +9,7 @@ from gatesearch.datasets import DATASETS, Pack, ensure_pack
 from gatesearch.errors import DataError, UsageError, unknown
 from gatesearch.models import build_model
 from gatesearch.study import Study
-from gatesearch.tasks import Task, build_tasks
+from gatesearch.tasks import TASKS, Task, build_tasks
 from gatesearch.training import (
     Frames,
     Runtime,
@@ -91,6 +91,12 @@ def open_bench(study: Study, *, data: Path, stored: dict[str, str] | None, emit:
         classes=study.tasks["semseg"].classes if "semseg" in study.tasks else None,
         emit=emit,
     )
+    for name, task in study.tasks.items():
+        if name in TASKS and task.kind != name:
+            raise UsageError(
+                f"tasks.{name}.kind must be '{name}', as the labels of that name are; "
+                f"found '{task.kind}'"
+            )
     chosen = spread(pack.frames("train"), spec.train_frames)
     train, validation = carve(len(chosen), validation=spec.validation, seed=spec.validation_seed)
     test = spread(pack.frames("test"), spec.test_frames)

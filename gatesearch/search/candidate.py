@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gatesearch.cost import count_macs
-from gatesearch.errors import UsageError
+from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.models import InterroGate, build_model, needs_stl
 from gatesearch.pruning import extract, load_compact, save_compact, sharing
 from gatesearch.pruning.compact import write_atomic
@@ -82,6 +83,7 @@ def train_candidate(
     else:
         network, extra, layers, shares = model, 0.0, (), {}
         history = _fit(model, candidate, bench, emit)
+    emit({"event": "log", "message": f"{candidate.label}: measuring"})
     recompute_statistics(
         network, bench.train, runtime=bench.runtime, batch_size=study.training.batch_size
     )
@@ -136,7 +138,7 @@ def load_network(result: Result, bench: Bench, *, out: Path) -> nn.Module:
     if result.method == "interrogate":
         return bench.runtime.place(load_compact(stem)).eval()
     model = build_model(bench.study, result.method, seed=result.seed, pretrained=False)
-    model.load_state_dict(load_file(stem.with_suffix(".safetensors")))
+    model.load_state_dict(_state(stem.with_suffix(".safetensors")))
     return bench.runtime.place(model).eval()
 
 
@@ -249,7 +251,17 @@ def _keep(network: nn.Module, folder: Path) -> None:
 
 def _stl_state(candidate: Candidate, out: Path) -> dict[str, Tensor]:
     folder = Candidate("stl", candidate.seed).folder(out)
-    return load_file((folder / MODEL).with_suffix(".safetensors"))
+    return _state((folder / MODEL).with_suffix(".safetensors"))
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StudyRefusedError(
+            f"{path} is missing or damaged ({error}), and the store counts on it; put it back from "
+            "a backup, or begin anew in another --out folder"
+        ) from error
 
 
 def _environment(bench: Bench) -> dict[str, str]:

@@ -70,7 +70,7 @@ def _checked(study: Study) -> tuple[str, ...]:
         method_of(method)
     check_dataset(study)
     with torch.device("meta"):
-        for method in {*study.methods, "interrogate"}:
+        for method in {*study.methods, *study.options, "interrogate"}:
             needs_stl(study, method)
             build_model(study, method, pretrained=False)
     rest = [method for method in study.methods if method not in ("stl", "interrogate")]
