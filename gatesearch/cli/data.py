@@ -46,17 +46,21 @@ def prepare(
         tuple[int, int] | None,
         typer.Option(metavar="H W", help="Store frames at this size instead of their own."),
     ] = None,
+    note: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="What readers of figures should know; repeatable."),
+    ] = None,
 ) -> None:
     """Turn a data set into a pack that training reads; an old pack stays until the new is whole."""
     from gatesearch.cli.progress import emitter
-    from gatesearch.datasets import open_pack
+    from gatesearch.datasets.pack import annotate
 
     dataset = _dataset(name)
     with emitter(log=None) as emit:
         folder = dataset.prepare(
             folder=data, source=source, size=size, train_frames=0, test_frames=0, emit=emit
         )
-    print(_summary(open_pack(folder)))
+    print(_summary(annotate(folder, note or [])))
 
 
 @app.command(epilog="Example: gatesearch data check nyud --data data")

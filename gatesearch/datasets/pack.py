@@ -251,6 +251,27 @@ def check_pack(folder: Path) -> Pack:
     return pack
 
 
+def annotate(folder: Path, notes: Sequence[str]) -> Pack:
+    """Add notes that whoever reads figures made on a pack should see; its frames stay.
+
+    Raises:
+        DataError: No pack there, or a folder that cannot be written.
+    """
+    pack = open_pack(folder)
+    manifest = pack.manifest.model_copy(update={"notes": (*pack.manifest.notes, *notes)})
+    fresh = folder / f".{_MANIFEST}.{os.getpid()}"
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(manifest.model_dump(mode="json"), file, indent=1)
+            _flush(file)
+        fresh.replace(folder / _MANIFEST)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    return open_pack(folder)
+
+
 @dataclass(frozen=True)
 class SplitFrames:
     """A split on its way into a pack: ids, and as many frames in the same order.

@@ -41,7 +41,7 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
             "Networks compared", f"Baselines and the front's networks, {split} split"
         )
         _draw(figure, part, groups, columns, step)
-        style.note(figure, _caption(split, several))
+        style.note(figure, _caption(split, several, record.data.get("notes", ())))
         yield figure
 
 
@@ -177,11 +177,11 @@ def _line(figure: Figure, y: float, right: float, color: str) -> None:
     figure.add_artist(Line2D([style.LEFT, right], [y, y], color=color, linewidth=0.8))
 
 
-def _caption(split: Split, several: bool) -> str:
+def _caption(split: Split, several: bool, notes: Sequence[str]) -> str:
     seeds = " Several seeds: mean, standard deviation below." if several else ""
     return (
         f"Metrics, MR and ranks: {split}. MR: mean over tasks of the rank among the rows, ties "
         "share the smaller rank. FLOPs = 2 x multiply-adds; network includes the heads, which no "
         "sharing saves.\nTraining: 3 x forward FLOPs x images, and wall-clock time. Bold: best of "
-        f"the column.{seeds}"
+        f"the column.{seeds}" + "".join(f"\nData: {note}" for note in notes)
     )

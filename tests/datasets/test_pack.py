@@ -12,6 +12,7 @@ import pytest
 
 from gatesearch.datasets.pack import (
     SplitFrames,
+    annotate,
     aside,
     check_pack,
     open_pack,
@@ -263,3 +264,12 @@ def test_leftovers_of_killed_runs_go_after_a_day(tmp_path):
         assert not day_old.exists()
         assert fresh.exists()
     assert not partial.exists()
+
+
+def test_notes_are_added_and_nothing_else_changes(folder):
+    before = check_pack(folder)
+    annotate(folder, ["normals are pseudo-labels"])
+    after = check_pack(folder)
+    assert after.manifest.notes == (*before.manifest.notes, "normals are pseudo-labels")
+    assert after.digest == before.digest
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "test", "train"]
