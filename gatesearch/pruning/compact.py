@@ -5,7 +5,6 @@ so that JSON and a safetensors file rebuild it without the supernet, the study o
 theirs.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -197,11 +196,6 @@ def write_atomic(path: Path, data: bytes) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def describe_json(description: Description) -> str:
-    """The description as JSON text."""
-    return json.dumps(description.model_dump(mode="json"), sort_keys=True)
 
 
 def _gather(pieces: Gather, tensors: Sequence[Tensor | None]) -> Tensor:

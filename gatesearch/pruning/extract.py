@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gatesearch.models.encoder import ConvNorm, Encoder, key
-from gatesearch.models.graph import INPUT, Add, Conv
+from gatesearch.models.graph import Add, Conv
 from gatesearch.models.interrogate import SHARED, InterroGate
 from gatesearch.pruning.compact import (
     AddStep,
@@ -221,6 +221,3 @@ def sharing(supernet: InterroGate) -> tuple[tuple[str, ...], dict[str, tuple[flo
 
 def _share(live: NDArray[np.bool_], own: NDArray[np.bool_]) -> float:
     return float((live & own).sum() / max(1, live.sum()))
-
-
-__all__ = ["INPUT", "extract", "sharing"]

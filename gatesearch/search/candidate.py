@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gatesearch.cost import count_macs
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.models import InterroGate, build_model, needs_stl
-from gatesearch.pruning import extract, load_compact, save_compact, sharing
+from gatesearch.pruning import CompactNet, extract, load_compact, save_compact, sharing
 from gatesearch.pruning.compact import write_atomic
 from gatesearch.results import Result
 from gatesearch.search.bench import Bench, Emit
@@ -178,7 +178,7 @@ def _train_supernet(
         spec = bench.study.training
         tuned = _fit(
             compact,
-            replace(candidate, method="interrogate"),
+            candidate,
             bench,
             emit,
             suffix=" fine-tuning",
@@ -240,8 +240,6 @@ def _fit(
 
 def _keep(network: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    from gatesearch.pruning import CompactNet
-
     if isinstance(network, CompactNet):
         save_compact(network, folder / MODEL)
         return
