@@ -16,7 +16,7 @@ from gatesearch.pareto import pareto_front
 Split = Literal["validation", "test"]
 
 # Raised whenever the JSON of a Result changes its form.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,14 @@ class Result:
         backbone_gflops: Of the backbone streams only.
         params_m: Parameters, millions.
         uncounted: Operators that no counter knew -> how often they occur.
-        epochs: Epochs trained, fine-tuning included.
-        train_seconds: Wall-clock time of training.
+        epochs: Epochs trained, those of a warm-up and of fine-tuning included.
+        train_seconds: Wall-clock time of training, that of the networks it started from included.
         train_images: Images seen in training, each epoch anew.
         train_pflops: 3 x forward FLOPs x images / 1e15: forward and twice that backward.
+        reused_seconds: Part of `train_seconds` spent on networks that the study kept anyway, such
+            as a warm-up that all trials start from; likewise the next two.
+        reused_images: Part of `train_images`.
+        reused_pflops: Part of `train_pflops`.
         curves: One value an epoch: `loss.<task>`, `sparsity`, `open.<task>`, `lr`.
         layers: Names of the gated layers, input first.
         sharing: task -> for each layer the share of live channels that are the task's own.
@@ -81,6 +85,9 @@ class Result:
     train_seconds: float = 0.0
     train_images: int = 0
     train_pflops: float = 0.0
+    reused_seconds: float = 0.0
+    reused_images: int = 0
+    reused_pflops: float = 0.0
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     layers: Sequence[str] = ()
     sharing: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -133,6 +140,7 @@ class StudyRecord:
         tasks: In the study's order.
         baselines: Every baseline of every seed and weighting.
         trials: Every trial of the search, in order, whatever its state.
+        warmups: The multi-task warm-up that trials of a seed start from.
         data: Digest of the manifest: pack, sums, counts of the splits.
         predictions: .npz of images, truth and predictions; None where there are none.
     """
@@ -145,6 +153,7 @@ class StudyRecord:
     tasks: tuple[TaskInfo, ...]
     baselines: tuple[Result, ...] = ()
     trials: tuple[Result, ...] = ()
+    warmups: tuple[Result, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     predictions: Path | None = None
 
@@ -152,6 +161,26 @@ class StudyRecord:
     def higher_is_better(self) -> dict[str, bool]:
         """Direction of each task's metric."""
         return {task.name: task.higher_is_better for task in self.tasks}
+
+    @property
+    def trained(self) -> tuple[Result, ...]:
+        """Everything that was trained, whatever became of it."""
+        return (*self.baselines, *self.warmups, *self.trials)
+
+    @property
+    def training_seconds(self) -> float:
+        """Of the whole study, what several networks started from counted once."""
+        return sum(r.train_seconds - r.reused_seconds for r in self.trained)
+
+    @property
+    def training_images(self) -> int:
+        """Likewise images seen."""
+        return sum(r.train_images - r.reused_images for r in self.trained)
+
+    @property
+    def training_pflops(self) -> float:
+        """Likewise 1e15 FLOPs."""
+        return sum(r.train_pflops - r.reused_pflops for r in self.trained)
 
 
 def delta_mtl(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gatesearch.errors import UsageError, nearest, unknown
 
 # Raised whenever a change of the code changes what the same definition results in.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 
 class _Strict(BaseModel):
@@ -101,8 +101,10 @@ class GateSpec(_Strict):
         initial: Initial probability σ(α) of the task's own channel.
         lr: Learning rate of α and β as a multiple of the weights' own.
         temperature: Start and end temperature of `sigmoid` (geometric annealing).
-        finetune_epochs: Epochs of training the compact network after pruning.
-        finetune_lr: Learning rate there, as a multiple of the training's.
+        warmup: Share of `training.epochs` trained as one multi-task network, whose weights every
+            stream then starts from; done once a seed for all trials. 0 in the paper.
+        finetune: Share of `training.epochs`, the last, in which the compact network is trained
+            after pruning. 0 in the paper. One learning rate schedule runs through all phases.
     """
 
     granularity: Literal["conv", "block"] = "conv"
@@ -110,8 +112,27 @@ class GateSpec(_Strict):
     initial: float = Field(default=0.5, gt=0, lt=1)
     lr: Positive = 10.0
     temperature: tuple[Positive, Positive] = (1.0, 0.1)
-    finetune_epochs: int = Field(default=0, ge=0)
-    finetune_lr: Positive = 0.1
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    finetune: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _some_left(self) -> "GateSpec":
+        if self.warmup + self.finetune >= 1:
+            raise ValueError(
+                "warmup + finetune must leave a share of the epochs for the gates, found "
+                f"{self.warmup} + {self.finetune}"
+            )
+        return self
+
+    def phases(self, epochs: int) -> tuple[int, int]:
+        """(last epoch of the warm-up, last of the gates) of so many; each phase rounds down.
+
+        >>> GateSpec(warmup=0.5, finetune=0.25).phases(10)
+        (5, 8)
+        >>> GateSpec(warmup=0.5, finetune=0.25).phases(1)
+        (0, 1)
+        """
+        return int(self.warmup * epochs), epochs - int(self.finetune * epochs)
 
 
 class AugmentSpec(_Strict):

@@ -179,10 +179,10 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, None, "1"])
+    @pytest.mark.parametrize("version", [0, 1, 3, None, "2"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 1, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 2, found"):
             Result.from_json(stored)
 
     def test_unknown_and_missing_keys_are_named(self):

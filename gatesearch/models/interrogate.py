@@ -22,7 +22,7 @@ from gatesearch.models.encoder import Encoder, key
 from gatesearch.models.gated_norm import gate_and_mix, norm_gate_and_mix
 from gatesearch.models.gates import ESTIMATORS, hard
 from gatesearch.models.graph import INPUT, Conv, Graph, Node, execute
-from gatesearch.models.parts import Parts
+from gatesearch.models.parts import Parts, below
 
 
 class InterroGate(nn.Module):
@@ -104,6 +104,16 @@ class InterroGate(nn.Module):
     def _gate(self, name: str) -> tuple[Tensor, Tensor | None]:
         mix = self.beta[key(name)].softmax(0) if name in self.mixed else None
         return self.gates(name), mix
+
+    def clone_streams(self, mtl: Mapping[str, Tensor]) -> None:
+        """Start every stream and head from the state of a multi-task network.
+
+        All streams then hold the same features, so that the gates start from equals.
+        """
+        for stream in self.streams.values():
+            stream.load_state_dict(below(mtl, "encoder."))
+        for task, head in self.heads.items():
+            head.load_state_dict(below(mtl, f"heads.{task}."))
 
     def gates(self, name: str) -> Tensor:
         """G of a gated node, (T, C): the estimator's while training, hard in evaluation."""

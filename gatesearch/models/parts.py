@@ -60,7 +60,7 @@ class Parts:
             encoder = Encoder(self.graph)
         if self.stl is not None:
             tasks = [task] if task else list(self.tasks)
-            states = [_below(self.stl, f"encoders.{name}.") for name in tasks]
+            states = [below(self.stl, f"encoders.{name}.") for name in tasks]
             encoder.load_state_dict(
                 {name: _mean([state[name] for state in states]) for name in states[0]}
             )
@@ -74,7 +74,7 @@ class Parts:
             torch.manual_seed(self.seed * 1009 + 1 + self.tasks.index(task))
             head = self.heads[task].build()
         if self.stl is not None:
-            head.load_state_dict(_below(self.stl, f"heads.{task}."))
+            head.load_state_dict(below(self.stl, f"heads.{task}."))
         return head
 
     def all_heads(self) -> nn.ModuleDict:
@@ -82,7 +82,8 @@ class Parts:
         return nn.ModuleDict({task: self.head(task) for task in self.tasks})
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The part of a state whose names begin with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 

@@ -36,6 +36,7 @@ class Piece(_Strict):
 
 
 Gather = tuple[Piece, ...]
+Tensors = Sequence[Tensor | None]
 
 
 class ConvStep(_Strict):
@@ -67,12 +68,25 @@ class PoolStep(_Strict):
     source: Gather
 
 
+class Term(_Strict):
+    """What one task adds to a run of a mix's channels."""
+
+    task: int = Field(ge=0)
+    source: Gather
+    start: int = Field(ge=0)
+    stop: int = Field(ge=0)
+
+
 class MixStep(_Strict):
-    """Σ_t w_t x_t channel by channel; the weights are stored with the network's."""
+    """Σ_t w_t x_t channel by channel; the weights, (tasks, channels), lie with the network's.
+
+    The first term covers all channels, the others those on which their task differs.
+    """
 
     op: Literal["mix"] = "mix"
     name: str
-    sources: tuple[Gather, ...]
+    terms: tuple[Term, ...] = Field(min_length=1)
+    tasks: int
     channels: int
 
 
@@ -116,41 +130,95 @@ class CompactNet(nn.Module):
                     relu=step.relu,
                 )
             elif isinstance(step, MixStep):
-                self.mixes[step.name] = nn.Parameter(torch.zeros(len(step.sources), step.channels))
+                self.mixes[step.name] = nn.Parameter(torch.zeros(step.tasks, step.channels))
         self.heads = nn.ModuleDict(
             {
                 task: HeadSpec(head.kind, head.inputs, head.channels, head.outputs).build()
                 for task, head in description.heads.items()
             }
         )
+        self._reads = nn.ModuleList(
+            nn.ModuleList(_Read(gather) for gather in _sources(step)) for step in description.steps
+        )
+        self._head_reads = nn.ModuleDict(
+            {task: _Read(head.source) for task, head in description.heads.items()}
+        )
         self._drop_after = _last_reads(description)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Run the steps in order, dropping each tensor behind its last reader."""
         tensors: list[Tensor | None] = [image]
-        for index, step in enumerate(self.description.steps):
-            tensors.append(self._run(step, tensors))
-            for dead in self._drop_after[index]:
+        for step, reads, drop in zip(
+            self.description.steps, self._reads, self._drop_after, strict=True
+        ):
+            tensors.append(self._run(step, cast(list[_Read], reads), tensors))
+            for dead in drop:
                 tensors[dead] = None
         return {
-            task: self.heads[task](_gather(head.source, tensors), image.shape[-2:])
-            for task, head in self.description.heads.items()
+            task: head(self._head_reads[task](tensors), image.shape[-2:])
+            for task, head in self.heads.items()
         }
 
-    def _run(self, step: Step, tensors: Sequence[Tensor | None]) -> Tensor:
-        if isinstance(step, ConvStep):
-            return cast(Tensor, self.convs[step.name](_gather(step.source, tensors)))
+    def _run(self, step: Step, reads: Sequence["_Read"], tensors: Tensors) -> Tensor:
         if isinstance(step, AddStep):
-            return torch.relu_(_gather(step.left, tensors) + _gather(step.right, tensors))
-        if isinstance(step, PoolStep):
-            return F.max_pool2d(_gather(step.source, tensors), kernel_size=3, stride=2, padding=1)
-        weights = self.mixes[step.name][..., None, None]
-        total = None
-        for weight, source in zip(weights, step.sources, strict=True):
-            x = _gather(source, tensors)
-            weight = weight.to(x.dtype)
-            total = x * weight if total is None else torch.addcmul(total, x, weight)
-        return cast(Tensor, total)
+            return torch.relu_(_sum(reads[0], reads[1], tensors))
+        if isinstance(step, MixStep):
+            return _mixed(step, self.mixes[step.name], [read(tensors) for read in reads])
+        x = reads[0](tensors)
+        if isinstance(step, ConvStep):
+            return cast(Tensor, self.convs[step.name](x))
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+
+
+class _Read(nn.Module):
+    """Channels of stored tensors as one tensor, without a copy where they lie in one run."""
+
+    def __init__(self, gather: Gather) -> None:
+        super().__init__()
+        self.gather = gather
+        self.in_runs = all(piece.channels is None for piece in gather)
+        for i, piece in enumerate(gather):
+            if piece.channels is not None:
+                self.register_buffer(f"index{i}", torch.tensor(piece.channels), persistent=False)
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """(B, C, H, W)."""
+        pieces = self.pieces(tensors)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+
+    def pieces(self, tensors: Tensors) -> list[Tensor]:
+        """The parts that it is put together from."""
+        return [self._piece(i, piece, tensors) for i, piece in enumerate(self.gather)]
+
+    def _piece(self, i: int, piece: Piece, tensors: Tensors) -> Tensor:
+        x = cast(Tensor, tensors[piece.tensor])
+        if piece.channels is not None:
+            return x.index_select(1, self.get_buffer(f"index{i}"))
+        return x if piece.stop - piece.start == x.shape[1] else x[:, piece.start : piece.stop]
+
+
+def _sum(left: _Read, right: _Read, tensors: Tensors) -> Tensor:
+    """The sum of two reads, without putting together a side that lies in runs."""
+    if len(left.gather) > 1 and left.in_runs:
+        left, right = right, left
+    if (len(left.gather) == 1 and left.in_runs) or not right.in_runs:
+        return left(tensors) + right(tensors)
+    # What `left` returns here is a copy of its own.
+    total, at = left(tensors), 0
+    for piece in right.pieces(tensors):
+        total[:, at : at + piece.shape[1]].add_(piece)
+        at += piece.shape[1]
+    return total
+
+
+def _mixed(step: MixStep, weights: Tensor, terms: Sequence[Tensor]) -> Tensor:
+    weights = weights[..., None, None].to(terms[0].dtype)
+    first, *others = step.terms
+    total = terms[0] * weights[first.task]
+    for term, x in zip(others, terms[1:], strict=True):
+        run = slice(term.start, term.stop)
+        total[:, run].addcmul_(x, weights[term.task, run])
+    return total
 
 
 def save_compact(model: CompactNet, stem: Path) -> None:
@@ -198,23 +266,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _gather(pieces: Gather, tensors: Sequence[Tensor | None]) -> Tensor:
-    chosen = []
-    for piece in pieces:
-        x = cast(Tensor, tensors[piece.tensor])
-        if piece.channels is not None:
-            x = x[:, list(piece.channels)]
-        elif piece.start or piece.stop < x.shape[1]:
-            x = x[:, piece.start : piece.stop]
-        chosen.append(x)
-    return chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
-
-
 def _sources(step: Step) -> list[Gather]:
     if isinstance(step, AddStep):
         return [step.left, step.right]
     if isinstance(step, MixStep):
-        return list(step.sources)
+        return [term.source for term in step.terms]
     return [step.source]
 
 

@@ -19,6 +19,7 @@ from gatesearch.pruning.compact import (
     Piece,
     PoolStep,
     Step,
+    Term,
 )
 from gatesearch.pruning.liveness import IMAGE_CHANNELS, Ids, Values, live_values, number_values
 
@@ -36,8 +37,8 @@ def extract(supernet: InterroGate) -> CompactNet:
     plan = _Plan(supernet, number_values(supernet.graph, gates))
     compact = CompactNet(plan.description())
     with torch.no_grad():
-        for name, (layer, outputs, inputs) in plan.weights.items():
-            _copy_layer(layer, compact.convs[name], outputs, inputs)
+        for name, layers in plan.weights.items():
+            _copy_layers(layers, compact.convs[name])
         for name, weights in plan.mixes.items():
             compact.mixes[name].copy_(weights)
         for task in supernet.tasks:
@@ -54,7 +55,7 @@ class _Plan:
         self.live = live_values(supernet.graph, values)
         self.ranks = {node.name: self._ranks(node.name) for node in supernet.graph}
         self.steps: list[Step] = []
-        self.weights: dict[str, tuple[ConvNorm, Ids, Ids]] = {}
+        self.weights: dict[str, list[tuple[ConvNorm, Ids, Ids]]] = {}
         self.mixes: dict[str, Tensor] = {}
         # Value -> (tensor, channel) where it is stored.
         self.place = np.full((values.count, 2), -1)
@@ -65,9 +66,7 @@ class _Plan:
         graph = self.supernet.graph
         for node in graph:
             if isinstance(node, Conv):
-                for stream in range(len(self.names)):
-                    if (node.name, stream) in self.values.raw:
-                        self._conv(node, stream)
+                self._convs(node)
             else:
                 self._elementwise(node)
             self._mix(node.name)
@@ -84,32 +83,47 @@ class _Plan:
             )
         return Description(steps=tuple(self.steps), heads=heads)
 
-    def _conv(self, node: Conv, stream: int) -> None:
-        raw = self.values.raw[node.name, stream]
-        outputs = np.flatnonzero(self.live[raw])
-        if not len(outputs):
-            return
-        outputs = outputs[np.argsort(self.ranks[node.name][outputs], kind="stable")]
-        # Channels may enter in any order, as the weights follow: the order they are stored in.
-        read = self.values.read[node.source, stream]
-        inputs = np.lexsort((self.place[read, 1], self.place[read, 0]))
-        name = f"{key(node.name)}_{self.names[stream]}"
+    def _convs(self, node: Conv) -> None:
+        """A convolution for every set of inputs, for all streams together that read it."""
+        readers: dict[bytes, tuple[Ids, list[int]]] = {}
+        for stream in range(len(self.names)):
+            raw = self.values.raw.get((node.name, stream))
+            if raw is not None and self.live[raw].any():
+                # Channels may enter in any order, as the weights follow: that they are stored in.
+                read = self.values.read[node.source, stream]
+                inputs = read[np.lexsort((self.place[read, 1], self.place[read, 0]))]
+                readers.setdefault(inputs.tobytes(), (inputs, []))[1].append(stream)
+        for inputs, streams in readers.values():
+            self._conv(node, inputs, streams)
+
+    def _conv(self, node: Conv, inputs: Ids, streams: list[int]) -> None:
+        layers, stored = [], []
+        for stream in streams:
+            raw = self.values.raw[node.name, stream]
+            outputs = np.flatnonzero(self.live[raw])
+            outputs = outputs[np.argsort(self.ranks[node.name][outputs], kind="stable")]
+            encoder = self.supernet.streams[self.names[stream]]
+            assert isinstance(encoder, Encoder)
+            order = np.argsort(self.values.read[node.source, stream])
+            columns = order[np.searchsorted(self.values.read[node.source, stream][order], inputs)]
+            layers.append((encoder.layer(node.name), outputs, columns))
+            stored.append(raw[outputs])
+        name = "_".join([key(node.name), *(self.names[stream] for stream in streams)])
+        ids = np.concatenate(stored)
+        self.weights[name] = layers
         self.steps.append(
             ConvStep(
                 name=name,
-                source=self._gather(read[inputs]),
+                source=self._gather(inputs),
                 inputs=len(inputs),
-                outputs=len(outputs),
+                outputs=len(ids),
                 kernel=node.kernel,
                 stride=node.stride,
                 dilation=node.dilation,
                 relu=node.relu,
             )
         )
-        encoder = self.supernet.streams[self.names[stream]]
-        assert isinstance(encoder, Encoder)
-        self.weights[name] = (encoder.layer(node.name), outputs, inputs)
-        self._store(raw[outputs])
+        self._store(ids)
 
     def _elementwise(self, node: object) -> None:
         name = node.name  # type: ignore[attr-defined]
@@ -138,10 +152,20 @@ class _Plan:
         order = np.argsort(self.ranks[name][channels], kind="stable")
         ids, channels = ids[order], channels[order]
         arguments = np.stack([mixes[value][0] for value in ids.tolist()])
-        weights = self.supernet.beta[key(name)].detach().cpu().softmax(0)[:, channels]
+        # Tasks that chose the same value add it once, at the first of them, with all their weights.
+        same = arguments[:, :, None] == arguments[:, None, :]
+        first = ~np.tril(same, -1).any(2)
+        softmax = self.supernet.beta[key(name)].detach().cpu().softmax(0)[:, channels]
+        weights = torch.einsum("ctu,uc->tc", torch.from_numpy(same).to(softmax), softmax)
+        terms = [
+            Term(task=t, source=self._gather(arguments[run, t]), start=run[0], stop=run[-1] + 1)
+            for t in range(self.values.tasks)
+            for run in _runs(np.flatnonzero(first[:, t]))
+        ]
         step = MixStep(
             name=f"{key(name)}_mix",
-            sources=tuple(self._gather(column) for column in arguments.T),
+            terms=tuple(terms),
+            tasks=self.values.tasks,
             channels=len(ids),
         )
         self.steps.append(step)
@@ -178,7 +202,7 @@ class _Plan:
         pieces: list[Piece] = []
         for part in np.split(places, cuts):
             tensor, channels = int(part[0, 0]), part[:, 1]
-            runs = np.split(channels, np.flatnonzero(np.diff(channels) != 1) + 1)
+            runs = _runs(channels)
             if len(runs) > MOST_RUNS:
                 pieces.append(Piece(tensor=tensor, channels=tuple(channels.tolist())))
             else:
@@ -188,18 +212,27 @@ class _Plan:
         return tuple(pieces)
 
 
+def _runs(numbers: Ids) -> list[Ids]:
+    """Numbers cut where the next is not one more."""
+    return np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1) if len(numbers) else []
+
+
 def _gray_ranks(bits: NDArray[np.bool_]) -> Ids:
     """(bits, n) columns -> (n,) their places in the reflected Gray code."""
     binary = np.logical_xor.accumulate(bits, axis=0)
     return (binary * 2 ** np.arange(len(bits))[::-1, None]).sum(0)
 
 
-def _copy_layer(layer: ConvNorm, into: object, outputs: Ids, inputs: Ids) -> None:
+def _copy_layers(layers: list[tuple[ConvNorm, Ids, Ids]], into: object) -> None:
+    """Fill a convolution with the outputs of several layers, one behind the other."""
     assert isinstance(into, ConvNorm)
-    into.conv.weight.copy_(layer.conv.weight[outputs][:, inputs])
+    into.conv.weight.copy_(
+        torch.cat([layer.conv.weight[outputs][:, inputs] for layer, outputs, inputs in layers])
+    )
     for name in ("weight", "bias", "running_mean", "running_var"):
-        getattr(into.bn, name).copy_(getattr(layer.bn, name)[outputs])
-    into.bn.eps, into.bn.momentum = layer.bn.eps, layer.bn.momentum
+        rows = torch.cat([getattr(layer.bn, name)[outputs] for layer, outputs, _ in layers])
+        getattr(into.bn, name).copy_(rows)
+    into.bn.eps, into.bn.momentum = layers[0][0].bn.eps, layers[0][0].bn.momentum
 
 
 def sharing(supernet: InterroGate) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:

@@ -197,9 +197,8 @@ def _scatter(
 def _facts(figure: Figure, record: StudyRecord, split: Split, top: float) -> None:
     """Cards on the right: the four figures a reader looks for first."""
     chosen = front(record)
-    everything = (*record.baselines, *record.trials)
     lost = len(record.trials) - len(complete(record))
-    hours = sum(r.train_seconds for r in everything) / 3600
+    hours = record.training_seconds / 3600
     best = max(chosen, key=lambda t: delta(record, t, "validation"), default=None)
     stl = find(baselines(record), "STL")
     cards = []
@@ -212,7 +211,7 @@ def _facts(figure: Figure, record: StudyRecord, split: Split, top: float) -> Non
             cards.append((f"{style.signed(saved, 1)} %", "its FLOPs against STL"))
     failed = f" ({lost} lost)" if lost else ""
     cards.append((str(len(chosen)), f"on the front, of {_trials(len(record.trials))}{failed}"))
-    cost = sum(r.train_pflops for r in everything)
+    cost = record.training_pflops
     spent = f"{style.compact(hours)} h" if hours >= 1 else f"{style.compact(hours * 60)} min"
     cards.append((f"{style.compact(cost)} PFLOPs", f"training of the whole study, {spent}"))
     height, gap = 0.072, 0.012

@@ -63,9 +63,9 @@ def _sections(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
         "Training cost of the whole study",
         _pairs(
             {
-                "PFLOPs": style.compact(sum(r.train_pflops for r in everything)),
-                "hours": style.compact(sum(r.train_seconds for r in everything) / 3600),
-                "images": f"{sum(r.train_images for r in everything):,}".replace(",", " "),
+                "PFLOPs": style.compact(record.training_pflops),
+                "hours": style.compact(record.training_seconds / 3600),
+                "images": f"{record.training_images:,}".replace(",", " "),
             }
         ),
     )

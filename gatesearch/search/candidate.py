@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gatesearch.cost import count_macs
-from gatesearch.errors import StudyRefusedError, UsageError
+from gatesearch.errors import StudyRefusedError
 from gatesearch.models import InterroGate, build_model, needs_stl
 from gatesearch.pruning import CompactNet, extract, load_compact, save_compact, sharing
 from gatesearch.pruning.compact import write_atomic
 from gatesearch.results import Result
 from gatesearch.search.bench import Bench, Emit
 from gatesearch.search.space import taus
+from gatesearch.study import Study
 from gatesearch.training import History, evaluate, recompute_statistics, train
 
 MODEL = "model"
+TENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Candidate:
         seed: Of initialisation, data order, augmentation.
         trial: Number in the store; None for a baseline.
         params: `lambda_s` and `tau.<task>` of a trial.
+
+    A candidate of InterroGate without a trial is the multi-task warm-up of its trials.
     """
 
     method: str
@@ -44,17 +48,30 @@ class Candidate:
     @property
     def label(self) -> str:
         """For people: `trial 3`, `mtl`."""
-        return self.method if self.trial is None else f"trial {self.trial}"
+        if self.trial is not None:
+            return f"trial {self.trial}"
+        return "warm-up" if self.method == "interrogate" else self.method
 
     def folder(self, out: Path) -> Path:
         """Where its network is kept."""
         if self.trial is not None:
             return out / "trials" / f"{self.trial:04d}"
+        if self.method == "interrogate":
+            return out / "warmups" / f"seed{self.seed}"
         return out / "baselines" / f"{self.method}-seed{self.seed}"
 
 
+def starts_from(candidate: Candidate, study: Study) -> Candidate | None:
+    """Whose trained network a candidate's begins with; None where its weights are drawn."""
+    if candidate.trial is not None and _phases(study)[0]:
+        return replace(candidate, trial=None, params={})
+    if needs_stl(study, candidate.method):
+        return Candidate("stl", candidate.seed)
+    return None
+
+
 def train_candidate(
-    candidate: Candidate, bench: Bench, *, out: Path, stl: Result | None, emit: Emit
+    candidate: Candidate, bench: Bench, *, out: Path, start: Result | None, emit: Emit
 ) -> Result:
     """Train one network, keep it in its folder, measure it on the validation part.
 
@@ -62,27 +79,27 @@ def train_candidate(
         candidate: What to train.
         bench: Data, tasks, runtime.
         out: The store's folder.
-        stl: Result of the single-task networks of the same seed, for methods that start there.
+        start: Result of what it starts from (`starts_from`).
         emit: Receives progress.
 
     Raises:
         TrainingError: The training cannot go on.
     """
     study = bench.study
-    state = None
-    if needs_stl(study, candidate.method):
-        if stl is None:
-            raise UsageError(f"{candidate.method} starts from stl, which is not trained yet")
-        state = _stl_state(candidate, out)
-    model = build_model(study, candidate.method, seed=candidate.seed, stl=state)
-    forward = count_macs(model, bench.input_shape, cross_check=False).gflops
-    model = bench.runtime.place(model)
+    model = _build(candidate, study, out)
+    history = History()
+    if start is not None and start.method == candidate.method:  # its own warm-up
+        history = History({name: list(c) for name, c in start.curves.items()}, epochs=start.epochs)
+    layers: tuple[str, ...] = ()
+    shares: Mapping[str, tuple[float, ...]] = {}
     if isinstance(model, InterroGate):
-        network, history, extra = _train_supernet(model, candidate, bench, emit)
+        network, own, pflops = _train_supernet(model, candidate, bench, emit)
         layers, shares = sharing(model)
     else:
-        network, extra, layers, shares = model, 0.0, (), {}
-        history = _fit(model, candidate, bench, emit)
+        warmup = (0, _phases(study)[0]) if candidate.method == "interrogate" else None
+        network = model
+        own, pflops = _fit(model, candidate, bench, emit, span=warmup)
+    history.follow(own)
     emit({"event": "log", "message": f"{candidate.label}: measuring"})
     recompute_statistics(
         network, bench.train, runtime=bench.runtime, batch_size=study.training.batch_size
@@ -98,7 +115,7 @@ def train_candidate(
         batch_size=study.training.batch_size,
     )
     _keep(network, candidate.folder(out))
-    inherited = stl if stl is not None and state is not None else Result("stl", candidate.seed)
+    reused = start or Result(candidate.method, candidate.seed)
     return Result(
         method=candidate.method,
         seed=candidate.seed,
@@ -110,9 +127,12 @@ def train_candidate(
         params_m=cost.params_m,
         uncounted=dict(cost.uncounted),
         epochs=history.epochs,
-        train_seconds=history.seconds + inherited.train_seconds,
-        train_images=history.images + inherited.train_images,
-        train_pflops=3 * forward * history.images / 1e6 + extra + inherited.train_pflops,
+        train_seconds=history.seconds + reused.train_seconds,
+        train_images=history.images + reused.train_images,
+        train_pflops=pflops + reused.train_pflops,
+        reused_seconds=reused.train_seconds,
+        reused_images=reused.train_images,
+        reused_pflops=reused.train_pflops,
         curves=history.curves,
         layers=layers,
         sharing=shares,
@@ -138,14 +158,32 @@ def load_network(result: Result, bench: Bench, *, out: Path) -> nn.Module:
     if result.method == "interrogate":
         return bench.runtime.place(load_compact(stem)).eval()
     model = build_model(bench.study, result.method, seed=result.seed, pretrained=False)
-    model.load_state_dict(_state(stem.with_suffix(".safetensors")))
+    model.load_state_dict(_state(stem.with_suffix(TENSORS)))
     return bench.runtime.place(model).eval()
+
+
+def _phases(study: Study) -> tuple[int, int]:
+    """(last epoch of the warm-up, last of the gates) of an InterroGate network."""
+    return study.interrogate.phases(study.training_of("interrogate").epochs)
+
+
+def _build(candidate: Candidate, study: Study, out: Path) -> nn.Module:
+    """The network of a candidate with its first weights; for a warm-up a multi-task network."""
+    start = starts_from(candidate, study)
+    state = None if start is None else _state((start.folder(out) / MODEL).with_suffix(TENSORS))
+    if candidate.trial is not None and state is not None and _phases(study)[0]:
+        supernet = build_model(study, "interrogate", seed=candidate.seed, pretrained=False)
+        assert isinstance(supernet, InterroGate)
+        supernet.clone_streams(state)
+        return supernet
+    warmup = candidate.method == "interrogate" and candidate.trial is None
+    return build_model(study, "mtl" if warmup else candidate.method, seed=candidate.seed, stl=state)
 
 
 def _train_supernet(
     supernet: InterroGate, candidate: Candidate, bench: Bench, emit: Emit
 ) -> tuple[nn.Module, History, float]:
-    """(compact network, history, PFLOPs beside the supernet's training)."""
+    """The phase of the gates, extraction, fine-tuning: (compact network, history, PFLOPs)."""
     gates = bench.study.interrogate
     weight = candidate.params["lambda_s"]
     tau = torch.tensor(taus(candidate.params, supernet.tasks)).to(bench.runtime.device)
@@ -161,51 +199,33 @@ def _train_supernet(
         with torch.no_grad():
             return {"sparsity": float(supernet.sparsity(tau)), **opened}
 
-    history = _fit(
+    _, last = phases = _phases(bench.study)
+    history, pflops = _fit(
         supernet,
         candidate,
         bench,
         emit,
+        span=phases,
         penalty=lambda: weight * supernet.sparsity(tau),
         before_step=anneal,
         observe=observe,
         rate=lambda name: gates.lr if name.startswith(("alpha.", "beta.")) else 1.0,
     )
-    compact = bench.runtime.place(extract(supernet))
-    extra = 0.0
-    forward = count_macs(compact, bench.input_shape, cross_check=False).gflops
-    if gates.finetune_epochs:
-        spec = bench.study.training
-        tuned = _fit(
-            compact,
-            candidate,
-            bench,
-            emit,
-            suffix=" fine-tuning",
-            training=spec.model_copy(
-                update={"epochs": gates.finetune_epochs, "lr": spec.lr * gates.finetune_lr}
-            ),
-        )
-        extra = 3 * forward * tuned.images / 1e6
-        # The supernet's own forward cost does not apply to these images: they are in `extra`.
-        history.seconds += tuned.seconds
-        history.epochs += tuned.epochs
-        for name, values in tuned.curves.items():
-            history.curves.setdefault(name, []).extend(values)
-    return compact, history, extra
+    compact = extract(supernet)
+    epochs = bench.study.training_of(candidate.method).epochs
+    if last < epochs:
+        tuned, more = _fit(compact, candidate, bench, emit, span=(last, epochs))
+        history.follow(tuned)
+        pflops += more
+    return bench.runtime.place(compact), history, pflops
 
 
 def _fit(
-    model: nn.Module,
-    candidate: Candidate,
-    bench: Bench,
-    emit: Emit,
-    *,
-    suffix: str = "",
-    training: Any = None,
-    **options: Any,
-) -> History:
-    spec = training or bench.study.training_of(candidate.method)
+    model: nn.Module, candidate: Candidate, bench: Bench, emit: Emit, **options: Any
+) -> tuple[History, float]:
+    """Train on the device: (history, PFLOPs)."""
+    spec = bench.study.training_of(candidate.method)
+    forward = count_macs(model, bench.input_shape, cross_check=False).gflops
 
     def report(epoch: int, values: Mapping[str, float]) -> None:
         losses = " ".join(
@@ -216,7 +236,7 @@ def _fit(
         emit(
             {
                 "event": "progress",
-                "stage": candidate.label + suffix,
+                "stage": candidate.label,
                 "done": epoch,
                 "total": spec.epochs,
                 "unit": "epochs",
@@ -225,8 +245,8 @@ def _fit(
             }
         )
 
-    return train(
-        model,
+    history = train(
+        bench.runtime.place(model),
         bench.train,
         bench.tasks,
         weights=bench.weights,
@@ -236,6 +256,7 @@ def _fit(
         on_epoch=report,
         **options,
     )
+    return history, 3 * forward * history.images / 1e6
 
 
 def _keep(network: nn.Module, folder: Path) -> None:
@@ -244,12 +265,7 @@ def _keep(network: nn.Module, folder: Path) -> None:
         save_compact(network, folder / MODEL)
         return
     state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-    write_atomic((folder / MODEL).with_suffix(".safetensors"), save(state))
-
-
-def _stl_state(candidate: Candidate, out: Path) -> dict[str, Tensor]:
-    folder = Candidate("stl", candidate.seed).folder(out)
-    return _state((folder / MODEL).with_suffix(".safetensors"))
+    write_atomic((folder / MODEL).with_suffix(TENSORS), save(state))
 
 
 def _state(path: Path) -> dict[str, Tensor]:

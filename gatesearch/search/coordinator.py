@@ -10,7 +10,12 @@ from gatesearch.errors import StudyRefusedError
 from gatesearch.models import build_model, method_of, needs_stl
 from gatesearch.results import Result, StudyRecord, TaskInfo, delta_mtl, front
 from gatesearch.search.bench import Bench, Emit, check_dataset, open_bench
-from gatesearch.search.candidate import Candidate, measure_on_test, train_candidate
+from gatesearch.search.candidate import (
+    Candidate,
+    measure_on_test,
+    starts_from,
+    train_candidate,
+)
 from gatesearch.search.gallery import draw_gallery
 from gatesearch.search.space import draw, sampler
 from gatesearch.search.store import Store, explained, locked, open_store
@@ -46,8 +51,10 @@ def run(study: Study, *, n_trials: int, out: Path, data: Path, emit: Emit) -> St
             emit({"event": "log", "message": f"{stale} interrupted trial(s) will be run anew"})
         bench = _bench(study, store, data=data, emit=emit)
         _train_baselines(baselines, bench, store, emit)
-        stl = _baseline(store, "stl", study.seed)
+        stl = _known(Candidate("stl", study.seed), store)
         assert stl is not None
+        if store.finished() < n_trials:
+            _train_warmup(bench, store, emit)
         while (finished := store.finished()) < n_trials:
             _progress(emit, "search", finished, n_trials, "trials")
             _one_trial(finished, bench, store, stl, emit)
@@ -94,16 +101,16 @@ def _bench(study: Study, store: Store, *, data: Path, emit: Emit) -> Bench:
 
 def _train_baselines(methods: tuple[str, ...], bench: Bench, store: Store, emit: Emit) -> None:
     seed = bench.study.seed
-    known = {method: _baseline(store, method, seed) for method in methods}
+    known = {method: _known(Candidate(method, seed), store) for method in methods}
     missing = [
         name for name, result in known.items() if result is None or result.state != "complete"
     ]
     for done, method in enumerate(missing):
         _progress(emit, "baselines", done, len(missing), "networks")
         candidate = Candidate(method, seed)
-        stl = _baseline(store, "stl", seed)
+        stl = _known(Candidate("stl", seed), store)
         try:
-            result = train_candidate(candidate, bench, out=store.folder, stl=stl, emit=emit)
+            result = _trained(candidate, bench, store, emit)
         except (TrainingError, torch.OutOfMemoryError) as error:
             if method == "stl":
                 raise
@@ -112,6 +119,28 @@ def _train_baselines(methods: tuple[str, ...], bench: Bench, store: Store, emit:
         store.keep_baseline(result)
         emit({"event": "baseline", "message": _line(method, result, stl, bench)})
     _progress(emit, "baselines", len(missing), len(missing), "networks")
+
+
+def _train_warmup(bench: Bench, store: Store, emit: Emit) -> None:
+    """What the trials start from, once a seed."""
+    warmup = starts_from(Candidate("interrogate", bench.study.seed, trial=0), bench.study)
+    if warmup is not None and warmup.method == "interrogate" and _known(warmup, store) is None:
+        store.keep_warmup(_trained(warmup, bench, store, emit))
+
+
+def _trained(candidate: Candidate, bench: Bench, store: Store, emit: Emit) -> Result:
+    begin = starts_from(candidate, bench.study)
+    start = None if begin is None else _known(begin, store)
+    return train_candidate(candidate, bench, out=store.folder, start=start, emit=emit)
+
+
+def _known(candidate: Candidate, store: Store) -> Result | None:
+    """The stored result of a baseline or a warm-up."""
+    record = store.record()
+    for result in (*record.baselines, *record.warmups):
+        if (result.method, result.seed) == (candidate.method, candidate.seed):
+            return result
+    return None
 
 
 def _one_trial(finished: int, bench: Bench, store: Store, stl: Result, emit: Emit) -> None:
@@ -124,7 +153,7 @@ def _one_trial(finished: int, bench: Bench, store: Store, stl: Result, emit: Emi
         drawn = " ".join(f"{name}={value:.3g}" for name, value in params.items())
         emit({"event": "log", "message": f"trial {trial.number}: {drawn}", "params": params})
         try:
-            result = train_candidate(candidate, bench, out=store.folder, stl=stl, emit=emit)
+            result = _trained(candidate, bench, store, emit)
             gain = _gain(result, stl, bench)
             values = [gain, result.gflops]
             if not math.isfinite(gain):
@@ -156,13 +185,6 @@ def _measure_chosen(bench: Bench, store: Store, emit: Emit) -> None:
         _progress(emit, "test part", done, len(missing), "networks")
     own = [result for result in shown if result.seed == bench.study.seed]
     draw_gallery(own, bench, out=store.folder)
-
-
-def _baseline(store: Store, method: str, seed: int) -> Result | None:
-    for result in store.record().baselines:
-        if (result.method, result.seed) == (method, seed):
-            return result
-    return None
 
 
 def _gain(result: Result, stl: Result, bench: Bench) -> float:

@@ -29,6 +29,7 @@ from gatesearch.study import Study, differences
 DATABASE = "study.db"
 PREDICTIONS = "predictions.npz"
 _BASELINE = "baseline"
+_WARMUP = "warmup"
 _TEST = "test"
 _INTERRUPTED = "interrupted"
 
@@ -59,6 +60,10 @@ class Store:
     def keep_baseline(self, result: Result) -> None:
         """Keep the result of a baseline, in place of an older one of the same name and seed."""
         self.keep(f"{_BASELINE}/{result.method}/{result.weighting}/{result.seed}", result.to_json())
+
+    def keep_warmup(self, result: Result) -> None:
+        """Keep the result of the warm-up that trials of its seed start from."""
+        self.keep(f"{_WARMUP}/{result.seed}", result.to_json())
 
     def keep_test(self, result: Result, metrics: Mapping[str, float]) -> None:
         """Keep the test figures of a network."""
@@ -99,11 +104,14 @@ class Store:
     def record(self) -> StudyRecord:
         """Everything in it, for reports."""
         attributes = self.handle.user_attrs
-        baselines = [
-            Result.from_json(value)
-            for name, value in attributes.items()
-            if name.startswith(f"{_BASELINE}/")
-        ]
+        baselines, warmups = (
+            [
+                Result.from_json(value)
+                for name, value in attributes.items()
+                if name.startswith(f"{kind}/")
+            ]
+            for kind in (_BASELINE, _WARMUP)
+        )
         first = ("stl", "mtl")
         baselines.sort(key=lambda r: (r.seed, [r.method != name for name in first], r.method))
         predictions = self.folder / PREDICTIONS
@@ -116,6 +124,7 @@ class Store:
             tasks=tuple(TaskInfo(**task) for task in attributes["tasks"]),
             baselines=tuple(baselines),
             trials=tuple(_result(trial, attributes) for trial in _ended(self.handle)),
+            warmups=tuple(warmups),
             data=attributes.get("data", {}),
             predictions=predictions if predictions.is_file() else None,
         )

@@ -42,6 +42,15 @@ class History:
         for name, value in values.items():
             self.curves.setdefault(name, []).append(value)
 
+    def follow(self, later: "History") -> None:
+        """Append a later phase of the same training; NaN where a phase has no such curve."""
+        for name in self.curves | later.curves:
+            values = self.curves.setdefault(name, [math.nan] * self.epochs)
+            values += later.curves.get(name, [math.nan] * later.epochs)
+        self.seconds += later.seconds
+        self.images += later.images
+        self.epochs += later.epochs
+
 
 def train(
     model: nn.Module,
@@ -52,13 +61,14 @@ def train(
     spec: TrainingSpec,
     runtime: Runtime,
     seed: int,
+    span: tuple[int, int] | None = None,
     rate: Callable[[str], float] = lambda name: 1.0,
     penalty: Callable[[], Tensor] | None = None,
     before_step: Callable[[float], None] | None = None,
     observe: Callable[[], Mapping[str, float]] | None = None,
     on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> History:
-    """Train a network for `spec.epochs`; the last epoch counts, none is chosen.
+    """Train a network for `spec.epochs`, or a span of them; the last counts, none is chosen.
 
     Args:
         model: Image (B, 3, H, W) -> task -> (B, channels, H, W); already placed on the device.
@@ -68,10 +78,11 @@ def train(
         spec: Optimizer, schedule, epochs, augmentation.
         runtime: Device and precision.
         seed: Of data order, augmentation and whatever the network draws.
-        rate: Parameter name -> multiple of the learning rate, kept through the schedule. Such
-            parameters with a rate other than 1, norms and biases have no weight decay.
+        span: (epochs done before, last epoch) of one phase of a longer training: schedule, data
+            order and numbers of epochs go on from there. The optimizer begins anew.
+        rate: Parameter name -> multiple of the learning rate, kept through the schedule.
         penalty: Added to the loss each step.
-        before_step: Called with the share of training done, in [0, 1).
+        before_step: Called with the share of the span done, in [0, 1).
         observe: Values to keep for each epoch.
         on_epoch: Called behind each epoch with its number from 1 and its values.
 
@@ -85,19 +96,25 @@ def train(
             f"training.batch_size is {spec.batch_size} but only {len(frames)} frames are left to "
             "train on; lower it, or raise data.train_frames"
         )
+    before, last = span or (0, spec.epochs)
     steps = steps_an_epoch * spec.epochs
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _decay(s / steps, spec))
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
+    first_step = steps_an_epoch * before
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: _decay((first_step + s) / steps, spec)
+    )
+    # Epochs of a later phase draw what they have not drawn before.
+    own_seed = (seed + 7919 * before) % 2**63
+    torch.manual_seed(own_seed)
+    generator = torch.Generator().manual_seed(own_seed)
     history = History()
     start = time.perf_counter()
     step = 0
-    for epoch in range(1, spec.epochs + 1):
+    for epoch in range(before + 1, last + 1):
         model.train()
         totals = torch.zeros(len(tasks), dtype=torch.float64)
         for raw in frames.shuffled(spec.batch_size, generator):
             if before_step is not None:
-                before_step(step / steps)
+                before_step(step / (steps_an_epoch * (last - before)))
             batch = augment(
                 runtime.tensors(raw), tasks, generator=generator, **spec.augment.model_dump()
             )
@@ -116,7 +133,7 @@ def train(
             totals += values
             step += 1
         history.images += steps_an_epoch * spec.batch_size
-        history.epochs = epoch
+        history.epochs += 1
         history.seconds = time.perf_counter() - start
         means = (totals / steps_an_epoch).tolist()
         seen = {f"loss.{name}": mean for name, mean in zip(tasks, means, strict=True)}
@@ -132,11 +149,13 @@ def train(
 def _optimizer(
     model: nn.Module, spec: TrainingSpec, rate: Callable[[str], float]
 ) -> torch.optim.Optimizer:
+    # Mixing weights, gates, norms and biases have an optimum of their own, which is not zero.
+    dense = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    decayed = {id(module.weight) for module in model.modules() if isinstance(module, dense)}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and rate(name) == 1.0
-            groups.setdefault((rate(name), decays), []).append(parameter)
+            groups.setdefault((rate(name), id(parameter) in decayed), []).append(parameter)
     described: Iterable[dict[str, Any]] = [
         {
             "params": parameters,

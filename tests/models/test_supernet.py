@@ -146,6 +146,16 @@ def test_fused_training_matches_separate_steps_on_a_whole_network(image: Tensor)
         torch.testing.assert_close(fused[task], plain[task], rtol=1e-4, atol=1e-4)
 
 
+def test_cloned_streams_compute_what_the_multi_task_network_does(image: Tensor) -> None:
+    mtl = scattered(MTL(parts())).eval()
+    model = InterroGate(parts())
+    model.clone_streams(mtl.state_dict())
+    for on in (False, True):
+        all_gates(model, on)
+        ours, theirs = model.eval()(image), mtl(image)
+        assert all(torch.allclose(ours[task], theirs[task], atol=1e-5) for task in theirs)
+
+
 def test_sparsity_by_hand() -> None:
     model = InterroGate(parts(CHAIN))
     halves = {"one": (0.5, 0.9), "two": (0.25, 0.9), "three": (0.75, 0.3)}

@@ -1,5 +1,6 @@
 """Whole runs of a tiny study: kept, continued, interrupted, failing."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,44 @@ def test_an_interrupted_run_ends_as_one_in_one_go(finished, data, tmp_path) -> N
     record = run(study, n_trials=1, out=out, data=data, emit=lambda event: None)
     assert [r.trial for r in record.trials] == [1]
     assert untimed(record) == untimed(whole)
+
+
+def test_trials_share_one_warmup(data, tmp_path) -> None:
+    phases = ("interrogate.warmup=0.5", "interrogate.finetune=0.25", "training.epochs=4")
+    study, events = tiny(tmp_path, *phases), []
+
+    def emit(event) -> None:
+        events.append(event)
+        if event.get("stage") == "trial 1" and event["done"] == 3:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(study, n_trials=2, out=out, data=data, emit=emit)
+    record = run(study, n_trials=2, out=out, data=data, emit=events.append)
+    epochs = [(e["stage"], e["done"]) for e in events if e.get("unit") == "epochs"]
+    assert [e for e in epochs if e[0] not in ("stl", "mtl")] == [
+        ("warm-up", 1), ("warm-up", 2), ("trial 0", 3), ("trial 0", 4), ("trial 1", 3),
+        ("trial 2", 3), ("trial 2", 4),
+    ]  # fmt: skip
+    (warmup,) = record.warmups
+    _, mtl = record.baselines
+    assert (warmup.gflops, warmup.epochs, warmup.train_images) == (mtl.gflops, 2, 12)
+    for trial in record.trials:
+        # two epochs of the warm-up, one of the gates, one of the compact network
+        assert (trial.epochs, trial.train_images, trial.reused_images) == (4, 24, 12)
+        streams = 3 * mtl.backbone_gflops + (mtl.gflops - mtl.backbone_gflops)
+        own = 3 * 6 * (streams + trial.gflops) / 1e6
+        assert trial.train_pflops - trial.reused_pflops == pytest.approx(own, rel=1e-6)
+        assert trial.reused_pflops == warmup.train_pflops
+        assert trial.curves["lr"] == pytest.approx(mtl.curves["lr"])
+        assert trial.curves["loss.depth"][:2] == warmup.curves["loss.depth"]
+        opened = [math.isfinite(share) for share in trial.curves["open.depth"]]
+        assert opened == [False, False, True, False]
+    # the warm-up itself went as the first half of the multi-task network
+    assert warmup.curves["loss.depth"] == mtl.curves["loss.depth"][:2]
+    everything = 24 * 2 + 12 + 2 * 12
+    assert record.training_images == everything
 
 
 def test_other_data_is_refused(finished, tmp_path, monkeypatch) -> None:

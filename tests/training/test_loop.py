@@ -19,7 +19,7 @@ def frames(tmp_path_factory):
 
 def trained(frames, *, seed=3, model=None, names=(), **options):
     own = {k: options.pop(k) for k in list(options) if k in ("rate", "penalty", "before_step",
-           "observe", "on_epoch")}  # fmt: skip
+           "observe", "on_epoch", "span")}  # fmt: skip
     model = model or Toy(*names)
     tasks = toy_tasks(*names)
     history = train(
@@ -67,20 +67,40 @@ def test_poly_schedule_at_every_epoch(frames) -> None:
     assert history.curves["lr"] == [0.01] * 4
 
 
+def test_phases_of_one_schedule(frames) -> None:
+    _, whole = trained(frames, epochs=4)
+    seen: dict[str, list] = {"epochs": [], "shares": []}
+    model, first = trained(frames, epochs=4, span=(0, 1))
+    _, later = trained(
+        frames, model=model, epochs=4, span=(1, 4), before_step=seen["shares"].append,
+        on_epoch=lambda n, v: seen["epochs"].append(n), observe=lambda: {"extra": 7.0},
+    )  # fmt: skip
+    assert first.curves["loss.depth"] == whole.curves["loss.depth"][:1]
+    assert seen["epochs"] == [2, 3, 4]
+    assert seen["shares"] == [i / 6 for i in range(6)]  # two steps an epoch
+    first.follow(later)
+    assert (first.epochs, first.images) == (whole.epochs, whole.images)
+    assert first.curves["lr"] == pytest.approx(whole.curves["lr"])
+    assert math.isnan(first.curves["extra"][0])
+    assert first.curves["extra"][1:] == [7.0] * 3
+
+
 class Line(nn.Module):
     """Parameters whose gradient is 1 everywhere, whatever the image; their loss does not matter."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((2, 2), 10.0))
-        self.bias = nn.Parameter(torch.full((2,), 10.0))
-        self.alpha = nn.ParameterDict({"one": torch.full((2, 2), 10.0)})
+        self.dense = nn.Linear(2, 2)
+        self.mix = nn.Parameter(torch.empty(2, 2))
+        self.alpha = nn.ParameterDict({"one": torch.empty(2, 2)})
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, 10.0)
 
     def forward(self, image):
         return {"depth": image[:, :1] * 0}
 
     def pull(self):
-        return self.weight.sum() + self.bias.sum() + self.alpha["one"].sum()
+        return torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
 
 
 def gate_rate(name: str) -> float:
@@ -104,8 +124,8 @@ def test_gates_keep_their_own_rate_through_ten_steps(frames, schedule) -> None:
         schedule=schedule,
     )
     share = 1 if schedule == "constant" else sum((1 - s / 10) ** 0.9 for s in range(10)) / 10
-    assert model.weight.unique().item() == pytest.approx(10 - 10 * 0.01 * share, rel=1e-6)
-    assert model.bias.unique().item() == pytest.approx(10 - 10 * 0.01 * share, rel=1e-6)
+    assert model.dense.weight.unique().item() == pytest.approx(10 - 10 * 0.01 * share, rel=1e-6)
+    assert model.dense.bias.unique().item() == pytest.approx(10 - 10 * 0.01 * share, rel=1e-6)
     assert model.alpha["one"].unique().item() == pytest.approx(10 - 10 * 0.1 * share, rel=1e-6)
 
 
@@ -124,11 +144,11 @@ def test_only_weights_decay(frames, optimizer) -> None:
         lr=0.01,
         schedule="constant",
     )
-    assert model.weight.max() < 10
-    assert model.bias.unique().item() == 10
-    assert model.alpha["one"].unique().item() == 10
+    assert model.dense.weight.max() < 10
+    for kept in (model.dense.bias, model.mix, model.alpha["one"]):
+        assert kept.unique().item() == 10
     if optimizer == "adamw":  # decoupled: two steps of 1 - lr decay
-        assert model.weight.unique().item() == pytest.approx(10 * (1 - 0.005) ** 2)
+        assert model.dense.weight.unique().item() == pytest.approx(10 * (1 - 0.005) ** 2)
 
 
 def test_norms_and_biases_do_not_decay(frames) -> None:
