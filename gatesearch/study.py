@@ -101,6 +101,8 @@ class GateSpec(_Strict):
         initial: Initial probability σ(α) of the task's own channel.
         lr: Learning rate of α and β as a multiple of the weights' own.
         temperature: Start and end temperature of `sigmoid` (geometric annealing).
+        ramp: Share of the gates' epochs over which λ_s rises from 0 to its full value; 0 in the
+            paper. Streams that start alike need time to differ before gates can tell them apart.
         warmup: Share of `training.epochs` trained as one multi-task network, whose weights every
             stream then starts from; done once a seed for all trials. 0 in the paper.
         finetune: Share of `training.epochs`, the last, in which the compact network is trained
@@ -112,6 +114,7 @@ class GateSpec(_Strict):
     initial: float = Field(default=0.5, gt=0, lt=1)
     lr: Positive = 10.0
     temperature: tuple[Positive, Positive] = (1.0, 0.1)
+    ramp: float = Field(default=0.0, ge=0, le=1)
     warmup: float = Field(default=0.0, ge=0, lt=1)
     finetune: float = Field(default=0.0, ge=0, lt=1)
 

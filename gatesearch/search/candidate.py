@@ -189,8 +189,12 @@ def _train_supernet(
     tau = torch.tensor(taus(candidate.params, supernet.tasks)).to(bench.runtime.device)
     cold, hot = gates.temperature[1], gates.temperature[0]
 
+    risen = 1.0
+
     def anneal(share: float) -> None:
+        nonlocal risen
         supernet.temperature = hot * (cold / hot) ** share
+        risen = min(1.0, share / gates.ramp) if gates.ramp else 1.0
 
     def observe() -> dict[str, float]:
         hard = supernet.hard_gates().values()
@@ -206,7 +210,7 @@ def _train_supernet(
         bench,
         emit,
         span=phases,
-        penalty=lambda: weight * supernet.sparsity(tau),
+        penalty=lambda: weight * risen * supernet.sparsity(tau),
         before_step=anneal,
         observe=observe,
         rate=lambda name: gates.lr if name.startswith(("alpha.", "beta.")) else 1.0,

@@ -164,10 +164,13 @@ def _optimizer(
         }
         for (multiple, decays), parameters in groups.items()
     ]
+    # One kernel for the whole step; on other devices one for each of its operations.
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    one_pass: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(described, lr=spec.lr, momentum=spec.momentum, foreach=True)
+        return torch.optim.SGD(described, lr=spec.lr, momentum=spec.momentum, **one_pass)
     kind = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    return kind(described, lr=spec.lr, foreach=True)
+    return kind(described, lr=spec.lr, **one_pass)
 
 
 def _decay(share: float, spec: TrainingSpec) -> float:
