@@ -49,7 +49,8 @@ class Result:
         weighting: How losses or gradients were balanced.
         state: Whether the figures below are there to be compared.
         reason: Why it failed or was pruned.
-        params: What the search chose: `lambda_s` and `tau.<task>`.
+        budget: What bounded its cost, as `1.3xMTL`; empty for nothing.
+        params: What the search chose: `lambda_s`, `tau.<task>`, `regulariser`.
         metrics: split -> task -> value, in the unit of `TaskInfo`.
         gflops: Of the whole network, heads included, 2 x multiply-adds; 0 where there is none.
         backbone_gflops: Of the backbone streams only.
@@ -75,7 +76,8 @@ class Result:
     weighting: str = "uniform"
     state: Literal["complete", "failed", "pruned"] = "complete"
     reason: str = ""
-    params: Mapping[str, float] = field(default_factory=dict)
+    budget: str = ""
+    params: Mapping[str, float | str] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     gflops: float = 0.0
     backbone_gflops: float = 0.0
@@ -92,6 +94,11 @@ class Result:
     layers: Sequence[str] = ()
     sharing: Mapping[str, Sequence[float]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The parameters that are numbers."""
+        return {name: v for name, v in self.params.items() if not isinstance(v, str)}
 
     @property
     def split(self) -> Split:
@@ -296,7 +303,7 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
     named: dict[str, Any] = (
         {"method": result.method, "weighting": result.weighting}
         if result.trial is None
-        else {"trial": result.trial}
+        else {"trial": result.trial} | ({"budget": result.budget} if result.budget else {})
     )
     return named | {
         "seed": result.seed,

@@ -204,12 +204,15 @@ class SearchSpec(_Strict):
         lambda_s: Range of the weight of the sparsity loss.
         tau: Range of every task's hinge target.
         startup: Random draws before the sampler models anything.
+        regulariser: `hinge` bounds σ(α) by τ_t (the paper); `flops` bounds the expected cost by
+            the budget of the run. Of several each trial draws one.
     """
 
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
     lambda_s: tuple[float, float] = (0.01, 10.0)
     tau: tuple[float, float] = (0.0, 1.0)
     startup: int = Field(default=10, ge=1)
+    regulariser: tuple[Literal["hinge", "flops"], ...] = Field(default=("hinge",), min_length=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> "SearchSpec":

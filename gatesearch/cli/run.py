@@ -25,6 +25,8 @@ gatesearch run --study scenes --n-trials 6
 
 gatesearch run --study nyud-small --n-trials 20 --data /data --methods stl,mtl
 
+gatesearch run --study scenes --n-trials 4 --budget 1.3xMTL
+
 gatesearch run --study mine.toml --n-trials 0 --set training.epochs=2 --json"""
 
 
@@ -49,6 +51,14 @@ def run(
     ] = None,
     out: OutOption = None,
     reports: ReportsOption = Path("reports"),
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="B",
+            help="Bound every trial's cost: 892G, 446GMAC, 20M, 1.3xMTL, 0.8xSTL. Repeatable: "
+            "all hold.",
+        ),
+    ] = None,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -69,7 +79,14 @@ def run(
             from gatesearch.report import write_report
             from gatesearch.search import run as search
 
-            record = search(definition, n_trials=n_trials, out=store, data=data, emit=emit)
+            record = search(
+                definition,
+                n_trials=n_trials,
+                out=store,
+                data=data,
+                emit=emit,
+                budgets=names(budget, "--budget") if budget else (),
+            )
             with writing(reports, definition):
                 path = write_report(record, folder=reports)
     except KeyboardInterrupt:

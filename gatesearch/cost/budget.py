@@ -54,17 +54,18 @@ def parse_budget(text: str, *, mtl: Cost, stl: Cost) -> Budget:
     amount, unit = (float(found[1]), found[2].lower()) if found else (0.0, "")
     if unit in ("xmtl", "xstl"):
         whole = mtl if unit == "xmtl" else stl
-        budget = Budget(f"{found[1]}x{unit[1:].upper()}", "macs", amount * whole.macs)  # type: ignore[index]
+        budget = Budget(f"{amount:g}x{unit[1:].upper()}", "macs", amount * whole.macs)
     elif unit in _UNITS:
         measure, scale = _UNITS[unit]
         budget = Budget(text.strip().replace(" ", ""), measure, amount * scale)
     else:
         raise UsageError(f"a budget must be a number with a unit, such as {FORMS}; found '{text}'")
-    if not budget.share(mtl) <= 1 <= budget.share(stl) * (1 + 1e-9):
+    least, most = (float(getattr(cost, budget.measure)) for cost in (mtl, stl))
+    if not least <= budget.limit <= most:
+        shown = [_shown(budget.measure, value) for value in (budget.limit, least, most)]
         raise UsageError(
-            f"budget {budget.text} is {_shown(budget.measure, budget.limit)}, out of reach: this "
-            f"study's networks go from {_shown(budget.measure, getattr(mtl, budget.measure))} (mtl) "
-            f"to {_shown(budget.measure, getattr(stl, budget.measure))} (stl)"
+            f"budget {budget.text} is {shown[0]}, out of reach: this study's networks go from "
+            f"{shown[1]} (mtl) to {shown[2]} (stl)"
         )
     return budget
 

@@ -14,12 +14,13 @@ counts on the extracted network, and for G in (0, 1) what is expected if gates w
 independently (up to the dependence between channels that one gate decides together).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gatesearch.cost.budget import Budget
 from gatesearch.cost.macs import count_macs
 from gatesearch.models import InterroGate
 from gatesearch.models.graph import INPUT, Conv, Graph, Node
@@ -84,6 +85,22 @@ class PatternCost:
         total = self.head_params + _total(live, self.params_a_channel)
         return total + _total(mixes, dict.fromkeys(mixes, self.tasks)) if mixes else total
 
+    def share(self, gates: Mapping[str, Tensor], budgets: Sequence[Budget]) -> Tensor:
+        """The largest share of any budget that patterns take, (...); at most 1 inside all."""
+        measured = [
+            self.macs(gates) if budget.measure == "macs" else self.params(gates)
+            for budget in budgets
+        ]
+        limits = [budget.limit for budget in budgets]
+        return torch.stack([m / limit for m, limit in zip(measured, limits, strict=True)]).amax(0)
+
+    def overrun(self, open_probability: Mapping[str, Tensor], budgets: Sequence[Budget]) -> Tensor:
+        """The regulariser `flops`: max(0, expected cost / budget - 1), a scalar.
+
+        It is to a budget what the paper's hinge is to τ_t.
+        """
+        return (self.share(open_probability, budgets) - 1).clamp(min=0).float()
+
     def _live(self, gates: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(convolution -> (..., T+1, C) live outputs, gated node -> (..., 1, C) live mixes)."""
         first = gates[self.gated[0]]
@@ -129,9 +146,9 @@ class PatternCost:
 
 def _total(live: Mapping[str, Tensor], weights: Mapping[str, int]) -> Tensor:
     """Σ over nodes of live channels times weight, in float64, which holds such numbers exactly."""
-    return torch.stack(
-        [x.sum((-2, -1)).double() * weights[name] for name, x in live.items()]
-    ).sum(0)
+    return torch.stack([x.sum((-2, -1)).double() * weights[name] for name, x in live.items()]).sum(
+        0
+    )
 
 
 def _pixels(graph: Graph, size: tuple[int, int]) -> dict[str, int]:

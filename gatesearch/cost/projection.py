@@ -34,7 +34,7 @@ def project(
         Gated node -> (T, C) bool.
     """
     names = list(alpha)
-    logits = torch.cat([alpha[name].detach().double().flatten() for name in names])
+    logits = torch.cat([alpha[name].detach().cpu().double().flatten() for name in names])
     sizes = torch.cat([torch.full((alpha[n].numel(),), float(_price(cost, n))) for n in names])
     order = (logits / sizes).argsort(descending=True, stable=True)
     shapes = [tuple(alpha[name].shape) for name in names]
@@ -43,7 +43,7 @@ def project(
         """(n, gates) bool -> (n,) the largest share of any budget."""
         parts = opened.float().split([t * c for t, c in shapes], dim=1)
         gates = {n: p.reshape(-1, *s) for n, p, s in zip(names, parts, shapes, strict=True)}
-        return torch.stack([_measured(cost, b, gates) / b.limit for b in budgets]).amax(0)
+        return cost.share(gates, budgets)
 
     def pattern(count: int) -> Tensor:
         """The first so many of the order, opened."""
@@ -73,10 +73,6 @@ def project(
                 inside = outside
     parts = pattern(inside).split([t * c for t, c in shapes])
     return {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
-
-
-def _measured(cost: PatternCost, budget: Budget, gates: Mapping[str, Tensor]) -> Tensor:
-    return cost.macs(gates) if budget.measure == "macs" else cost.params(gates)
 
 
 def _price(cost: PatternCost, name: str) -> int:

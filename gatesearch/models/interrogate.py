@@ -120,9 +120,17 @@ class InterroGate(nn.Module):
         alpha = self.alpha[key(name)]
         return ESTIMATORS[self.estimator](alpha, self.temperature) if self.training else hard(alpha)
 
+    def logits(self) -> dict[str, Tensor]:
+        """Gated node -> (T, C) α."""
+        return {name: self.alpha[key(name)] for name in self.gated}
+
+    def open_probability(self) -> dict[str, Tensor]:
+        """Gated node -> (T, C) σ(α)."""
+        return {name: alpha.sigmoid() for name, alpha in self.logits().items()}
+
     def hard_gates(self) -> dict[str, Tensor]:
         """Gated node -> (T, C) bool, True where the task owns the channel."""
-        return {name: (self.alpha[key(name)] > 0).detach().cpu() for name in self.gated}
+        return {name: (alpha > 0).detach().cpu() for name, alpha in self.logits().items()}
 
     def set_gates(self, gates: Mapping[str, Tensor]) -> None:
         """Put the hard gates into a pattern, node -> (T, C) bool."""

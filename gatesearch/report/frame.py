@@ -19,6 +19,7 @@ def frame(record: StudyRecord) -> pd.DataFrame:
             "method": result.method,
             "weighting": result.weighting,
             "trial": result.trial,
+            "budget": result.budget,
             "seed": result.seed,
             "state": result.state,
             "front": id(result) in chosen,

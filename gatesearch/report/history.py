@@ -21,7 +21,7 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
     if not trials:
         return
     yield _history(record, trials)
-    parameters = [name for name in _parameters(record) if any(name in t.params for t in trials)]
+    parameters = [name for name in _parameters(record) if any(name in t.numbers for t in trials)]
     if parameters:
         yield _influence(record, trials, parameters)
 
@@ -108,9 +108,9 @@ def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[st
             axes = figure.add_subplot(grid[i, j], sharey=first)
             first = first or axes
             points = [
-                (t.params[name], y, t.trial in chosen)
+                (t.numbers[name], y, t.trial in chosen)
                 for t, y in zip(trials, values, strict=True)
-                if name in t.params and math.isfinite(t.params[name])
+                if name in t.numbers and math.isfinite(t.numbers[name])
             ]
             if not points:
                 continue

@@ -162,7 +162,9 @@ def _reasons(results: Iterable[Result]) -> list[str]:
 def _parameters(record: StudyRecord) -> list[str]:
     lines = []
     for trial in front(record):
-        values = [f"{name.removeprefix('tau.')} {v:.4g}" for name, v in trial.params.items()]
+        values = [f"{name.removeprefix('tau.')} {v:.4g}" for name, v in trial.numbers.items()]
+        values += [v for v in trial.params.values() if isinstance(v, str)]
+        values += [f"budget {trial.budget}"] if trial.budget else []
         text = f"{label(trial)}: {', '.join(values)}".replace("lambda_s", "λ")
         lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
     return lines

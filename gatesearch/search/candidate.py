@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from gatesearch.cost import count_macs
+from gatesearch.cost import Budget, PatternCost, count_macs, name_of, project
 from gatesearch.errors import StudyRefusedError
 from gatesearch.models import InterroGate, build_model, needs_stl
 from gatesearch.pruning import CompactNet, extract, load_compact, save_compact, sharing
@@ -35,7 +35,8 @@ class Candidate:
         method: A name in `gatesearch.models.METHODS`.
         seed: Of initialisation, data order, augmentation.
         trial: Number in the store; None for a baseline.
-        params: `lambda_s` and `tau.<task>` of a trial.
+        params: `lambda_s`, `tau.<task>` and `regulariser` of a trial.
+        budgets: Upper bounds on the cost of a trial's network.
 
     A candidate of InterroGate without a trial is the multi-task warm-up of its trials.
     """
@@ -43,7 +44,8 @@ class Candidate:
     method: str
     seed: int
     trial: int | None = None
-    params: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, float | str] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
 
     @property
     def label(self) -> str:
@@ -64,7 +66,7 @@ class Candidate:
 def starts_from(candidate: Candidate, study: Study) -> Candidate | None:
     """Whose trained network a candidate's begins with; None where its weights are drawn."""
     if candidate.trial is not None and _phases(study)[0]:
-        return replace(candidate, trial=None, params={})
+        return Candidate(candidate.method, candidate.seed)
     if needs_stl(study, candidate.method):
         return Candidate("stl", candidate.seed)
     return None
@@ -105,6 +107,7 @@ def train_candidate(
         network, bench.train, runtime=bench.runtime, batch_size=study.training.batch_size
     )
     cost = count_macs(network, bench.input_shape)
+    assert all(budget.share(cost) <= 1 for budget in candidate.budgets)
     for line in cost.disagreements:
         emit({"event": "warning", "message": f"{candidate.label}: {line}"})
     metrics = evaluate(
@@ -120,6 +123,7 @@ def train_candidate(
         method=candidate.method,
         seed=candidate.seed,
         trial=candidate.trial,
+        budget=name_of(candidate.budgets),
         params=dict(candidate.params),
         metrics={"validation": metrics},
         gflops=cost.gflops,
@@ -185,7 +189,8 @@ def _train_supernet(
 ) -> tuple[nn.Module, History, float]:
     """The phase of the gates, extraction, fine-tuning: (compact network, history, PFLOPs)."""
     gates = bench.study.interrogate
-    weight = candidate.params["lambda_s"]
+    weight = float(candidate.params["lambda_s"])
+    pattern_cost = PatternCost.of(supernet, bench.input_shape) if candidate.budgets else None
     tau = torch.tensor(taus(candidate.params, supernet.tasks)).to(bench.runtime.device)
     cold, hot = gates.temperature[1], gates.temperature[0]
 
@@ -203,6 +208,14 @@ def _train_supernet(
         with torch.no_grad():
             return {"sparsity": float(supernet.sparsity(tau)), **opened}
 
+    regulariser = candidate.params.get("regulariser", bench.study.search.regulariser[0])
+
+    def penalty() -> Tensor:
+        if regulariser == "hinge":
+            return weight * risen * supernet.sparsity(tau)
+        assert pattern_cost is not None
+        return weight * risen * pattern_cost.overrun(supernet.open_probability(), candidate.budgets)
+
     _, last = phases = _phases(bench.study)
     history, pflops = _fit(
         supernet,
@@ -210,11 +223,13 @@ def _train_supernet(
         bench,
         emit,
         span=phases,
-        penalty=lambda: weight * risen * supernet.sparsity(tau),
+        penalty=penalty,
         before_step=anneal,
         observe=observe,
         rate=lambda name: gates.lr if name.startswith(("alpha.", "beta.")) else 1.0,
     )
+    if pattern_cost is not None:
+        supernet.set_gates(project(dict(supernet.logits()), pattern_cost, candidate.budgets))
     compact = extract(supernet)
     epochs = bench.study.training_of(candidate.method).epochs
     if last < epochs:

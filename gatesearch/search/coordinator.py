@@ -2,11 +2,13 @@
 
 import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from gatesearch.errors import StudyRefusedError
+from gatesearch.cost import Budget, name_of, parse_budget
+from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.models import build_model, method_of, needs_stl
 from gatesearch.results import Result, StudyRecord, TaskInfo, delta_mtl, front
 from gatesearch.search.bench import Bench, Emit, check_dataset, open_bench
@@ -17,6 +19,7 @@ from gatesearch.search.candidate import (
     train_candidate,
 )
 from gatesearch.search.gallery import draw_gallery
+from gatesearch.search.method_costs import costs
 from gatesearch.search.space import draw, sampler
 from gatesearch.search.store import Store, explained, locked, open_store
 from gatesearch.study import Study
@@ -24,7 +27,15 @@ from gatesearch.tasks import build_tasks
 from gatesearch.training import TrainingError
 
 
-def run(study: Study, *, n_trials: int, out: Path, data: Path, emit: Emit) -> StudyRecord:
+def run(
+    study: Study,
+    *,
+    n_trials: int,
+    out: Path,
+    data: Path,
+    emit: Emit,
+    budgets: Sequence[str] = (),
+) -> StudyRecord:
     """Bring a study to a total of `n_trials` trials, and measure its networks on the test part.
 
     What the store already has is never trained again: the same call continues where the last one
@@ -36,31 +47,51 @@ def run(study: Study, *, n_trials: int, out: Path, data: Path, emit: Emit) -> St
         out: The store's folder.
         data: Folder of packs.
         emit: Receives events.
+        budgets: Upper bounds on every trial's cost, as `parse_budget` reads them; `n_trials`
+            then counts the trials under these bounds, which share baselines with all others.
 
     Raises:
-        UsageError: A definition that cannot be built.
+        UsageError: A definition that cannot be built, or a budget that cannot be reached.
         DataError: Data missing or damaged, or a folder that cannot be written.
         StudyRefusedError: The store belongs to another definition or process.
         TrainingError: The single-task networks, which everything is measured against, failed.
     """
     baselines = _checked(study)
+    bounds = parse_budgets(study, budgets)
+    budget = name_of(bounds)
     with explained(out), locked(out):
         store = open_store(study, folder=out, tasks=task_infos(study))
-        stale = store.close_stale()
+        stale = store.close_running()
         if stale:
             emit({"event": "log", "message": f"{stale} interrupted trial(s) will be run anew"})
         bench = _bench(study, store, data=data, emit=emit)
         _train_baselines(baselines, bench, store, emit)
         stl = _known(Candidate("stl", study.seed), store)
         assert stl is not None
-        if store.finished() < n_trials:
+        if store.finished(budget) < n_trials:
             _train_warmup(bench, store, emit)
-        while (finished := store.finished()) < n_trials:
+        while (finished := store.finished(budget)) < n_trials:
             _progress(emit, "search", finished, n_trials, "trials")
-            _one_trial(finished, bench, store, stl, emit)
-        _progress(emit, "search", store.finished(), n_trials, "trials")
+            _one_trial(finished, bounds, bench, store, stl, emit)
+        _progress(emit, "search", store.finished(budget), n_trials, "trials")
         _measure_chosen(bench, store, emit)
         return store.record()
+
+
+def parse_budgets(study: Study, budgets: Sequence[str]) -> tuple[Budget, ...]:
+    """Budgets of a study, checked against what its networks can cost.
+
+    Raises:
+        UsageError: Not a budget, or out of reach.
+    """
+    if not budgets:
+        if "flops" in study.search.regulariser:
+            raise UsageError(
+                'search.regulariser "flops" bounds cost by a budget; add --budget, such as 1.3xMTL'
+            )
+        return ()
+    ends = costs(study, ("mtl", "stl"))
+    return tuple(parse_budget(text, mtl=ends["mtl"], stl=ends["stl"]) for text in budgets)
 
 
 def task_infos(study: Study) -> tuple[TaskInfo, ...]:
@@ -143,33 +174,43 @@ def _known(candidate: Candidate, store: Store) -> Result | None:
     return None
 
 
-def _one_trial(finished: int, bench: Bench, store: Store, stl: Result, emit: Emit) -> None:
+def _one_trial(
+    finished: int,
+    budgets: tuple[Budget, ...],
+    bench: Bench,
+    store: Store,
+    stl: Result,
+    emit: Emit,
+) -> None:
     study = bench.study
-    store.handle.sampler = sampler(study.search, seed=study.seed, finished=finished)
-    trial = store.handle.ask()
+    chooser = sampler(study.search, seed=study.seed, finished=finished)
+    trial, number = store.ask(name_of(budgets), chooser)
     try:
         params = draw(trial, study.search, study.task_names)
-        candidate = Candidate("interrogate", study.seed, trial.number, params)
-        drawn = " ".join(f"{name}={value:.3g}" for name, value in params.items())
-        emit({"event": "log", "message": f"trial {trial.number}: {drawn}", "params": params})
+        candidate = Candidate("interrogate", study.seed, number, params, budgets)
+        drawn = " ".join(
+            f"{name}={value if isinstance(value, str) else format(value, '.3g')}"
+            for name, value in params.items()
+        )
+        emit({"event": "log", "message": f"trial {number}: {drawn}", "params": params})
         try:
             result = _trained(candidate, bench, store, emit)
             gain = _gain(result, stl, bench)
-            values = [gain, result.gflops]
+            values = [gain] if budgets else [gain, result.gflops]
             if not math.isfinite(gain):
                 raise TrainingError("Δ_MTL is undefined: a metric is not a number")
         except (TrainingError, torch.OutOfMemoryError) as error:
             values = None
             result = Result(
-                "interrogate", study.seed, trial.number,
-                state="failed", reason=str(error), params=params,
+                "interrogate", study.seed, number, state="failed", reason=str(error),
+                budget=name_of(budgets), params=params,
             )  # fmt: skip
-            emit({"event": "warning", "message": f"trial {trial.number} failed: {error}"})
+            emit({"event": "warning", "message": f"trial {number} failed: {error}"})
         store.finish(trial, result, values)
     except BaseException:
         # On a full disk this fails too; the next start closes the trial then.
         with contextlib.suppress(Exception):
-            store.interrupted(trial)
+            store.close_running()
         raise
     emit({"event": "trial", "message": _line(candidate.label, result, stl, bench)})
 

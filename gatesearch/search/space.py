@@ -1,4 +1,4 @@
-"""What Optuna draws: λ_s log-uniform and each task's τ_t uniform."""
+"""What Optuna draws: λ_s log-uniform, each task's τ_t uniform, and the regulariser."""
 
 import warnings
 from collections.abc import Mapping
@@ -8,15 +8,22 @@ from optuna.study import StudyDirection
 
 from gatesearch.study import SearchSpec
 
-# Δ_MTL up, GFLOPs down.
-DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+Params = dict[str, float | str]
 
 
-def draw(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> dict[str, float]:
-    """`lambda_s` and `tau.<task>` of a trial."""
-    drawn = {"lambda_s": trial.suggest_float("lambda_s", *spec.lambda_s, log=True)}
+def directions(budget: str) -> list[StudyDirection]:
+    """Δ_MTL up, GFLOPs down; under a budget, which every trial takes up, Δ_MTL alone."""
+    both = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+    return both[:1] if budget else both
+
+
+def draw(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> Params:
+    """`lambda_s`, `tau.<task>` and, where there is a choice, `regulariser` of a trial."""
+    drawn: Params = {"lambda_s": trial.suggest_float("lambda_s", *spec.lambda_s, log=True)}
     for task in tasks:
         drawn[f"tau.{task}"] = trial.suggest_float(f"tau.{task}", *spec.tau)
+    if len(spec.regulariser) > 1:
+        drawn["regulariser"] = trial.suggest_categorical("regulariser", spec.regulariser)
     return drawn
 
 
@@ -44,6 +51,6 @@ def sampler(spec: SearchSpec, *, seed: int, finished: int) -> optuna.samplers.Ba
         return optuna.samplers.TPESampler(seed=own, n_startup_trials=spec.startup)
 
 
-def taus(params: Mapping[str, float], tasks: tuple[str, ...]) -> list[float]:
+def taus(params: Mapping[str, float | str], tasks: tuple[str, ...]) -> list[float]:
     """τ_t in the order of the tasks."""
-    return [params[f"tau.{task}"] for task in tasks]
+    return [float(params[f"tau.{task}"]) for task in tasks]

@@ -1,7 +1,8 @@
-"""The store: one Optuna study holds definition, baselines, trials and test figures.
+"""The store: one Optuna study holds definition, baselines, test figures and the free search.
 
 Baselines and test figures are attributes of the Optuna study, since attributes of finished trials
-cannot change. Nothing here needs torch.
+cannot change. Trials under a budget are in an Optuna study of their own beside it: what is good
+under one budget says little of another. Nothing here needs torch.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.results import Result, StudyRecord, TaskInfo
-from gatesearch.search.space import DIRECTIONS
+from gatesearch.search.space import directions
 from gatesearch.study import Study, differences
 
 DATABASE = "study.db"
@@ -32,6 +33,7 @@ _BASELINE = "baseline"
 _WARMUP = "warmup"
 _TEST = "test"
 _INTERRUPTED = "interrupted"
+_MAIN = "gatesearch"
 
 
 class Store:
@@ -39,15 +41,41 @@ class Store:
 
     Args:
         folder: The store's folder.
-        handle: The Optuna study in it.
+        handle: The main Optuna study in it.
 
     Attributes:
-        handle: To ask and tell.
+        handle: Holds the attributes, and the trials without a budget.
+        searches: Budget, empty for none -> Optuna study of its trials.
     """
 
     def __init__(self, folder: Path, handle: optuna.Study) -> None:
         self.folder = folder
         self.handle = handle
+        storage = handle._storage
+        self.searches = {"": handle} | {
+            name.removeprefix(f"{_MAIN} "): optuna.load_study(study_name=name, storage=storage)
+            for name in sorted(optuna.get_all_study_names(storage))
+            if name.startswith(f"{_MAIN} ")
+        }
+
+    def search(self, budget: str) -> optuna.Study:
+        """The Optuna study of the trials under a budget; empty for none."""
+        if budget not in self.searches:
+            handle = optuna.create_study(
+                study_name=f"{_MAIN} {budget}",
+                storage=self.handle._storage,
+                directions=directions(budget),
+            )
+            _name_metrics(handle)
+            self.searches[budget] = handle
+        return self.searches[budget]
+
+    def ask(self, budget: str, sampler: optuna.samplers.BaseSampler) -> tuple[optuna.Trial, int]:
+        """The next trial of a search, and its number in the whole store."""
+        search = self.search(budget)
+        number = sum(len(s.get_trials(deepcopy=False)) for s in self.searches.values())
+        search.sampler = sampler
+        return search.ask(), number
 
     def attribute(self, name: str) -> Any:
         """An attribute of the store, None where it was never set."""
@@ -77,29 +105,24 @@ class Store:
         """Tell a trial's result; without values it has failed."""
         trial.set_user_attr("result", result.to_json())
         if values is None:
-            self.handle.tell(trial, state=TrialState.FAIL)
+            trial.study.tell(trial, state=TrialState.FAIL)
         else:
-            self.handle.tell(trial, values)
+            trial.study.tell(trial, values)
 
-    def interrupted(self, trial: FrozenTrial | optuna.Trial) -> None:
-        """Close a trial that never came to a result; it does not count."""
-        number = trial.number
-        if self.handle.get_trials(deepcopy=False)[number].state.is_finished():
-            return
-        trial_id = self.handle.get_trials(deepcopy=False)[number]._trial_id
-        self.handle._storage.set_trial_user_attr(trial_id, _INTERRUPTED, True)
-        self.handle.tell(number, state=TrialState.FAIL)
+    def close_running(self) -> int:
+        """Close trials that never came to a result; they do not count. How many there were."""
+        closed = 0
+        for search in self.searches.values():
+            for trial in search.get_trials(deepcopy=False):
+                if not trial.state.is_finished():
+                    search._storage.set_trial_user_attr(trial._trial_id, _INTERRUPTED, True)
+                    search.tell(trial.number, state=TrialState.FAIL)
+                    closed += 1
+        return closed
 
-    def close_stale(self) -> int:
-        """Close trials that a killed process left running; how many there were."""
-        running = [t for t in self.handle.get_trials(deepcopy=False) if not t.state.is_finished()]
-        for trial in running:
-            self.interrupted(trial)
-        return len(running)
-
-    def finished(self) -> int:
-        """Trials that came to a result, failures with their reason included."""
-        return len(_ended(self.handle))
+    def finished(self, budget: str = "") -> int:
+        """Trials of a search that came to a result, failures with their reason included."""
+        return len(_ended(self.searches[budget])) if budget in self.searches else 0
 
     def record(self) -> StudyRecord:
         """Everything in it, for reports."""
@@ -114,6 +137,11 @@ class Store:
         )
         first = ("stl", "mtl")
         baselines.sort(key=lambda r: (r.seed, [r.method != name for name in first], r.method))
+        trials = [
+            _result(trial, attributes)
+            for search in self.searches.values()
+            for trial in _ended(search)
+        ]
         predictions = self.folder / PREDICTIONS
         return StudyRecord(
             name=attributes["name"],
@@ -123,7 +151,7 @@ class Store:
             published=attributes["definition"]["protocol"]["published"],
             tasks=tuple(TaskInfo(**task) for task in attributes["tasks"]),
             baselines=tuple(baselines),
-            trials=tuple(_result(trial, attributes) for trial in _ended(self.handle)),
+            trials=tuple(sorted(trials, key=lambda result: result.trial or 0)),
             warmups=tuple(warmups),
             data=attributes.get("data", {}),
             predictions=predictions if predictions.is_file() else None,
@@ -147,16 +175,15 @@ def open_store(study: Study, *, folder: Path, tasks: tuple[TaskInfo, ...]) -> St
     with explained(folder):
         storage = _storage(folder)
         handle = optuna.create_study(
-            study_name="gatesearch",
+            study_name=_MAIN,
             storage=storage,
-            directions=list(DIRECTIONS),
+            directions=directions(""),
             load_if_exists=True,
         )
         store = Store(folder, handle)
         theirs = store.attribute("definition")
         if theirs is None:
-            with _experimental():
-                handle.set_metric_names(["delta_mtl", "gflops"])
+            _name_metrics(handle)
             store.keep("name", study.name)
             store.keep("tasks", [vars(task) for task in tasks])
             store.keep("fingerprint", study.fingerprint)
@@ -185,7 +212,7 @@ def read_store(folder: Path) -> StudyRecord:
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
     with explained(folder):
         try:
-            handle = optuna.load_study(study_name="gatesearch", storage=_storage(folder))
+            handle = optuna.load_study(study_name=_MAIN, storage=_storage(folder))
             return Store(folder, handle).record()
         except KeyError as error:
             raise StudyRefusedError(
@@ -267,11 +294,10 @@ def _damaged(path: Path, what: str) -> StudyRefusedError:
     )
 
 
-@contextlib.contextmanager
-def _experimental() -> Iterator[None]:
+def _name_metrics(handle: optuna.Study) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
+        handle.set_metric_names(["delta_mtl", "gflops"][: len(handle.directions)])
 
 
 # Codes of a disk or folder that takes no more: a cure outside the store makes them go away.
@@ -332,5 +358,5 @@ def _ended(handle: optuna.Study) -> list[FrozenTrial]:
 
 def _result(trial: FrozenTrial, attributes: Mapping[str, Any]) -> Result:
     result = Result.from_json(trial.user_attrs["result"])
-    test = attributes.get(f"{_TEST}/{trial.number}")
+    test = attributes.get(f"{_TEST}/{result.trial}")
     return replace(result, metrics={**result.metrics, "test": test}) if test else result

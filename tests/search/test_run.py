@@ -12,7 +12,7 @@ from gatesearch.datasets import scenes
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.pruning import load_compact
 from gatesearch.results import StudyRecord, front
-from gatesearch.search import read_store, run
+from gatesearch.search import costs, read_store, run
 from tests.search.tiny import tiny
 
 
@@ -152,6 +152,40 @@ def test_trials_share_one_warmup(data, tmp_path) -> None:
     assert warmup.curves["loss.depth"] == mtl.curves["loss.depth"][:2]
     everything = 24 * 2 + 12 + 2 * 12
     assert record.training_images == everything
+
+
+@pytest.mark.parametrize("regulariser", ["hinge", "flops"])
+def test_every_trial_ends_inside_its_budget(data, tmp_path, regulariser) -> None:
+    overrides = (f'search.regulariser=["{regulariser}"]', "interrogate.finetune=0.5")
+    study, out = tiny(tmp_path, *overrides), tmp_path / "out"
+    ends = costs(study, ("mtl", "stl"))
+    macs = {"1.3xMTL": 1.3 * ends["mtl"].macs, "0.9xSTL": 0.9 * ends["stl"].macs}
+    for budget in macs:
+        record = run(
+            study, n_trials=2, out=out, data=data, emit=lambda event: None, budgets=[budget]
+        )
+    assert [(r.trial, r.budget) for r in record.trials] == [
+        (0, "1.3xMTL"), (1, "1.3xMTL"), (2, "0.9xSTL"), (3, "0.9xSTL"),
+    ]  # fmt: skip
+    for trial in record.trials:
+        assert 0.98 <= trial.gflops / (2e-9 * macs[trial.budget]) <= 1
+    assert len(record.baselines) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "budgets", "message"),
+    [
+        ((), ["9G"], r"budget 9G is 9 GFLOPs, out of reach: .* \(mtl\) to .* \(stl\)"),
+        ((), ["1.2xMTL", "fast"], "a budget must be a number with a unit"),
+        (('search.regulariser=["flops"]',), [], "add --budget, such as 1.3xMTL"),
+    ],
+)
+def test_a_budget_is_refused_before_anything_is_made(data, tmp_path, overrides, budgets, message):
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=message):
+        run(tiny(tmp_path, *overrides), n_trials=1, out=out, data=data, emit=print,
+            budgets=budgets)  # fmt: skip
+    assert not out.exists()
 
 
 def test_other_data_is_refused(finished, tmp_path, monkeypatch) -> None:

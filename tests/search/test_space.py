@@ -5,7 +5,7 @@ import math
 import optuna
 import pytest
 
-from gatesearch.search.space import DIRECTIONS, draw, sampler, taus
+from gatesearch.search.space import directions, draw, sampler, taus
 from gatesearch.study import SearchSpec
 
 TASKS = ("semseg", "depth")
@@ -16,9 +16,10 @@ def spec(name: str, **options) -> SearchSpec:
                       **options})  # fmt: skip
 
 
-def searched(space: SearchSpec, count: int, *, seed: int = 3, stops: tuple[int, ...] = ()):
+def searched(space: SearchSpec, count: int, *, seed: int = 3, stops: tuple[int, ...] = (),
+             budget: str = ""):  # fmt: skip
     """Draws of a search; at `stops` a trial is cut off and the process starts anew."""
-    study = optuna.create_study(directions=list(DIRECTIONS))
+    study = optuna.create_study(directions=directions(budget))
     drawn, stops = [], list(stops)
     while len(drawn) < count:
         study.sampler = sampler(space, seed=seed, finished=len(drawn))
@@ -30,7 +31,7 @@ def searched(space: SearchSpec, count: int, *, seed: int = 3, stops: tuple[int, 
             continue
         drawn.append(params)
         values = [-sum(taus(params, TASKS)), -math.log(params["lambda_s"])]
-        study.tell(trial, values)
+        study.tell(trial, values[: len(study.directions)])
     return drawn
 
 
@@ -48,8 +49,15 @@ def test_draws_lie_in_their_ranges(name) -> None:
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
 @pytest.mark.parametrize("stops", [(0,), (3, 3), (2, 6, 9)])
-def test_a_search_that_was_cut_off_draws_the_same(name, stops) -> None:
-    assert searched(spec(name), 11, stops=stops) == searched(spec(name), 11)
+@pytest.mark.parametrize("budget", ["", "1.3xMTL"])
+def test_a_search_that_was_cut_off_draws_the_same(name, stops, budget) -> None:
+    whole = searched(spec(name), 11, budget=budget)
+    assert searched(spec(name), 11, stops=stops, budget=budget) == whole
+
+
+def test_a_regulariser_is_drawn_where_there_is_a_choice() -> None:
+    drawn = searched(spec("random", regulariser=("hinge", "flops")), 12)
+    assert {params["regulariser"] for params in drawn} == {"hinge", "flops"}
 
 
 def test_seeds_differ() -> None:

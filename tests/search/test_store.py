@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import optuna
 import pytest
 
 from gatesearch.errors import StudyRefusedError, UsageError
@@ -101,8 +102,8 @@ def test_a_trial_that_was_cut_off_does_not_count(store, study, out) -> None:
     store.handle.ask()  # a process is killed here
     later = open_store(study, folder=out, tasks=TASKS)
     assert later.finished() == 1
-    assert later.close_stale() == 1
-    assert later.close_stale() == 0
+    assert later.close_running() == 1
+    assert later.close_running() == 0
     assert later.finished() == 1
     assert later.record().trials == (kept,)
     # the number is not given twice, so that no folder is shared
@@ -113,8 +114,29 @@ def test_a_trial_that_was_cut_off_does_not_count(store, study, out) -> None:
 def test_an_ended_trial_is_not_undone(store) -> None:
     trial = store.handle.ask()
     store.finish(trial, result(trial=0), [1.0, 1.0])
-    store.interrupted(trial)
+    assert store.close_running() == 0
     assert store.finished() == 1
+
+
+def test_trials_under_a_budget_are_a_search_of_their_own(store, study, out) -> None:
+    ended(store)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    for count, expected in ((1, 1), (2, 2)):
+        trial, number = store.ask("1.3xMTL", sampler)
+        assert number == expected
+        store.finish(trial, result(trial=number, budget="1.3xMTL"), [2.0])
+        assert store.finished("1.3xMTL") == count
+    store.ask("20M", sampler)  # killed
+    later = open_store(study, folder=out, tasks=TASKS)
+    assert later.close_running() == 1
+    assert [later.finished(budget) for budget in ("", "1.3xMTL", "20M", "9G")] == [1, 2, 0, 0]
+    assert later.ask("", sampler)[1] == 4  # numbers are the whole store's
+    later.keep_test(later.record().trials[2], {"semseg": 3.0, "depth": 0.1})
+    record = read_store(out)
+    assert [(r.trial, r.budget) for r in record.trials] == [(0, ""), (1, "1.3xMTL"), (2, "1.3xMTL")]
+    assert record.trials[2].metrics["test"] == {"semseg": 3.0, "depth": 0.1}
+    # one goal under a budget, which is taken up anyway
+    assert [len(later.search(budget).directions) for budget in ("", "1.3xMTL")] == [2, 1]
 
 
 @pytest.mark.parametrize(

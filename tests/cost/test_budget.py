@@ -1,0 +1,112 @@
+"""Budgets as a user writes them, and gates projected into them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gatesearch.cost import Budget, Cost, PatternCost, count_macs, name_of, parse_budget, project
+from gatesearch.errors import UsageError
+from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.interrogate import InterroGate
+from gatesearch.pruning import extract
+from tests.pruning.test_extract import parts
+
+MTL = Cost(macs=300 * 10**9, backbone_macs=0, params=10 * 10**6)
+STL = Cost(macs=500 * 10**9, backbone_macs=0, params=30 * 10**6)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("892G", Budget("892G", "macs", 446e9)),
+        (" 892 GFLOPs", Budget("892GFLOPs", "macs", 446e9)),
+        ("446gmac", Budget("446gmac", "macs", 446e9)),
+        ("20M", Budget("20M", "params", 20e6)),
+        ("1.3xMTL", Budget("1.3xMTL", "macs", 390e9)),
+        ("0.80XSTL", Budget("0.8xSTL", "macs", 400e9)),
+        ("1xSTL", Budget("1xSTL", "macs", 500e9)),
+        ("1xmtl", Budget("1xMTL", "macs", 300e9)),
+    ],
+)
+def test_forms(text: str, budget: Budget) -> None:
+    assert parse_budget(text, mtl=MTL, stl=STL) == budget
+
+
+@pytest.mark.parametrize(
+    "text", ["", "892", "G", "-3G", "1,3xMTL", "12ms", "3 parsecs", "1.3xMTAN"]
+)
+def test_no_budget(text: str) -> None:
+    with pytest.raises(UsageError, match="a budget must be a number with a unit, such as 892G"):
+        parse_budget(text, mtl=MTL, stl=STL)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("599G", r"599 GFLOPs, out of reach: .* from 600 GFLOPs \(mtl\) to 1000 GFLOPs \(stl\)"),
+        ("1.1xSTL", "1100 GFLOPs, out of reach"),
+        ("0G", "0 GFLOPs, out of reach"),
+        ("1e999G", "inf GFLOPs, out of reach"),
+        ("31M", r"from 10 M parameters \(mtl\) to 30 M parameters \(stl\)"),
+    ],
+)
+def test_out_of_reach(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_budget(text, mtl=MTL, stl=STL)
+
+
+def test_the_name_of_several_does_not_depend_on_their_order() -> None:
+    one, two = (parse_budget(text, mtl=MTL, stl=STL) for text in ("892G", "20M"))
+    assert name_of([one, two]) == name_of([two, one, one]) == "20M+892G"
+    assert name_of([]) == ""
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    granularity=st.sampled_from(["conv", "block"]),
+    share=st.floats(0, 1),
+    measure=st.sampled_from(["macs", "params"]),
+    lean=st.floats(-2, 2),
+    seed=st.integers(0, 2**31),
+)
+def test_projection_takes_a_budget_up(granularity, share, measure, lean, seed) -> None:
+    graph = BACKBONES["resnet18"](output_stride=8, width=0.2)
+    model = InterroGate(parts(graph), granularity=granularity)
+    shape = (1, 3, 40, 56)
+    cost = PatternCost.of(model, shape)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for alpha in model.logits().values():
+            alpha.copy_(torch.randn(alpha.shape, generator=generator) + lean)
+    ends = [
+        {name: torch.full_like(alpha, value) for name, alpha in model.logits().items()}
+        for value in (0.0, 1.0)
+    ]
+    least, most = (float(getattr(cost, measure)(gates)) for gates in ends)
+    budget = Budget("x", measure, least + share * (most - least))
+    model.set_gates(project(model.logits(), cost, [budget]))
+    counted = count_macs(extract(model), shape, cross_check=False)
+    assert 0.98 <= budget.share(counted) <= 1
+
+
+def test_projection_leaves_gates_alone_that_are_inside() -> None:
+    model = InterroGate(parts(BACKBONES["resnet18"](output_stride=32, width=0.1)))
+    cost = PatternCost.of(model, (1, 3, 32, 32))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for alpha in model.logits().values():
+            alpha.copy_(torch.randn(alpha.shape, generator=generator))
+    learned = model.hard_gates()
+    macs = float(cost.macs(learned))
+    for limit in (macs, macs / 0.99):
+        gates = project(model.logits(), cost, [Budget("x", "macs", limit)])
+        assert all(torch.equal(gates[name], learned[name]) for name in learned)
+    # what is closed for a tighter one are the gates of least logit a multiply-add
+    tight = project(model.logits(), cost, [Budget("x", "macs", 0.9 * macs)])
+    assert all(not (tight[name] & ~learned[name]).any() for name in learned)
+    ratio = {n: a.detach().double() / cost.macs_a_channel[n] for n, a in model.logits().items()}
+    kept = min(float(ratio[n][tight[n]].min()) for n in learned if tight[n].any())
+    closed = {n: learned[n] & ~tight[n] for n in learned}
+    lost = max(float(ratio[n][closed[n]].max()) for n in learned if closed[n].any())
+    assert lost <= kept

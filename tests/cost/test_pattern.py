@@ -1,0 +1,87 @@
+"""Cost by formula: what fvcore counts on the extracted network, to the last multiply-add."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gatesearch.cost import Budget, PatternCost, count_macs
+from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.graph import INPUT, Conv, Graph
+from gatesearch.models.interrogate import InterroGate
+from gatesearch.pruning import extract
+from tests.pruning.test_extract import parts, put
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    backbone=st.sampled_from(sorted(BACKBONES)),
+    granularity=st.sampled_from(["conv", "block"]),
+    stride=st.sampled_from([8, 16, 32]),
+    tasks=st.integers(1, 3),
+    height=st.integers(17, 70),
+    width=st.integers(17, 70),
+    seed=st.integers(0, 2**31),
+)
+def test_equals_the_count_of_the_extracted_network(
+    backbone, granularity, stride, tasks, height, width, seed
+) -> None:
+    graph = BACKBONES[backbone](output_stride=stride, width=0.05)
+    model = InterroGate(parts(graph, tasks), granularity=granularity)
+    put(model, np.random.default_rng(seed))
+    shape = (1, 3, height, width)
+    counted = count_macs(extract(model), shape, cross_check=False)
+    cost, gates = PatternCost.of(model, shape), model.hard_gates()
+    assert int(cost.macs(gates)) == counted.macs
+    assert int(cost.params(gates)) == counted.params
+
+
+def chain() -> tuple[InterroGate, PatternCost]:
+    """Image 3 -> one (2 channels, 1x1) -> two (2 channels, 1x1), two tasks, on 4x5 pixels."""
+    nodes = (Conv("one", INPUT, 3, 2, 1), Conv("two", "one", 2, 2, 1))
+    model = InterroGate(parts(Graph(nodes, stride=1), 2))
+    return model, PatternCost.of(model, (1, 3, 4, 5))
+
+
+def test_a_batch_by_hand() -> None:
+    _, cost = chain()
+    closed, opened = torch.zeros(2, 2), torch.ones(2, 2)
+    a_owns = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    gates = {
+        "one": torch.stack([closed, opened, a_owns, a_owns]),
+        "two": torch.stack([closed, opened, closed, a_owns]),
+    }
+    backbone = (cost.macs(gates) - cost.head_macs) / 20
+    # One encoder: 2 of 3 inputs, 2 of 2. Two of them. At one a's and shared, for the mix; at two
+    # shared. At two a's too, which reads its own at one; the shared one still reads the mix.
+    assert backbone.tolist() == [6 + 4, 2 * (6 + 4), 2 * 6 + 4, 2 * 6 + 2 * 4]
+
+
+def test_expectation_of_a_soft_gate() -> None:
+    # At two, task a's one open channel is its own with probability p; all else is shared.
+    _, cost = chain()
+    p = torch.tensor(0.25, requires_grad=True)
+    two = torch.zeros(2, 2)
+    two = torch.cat([torch.cat([p[None], two[0, 1:]])[None], two[1:]])
+    expected = (cost.macs({"one": torch.zeros(2, 2), "two": two}) - cost.head_macs) / 20
+    # b reads the shared channel anyway: a's own costs 2 more, drawn with p
+    assert expected.item() == pytest.approx(6 + 4 + 2 * 0.25)
+    expected.backward()
+    assert p.grad.item() == pytest.approx(2.0)
+
+
+def test_overrun_is_a_hinge() -> None:
+    model, cost = chain()
+    model.set_gates({name: torch.ones(2, 2, dtype=torch.bool) for name in model.gated})
+    half = {name: torch.full((2, 2), 0.5, requires_grad=True) for name in model.gated}
+    most = float(cost.macs({name: torch.ones(2, 2) for name in model.gated}))
+    expected = float(cost.macs(half))
+    for limit in (most, 2 * most):
+        assert cost.overrun(half, [Budget("x", "macs", limit)]).item() == pytest.approx(
+            max(0.0, expected / limit - 1)
+        )
+    tight = cost.overrun(half, [Budget("x", "macs", most), Budget("y", "macs", expected / 1.5)])
+    assert tight.item() == pytest.approx(0.5)
+    tight.backward()
+    assert all(gate.grad.abs().sum() > 0 for gate in half.values())
