@@ -1,0 +1,9 @@
+"""Networks that leave gatesearch: what is written, and how it is read again.
+
+A new format is one function in `formats` and one line in `FORMATS`.
+"""
+
+from gatesearch.export.formats import FORMATS, write_network
+from gatesearch.export.shipped import Card, Shipped, card_of, choose
+
+__all__ = ["FORMATS", "Card", "Shipped", "card_of", "choose", "write_network"]

@@ -1,0 +1,101 @@
+"""The files that a network can be shipped as."""
+
+import io
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gatesearch.errors import UsageError
+from gatesearch.export.shipped import CARD, Card, Shipped
+from gatesearch.pruning import CompactNet, save_compact
+from gatesearch.pruning.compact import write_atomic
+
+OPSET = 18
+
+
+def write_network(network: nn.Module, card: Card, path: Path, *, form: str) -> None:
+    """Write a network in evaluation mode, whole or not at all.
+
+    Args:
+        network: Image (B, 3, H, W) -> task -> (B, channels, H, W), on the processor.
+        card: What goes with it.
+        path: The file, ending in the format's own suffix.
+        form: A name in `FORMATS`.
+
+    Raises:
+        UsageError: The suffix is another's, or the format cannot hold this network.
+    """
+    if path.suffix != f".{form}":
+        raise UsageError(f"a file of format {form} must end in .{form}, found {path}")
+    FORMATS[form](network.eval(), card, path)
+
+
+def _safetensors(network: nn.Module, card: Card, path: Path) -> None:
+    """Weights, beside `<stem>.json` that rebuilds the network and `<stem>.card.json`."""
+    if not isinstance(network, CompactNet):
+        raise UsageError(
+            f"safetensors holds compact networks, found {card.network}; export it as pt2 or onnx"
+        )
+    write_atomic(path.with_suffix(".card.json"), card.model_dump_json(indent=1).encode())
+    save_compact(network, path.with_suffix(""))
+
+
+def _pt2(network: nn.Module, card: Card, path: Path) -> None:
+    """A program that `torch.export.load(path).module()` runs without gatesearch."""
+    buffer = io.BytesIO()
+    torch.export.save(_program(network, card), buffer, extra_files={CARD: card.model_dump_json()})
+    write_atomic(path, buffer.getvalue())
+
+
+def _onnx(network: nn.Module, card: Card, path: Path) -> None:
+    """ONNX at opset `OPSET`, the card under `gatesearch.json` in the model's metadata."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"exporting to ONNX needs {error.name}: pip install 'gatesearch[onnx]'"
+        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        aside = Path(folder) / "network.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _program(network, card),
+                (),
+                aside,
+                input_names=["image"],
+                output_names=list(card.tasks),
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        model = onnx.load(aside)
+    onnx.helper.set_model_props(model, {CARD: card.model_dump_json()})
+    onnx.checker.check_model(model, full_check=True)
+    write_atomic(path, model.SerializeToString())
+
+
+def _program(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
+    """Traced with batch, height and width open."""
+    auto = torch.export.Dim.AUTO
+    shipped = Shipped(network, tuple(card.tasks)).eval()
+    height, width = card.size
+    with torch.no_grad():
+        return torch.export.export(
+            shipped,
+            (torch.zeros(2, 3, height, width),),
+            dynamic_shapes={"image": {0: auto, 2: auto, 3: auto}},
+        )
+
+
+FORMATS: dict[str, Callable[[nn.Module, Card, Path], None]] = {
+    "safetensors": _safetensors,
+    "pt2": _pt2,
+    "onnx": _onnx,
+}

@@ -1,0 +1,153 @@
+"""A network made ready to ship: normalisation inside, and a card that says what it computes."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from gatesearch.errors import UsageError
+from gatesearch.results import Result, StudyRecord, delta, front
+from gatesearch.training.frames import MEAN, STD
+
+CARD = "gatesearch.json"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskCard(_Strict):
+    """An output of the network.
+
+    Attributes:
+        kind: A name in `gatesearch.tasks.TASKS`; how scores become labels.
+        classes: Number of classes; 1 for a task without.
+        values: What the channels of the output are.
+        metric: Name and unit of the task's metric.
+        measured: Its value and the part of the data it was measured on.
+    """
+
+    kind: str
+    classes: int = Field(ge=1)
+    values: str
+    metric: str
+    measured: dict[str, float]
+
+
+class Card(_Strict):
+    """What a reader of a shipped network must know, in every format.
+
+    Attributes:
+        study: Name and fingerprint of the study it comes from.
+        protocol: Classes, size, encodings and metrics.
+        network: `trial 3`, or a baseline's method.
+        size: Height and width of the images it was trained on.
+        image: What the input must be.
+        mean: Of the normalisation inside the network, for values in 0..1.
+        std: Likewise.
+        gflops: FLOPs for one image of that size, 2 x multiply-adds.
+        params_m: Parameters, millions.
+        tasks: Output name -> what it is, in the order of the outputs.
+    """
+
+    format: Literal[1] = 1
+    study: str
+    fingerprint: str
+    protocol: str
+    network: str
+    size: tuple[int, int]
+    image: str = "float32 (batch, 3, height, width), RGB, 0 to 255"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    gflops: float
+    params_m: float
+    tasks: dict[str, TaskCard]
+
+
+_VALUES = {
+    "semseg": "scores of the classes; the highest is the class",
+    "depth": "metres",
+    "normals": "x right, y down, z forward; divide by the length",
+    "edges": "logit of an edge",
+    "saliency": "logit of saliency",
+}
+
+
+class Shipped(nn.Module):
+    """Image 0..255 (B, 3, H, W) -> a tuple of predictions (B, channels, H, W), one a task."""
+
+    def __init__(self, network: nn.Module, tasks: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.tasks = tasks
+        mean, std = torch.tensor(MEAN), torch.tensor(STD)
+        self.register_buffer("mean", (mean * 255)[:, None, None])
+        self.register_buffer("scale", (1 / (std * 255))[:, None, None])
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Normalise, and predict."""
+        outputs = self.network((image - self.get_buffer("mean")) * self.get_buffer("scale"))
+        return tuple(outputs[task] for task in self.tasks)
+
+
+def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None = None) -> Result:
+    """A network of a store.
+
+    Args:
+        record: The store's.
+        name: A trial's number; `best`, the trial of the front with the highest Δ_MTL on the
+            validation part; or a baseline's method.
+        budget: Only trials under this budget, for `best`.
+        seed: Of a baseline; the store's first by default.
+
+    Raises:
+        UsageError: There is none such; says which there are.
+    """
+    trials = [r for r in record.trials if r.state == "complete"]
+    named: Mapping[str, Result] = {str(r.trial): r for r in trials} | {
+        r.method: r
+        for r in reversed(record.baselines)
+        if r.state == "complete" and seed in (None, r.seed)
+    }
+    if name == "best":
+        within = [r for r in front(record) if r.budget == budget] if budget else front(record)
+        if within:
+            return max(within, key=lambda r: delta(record, r, "validation"))
+    elif name in named:
+        return named[name]
+    raise UsageError(
+        f"no finished network '{name}' in this store; it has: {', '.join(named) or 'none'}"
+        + (f" (budget {budget})" if budget else "")
+    )
+
+
+def card_of(record: StudyRecord, result: Result) -> Card:
+    """The card of a stored network."""
+    definition: Mapping[str, Any] = record.definition
+    kinds = {name: task["kind"] for name, task in definition["tasks"].items()}
+    height, width = definition["protocol"]["size"]
+    return Card(
+        study=record.name,
+        fingerprint=record.fingerprint,
+        protocol=record.protocol,
+        network=result.method if result.trial is None else f"trial {result.trial}",
+        size=(height, width),
+        gflops=result.gflops,
+        params_m=result.params_m,
+        tasks={
+            task.name: TaskCard(
+                kind=kinds[task.name],
+                classes=task.classes,
+                values=_VALUES.get(kinds[task.name], "as the task's head gives them"),
+                metric=f"{task.metric} {task.unit}".strip(),
+                measured={
+                    part: metrics[task.name]
+                    for part, metrics in result.metrics.items()
+                    if task.name in metrics
+                },
+            )
+            for task in record.tasks
+        },
+    )
