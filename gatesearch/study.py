@@ -271,6 +271,13 @@ class Study(_Strict):
         kept = self.model_dump(mode="json", exclude={"summary", "seed", "methods", "report_frames"})
         return {"results_version": RESULTS_VERSION, **kept}
 
+    @classmethod
+    def from_definition(cls, definition: Mapping[str, Any]) -> "Study":
+        """The study of a stored definition; seed and methods are the defaults."""
+        kept = {key: value for key, value in definition.items() if key != "results_version"}
+        study: Study = _validate(cls, kept, where="the store's definition")
+        return study
+
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change whenever results would."""

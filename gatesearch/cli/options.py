@@ -11,6 +11,7 @@ import typer
 from gatesearch.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from gatesearch.results import StudyRecord
     from gatesearch.study import Study
 
 StudyOption = Annotated[
@@ -65,7 +66,7 @@ def check_reports(folder: Path) -> None:
 
 
 @contextmanager
-def writing(reports: Path, study: "Study") -> Iterator[None]:
+def writing(reports: Path, study: str) -> Iterator[None]:
     """Explain a report that cannot be written; all results are in the store by then.
 
     Raises:
@@ -76,8 +77,28 @@ def writing(reports: Path, study: "Study") -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"cannot write the report into {reports}: {error.strerror or error}; make room or name "
-            f"another folder: gatesearch report --study {study.name} --reports DIR"
+            f"another folder: gatesearch report --study {study} --reports DIR"
         ) from error
+
+
+def record_of(study: str, out: Path | None) -> "tuple[Path, StudyRecord]":
+    """A study's store, and everything in it.
+
+    Raises:
+        UsageError: There is none, or it is another study's.
+    """
+    from gatesearch.search import read_store
+    from gatesearch.study import load_study
+
+    definition = load_study(study)
+    store = store_of(definition, out)
+    record = read_store(store)
+    if record.name != definition.name:
+        raise UsageError(
+            f"{store} must hold study '{definition.name}', found '{record.name}'; "
+            f"use --study {record.name} or another --out"
+        )
+    return store, record
 
 
 def store_of(study: "Study", out: Path | None) -> Path:

@@ -7,11 +7,10 @@ from gatesearch.cli.options import (
     OutOption,
     ReportsOption,
     StudyOption,
-    store_of,
+    record_of,
     writing,
 )
 from gatesearch.cli.result import print_result
-from gatesearch.errors import UsageError
 
 EXAMPLES = """Examples:
 
@@ -27,18 +26,10 @@ def report(
     json: JsonOption = False,
 ) -> None:
     """Write the report of a study anew from its store; trains nothing and needs no data."""
-    from gatesearch.report import write_report
-    from gatesearch.search import read_store
-    from gatesearch.study import load_study
+    _, record = record_of(study, out)
 
-    definition = load_study(study)
-    store = store_of(definition, out)
-    record = read_store(store)
-    if record.name != definition.name:
-        raise UsageError(
-            f"{store} must hold study '{definition.name}', found '{record.name}'; "
-            f"use --study {record.name} or another --out"
-        )
-    with writing(reports, definition):
+    from gatesearch.report import write_report
+
+    with writing(reports, record.name):
         path = write_report(record, folder=reports)
     print_result(record, path, as_json=json)

@@ -87,7 +87,7 @@ def run(
                 emit=emit,
                 budgets=names(budget, "--budget") if budget else (),
             )
-            with writing(reports, definition):
+            with writing(reports, definition.name):
                 path = write_report(record, folder=reports)
     except KeyboardInterrupt:
         err.print("interrupted; all that was finished is kept, the same command continues")

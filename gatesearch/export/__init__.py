@@ -4,6 +4,17 @@ A new format is one function in `formats` and one line in `FORMATS`.
 """
 
 from gatesearch.export.formats import FORMATS, write_network
+from gatesearch.export.reader import Model, parity, read_model
 from gatesearch.export.shipped import Card, Shipped, card_of, choose
 
-__all__ = ["FORMATS", "Card", "Shipped", "card_of", "choose", "write_network"]
+__all__ = [
+    "FORMATS",
+    "Card",
+    "Model",
+    "Shipped",
+    "card_of",
+    "choose",
+    "parity",
+    "read_model",
+    "write_network",
+]

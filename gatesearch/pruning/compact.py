@@ -37,6 +37,7 @@ class Piece(_Strict):
 
 Gather = tuple[Piece, ...]
 Tensors = Sequence[Tensor | None]
+Places = Sequence[tuple[int, int]]  # (tensor, channel) of each channel
 
 
 class ConvStep(_Strict):
@@ -137,11 +138,20 @@ class CompactNet(nn.Module):
                 for task, head in description.heads.items()
             }
         )
+        widths = _widths(description)
         self._reads = nn.ModuleList(
-            nn.ModuleList(_Read(gather) for gather in _sources(step)) for step in description.steps
+            nn.ModuleList(_Read(gather, widths) for gather in _sources(step))
+            for step in description.steps
+        )
+        self._whole_mixes = nn.ModuleDict(
+            {
+                step.name: nn.ModuleList(_Indexed(row, widths) for row in _whole_rows(step))
+                for step in description.steps
+                if isinstance(step, MixStep)
+            }
         )
         self._head_reads = nn.ModuleDict(
-            {task: _Read(head.source) for task, head in description.heads.items()}
+            {task: _Read(head.source, widths) for task, head in description.heads.items()}
         )
         self._drop_after = _last_reads(description)
 
@@ -163,6 +173,11 @@ class CompactNet(nn.Module):
         if isinstance(step, AddStep):
             return torch.relu_(_sum(reads[0], reads[1], tensors))
         if isinstance(step, MixStep):
+            if torch.compiler.is_exporting():
+                rows = cast(list[_Indexed], self._whole_mixes[step.name])
+                weights = self.mixes[step.name][..., None, None]
+                parts = [row(tensors) * w for row, w in zip(rows, weights, strict=True)]
+                return torch.stack(parts).sum(0)
             return _mixed(step, self.mixes[step.name], [read(tensors) for read in reads])
         x = reads[0](tensors)
         if isinstance(step, ConvStep):
@@ -170,19 +185,46 @@ class CompactNet(nn.Module):
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
+class _Indexed(nn.Module):
+    """Channels of stored tensors by one index over them all.
+
+    Exported programs read so what lies in many pieces: they hold few operators, and none that
+    writes into a part of a tensor.
+    """
+
+    def __init__(self, places: Places, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.tensors = sorted({tensor for tensor, _ in places})
+        offsets, total = {}, 0
+        for tensor in self.tensors:
+            offsets[tensor] = total
+            total += widths[tensor]
+        index = torch.tensor([offsets[tensor] + channel for tensor, channel in places])
+        self.register_buffer("index", index, persistent=False)
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """(B, C, H, W)."""
+        chosen = [cast(Tensor, tensors[tensor]) for tensor in self.tensors]
+        x = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
+        return x.index_select(1, self.get_buffer("index"))
+
+
 class _Read(nn.Module):
     """Channels of stored tensors as one tensor, without a copy where they lie in one run."""
 
-    def __init__(self, gather: Gather) -> None:
+    def __init__(self, gather: Gather, widths: Sequence[int]) -> None:
         super().__init__()
         self.gather = gather
         self.in_runs = all(piece.channels is None for piece in gather)
+        self.indexed = _Indexed(_places(gather), widths) if len(gather) > 2 else None
         for i, piece in enumerate(gather):
             if piece.channels is not None:
                 self.register_buffer(f"index{i}", torch.tensor(piece.channels), persistent=False)
 
     def forward(self, tensors: Tensors) -> Tensor:
         """(B, C, H, W)."""
+        if self.indexed is not None and torch.compiler.is_exporting():
+            return cast(Tensor, self.indexed(tensors))
         pieces = self.pieces(tensors)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
@@ -202,6 +244,8 @@ def _sum(left: _Read, right: _Read, tensors: Tensors) -> Tensor:
     if len(left.gather) > 1 and left.in_runs:
         left, right = right, left
     if (len(left.gather) == 1 and left.in_runs) or not right.in_runs:
+        return left(tensors) + right(tensors)
+    if torch.compiler.is_exporting():
         return left(tensors) + right(tensors)
     # What `left` returns here is a copy of its own.
     total, at = left(tensors), 0
@@ -245,7 +289,7 @@ def load_compact(stem: Path) -> CompactNet:
         model = CompactNet(description)
         model.load_state_dict(load_file(stem.with_suffix(".safetensors")))
     # Pydantic's complaints are ValueErrors; a KeyError names a head or a module that cannot be.
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, SafetensorError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise UsageError(
             f"{stem}.json and .safetensors must be a compact network of format {FORMAT}: {first}"
@@ -272,6 +316,36 @@ def _sources(step: Step) -> list[Gather]:
     if isinstance(step, MixStep):
         return [term.source for term in step.terms]
     return [step.source]
+
+
+def _places(gather: Gather) -> Places:
+    return [
+        (piece.tensor, channel)
+        for piece in gather
+        for channel in (piece.channels or range(piece.start, piece.stop))
+    ]
+
+
+def _widths(description: Description) -> list[int]:
+    """Channels of every tensor, the image first."""
+    widths = [3]
+    for step in description.steps:
+        if isinstance(step, ConvStep):
+            widths.append(step.outputs)
+        elif isinstance(step, MixStep):
+            widths.append(step.channels)
+        else:
+            widths.append(len(_places(_sources(step)[0])))
+    return widths
+
+
+def _whole_rows(step: MixStep) -> list[Places]:
+    """For every task what it adds to all channels; where it adds nothing its weight is 0."""
+    first = _places(step.terms[0].source)
+    rows = [[first[0]] * step.channels for _ in range(step.tasks)]
+    for term in step.terms:
+        rows[term.task][term.start : term.stop] = _places(term.source)
+    return list(rows)
 
 
 def _last_reads(description: Description) -> list[list[int]]:

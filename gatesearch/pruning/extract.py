@@ -157,6 +157,7 @@ class _Plan:
         first = ~np.tril(same, -1).any(2)
         softmax = self.supernet.beta[key(name)].detach().cpu().softmax(0)[:, channels]
         weights = torch.einsum("ctu,uc->tc", torch.from_numpy(same).to(softmax), softmax)
+        weights *= torch.from_numpy(first.T)
         terms = [
             Term(task=t, source=self._gather(arguments[run, t]), start=run[0], stop=run[-1] + 1)
             for t in range(self.values.tasks)

@@ -15,14 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gatesearch.search.candidate import kept_network
     from gatesearch.search.coordinator import run
     from gatesearch.search.method_costs import costs
     from gatesearch.search.store import read_store
 
-__all__ = ["costs", "read_store", "run"]
+__all__ = ["costs", "kept_network", "read_store", "run"]
 
 # Imported on use: reading a store needs no torch.
-_HOMES = {"run": "coordinator", "costs": "method_costs", "read_store": "store"}
+_HOMES = {
+    "run": "coordinator",
+    "costs": "method_costs",
+    "kept_network": "candidate",
+    "read_store": "store",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -157,13 +157,18 @@ def measure_on_test(result: Result, bench: Bench, *, out: Path) -> dict[str, flo
 
 def load_network(result: Result, bench: Bench, *, out: Path) -> nn.Module:
     """The kept network of a result, on the device, in evaluation mode."""
+    return bench.runtime.place(kept_network(result, bench.study, out=out)).eval()
+
+
+def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
+    """The kept network of a result, on the processor, in evaluation mode."""
     candidate = Candidate(result.method, result.seed, result.trial)
     stem = candidate.folder(out) / MODEL
     if result.method == "interrogate":
-        return bench.runtime.place(load_compact(stem)).eval()
-    model = build_model(bench.study, result.method, seed=result.seed, pretrained=False)
+        return load_compact(stem)
+    model = build_model(study, result.method, seed=result.seed, pretrained=False)
     model.load_state_dict(_state(stem.with_suffix(TENSORS)))
-    return bench.runtime.place(model).eval()
+    return model.eval()
 
 
 def _phases(study: Study) -> tuple[int, int]:

@@ -1,0 +1,67 @@
+"""`gatesearch export`: a network of a store as a file that runs without gatesearch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gatesearch.cli.console import out as console
+from gatesearch.cli.console import print_json
+from gatesearch.cli.options import JsonOption, OutOption, StudyOption, record_of
+
+EXAMPLES = """Examples:
+
+gatesearch export --study nyud-small --to network.onnx
+
+gatesearch export --study nyud-small --trial 3 --to trial3.pt2
+
+gatesearch export --study nyud-small --trial mtl --to mtl.onnx"""
+
+
+def export(
+    study: StudyOption,
+    to: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Ends in .safetensors, .pt2 or .onnx."),
+    ],
+    trial: Annotated[
+        str, typer.Option(metavar="best|N|METHOD", help="Which network; best on validation.")
+    ] = "best",
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="Default: as the file's name ends."),
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(metavar="B", help="Choose the best of the trials under this budget.")
+    ] = "",
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a trained network with its normalisation, named outputs and a card of its tasks.
+
+    Batch size, height and width stay open. ONNX is checked against PyTorch on the study's frames.
+    """
+    store, record = record_of(study, out)
+
+    from gatesearch.errors import unknown
+    from gatesearch.export import FORMATS, card_of, choose, parity, write_network
+    from gatesearch.search import kept_network
+    from gatesearch.study import Study
+
+    form = format_ or to.suffix.removeprefix(".")
+    if form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    result = choose(record, trial, budget=budget)
+    card = card_of(record, result)
+    network = kept_network(result, Study.from_definition(record.definition), out=store)
+    write_network(network, card, to, form=form)
+    gap = parity(network, to, record.predictions) if form == "onnx" else None
+    if json:
+        print_json({"file": str(to), "parity": gap, "card": card.model_dump(mode="json")})
+        return
+    console.print(
+        f"{to}: {card.network} of {card.study}, {card.gflops:.4g} GFLOPs, {card.params_m:.4g} M "
+        "parameters" + ("" if gap is None else f"; within {gap:.1e} of PyTorch"),
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,54 @@
+"""Predictions of a shipped network as pictures."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from gatesearch.errors import DataError
+from gatesearch.export.reader import Model, Pixels
+from gatesearch.pruning.compact import write_atomic
+from gatesearch.report.predictions import picture
+from gatesearch.results import TaskInfo
+
+# Colours of depth run from 0 to here, metres, so that pictures of a folder compare.
+FARTHEST = 10.0
+
+
+def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Path]:
+    """Write `<name>.<task>.png` for every task, as large as the image; yields each path.
+
+    Args:
+        model: The network.
+        path: An image of 8 bits a channel: grey, colour, with or without transparency.
+        to: The folder.
+
+    Raises:
+        DataError: The image cannot be read.
+    """
+    image = _opened(path)
+    height, width = model.card.size
+    shown = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels: Pixels = np.ascontiguousarray(np.asarray(shown, np.float32).transpose(2, 0, 1)[None])
+    for name, labels in model.predict(pixels).items():
+        task = model.card.tasks[name]
+        info = TaskInfo(name, task.metric, "", True, task.classes)
+        drawn = Image.fromarray(picture(labels[0], info, limits=(0.0, FARTHEST)))
+        buffer = io.BytesIO()
+        drawn.resize(image.size, Image.Resampling.NEAREST).save(buffer, format="PNG")
+        target = to / f"{path.stem}.{name}.png"
+        write_atomic(target, buffer.getvalue())
+        yield target
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"{path} must have 8 bits a channel, found mode {image.mode}; convert it")
+    return image.convert("RGB")

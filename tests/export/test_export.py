@@ -1,0 +1,250 @@
+"""Shipped files compute what PyTorch does, elsewhere too, and say what they are."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gatesearch.errors import DataError, UsageError
+from gatesearch.export import Card, Shipped, choose, parity, read_model, write_network
+from gatesearch.export.draw import draw_predictions
+from gatesearch.export.formats import OPSET
+from gatesearch.models import InterroGate, build_model
+from gatesearch.pruning import extract
+from gatesearch.results import Result, StudyRecord, TaskInfo
+from tests.pruning.test_extract import put, scattered
+from tests.search.tiny import tiny
+
+TASKS = ("semseg", "depth")
+
+
+def card(network: str) -> Card:
+    tasks = {
+        "semseg": {"kind": "semseg", "classes": 8, "values": "scores", "metric": "mIoU %"},
+        "depth": {"kind": "depth", "classes": 1, "values": "metres", "metric": "RMSE m"},
+    }
+    return Card(
+        study="tiny", fingerprint="f", protocol="scenes-16", network=network, size=(16, 16),
+        gflops=1.0, params_m=1.0, tasks={n: t | {"measured": {}} for n, t in tasks.items()},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Name -> network: a compact one with gates at random, and a multi-task one."""
+    study = tiny(tmp_path_factory.mktemp("study"))
+    supernet = scattered(build_model(study, "interrogate"))
+    assert isinstance(supernet, InterroGate)
+    put(supernet, np.random.default_rng(5))
+    return {"trial 1": extract(supernet), "mtl": scattered(build_model(study, "mtl"))}
+
+
+@pytest.fixture(scope="module")
+def shipped(networks, tmp_path_factory):
+    """(name, format) -> file."""
+    folder, files = tmp_path_factory.mktemp("shipped"), {}
+    for name, network in networks.items():
+        for form in ("onnx", "pt2", *(["safetensors"] if name != "mtl" else [])):
+            files[name, form] = folder / f"{name.replace(' ', '')}.{form}"
+            write_network(network, card(name), files[name, form], form=form)
+    return files
+
+
+def images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).uniform(0, 255, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["onnx", "safetensors"])
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (3, 3, 32, 48), (2, 3, 37, 21)])
+def test_reads_as_it_was_at_any_size(networks, shipped, form, shape) -> None:
+    model = read_model(shipped["trial 1", form])
+    assert model.card == card("trial 1")
+    with torch.no_grad():
+        ours = Shipped(networks["trial 1"], TASKS)(torch.from_numpy(images(*shape)))
+    for a, b in zip(ours, model.run(images(*shape)), strict=True):
+        assert a.shape == b.shape == (shape[0], a.shape[1], *shape[2:])
+        assert np.abs(a.numpy() - b).max() <= 1e-4 * np.abs(a.numpy()).max()
+
+
+def test_normalisation_is_inside(networks) -> None:
+    grey = torch.full((1, 3, 16, 16), 127.5)
+    inside = Shipped(networks["mtl"], TASKS)(grey)
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    outside = networks["mtl"](((0.5 - mean) / std).expand(1, 3, 16, 16))
+    assert all(torch.allclose(a, outside[t], atol=1e-4) for a, t in zip(inside, TASKS, strict=True))
+
+
+# What a user's own process does: no gatesearch in it.
+ELSEWHERE = """
+import json, sys
+import numpy as np
+sys.modules["gatesearch"] = None
+path, images, written = sys.argv[1:]
+image = np.load(images)
+if path.endswith(".onnx"):
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    outputs = session.run(None, {"image": image})
+    stored = session.get_modelmeta().custom_metadata_map["gatesearch.json"]
+else:
+    import torch
+    extra = {"gatesearch.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    outputs = [x.detach().numpy() for x in program.module()(torch.from_numpy(image))]
+    stored = extra["gatesearch.json"]
+    names = list(json.loads(stored)["tasks"])
+np.savez(written, card=stored, names=names, **dict(zip(names, outputs)))
+"""
+
+
+@pytest.mark.parametrize("name", ["trial 1", "mtl"])
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_loads_in_a_process_without_gatesearch(networks, shipped, tmp_path, name, form) -> None:
+    np.save(tmp_path / "images.npy", images(3, 3, 24, 40))
+    arguments = [shipped[name, form], tmp_path / "images.npy", tmp_path / "out.npz"]
+    subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *map(str, arguments)], check=True, cwd=tmp_path
+    )
+    with np.load(tmp_path / "out.npz") as out:
+        assert json.loads(str(out["card"])) == card(name).model_dump(mode="json")
+        assert tuple(out["names"]) == TASKS
+        with torch.no_grad():
+            ours = Shipped(networks[name], TASKS)(torch.from_numpy(images(3, 3, 24, 40)))
+        for task, expected in zip(TASKS, ours, strict=True):
+            gap = np.abs(out[task] - expected.numpy()).max()
+            assert gap <= 1e-4 * expected.abs().max()
+
+
+def test_opset_and_names(shipped) -> None:
+    import onnx
+
+    model = onnx.load(shipped["trial 1", "onnx"])
+    assert [item.version for item in model.opset_import if item.domain == ""] == [OPSET]
+    assert [item.name for item in model.graph.input] == ["image"]
+    assert [item.name for item in model.graph.output] == list(TASKS)
+
+
+def test_parity_removes_a_file_that_is_off(networks, shipped, tmp_path) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(shipped["mtl", "onnx"].read_bytes())
+    assert parity(networks["mtl"], path, None) < 1e-4
+    with pytest.raises(UsageError, match="must compute what PyTorch does to 0.0001, found"):
+        parity(networks["trial 1"], path, None)
+    assert not path.exists()
+
+
+def test_what_cannot_be_written_is_refused(networks, tmp_path) -> None:
+    with pytest.raises(UsageError, match="must end in .onnx"):
+        write_network(networks["mtl"], card("mtl"), tmp_path / "x.pt2", form="onnx")
+    with pytest.raises(UsageError, match="holds compact networks, found mtl"):
+        write_network(networks["mtl"], card("mtl"), tmp_path / "x.safetensors", form="safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("absent.onnx", "no model .*absent.onnx; write one with `gatesearch export`"),
+        ("cut.onnx", "is no ONNX model that can be read"),
+        ("foreign.onnx", "was not written by `gatesearch export`"),
+        ("later.onnx", "is damaged, or of another version of gatesearch"),
+        ("lone.safetensors", "needs lone.card.json beside it"),
+        ("program.pt2", "can hold pickles, which run code"),
+    ],
+)
+def test_models_that_cannot_be_read(shipped, tmp_path, kind, message) -> None:
+    path = tmp_path / kind
+    whole = shipped["mtl", "onnx"].read_bytes()
+    if kind == "cut.onnx":
+        path.write_bytes(whole[:1000])
+    elif kind in ("foreign.onnx", "later.onnx"):
+        import onnx
+
+        model = onnx.load(shipped["mtl", "onnx"])
+        text = card("mtl").model_dump_json().replace('"format":1', '"format":2')
+        props = {} if kind == "foreign.onnx" else {"gatesearch.json": text}
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, props)
+        onnx.save(model, path)
+    elif kind != "absent.onnx":
+        path.write_bytes(whole)
+    with pytest.raises((DataError, UsageError), match=message):
+        read_model(path)
+
+
+class TestPredictions:
+    @pytest.mark.parametrize(
+        ("mode", "size"), [("RGB", (64, 48)), ("L", (33, 17)), ("RGBA", (5, 7)), ("P", (16, 16))]
+    )
+    def test_any_image_is_drawn_at_its_own_size(self, shipped, tmp_path, mode, size) -> None:
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(tmp_path / "photo.png")
+        model = read_model(shipped["mtl", "onnx"])
+        written = list(draw_predictions(model, tmp_path / "photo.png", tmp_path))
+        assert [path.name for path in written] == ["photo.semseg.png", "photo.depth.png"]
+        for path in written:
+            with Image.open(path) as drawn:
+                assert (drawn.size, drawn.mode) == (size, "RGB")
+
+    def test_classes_are_the_highest_scores(self, shipped) -> None:
+        model = read_model(shipped["mtl", "onnx"])
+        scores = model.run(images(2, 3, 16, 16))
+        labels = model.predict(images(2, 3, 16, 16))
+        assert np.array_equal(labels["semseg"], scores[0].argmax(1))
+        assert np.array_equal(labels["depth"], scores[1][:, 0])
+
+    @pytest.mark.parametrize("kind", ["text", "cut", "deep"])
+    def test_images_that_cannot_be_read(self, shipped, tmp_path, kind) -> None:
+        path = tmp_path / "photo.png"
+        if kind == "text":
+            path.write_text("no image")
+        elif kind == "deep":
+            Image.fromarray(np.zeros((8, 8), np.uint16)).save(path)
+        else:
+            Image.fromarray(images(64, 64, 3).astype(np.uint8)).save(path)
+            path.write_bytes(path.read_bytes()[:5000])
+        with pytest.raises(DataError, match="photo.png (cannot be read|must have 8 bits)"):
+            list(draw_predictions(read_model(shipped["mtl", "onnx"]), path, tmp_path))
+        assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
+
+
+def record(*trials: Result) -> StudyRecord:
+    tasks = (TaskInfo("a", "mIoU", "%", True),)
+    stl = Result("stl", 0, metrics={"validation": {"a": 10.0}}, gflops=3.0)
+    return StudyRecord("s", "f", {}, "p", "", tasks, baselines=(stl,), trials=trials)
+
+
+def trial(number: int, value: float, gflops: float, **options) -> Result:
+    metrics = {"validation": {"a": value}}
+    return Result("interrogate", 0, number, metrics=metrics, gflops=gflops, **options)
+
+
+def test_choosing_a_network() -> None:
+    kept = record(
+        trial(0, 12.0, 2.0), trial(1, 11.0, 1.0, budget="9G"), trial(2, 9.0, 2.5),
+        trial(3, 20.0, 1.0, state="failed"),
+    )  # fmt: skip
+    assert choose(kept, "best").trial == 0
+    assert choose(kept, "best", budget="9G").trial == 1
+    assert choose(kept, "2").trial == 2
+    assert choose(kept, "stl").method == "stl"
+    for name, budget in (("3", ""), ("best", "8G"), ("mtan", "")):
+        with pytest.raises(UsageError, match=r"it has: (stl, 0|0, 1, 2, stl)"):
+            choose(kept, name, budget=budget)
+    with pytest.raises(UsageError, match="no finished network 'best'"):
+        choose(record(), "best")
+
+
+def test_export_writes_whole_files_or_none(networks, tmp_path: Path) -> None:
+    missing = tmp_path / "absent" / "x.pt2"
+    with pytest.raises(OSError, match="absent"):
+        write_network(networks["mtl"], card("mtl"), missing, form="pt2")
+    assert list(tmp_path.iterdir()) == []
