@@ -1,7 +1,8 @@
 """The command line, one file a verb; the only place that prints or exits.
 
-Exit codes: 0 done, 1 the single-task baselines cannot be trained, 2 wrong use or definition, 3 data
-missing or a disk that cannot be written, 4 study refused, 130 interrupted.
+Exit codes: 0 done, 1 the single-task baselines or the trials' warm-up cannot be trained, 2 wrong
+use or definition, 3 data missing or a disk that cannot be written, 4 study refused, 130
+interrupted.
 Heavy libraries are imported inside the commands, so that `--help` is instant.
 """
 

@@ -45,8 +45,8 @@ def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Path]:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            image.load()
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     if image.mode.startswith(("I", "F")):

@@ -26,6 +26,8 @@ print("loaded:", [name for name in {heavy} if name in sys.modules])
     [
         (["run"], "gatesearch run --study scenes --n-trials 6"),
         (["report"], "gatesearch report --study scenes"),
+        (["export"], "gatesearch export --study nyud-small --to network.onnx"),
+        (["predict"], "gatesearch predict --model network.onnx"),
         (["flops"], "gatesearch flops --study pascal --method stl,mtl --json"),
         (["studies"], "gatesearch studies"),
         (["methods"], "gatesearch methods"),
