@@ -10,6 +10,7 @@ MEASUREMENTS: dict[str, str] = {
     "step_time": "a supernet's training step against T+1 plain ones",
     "step_memory": "its peak memory against theirs, all alive at once",
     "compact": "latency of a compact network against its FLOPs",
+    "budgets": "how well gates are projected into random budgets",
     "loading": "data loading and augmentation within a training step",
     "coordinator": "coordinator and store within a trial",
     "report": "a report of 40 trials",
