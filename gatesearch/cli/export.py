@@ -39,13 +39,14 @@ def export(
 ) -> None:
     """Write a trained network with its normalisation, named outputs and a card of its tasks.
 
-    Batch size, height and width stay open. ONNX is checked against PyTorch on the study's frames.
+    Batch size, height and width stay open. Every file is checked against PyTorch on the study's
+    frames before it is put in place.
     """
     store, record = record_of(study, out)
 
     from gatesearch.errors import unknown
-    from gatesearch.export import FORMATS, card_of, choose, parity, write_network
-    from gatesearch.search import kept_network
+    from gatesearch.export import FORMATS, card_of, choose, ship
+    from gatesearch.search import as_compact, kept_network
     from gatesearch.study import Study
 
     form = format_ or to.suffix.removeprefix(".")
@@ -53,15 +54,15 @@ def export(
         raise unknown("format", form, FORMATS)
     result = choose(record, trial, budget=budget)
     card = card_of(record, result)
-    network = kept_network(result, Study.from_definition(record.definition), out=store)
-    write_network(network, card, to, form=form)
-    gap = parity(network, to, record.predictions) if form == "onnx" else None
+    definition = Study.from_definition(record.definition)
+    network = as_compact(kept_network(result, definition, out=store), definition)
+    gap = ship(network, card, to, form=form, frames=record.predictions)
     if json:
         print_json({"file": str(to), "parity": gap, "card": card.model_dump(mode="json")})
         return
     console.print(
         f"{to}: {card.network} of {card.study}, {card.gflops:.4g} GFLOPs, {card.params_m:.4g} M "
-        "parameters" + ("" if gap is None else f"; within {gap:.1e} of PyTorch"),
+        f"parameters; within {gap:.1e} of PyTorch",
         markup=False,
         soft_wrap=True,
     )

@@ -23,7 +23,17 @@ from gatesearch.models.stl import STL
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 
-__all__ = ["METHODS", "InterroGate", "Method", "build_model", "method_of", "needs_stl", "parts_of"]
+__all__ = [
+    "METHODS",
+    "MTL",
+    "STL",
+    "InterroGate",
+    "Method",
+    "build_model",
+    "method_of",
+    "needs_stl",
+    "parts_of",
+]
 
 
 @dataclass(frozen=True)

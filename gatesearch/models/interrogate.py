@@ -115,6 +115,12 @@ class InterroGate(nn.Module):
         for task, head in self.heads.items():
             head.load_state_dict(below(mtl, f"heads.{task}."))
 
+    def take_streams(self, stl: Mapping[str, Tensor]) -> None:
+        """Start every task's stream and head from the state of single-task networks."""
+        for task in self.tasks:
+            self.streams[task].load_state_dict(below(stl, f"encoders.{task}."))
+            self.heads[task].load_state_dict(below(stl, f"heads.{task}."))
+
     def gates(self, name: str) -> Tensor:
         """G of a gated node, (T, C): the estimator's while training, hard in evaluation."""
         alpha = self.alpha[key(name)]

@@ -145,7 +145,7 @@ class CompactNet(nn.Module):
         )
         self._whole_mixes = nn.ModuleDict(
             {
-                step.name: nn.ModuleList(_Indexed(row, widths) for row in _whole_rows(step))
+                step.name: _WholeMix(step, widths)
                 for step in description.steps
                 if isinstance(step, MixStep)
             }
@@ -174,10 +174,7 @@ class CompactNet(nn.Module):
             return torch.relu_(_sum(reads[0], reads[1], tensors))
         if isinstance(step, MixStep):
             if torch.compiler.is_exporting():
-                rows = cast(list[_Indexed], self._whole_mixes[step.name])
-                weights = self.mixes[step.name][..., None, None]
-                parts = [row(tensors) * w for row, w in zip(rows, weights, strict=True)]
-                return torch.stack(parts).sum(0)
+                return cast(Tensor, self._whole_mixes[step.name](tensors, self.mixes[step.name]))
             return _mixed(step, self.mixes[step.name], [read(tensors) for read in reads])
         x = reads[0](tensors)
         if isinstance(step, ConvStep):
@@ -207,6 +204,25 @@ class _Indexed(nn.Module):
         chosen = [cast(Tensor, tensors[tensor]) for tensor in self.tensors]
         x = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
         return x.index_select(1, self.get_buffer("index"))
+
+
+class _WholeMix(nn.Module):
+    """A mix over all channels for every task, as exported programs compute it."""
+
+    def __init__(self, step: MixStep, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.rows = nn.ModuleList(_Indexed(row, widths) for row in _whole_rows(step))
+        adds = torch.zeros(step.tasks, step.channels)
+        for term in step.terms:
+            adds[term.task, term.start : term.stop] = 1
+        self.register_buffer("adds", adds, persistent=False)
+
+    def forward(self, tensors: Tensors, weights: Tensor) -> Tensor:
+        """(B, C, H, W)."""
+        # Where a task adds nothing its row reads some channel, which then weighs nothing.
+        weights = (weights * self.get_buffer("adds"))[..., None, None]
+        parts = [row(tensors) * w for row, w in zip(self.rows, weights, strict=True)]
+        return torch.stack(parts).sum(0)
 
 
 class _Read(nn.Module):
@@ -340,7 +356,7 @@ def _widths(description: Description) -> list[int]:
 
 
 def _whole_rows(step: MixStep) -> list[Places]:
-    """For every task what it adds to all channels; where it adds nothing its weight is 0."""
+    """For every task what it adds to all channels; some channel where it adds nothing."""
     first = _places(step.terms[0].source)
     rows = [[first[0]] * step.channels for _ in range(step.tasks)]
     for term in step.terms:

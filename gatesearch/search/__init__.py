@@ -15,16 +15,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gatesearch.search.candidate import kept_network
+    from gatesearch.search.candidate import as_compact, kept_network
     from gatesearch.search.coordinator import run
     from gatesearch.search.method_costs import costs
     from gatesearch.search.store import read_store
 
-__all__ = ["costs", "kept_network", "read_store", "run"]
+__all__ = ["as_compact", "costs", "kept_network", "read_store", "run"]
 
 # Imported on use: reading a store needs no torch.
 _HOMES = {
     "run": "coordinator",
+    "as_compact": "candidate",
     "costs": "method_costs",
     "kept_network": "candidate",
     "read_store": "store",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gatesearch.cost import Budget, PatternCost, count_macs, name_of, project
 from gatesearch.errors import StudyRefusedError
-from gatesearch.models import InterroGate, build_model, needs_stl
+from gatesearch.models import MTL, STL, InterroGate, build_model, needs_stl
 from gatesearch.pruning import CompactNet, extract, load_compact, save_compact, sharing
 from gatesearch.pruning.compact import write_atomic
 from gatesearch.results import Result
@@ -169,6 +169,21 @@ def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
     model = build_model(study, result.method, seed=result.seed, pretrained=False)
     model.load_state_dict(_state(stem.with_suffix(TENSORS)))
     return model.eval()
+
+
+def as_compact(network: nn.Module, study: Study) -> nn.Module:
+    """Multi-task and single-task networks as the compact networks they are the ends of.
+
+    Any other network is given back as it is.
+    """
+    if not isinstance(network, (MTL, STL)):
+        return network
+    supernet = build_model(study, "interrogate", pretrained=False)
+    assert isinstance(supernet, InterroGate)
+    own = isinstance(network, STL)
+    (supernet.take_streams if own else supernet.clone_streams)(network.state_dict())
+    supernet.set_gates({n: torch.full_like(a, own).bool() for n, a in supernet.logits().items()})
+    return extract(supernet)
 
 
 def _phases(study: Study) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Shipped files compute what PyTorch does, elsewhere too, and say what they are."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import torch
 from PIL import Image
 
 from gatesearch.errors import DataError, UsageError
-from gatesearch.export import Card, Shipped, choose, parity, read_model, write_network
+from gatesearch.export import Card, Shipped, choose, parity, read_model, ship, write_network
 from gatesearch.export.draw import draw_predictions
 from gatesearch.export.formats import OPSET
 from gatesearch.models import InterroGate, build_model
-from gatesearch.pruning import extract
+from gatesearch.pruning import CompactNet, extract
 from gatesearch.results import Result, StudyRecord, TaskInfo
+from gatesearch.search import as_compact
 from tests.pruning.test_extract import put, scattered
 from tests.search.tiny import tiny
 
@@ -131,13 +133,46 @@ def test_opset_and_names(shipped) -> None:
     assert [item.name for item in model.graph.output] == list(TASKS)
 
 
-def test_parity_removes_a_file_that_is_off(networks, shipped, tmp_path) -> None:
-    path = tmp_path / "x.onnx"
-    path.write_bytes(shipped["mtl", "onnx"].read_bytes())
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_parity_finds_a_file_that_is_off(networks, shipped, form) -> None:
+    path = shipped["mtl", form]
     assert parity(networks["mtl"], path, None) < 1e-4
     with pytest.raises(UsageError, match=r"must compute what PyTorch does to 0\.0001, found"):
         parity(networks["trial 1"], path, None)
-    assert not path.exists()
+
+
+def test_a_file_that_is_off_leaves_the_old_one(networks, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "x.safetensors"
+    ship(networks["trial 1"], card("trial 1"), path, form="safetensors", frames=None)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert set(before) == {"x.safetensors", "x.json", "x.card.json"}
+    monkeypatch.setattr("gatesearch.export.reader.PARITY", -1.0)
+    with pytest.raises(UsageError, match=r"x\.safetensors must compute"):
+        ship(networks["trial 1"], card("trial 9"), path, form="safetensors", frames=None)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_exports_do_not_rest_on_weights_that_nobody_reads(networks, tmp_path) -> None:
+    network = copy.deepcopy(networks["trial 1"])
+    for name, mix in network.mixes.items():
+        with torch.no_grad():
+            mix[network._whole_mixes[name].adds == 0] = 7.0
+    assert ship(network, card("x"), tmp_path / "x.pt2", form="pt2", frames=None) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["mtl", "stl"])
+def test_the_ends_ship_as_compact_networks(tmp_path, method) -> None:
+    study = tiny(tmp_path)
+    network = scattered(build_model(study, method))
+    compact = as_compact(network, study)
+    assert isinstance(compact, CompactNet)
+    image = torch.rand(2, 3, 32, 48)
+    with torch.no_grad():
+        for task, expected in network(image).items():
+            assert torch.allclose(compact(image)[task], expected, rtol=1e-4, atol=1e-5)
+    assert sum(p.numel() for p in compact.parameters()) == sum(
+        p.numel() for p in network.parameters()
+    )
 
 
 def test_what_cannot_be_written_is_refused(networks, tmp_path) -> None:
