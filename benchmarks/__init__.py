@@ -11,8 +11,14 @@ MEASUREMENTS: dict[str, str] = {
     "step_memory": "its peak memory against theirs, all alive at once",
     "compact": "latency of a compact network against its FLOPs",
     "budgets": "how well gates are projected into random budgets",
+    "patterns": "cost by formula against fvcore (minutes)",
+    "latency_budgets": "networks cut inside latency budgets, in a fresh process (minutes)",
     "loading": "data loading and augmentation within a training step",
     "coordinator": "coordinator and store within a trial",
     "report": "a report of 40 trials",
     "scenes": "the whole of `gatesearch run --study scenes --n-trials 6` (minutes)",
+    "one_shot": "one training for the front against eight separate searches (an hour, resumable)",
 }
+
+# Measured when they are named.
+LONG = ("one_shot",)

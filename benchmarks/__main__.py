@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from benchmarks import MEASUREMENTS
+from benchmarks import LONG, MEASUREMENTS
 from benchmarks.figure import Figure
 
 
@@ -22,7 +22,7 @@ def main() -> int:
     arguments = parser.parse_args()
     figures: list[Figure] = []
     print(f"{'measurement':42} {'value':>10} {'bar':>10}  verdict  detail")
-    for name in arguments.only or MEASUREMENTS:
+    for name in arguments.only or [n for n in MEASUREMENTS if n not in LONG]:
         print(f"{name} ...", end="\r", file=sys.stderr, flush=True)
         for figure in importlib.import_module(f"benchmarks.{name}").measure():
             figures.append(figure)

@@ -16,7 +16,7 @@ from gatesearch.pareto import pareto_front
 Split = Literal["validation", "test"]
 
 # Raised whenever the JSON of a Result changes its form.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,15 @@ class Result:
         weighting: How losses or gradients were balanced.
         state: Whether the figures below are there to be compared.
         reason: Why it failed or was pruned.
+        role: Whether it is a network to compare, or one that others start from.
         budget: What bounded its cost, as `1.3xMTL`; empty for nothing.
-        params: What the search chose: `lambda_s`, `tau.<task>`, `regulariser`.
+        params: What the search chose: `lambda_s`, `tau.<task>`, `regulariser`; of a network from
+            a one-shot supernet `share.<task>`, the share of gates that are open.
         metrics: split -> task -> value, in the unit of `TaskInfo`.
         gflops: Of the whole network, heads included, 2 x multiply-adds; 0 where there is none.
         backbone_gflops: Of the backbone streams only.
         params_m: Parameters, millions.
+        latency_ms: Median for one image as it was measured; None where no budget asked for it.
         uncounted: Operators that no counter knew -> how often they occur.
         epochs: Epochs trained, those of a warm-up and of fine-tuning included.
         train_seconds: Wall-clock time of training, that of the networks it started from included.
@@ -76,12 +79,14 @@ class Result:
     weighting: str = "uniform"
     state: Literal["complete", "failed", "pruned"] = "complete"
     reason: str = ""
+    role: Literal["network", "warmup", "supernet"] = "network"
     budget: str = ""
     params: Mapping[str, float | str] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     gflops: float = 0.0
     backbone_gflops: float = 0.0
     params_m: float = 0.0
+    latency_ms: float | None = None
     uncounted: Mapping[str, int] = field(default_factory=dict)
     epochs: int = 0
     train_seconds: float = 0.0
@@ -147,7 +152,7 @@ class StudyRecord:
         tasks: In the study's order.
         baselines: Every baseline of every seed and weighting.
         trials: Every trial of the search, in order, whatever its state.
-        warmups: The multi-task warm-up that trials of a seed start from.
+        starts: What trials of a seed start from: multi-task warm-ups, one-shot supernets.
         data: Digest of the manifest: pack, sums, counts of the splits.
         predictions: .npz of images, truth and predictions; None where there are none.
     """
@@ -160,7 +165,7 @@ class StudyRecord:
     tasks: tuple[TaskInfo, ...]
     baselines: tuple[Result, ...] = ()
     trials: tuple[Result, ...] = ()
-    warmups: tuple[Result, ...] = ()
+    starts: tuple[Result, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     predictions: Path | None = None
 
@@ -172,7 +177,7 @@ class StudyRecord:
     @property
     def trained(self) -> tuple[Result, ...]:
         """Everything that was trained, whatever became of it."""
-        return (*self.baselines, *self.warmups, *self.trials)
+        return (*self.baselines, *self.starts, *self.trials)
 
     @property
     def training_seconds(self) -> float:
@@ -194,18 +199,20 @@ def delta_mtl(
     metrics: Mapping[str, float],
     baseline: Mapping[str, float],
     higher_is_better: Mapping[str, bool],
+    weights: Mapping[str, float] | None = None,
 ) -> float:
     """Mean relative gain over single-task networks, Δ_MTL.
 
-        Δ = 100 / T · Σ_t (-1)^{l_t} (M_t - B_t) / B_t
+        Δ = 100 / Σ_t w_t · Σ_t w_t (-1)^{l_t} (M_t - B_t) / B_t
 
     with M the metrics, B the baseline and l_t = 1 where lower is better (Maninis et al.,
-    "Attentive Single-Tasking of Multiple Tasks", CVPR 2019).
+    "Attentive Single-Tasking of Multiple Tasks", CVPR 2019, where all w_t = 1).
 
     Args:
         metrics: task -> value of the network judged.
         baseline: task -> value of the single-task network, positive.
         higher_is_better: task -> direction; names the tasks that count.
+        weights: task -> w_t, how much a task matters; 1 where it is not named.
 
     Returns:
         Percent, positive where better than the baseline; NaN where a value is NaN.
@@ -218,7 +225,7 @@ def delta_mtl(
     10.0
     """
     _all_there(higher_is_better, {"metrics": metrics, "baseline": baseline})
-    gains = []
+    gains, total = [], 0.0
     for task, higher in higher_is_better.items():
         if baseline[task] <= 0:
             raise UsageError(
@@ -226,8 +233,10 @@ def delta_mtl(
                 f"for {task}: train the single-task network longer"
             )
         gain = (metrics[task] - baseline[task]) / baseline[task]
-        gains.append(gain if higher else -gain)
-    return 100.0 * math.fsum(gains) / len(gains)
+        weight = (weights or {}).get(task, 1.0)
+        gains.append(weight * (gain if higher else -gain))
+        total += weight
+    return 100.0 * math.fsum(gains) / total
 
 
 def mean_rank(
@@ -267,8 +276,13 @@ def reference(record: StudyRecord, result: Result, split: Split) -> Mapping[str,
     return None
 
 
-def delta(record: StudyRecord, result: Result, split: Split) -> float:
-    """Δ_MTL of a result against `reference`, percent.
+def delta(
+    record: StudyRecord,
+    result: Result,
+    split: Split,
+    weights: Mapping[str, float] | None = None,
+) -> float:
+    """Δ_MTL of a result against `reference`, percent, tasks weighted as in `delta_mtl`.
 
     NaN where it is undefined: no metrics on that split, no single-task networks of the seed, or a
     single-task metric of zero.
@@ -276,7 +290,7 @@ def delta(record: StudyRecord, result: Result, split: Split) -> float:
     base, own = reference(record, result, split), result.metrics.get(split)
     if not base or not own or any(base[task] <= 0 for task in record.higher_is_better):
         return math.nan
-    return delta_mtl(own, base, record.higher_is_better)
+    return delta_mtl(own, base, record.higher_is_better, weights)
 
 
 def front(record: StudyRecord) -> list[Result]:

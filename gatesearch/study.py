@@ -107,6 +107,8 @@ class GateSpec(_Strict):
             stream then starts from; done once a seed for all trials. 0 in the paper.
         finetune: Share of `training.epochs`, the last, in which the compact network is trained
             after pruning. 0 in the paper. One learning rate schedule runs through all phases.
+        round_to: Live channels of every convolution become multiples of this; 1 leaves them. The
+            log says what it costs and wins.
     """
 
     granularity: Literal["conv", "block"] = "conv"
@@ -117,6 +119,7 @@ class GateSpec(_Strict):
     ramp: float = Field(default=0.0, ge=0, le=1)
     warmup: float = Field(default=0.0, ge=0, lt=1)
     finetune: float = Field(default=0.0, ge=0, lt=1)
+    round_to: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _some_left(self) -> "GateSpec":
@@ -200,6 +203,7 @@ class SearchSpec(_Strict):
     """What Optuna chooses: λ_s log-uniform, each task's τ_t uniform.
 
     Attributes:
+        mode: `separate` trains a supernet each trial, `one_shot` one for all. Both fit one store.
         sampler: `tpe`, `nsga2` or `random`.
         lambda_s: Range of the weight of the sparsity loss.
         tau: Range of every task's hinge target.
@@ -208,6 +212,7 @@ class SearchSpec(_Strict):
             the budget of the run. Of several each trial draws one.
     """
 
+    mode: Literal["separate", "one_shot"] = "separate"
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
     lambda_s: tuple[float, float] = (0.01, 10.0)
     tau: tuple[float, float] = (0.0, 1.0)
@@ -221,6 +226,25 @@ class SearchSpec(_Strict):
         if not 0 <= self.tau[0] <= self.tau[1] <= 1:
             raise ValueError(f"tau must be an ascending range within [0, 1], found {self.tau}")
         return self
+
+
+class OneShotSpec(_Strict):
+    """One training for the whole front (`search.mode = "one_shot"`).
+
+    Attributes:
+        ends: Probability of a step with all gates closed, and of one with all gates open.
+        distillation: Weight of the distance between a pattern's predictions and those with all
+            gates open.
+        patterns: Gate patterns that Optuna tries on the validation part, without training.
+        statistics: Training frames that a tried pattern's batch norm statistics are taken from.
+        finetune: Share of `training.epochs`, the last, in which each chosen network is trained.
+    """
+
+    ends: float = Field(default=0.2, ge=0, le=0.5)
+    distillation: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    patterns: int = Field(default=1000, ge=1)
+    statistics: int = Field(default=256, ge=2)
+    finetune: float = Field(default=0.25, ge=0, lt=1)
 
 
 class Study(_Strict):
@@ -246,6 +270,7 @@ class Study(_Strict):
     interrogate: GateSpec = GateSpec()
     training: TrainingSpec
     search: SearchSpec = SearchSpec()
+    one_shot: OneShotSpec = OneShotSpec()
     options: dict[str, MethodOptions] = {}
 
     @property
@@ -268,7 +293,13 @@ class Study(_Strict):
     def definition(self) -> dict[str, Any]:
         """All that changes results, as plain JSON values; what `fingerprint` is made of."""
         # The seed is kept with every result; methods and frames only say what is added.
-        kept = self.model_dump(mode="json", exclude={"summary", "seed", "methods", "report_frames"})
+        kept = self.model_dump(
+            mode="json",
+            exclude={
+                "summary": True, "seed": True, "methods": True, "report_frames": True,
+                "search": {"mode"},
+            },
+        )  # fmt: skip
         return {"results_version": RESULTS_VERSION, **kept}
 
     @classmethod

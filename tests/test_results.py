@@ -48,6 +48,14 @@ class TestDeltaMtl:
         base = {"semseg": 40.0, "depth": 0.60, "normals": 20.0}
         assert delta_mtl(metrics, base, NYUD) == pytest.approx(13 / 3)
 
+    def test_preferences_by_hand(self):
+        # The same gains with depth counted twice: (10 + 2 * 5 - 2) / 4, and semseg alone.
+        metrics = {"semseg": 44.0, "depth": 0.57, "normals": 20.4}
+        base = {"semseg": 40.0, "depth": 0.60, "normals": 20.0}
+        assert delta_mtl(metrics, base, NYUD, {"depth": 2.0}) == pytest.approx(18 / 4)
+        only = delta_mtl(metrics, base, NYUD, {"depth": 0.0, "normals": 0.0})
+        assert only == pytest.approx(10)
+
     @given(st.fixed_dictionaries({"a": positive, "b": positive}))
     def test_a_network_equal_to_its_baseline_has_none(self, metrics):
         assert delta_mtl(metrics, metrics, {"a": True, "b": False}) == 0.0
@@ -179,10 +187,10 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 1, 3, None, "2"])
+    @pytest.mark.parametrize("version", [0, 2, 4, None, "3"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 2, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 3, found"):
             Result.from_json(stored)
 
     def test_unknown_and_missing_keys_are_named(self):

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from gatesearch.cli import data, export, flops, listing, predict, report, run
+from gatesearch.cli import bench, data, export, flops, listing, predict, report, run, select
 from gatesearch.cli.console import err
 from gatesearch.errors import DataError, GatesearchError
 
@@ -49,6 +49,8 @@ app.command(epilog=run.EXAMPLES)(run.run)
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=predict.EXAMPLES)(predict.predict)
+app.command(epilog=select.EXAMPLES)(select.select)
+app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.command(epilog=flops.EXAMPLES)(flops.flops)
 app.add_typer(data.app, name="data")
 app.command(epilog=listing.STUDIES_EXAMPLES)(listing.studies)

@@ -1,5 +1,6 @@
 """Options that several verbs share."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gatesearch.errors import DataError, UsageError
+from gatesearch.errors import DataError, UsageError, unknown
 
 if TYPE_CHECKING:
     from gatesearch.results import StudyRecord
@@ -33,6 +34,14 @@ SetOption = Annotated[
         help="Change the definition, as training.epochs=20 or preset=quick. Repeatable.",
     ),
 ]
+PreferOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prefer",
+        metavar="TASK=WEIGHT",
+        help="How much a task's gain matters, as depth=2; 1 by default. Repeatable.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")
 ]
@@ -51,6 +60,33 @@ def names(items: Iterable[str], option: str) -> tuple[str, ...]:
     if not all(found):
         raise UsageError(f"{option} takes names with commas between them, found an empty name")
     return tuple(dict.fromkeys(found))
+
+
+def preferences(items: Iterable[str] | None, tasks: Iterable[str]) -> dict[str, float]:
+    """Task -> weight, from `depth=2` items; commas or repetition.
+
+    Raises:
+        UsageError: Not of that form, an unknown task, or a weight that is not positive.
+
+    >>> preferences(["depth=2,semseg=0.5"], ["semseg", "depth"])
+    {'depth': 2.0, 'semseg': 0.5}
+    """
+    weights = {}
+    for item in names(items, "--prefer") if items else ():
+        task, _, text = item.partition("=")
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise UsageError(
+                f"--prefer takes a task and a positive weight, such as depth=2; found '{item}'"
+            )
+        known = list(tasks)
+        if task not in known:
+            raise unknown("task", task, known)
+        weights[task] = weight
+    return weights
 
 
 def check_reports(folder: Path) -> None:

@@ -9,15 +9,18 @@ from gatesearch.cli.console import err
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
+    PreferOption,
     ReportsOption,
     SetOption,
     StudyOption,
     check_reports,
     names,
+    preferences,
     store_of,
     writing,
 )
 from gatesearch.cli.result import print_result
+from gatesearch.errors import UsageError
 
 EXAMPLES = """Examples:
 
@@ -26,6 +29,8 @@ gatesearch run --study scenes --n-trials 6
 gatesearch run --study nyud-small --n-trials 20 --data /data --methods stl,mtl
 
 gatesearch run --study scenes --n-trials 4 --budget 1.3xMTL
+
+gatesearch run --study nyud-small --search one_shot --points 8
 
 gatesearch run --study mine.toml --n-trials 0 --set training.epochs=2 --json"""
 
@@ -55,10 +60,26 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="B",
-            help="Bound every trial's cost: 892G, 446GMAC, 20M, 1.3xMTL, 0.8xSTL. Repeatable: "
-            "all hold.",
+            help="Bound every trial's cost: 892G, 446GMAC, 20M, 12ms, 1.3xMTL, 0.8xSTL. "
+            "Repeatable: all hold.",
         ),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(metavar="cpu|cuda", help="Where a budget of latency holds. Default: here."),
+    ] = "",
+    search: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="separate = one supernet a trial; one_shot = one for the whole front.",
+        ),
+    ] = "",
+    points: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="K", help="Networks cut from the one_shot supernet, in all."),
+    ] = None,
+    prefer: PreferOption = None,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -71,21 +92,28 @@ def run(
 
     chosen = {} if methods is None else {"methods": names([methods], "--methods")}
     seeded = {} if seed is None else {"seed": seed}
-    definition = load_study(study, set_ or []).model_copy(update=chosen | seeded)
+    mode = [f"search.mode={search}"] if search else []
+    definition = load_study(study, [*(set_ or []), *mode]).model_copy(update=chosen | seeded)
+    one_shot = definition.search.mode == "one_shot"
+    if not one_shot and (points is not None or prefer):
+        raise UsageError("--points and --prefer belong to --search one_shot")
+    wanted = preferences(prefer, definition.task_names)
     store = store_of(definition, out)
     check_reports(reports)
     try:
         with emitter(log=store / "log.jsonl") as emit:
             from gatesearch.report import write_report
-            from gatesearch.search import run as search
+            from gatesearch.search import run as run_study
 
-            record = search(
+            record = run_study(
                 definition,
-                n_trials=n_trials,
+                n_trials=(8 if points is None else points) if one_shot else n_trials,
                 out=store,
                 data=data,
                 emit=emit,
                 budgets=names(budget, "--budget") if budget else (),
+                prefer=wanted,
+                device=device,
             )
             with writing(reports, definition.name):
                 path = write_report(record, folder=reports)

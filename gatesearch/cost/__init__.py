@@ -1,16 +1,56 @@
-"""What a network costs: counted on shapes alone, for gate patterns by formula, and bounded."""
+"""What a network costs: counted on shapes alone or measured, for gate patterns, and bounded.
 
-from gatesearch.cost.budget import Budget, name_of, parse_budget
-from gatesearch.cost.macs import Cost, count_macs
-from gatesearch.cost.pattern import PatternCost
-from gatesearch.cost.projection import project
+Its modules are imported on use: budgets and kept figures need no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gatesearch.cost.budget import Budget, measure_of, name_of, parse_budget
+    from gatesearch.cost.fit import fit_latency
+    from gatesearch.cost.latency import LatencyTable, median_latency
+    from gatesearch.cost.layers import measure_layers
+    from gatesearch.cost.macs import count_macs
+    from gatesearch.cost.pattern import PatternCost
+    from gatesearch.cost.projection import project
+    from gatesearch.cost.record import Cost
+    from gatesearch.cost.rounding import rounded
+
+_HOMES = {
+    "Budget": "budget",
+    "Cost": "record",
+    "LatencyTable": "latency",
+    "PatternCost": "pattern",
+    "count_macs": "macs",
+    "fit_latency": "fit",
+    "measure_layers": "layers",
+    "measure_of": "budget",
+    "median_latency": "latency",
+    "name_of": "budget",
+    "parse_budget": "budget",
+    "project": "projection",
+    "rounded": "rounding",
+}
 
 __all__ = [
     "Budget",
     "Cost",
+    "LatencyTable",
     "PatternCost",
     "count_macs",
+    "fit_latency",
+    "measure_layers",
+    "measure_of",
+    "median_latency",
     "name_of",
     "parse_budget",
     "project",
+    "rounded",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,18 +5,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gatesearch.cost.macs import Cost
+from gatesearch.cost.record import Cost
 from gatesearch.errors import UsageError
 
-FORMS = "892G (FLOPs, two a multiply-add), 446GMAC, 20M (parameters), 1.3xMTL, 0.8xSTL"
+Measure = Literal["macs", "params", "latency"]
+
+FORMS = (
+    "892G (FLOPs, two a multiply-add), 446GMAC, 20M (parameters), 12ms (of one image on this "
+    "device), 1.3xMTL, 0.8xSTL"
+)
 _SHAPE = re.compile(r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)", re.IGNORECASE)
-_UNITS: dict[str, tuple[Literal["macs", "params"], float]] = {
+_UNITS: dict[str, tuple[Measure, float]] = {
     "g": ("macs", 0.5e9),
     "gflop": ("macs", 0.5e9),
     "gflops": ("macs", 0.5e9),
     "gmac": ("macs", 1e9),
     "gmacs": ("macs", 1e9),
     "m": ("params", 1e6),
+    "ms": ("latency", 1e-3),
+    "s": ("latency", 1.0),
 }
 
 
@@ -26,41 +33,74 @@ class Budget:
 
     Attributes:
         text: As the user wrote it, without spaces.
-        measure: Attribute of `Cost` that is bounded.
+        measure: What is bounded: an attribute of `Cost`, or seconds of latency.
         limit: Its highest value.
     """
 
     text: str
-    measure: Literal["macs", "params"]
+    measure: Measure
     limit: float
 
-    def share(self, cost: Cost) -> float:
-        """What part of the budget a network takes; at most 1 inside it."""
-        return float(getattr(cost, self.measure)) / self.limit
+    def share(self, cost: Cost, *, seconds: float | None = None) -> float:
+        """What part of the budget a network takes; at most 1 inside it.
+
+        Args:
+            cost: Of the network.
+            seconds: Its latency, which a budget of latency asks for.
+
+        Raises:
+            ValueError: A budget of latency without one.
+        """
+        if self.measure != "latency":
+            return float(getattr(cost, self.measure)) / self.limit
+        if seconds is None:
+            raise ValueError(f"budget {self.text} bounds latency; found none: pass `seconds`")
+        return seconds / self.limit
 
 
-def parse_budget(text: str, *, mtl: Cost, stl: Cost) -> Budget:
+def measure_of(text: str) -> Measure:
+    """What a budget bounds, known before anything is measured.
+
+    Raises:
+        UsageError: Not one of `FORMS`.
+
+    >>> measure_of("12 ms")
+    'latency'
+    """
+    unit = _read(text)[1]
+    return _UNITS[unit][0] if unit in _UNITS else "macs"
+
+
+def parse_budget(
+    text: str, *, mtl: Cost, stl: Cost, latency: tuple[float, float] | None = None
+) -> Budget:
     """Read a budget and refuse one that no network of a study can reach.
 
     Args:
         text: One of `FORMS`.
         mtl: Cost of the multi-task network, all gates closed: the least there is.
         stl: Cost of the single-task networks, all gates open.
+        latency: Measured seconds of these two, where latency can be bounded.
 
     Raises:
         UsageError: Another form, or out of reach; says what can be reached.
     """
-    found = _SHAPE.fullmatch(text.strip())
-    amount, unit = (float(found[1]), found[2].lower()) if found else (0.0, "")
-    if unit in ("xmtl", "xstl"):
-        whole = mtl if unit == "xmtl" else stl
-        budget = Budget(f"{amount:g}x{unit[1:].upper()}", "macs", amount * whole.macs)
-    elif unit in _UNITS:
+    amount, unit = _read(text)
+    if unit in _UNITS:
         measure, scale = _UNITS[unit]
         budget = Budget(text.strip().replace(" ", ""), measure, amount * scale)
     else:
-        raise UsageError(f"a budget must be a number with a unit, such as {FORMS}; found '{text}'")
-    least, most = (float(getattr(cost, budget.measure)) for cost in (mtl, stl))
+        whole = mtl if unit == "xmtl" else stl
+        budget = Budget(f"{amount:g}x{unit[1:].upper()}", "macs", amount * whole.macs)
+    reach = latency
+    if budget.measure != "latency":
+        reach = (float(getattr(mtl, budget.measure)), float(getattr(stl, budget.measure)))
+    if reach is None:
+        raise UsageError(
+            f"a budget of latency needs networks measured on their device; found '{text}' where "
+            "nothing is measured; bound FLOPs or parameters instead, such as 892G or 20M"
+        )
+    least, most = reach
     if not least <= budget.limit <= most:
         shown = [_shown(budget.measure, value) for value in (budget.limit, least, most)]
         raise UsageError(
@@ -75,7 +115,16 @@ def name_of(budgets: Sequence[Budget]) -> str:
     return "+".join(sorted({budget.text for budget in budgets}))
 
 
-def _shown(measure: str, value: float) -> str:
+def _read(text: str) -> tuple[float, str]:
+    """(amount, unit in lower case)."""
+    found = _SHAPE.fullmatch(text.strip())
+    amount, unit = (float(found[1]), found[2].lower()) if found else (0.0, "")
+    if unit not in (*_UNITS, "xmtl", "xstl"):
+        raise UsageError(f"a budget must be a number with a unit, such as {FORMS}; found '{text}'")
+    return amount, unit
+
+
+def _shown(measure: Measure, value: float) -> str:
     if measure == "macs":
         return f"{2e-9 * value:.4g} GFLOPs"
-    return f"{1e-6 * value:.4g} M parameters"
+    return f"{1e-6 * value:.4g} M parameters" if measure == "params" else f"{1e3 * value:.4g} ms"

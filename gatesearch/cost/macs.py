@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from gatesearch.cost.record import Cost
 from gatesearch.errors import UsageError
 
 HEADS = "heads"
@@ -49,40 +49,6 @@ unsafe_chunk unsafe_split upsample_bicubic2d upsample_bilinear2d upsample_neares
 upsample_nearest2d var view_as vstack where zero zeros_like
 """
 FREE = frozenset(f"aten::{name}" for name in _FREE_NAMES.split())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Cost of one forward pass.
-
-    Attributes:
-        macs: Multiply-adds of the whole network, heads included.
-        backbone_macs: Multiply-adds of everything outside the submodule named `heads`.
-        params: Parameters, shared ones once.
-        uncounted: Operators that nobody counted, name -> calls.
-        disagreements: One line for each counter whose figure differs from `macs`' own.
-    """
-
-    macs: int
-    backbone_macs: int
-    params: int
-    uncounted: Mapping[str, int] = field(default_factory=dict)
-    disagreements: tuple[str, ...] = ()
-
-    @property
-    def gflops(self) -> float:
-        """FLOPs of the whole network in 1e9, two for a multiply-add."""
-        return 2e-9 * self.macs
-
-    @property
-    def backbone_gflops(self) -> float:
-        """FLOPs outside the heads in 1e9, two for a multiply-add."""
-        return 2e-9 * self.backbone_macs
-
-    @property
-    def params_m(self) -> float:
-        """Parameters in millions."""
-        return 1e-6 * self.params
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...], *, cross_check: bool = True) -> Cost:
@@ -346,10 +312,12 @@ def _thop_count(model: nn.Module, image: Tensor) -> int:
     from thop.vision.basic_hooks import zero_ops
 
     counted = (nn.modules.conv._ConvNd, nn.Linear)
+    # thop goes by type: one with children anywhere, as a container, must stay open.
+    inner = {type(module) for module in model.modules() if next(module.children(), None)}
     free = {
         type(module): zero_ops
         for module in model.modules()
-        if not isinstance(module, counted) and next(module.children(), None) is None
+        if not isinstance(module, counted) and type(module) not in inner
     }
     with torch.device("cpu"):  # thop's sums are tensors; a caller may build under "meta"
         total, _ = profile(model, (image,), custom_ops=free, verbose=False)

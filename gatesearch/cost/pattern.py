@@ -1,29 +1,25 @@
 """The cost of a gate pattern without building its network: exact, fast, and differentiable.
 
-Liveness (`gatesearch.pruning.liveness`) counted with probabilities. Let n_s[l, c] be whether stream
-s reads channel c of node l on behalf of some head, and G_t the gates behind a gated node. Then
-
-    m_t = n_t ∨ n_shared                  the β mix needs what every task chose
-    own_t = m_t ∧ G_t                     the task's own channel is live
-    shared = ⋁_t (m_t ∧ ¬G_t)             the shared channel is live
     cost = Σ_l Σ_streams |live outputs| · inputs · k² · h · w
 
-and a live output of a convolution needs all channels of its source. With a ∧ b = a b and
-a ∨ b = 1 - (1 - a)(1 - b) the same lines give, for G in {0, 1}, the multiply-adds that fvcore
-counts on the extracted network, and for G in (0, 1) what is expected if gates were drawn
-independently (up to the dependence between channels that one gate decides together).
+gives for hard gates the multiply-adds that fvcore counts on the extracted network, and for
+probabilities what is expected (`gatesearch.cost.live`); parameters likewise. Latency is no such
+sum, but near one of measured layers (`gatesearch.cost.latency`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gatesearch.cost.budget import Budget
+from gatesearch.cost.latency import LatencyTable
+from gatesearch.cost.live import Live, distinct_elements, live_channels
 from gatesearch.cost.macs import count_macs
+from gatesearch.cost.sizes import node_sizes
 from gatesearch.models import InterroGate
-from gatesearch.models.graph import INPUT, Conv, Graph, Node
+from gatesearch.models.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,7 @@ class PatternCost:
         params_a_channel: Convolution -> parameters of one, its norm's included.
         head_macs: Multiply-adds of all heads.
         head_params: Parameters of all heads.
+        latency: Measured layers; without them no latency is known.
     """
 
     graph: Graph
@@ -49,12 +46,20 @@ class PatternCost:
     params_a_channel: Mapping[str, int]
     head_macs: int
     head_params: int
+    latency: LatencyTable | None = None
 
     @classmethod
-    def of(cls, supernet: InterroGate, input_shape: tuple[int, int, int, int]) -> "PatternCost":
+    def of(
+        cls,
+        supernet: InterroGate,
+        input_shape: tuple[int, int, int, int],
+        *,
+        latency: LatencyTable | None = None,
+    ) -> "PatternCost":
         """For a supernet on images (1, 3, H, W)."""
         whole = count_macs(supernet, input_shape, cross_check=False)
-        pixels = _pixels(supernet.graph, (input_shape[2], input_shape[3]))
+        sizes = node_sizes(supernet.graph, (input_shape[2], input_shape[3]))
+        pixels = {name: height * width for name, (height, width) in sizes.items()}
         weights = {conv.name: conv.inputs * conv.kernel**2 for conv in supernet.graph.convs}
         return cls(
             graph=supernet.graph,
@@ -65,7 +70,12 @@ class PatternCost:
             params_a_channel={name: count + 2 for name, count in weights.items()},
             head_macs=whole.macs - whole.backbone_macs,
             head_params=sum(p.numel() for p in supernet.heads.parameters()),
+            latency=latency,
         )
+
+    def live(self, gates: Mapping[str, Tensor]) -> Live:
+        """Live channels of patterns; `gates` as for `macs`."""
+        return live_channels(self.graph, gates, mixed=self.mixed)
 
     def macs(self, gates: Mapping[str, Tensor]) -> Tensor:
         """Multiply-adds of the whole network, heads included.
@@ -76,23 +86,33 @@ class PatternCost:
         Returns:
             (...) float64: whole numbers where the gates are.
         """
-        live, _ = self._live(gates)
-        return self.head_macs + _total(live, self.macs_a_channel)
+        return self._macs(self.live(gates))
 
     def params(self, gates: Mapping[str, Tensor]) -> Tensor:
         """Parameters of the whole network, those of the mix included; as `macs`."""
-        live, mixes = self._live(gates)
-        total = self.head_params + _total(live, self.params_a_channel)
-        return total + _total(mixes, dict.fromkeys(mixes, self.tasks)) if mixes else total
+        return self._params(self.live(gates))
+
+    def seconds(self, gates: Mapping[str, Tensor]) -> Tensor:
+        """Latency by the table of measured layers; as `macs`.
+
+        Raises:
+            ValueError: There is no such table.
+        """
+        return self._seconds(self.live(gates), gates)
 
     def share(self, gates: Mapping[str, Tensor], budgets: Sequence[Budget]) -> Tensor:
-        """The largest share of any budget that patterns take, (...); at most 1 inside all."""
-        measured = [
-            self.macs(gates) if budget.measure == "macs" else self.params(gates)
-            for budget in budgets
-        ]
-        limits = [budget.limit for budget in budgets]
-        return torch.stack([m / limit for m, limit in zip(measured, limits, strict=True)]).amax(0)
+        """The largest share of any budget that patterns take, (...); at most 1 inside all.
+
+        Raises:
+            ValueError: A budget of latency, and no table of measured layers.
+        """
+        live = self.live(gates)
+        measures: dict[str, Callable[[], Tensor]] = {
+            "macs": lambda: self._macs(live),
+            "params": lambda: self._params(live),
+            "latency": lambda: self._seconds(live, gates),
+        }
+        return torch.stack([measures[b.measure]() / b.limit for b in budgets]).amax(0)
 
     def overrun(self, open_probability: Mapping[str, Tensor], budgets: Sequence[Budget]) -> Tensor:
         """The regulariser `flops`: max(0, expected cost / budget - 1), a scalar.
@@ -101,47 +121,26 @@ class PatternCost:
         """
         return (self.share(open_probability, budgets) - 1).clamp(min=0).float()
 
-    def _live(self, gates: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(convolution -> (..., T+1, C) live outputs, gated node -> (..., 1, C) live mixes)."""
-        first = gates[self.gated[0]]
-        batch = first.shape[:-2]
-        last = self.graph.nodes[-1]
-        ends = torch.ones(*batch, self.tasks + 1, last.outputs, device=first.device)
-        ends[..., -1, :] = 0
-        needed: dict[str, Tensor] = {last.name: ends}
-        live: dict[str, Tensor] = {}
-        mixes: dict[str, Tensor] = {}
-        for node in reversed(self.graph.nodes):
-            need = needed.pop(node.name)
-            if node.name in gates:
-                need, mix = self._through_gates(node, need, gates[node.name].to(need.dtype))
-                if mix is not None:
-                    mixes[node.name] = mix
-            if isinstance(node, Conv):
-                live[node.name] = need
-                some = 1 - (1 - need).prod(-1, keepdim=True)
-                self._ask(needed, node.source, some.expand(*batch, self.tasks + 1, node.inputs))
-            else:
-                for source in node.sources:
-                    self._ask(needed, source, need)
-        return live, mixes
+    def _macs(self, live: Live) -> Tensor:
+        return self.head_macs + _total(live.outputs, self.macs_a_channel)
 
-    def _through_gates(
-        self, node: Node, need: Tensor, gates: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """What is needed of each stream before the gate, and of the mix."""
-        tasks, shared, mix = need[..., :-1, :], need[..., -1:, :], None
-        if node.name in self.mixed:
-            tasks = 1 - (1 - tasks) * (1 - shared)
-            if self.tasks > 1:
-                mix = shared * (1 - (1 - gates).prod(-2, keepdim=True))
-        closed = 1 - (1 - tasks * (1 - gates)).prod(-2, keepdim=True)
-        return torch.cat([tasks * gates, closed], -2), mix
+    def _params(self, live: Live) -> Tensor:
+        total = self.head_params + _total(live.outputs, self.params_a_channel)
+        if live.mixes:
+            total = total + _total(live.mixes, dict.fromkeys(live.mixes, self.tasks))
+        return total
 
-    def _ask(self, needed: dict[str, Tensor], source: str, need: Tensor) -> None:
-        if source != INPUT:
-            old = needed.get(source)
-            needed[source] = need if old is None else 1 - (1 - old) * (1 - need)
+    def _seconds(self, live: Live, gates: Mapping[str, Tensor]) -> Tensor:
+        if self.latency is None:
+            raise ValueError(
+                "the latency of a pattern needs measured layers; found none: pass `latency` to "
+                "PatternCost.of"
+            )
+        return self.latency.seconds(
+            outputs={name: x.sum(-1) for name, x in live.outputs.items()},
+            elements=distinct_elements(self.graph, gates, live.elements),
+            mixes={name: x.sum((-2, -1)) for name, x in live.mixes.items()},
+        )
 
 
 def _total(live: Mapping[str, Tensor], weights: Mapping[str, int]) -> Tensor:
@@ -149,19 +148,3 @@ def _total(live: Mapping[str, Tensor], weights: Mapping[str, int]) -> Tensor:
     return torch.stack([x.sum((-2, -1)).double() * weights[name] for name, x in live.items()]).sum(
         0
     )
-
-
-def _pixels(graph: Graph, size: tuple[int, int]) -> dict[str, int]:
-    """Pixels of every node's output for images of `size`."""
-    sizes = {INPUT: size}
-    for node in graph:
-        height, width = sizes[node.sources[0]]
-        if isinstance(node, Conv):
-            reach = node.dilation * (node.kernel - 1)
-            height, width = (
-                (side + 2 * node.padding - reach - 1) // node.stride + 1 for side in (height, width)
-            )
-        elif len(node.sources) == 1:  # the stem's pooling
-            height, width = ((side - 1) // 2 + 1 for side in (height, width))
-        sizes[node.name] = (height, width)
-    return {name: height * width for name, (height, width) in sizes.items()}

@@ -1,12 +1,16 @@
 """From learned gates to a gate pattern that takes a budget up and never exceeds it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from gatesearch.cost.budget import Budget
+from gatesearch.cost.budget import Budget, name_of
 from gatesearch.cost.pattern import PatternCost
+from gatesearch.cost.rounding import allowed_counts, rounded
+from gatesearch.errors import UsageError
 from gatesearch.models.graph import Add, Conv
 
 # A pattern is good enough from this share of the budget on.
@@ -15,7 +19,11 @@ _AT_ONCE = 32  # patterns whose costs are computed together
 
 
 def project(
-    alpha: Mapping[str, Tensor], cost: PatternCost, budgets: Sequence[Budget]
+    alpha: Mapping[str, Tensor],
+    cost: PatternCost,
+    budgets: Sequence[Budget],
+    *,
+    multiple: int = 1,
 ) -> dict[str, Tensor]:
     """Close, or open, gates until a pattern takes between `LEAST` and all of its budgets.
 
@@ -25,16 +33,40 @@ def project(
     order to the nearest pattern inside. Liveness makes costs jump, as where a gate brings a whole
     stream to life; a gate that would jump over the budget stays closed and the next ones are tried.
 
+    With a multiple the pattern found is rounded, and then whole groups of channels are closed,
+    those of the least α / c first, until it is inside, and opened, those of the highest first,
+    while it stays inside. `LEAST` can be missed then: one group of a narrow network can cost more
+    than 1 - `LEAST` of the budget, and groups are tried in order, not in combination.
+
     Args:
         alpha: Gated node -> (T, C) logits.
         cost: Of the supernet's patterns.
-        budgets: All of them hold; every one is at least the cost of all gates closed.
+        budgets: All of them hold.
+        multiple: Of the channels that each task owns and shares in a gated node (`rounded`).
 
     Returns:
         Gated node -> (T, C) bool.
+
+    Raises:
+        UsageError: A budget is less than the cost of all gates closed.
     """
+    closed = {name: torch.zeros(a.shape, dtype=torch.bool) for name, a in alpha.items()}
+    least = float(cost.share(closed, budgets))
+    if least > 1:
+        raise UsageError(
+            f"budgets must be at least what all gates closed cost; found {name_of(budgets)}, of "
+            f"which they take {least:.4g}; raise the budget"
+        )
+    logits = {name: a.detach().cpu().double() for name, a in alpha.items()}
+    gates = _projected(logits, cost, budgets)
+    return gates if multiple == 1 else _in_groups(gates, logits, cost, budgets, multiple)
+
+
+def _projected(
+    alpha: Mapping[str, Tensor], cost: PatternCost, budgets: Sequence[Budget]
+) -> dict[str, Tensor]:
     names = list(alpha)
-    logits = torch.cat([alpha[name].detach().cpu().double().flatten() for name in names])
+    logits = torch.cat([alpha[name].flatten() for name in names])
     sizes = torch.cat([torch.full((alpha[n].numel(),), float(_price(cost, n))) for n in names])
     order = (logits / sizes).argsort(descending=True, stable=True)
     shapes = [tuple(alpha[name].shape) for name in names]
@@ -73,6 +105,87 @@ def project(
                 inside = outside
     parts = pattern(inside).split([t * c for t, c in shapes])
     return {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+
+
+def _in_groups(
+    gates: Mapping[str, Tensor],
+    alpha: Mapping[str, Tensor],
+    cost: PatternCost,
+    budgets: Sequence[Budget],
+    multiple: int,
+) -> dict[str, Tensor]:
+    """The rounded pattern, brought inside the budgets and up to them by whole groups."""
+
+    def share(pattern: Mapping[str, Tensor]) -> float:
+        return float(cost.share(pattern, budgets))
+
+    start = rounded(gates, alpha, multiple=multiple)
+    groups = _groups(start, alpha, cost, multiple, opened=True)[::-1]
+
+    def without(count: int) -> dict[str, Tensor]:
+        """The rounded pattern less the first so many groups."""
+        own = {name: gate.clone() for name, gate in start.items()}
+        for group in groups[:count]:
+            own[group.node][group.task, group.channels] = False
+        return rounded(own, alpha, multiple=multiple)
+
+    outside, inside = -1, 0 if share(start) <= 1 else len(groups)
+    while inside - outside > 1:
+        middle = (outside + inside) // 2
+        outside, inside = (outside, middle) if share(without(middle)) <= 1 else (middle, inside)
+    found = without(inside)
+    taken, refused = share(found), set()
+    for group in _groups(found, alpha, cost, multiple, opened=False):
+        if taken >= LEAST:
+            break
+        if (group.node, group.task) in refused:
+            continue
+        own = found[group.node].clone()
+        own[group.task, group.channels] = True
+        more = found | rounded({group.node: own}, alpha, multiple=multiple)
+        if taken < (now := share(more)) <= 1:
+            found, taken = more, now
+        else:  # the next group costs as much
+            refused.add((group.node, group.task))
+    return found
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Channels of a task at a gated node that open or close together.
+
+    Attributes:
+        worth: Their mean α over the multiply-adds of a channel.
+    """
+
+    node: str
+    task: int
+    channels: Tensor
+    worth: float
+
+
+def _groups(
+    gates: Mapping[str, Tensor],
+    alpha: Mapping[str, Tensor],
+    cost: PatternCost,
+    multiple: int,
+    *,
+    opened: bool,
+) -> list[_Group]:
+    """Open, or closed, channels from one allowed count to the next, the most worth first."""
+    groups = []
+    for name, own in gates.items():
+        counts, price = allowed_counts(own.shape[1], multiple), _price(cost, name)
+        for task, row in enumerate(own):
+            order = alpha[name][task].argsort(descending=True, stable=True)
+            order = order[row[order] == opened]
+            first = 0 if opened else len(row) - len(order)
+            cuts = [count - first for count in counts]
+            for start, stop in pairwise(cut for cut in cuts if 0 <= cut <= len(order)):
+                channels = order[start:stop]
+                worth = float(alpha[name][task, channels].mean()) / price
+                groups.append(_Group(name, task, channels, worth))
+    return sorted(groups, key=lambda group: -group.worth)
 
 
 def _price(cost: PatternCost, name: str) -> int:

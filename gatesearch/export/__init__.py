@@ -12,18 +12,24 @@ from torch import nn
 from gatesearch.export.formats import FORMATS, write_network
 from gatesearch.export.reader import Model, parity, read_model
 from gatesearch.export.shipped import Card, Shipped, card_of, choose
+from gatesearch.export.timing import RUNTIMES, Bench, Figures, Timing, time_models
 from gatesearch.pruning.compact import write_atomic
 
 __all__ = [
     "FORMATS",
+    "RUNTIMES",
+    "Bench",
     "Card",
+    "Figures",
     "Model",
     "Shipped",
+    "Timing",
     "card_of",
     "choose",
     "parity",
     "read_model",
     "ship",
+    "time_models",
     "write_network",
 ]
 

@@ -112,7 +112,8 @@ def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None
         if r.state == "complete" and seed in (None, r.seed)
     }
     if name == "best":
-        within = [r for r in front(record) if r.budget == budget] if budget else front(record)
+        # A budget of latency is stored with its device.
+        within = [r for r in front(record) if not budget or r.budget.split("@")[0] == budget]
         if within:
             return max(within, key=lambda r: delta(record, r, "validation"))
     elif name in named:

@@ -40,6 +40,7 @@ class InterroGate(nn.Module):
         alpha: Node -> (T, C) logits of the gates.
         beta: Node -> (T, C) logits of the mix.
         temperature: Of the estimator; annealed by the training loop.
+        threshold: (T, 1) what α must exceed for a gate to be open; 0 but for nested patterns.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class InterroGate(nn.Module):
         self.head_specs = dict(parts.heads)
         self.estimator = estimator
         self.temperature = 1.0
+        self.register_buffer("threshold", torch.zeros(len(self.tasks), 1), persistent=False)
         self.gated = parts.graph.gated(granularity)
         self.mixed = mixed_nodes(parts.graph, self.gated)
         self.streams = nn.ModuleDict(
@@ -123,12 +125,13 @@ class InterroGate(nn.Module):
 
     def gates(self, name: str) -> Tensor:
         """G of a gated node, (T, C): the estimator's while training, hard in evaluation."""
-        alpha = self.alpha[key(name)]
+        alpha = self.logits()[name]
         return ESTIMATORS[self.estimator](alpha, self.temperature) if self.training else hard(alpha)
 
     def logits(self) -> dict[str, Tensor]:
-        """Gated node -> (T, C) α."""
-        return {name: self.alpha[key(name)] for name in self.gated}
+        """Gated node -> (T, C) α, less the threshold."""
+        threshold = self.get_buffer("threshold")
+        return {name: self.alpha[key(name)] - threshold for name in self.gated}
 
     def open_probability(self) -> dict[str, Tensor]:
         """Gated node -> (T, C) σ(α)."""
@@ -141,12 +144,38 @@ class InterroGate(nn.Module):
     def set_gates(self, gates: Mapping[str, Tensor]) -> None:
         """Put the hard gates into a pattern, node -> (T, C) bool."""
         with torch.no_grad():
+            self.get_buffer("threshold").zero_()
             for name, on in gates.items():
                 self.alpha[key(name)].copy_(on.to(torch.float32) * 2 - 1)
 
+    def open_shares(self, shares: Tensor) -> None:
+        """Open for each task that share of its gates, those with the highest α.
+
+        Patterns of growing shares are nested: what is open stays open.
+
+        Args:
+            shares: (T,) in [0, 1].
+        """
+        with torch.no_grad():
+            alpha = torch.cat(list(self.alpha.values()), 1)
+            ordered = alpha.sort(1, descending=True).values
+            # One beyond either end, so that none or all can be open.
+            ordered = torch.cat([ordered[:, :1] + 2, ordered, ordered[:, -1:] - 2], 1)
+            count = (shares.to(alpha) * alpha.shape[1]).round().long()[:, None]
+            above, below = ordered.gather(1, count), ordered.gather(1, count + 1)
+            self.get_buffer("threshold").copy_((above + below) / 2)
+
+    def plain(self, image: Tensor, *, own: bool) -> dict[str, Tensor]:
+        """Predictions with all gates open (`own`) or closed, without computing anything else."""
+        size = image.shape[-2:]
+        if own:
+            return {task: self.heads[task](self.streams[task](image), size) for task in self.tasks}
+        features = self.streams[SHARED](image)
+        return {task: self.heads[task](features, size) for task in self.tasks}
+
     def open_share(self) -> Tensor:
         """1/L Σ_l mean_c σ(α_t[l]) of every task, (T,): what the hinge regulariser bounds."""
-        return torch.stack([a.sigmoid().mean(1) for a in self.alpha.values()]).mean(0)
+        return torch.stack([p.mean(1) for p in self.open_probability().values()]).mean(0)
 
     def sparsity(self, tau: Tensor) -> Tensor:
         """L_sparsity = 1/T Σ_t max(0, 1/L Σ_l mean_c σ(α_t[l]) - τ_t).

@@ -4,7 +4,7 @@ document     `write_report`: the order of the pages, and the files
 cover        Δ MTL against compute: the front beside the baselines
 comparison   the table in the form of the poster's
 sharing      which layers each task keeps to itself
-history      the search by trial, and what λ and τ do
+history      the search by trial, and what each parameter does
 predictions  real images beside truth and predictions
 curves       losses and gates by epoch
 provenance   all that is needed to judge the figures and get them again

@@ -1,4 +1,4 @@
-"""The search by trial, and what λ and each τ do to gain and cost."""
+"""The search by trial, and what each of its parameters does to gain and cost."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -88,7 +88,7 @@ def _history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
 
 def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[str]) -> Figure:
     figure = style.page(
-        "What λ and τ do",
+        "What the parameters do",
         f"Each parameter of the search against gain and cost, {len(trials)} complete trials, "
         "validation",
     )
@@ -145,15 +145,15 @@ def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[st
 
 
 def _parameters(record: StudyRecord) -> list[str]:
-    return ["lambda_s", *(f"tau.{task.name}" for task in record.tasks)]
+    tasks = [task.name for task in record.tasks]
+    return ["lambda_s", *(f"tau.{task}" for task in tasks), *(f"share.{task}" for task in tasks)]
 
 
 def _title(name: str, length: int) -> str:
-    return (
-        "λ, weight of sparsity"
-        if name == "lambda_s" and length > 12
-        else ("λ" if name == "lambda_s" else style.clip(f"τ {name.removeprefix('tau.')}", length))
-    )
+    if name == "lambda_s":
+        return "λ, weight of sparsity" if length > 12 else "λ"
+    kind, _, task = name.partition(".")
+    return style.clip(f"τ {task}" if kind == "tau" else f"open, {task}", length)
 
 
 def _number(trial: Result) -> int:

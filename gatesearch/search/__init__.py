@@ -5,6 +5,10 @@
 | `space.py` | what Optuna draws, and the sampler |
 | `bench.py` | data, tasks and runtime of a study, made once a run |
 | `candidate.py` | one network: build, train, prune, count, evaluate |
+| `phases.py` | how a network, gates and nested gates are trained |
+| `hardening.py` | from learned gates to the pattern that is cut |
+| `one_shot.py` | patterns of a one-shot supernet tried, networks chosen |
+| `select.py` | which network of a store to take |
 | `store.py` | what is kept: definition, baselines, trials, test figures |
 | `gallery.py` | predictions on a few test frames, for the report |
 | `method_costs.py` | costs of a study's methods before any training |

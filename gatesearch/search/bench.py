@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gatesearch.cost import LatencyTable
 from gatesearch.datasets import DATASETS, Pack, ensure_pack
 from gatesearch.errors import DataError, UsageError, unknown
 from gatesearch.models import build_model
@@ -23,6 +24,19 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
+class Stopwatch:
+    """How latency is measured where a budget bounds it.
+
+    Attributes:
+        runtime: Device and memory format.
+        table: Measured layers of the study's supernet.
+    """
+
+    runtime: Runtime
+    table: LatencyTable
+
+
+@dataclass(frozen=True)
 class Bench:
     """A study ready to train on.
 
@@ -34,6 +48,7 @@ class Bench:
         test: The official test part.
         runtime: Device, precision, memory format.
         data: Digest of what was read, for the store.
+        stopwatch: For budgets of latency; None without one.
     """
 
     study: Study
@@ -43,6 +58,7 @@ class Bench:
     test: Frames
     runtime: Runtime
     data: dict[str, Any]
+    stopwatch: Stopwatch | None = None
 
     @property
     def weights(self) -> dict[str, float]:
@@ -101,7 +117,7 @@ def open_bench(study: Study, *, data: Path, stored: dict[str, str] | None, emit:
     train, validation = carve(len(chosen), validation=spec.validation, seed=spec.validation_seed)
     test = spread(pack.frames("test"), spec.test_frames)
     size = study.protocol.size
-    parts = {
+    parts: dict[str, Any] = {
         "train": Frames(pack, "train", indices=[chosen[i] for i in train], tasks=tasks, size=size),
         "validation": Frames(
             pack, "train", indices=[chosen[i] for i in validation], tasks=tasks, size=size
@@ -136,3 +152,14 @@ def _runtime(study: Study, stored: dict[str, str] | None, emit: Emit) -> Runtime
 
 def _digest(pack: Pack, counts: dict[str, int]) -> dict[str, Any]:
     return {"pack": pack.name, "sha256": pack.digest, **counts, "notes": list(pack.manifest.notes)}
+
+
+def progress(emit: Emit, stage: str, done: int, total: int, unit: str) -> None:
+    """Tell how far a stage is."""
+    if total:
+        emit(
+            {
+                "event": "progress", "stage": stage, "done": min(done, total), "total": total,
+                "unit": unit, "message": "",
+            }
+        )  # fmt: skip

@@ -1,27 +1,29 @@
 """One network from specification to result: build, train, prune, count, evaluate."""
 
+import copy
 import importlib.metadata
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from gatesearch.cost import Budget, PatternCost, count_macs, name_of, project
+from gatesearch.cost import Budget, PatternCost, count_macs, median_latency, name_of
 from gatesearch.errors import StudyRefusedError
 from gatesearch.models import MTL, STL, InterroGate, build_model, needs_stl
 from gatesearch.pruning import CompactNet, extract, load_compact, save_compact, sharing
 from gatesearch.pruning.compact import write_atomic
 from gatesearch.results import Result
 from gatesearch.search.bench import Bench, Emit
-from gatesearch.search.space import taus
+from gatesearch.search.hardening import harden, opened
+from gatesearch.search.phases import fit, spans, train_gates, train_nested
 from gatesearch.study import Study
-from gatesearch.training import History, evaluate, recompute_statistics, train
+from gatesearch.training import History, evaluate, recompute_statistics
 
 MODEL = "model"
 TENSORS = ".safetensors"
@@ -37,8 +39,9 @@ class Candidate:
         trial: Number in the store; None for a baseline.
         params: `lambda_s`, `tau.<task>` and `regulariser` of a trial.
         budgets: Upper bounds on the cost of a trial's network.
-
-    A candidate of InterroGate without a trial is the multi-task warm-up of its trials.
+        role: A network of its own, or what trials start from: the multi-task warm-up, or the
+            one-shot supernet.
+        one_shot: Whether a trial is cut from the one-shot supernet; `params` are `share.<task>`.
     """
 
     method: str
@@ -46,27 +49,31 @@ class Candidate:
     trial: int | None = None
     params: Mapping[str, float | str] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
+    role: Literal["network", "warmup", "supernet"] = "network"
+    one_shot: bool = False
 
     @property
     def label(self) -> str:
         """For people: `trial 3`, `mtl`."""
         if self.trial is not None:
             return f"trial {self.trial}"
-        return "warm-up" if self.method == "interrogate" else self.method
+        return {"network": self.method, "warmup": "warm-up", "supernet": "supernet"}[self.role]
 
     def folder(self, out: Path) -> Path:
         """Where its network is kept."""
         if self.trial is not None:
             return out / "trials" / f"{self.trial:04d}"
-        if self.method == "interrogate":
-            return out / "warmups" / f"seed{self.seed}"
+        if self.role != "network":
+            return out / f"{self.role}s" / f"seed{self.seed}"
         return out / "baselines" / f"{self.method}-seed{self.seed}"
 
 
 def starts_from(candidate: Candidate, study: Study) -> Candidate | None:
     """Whose trained network a candidate's begins with; None where its weights are drawn."""
-    if candidate.trial is not None and _phases(study)[0]:
-        return Candidate(candidate.method, candidate.seed)
+    if candidate.one_shot:
+        return Candidate(candidate.method, candidate.seed, role="supernet")
+    if candidate.method == "interrogate" and candidate.role != "warmup" and _warms_up(study):
+        return Candidate(candidate.method, candidate.seed, role="warmup")
     if needs_stl(study, candidate.method):
         return Candidate("stl", candidate.seed)
     return None
@@ -93,43 +100,25 @@ def train_candidate(
     if start is not None and start.method == candidate.method:  # its own warm-up
         history = History({name: list(c) for name, c in start.curves.items()}, epochs=start.epochs)
     layers: tuple[str, ...] = ()
-    shares: Mapping[str, tuple[float, ...]] = {}
-    if isinstance(model, InterroGate):
-        network, own, pflops = _train_supernet(model, candidate, bench, emit)
-        layers, shares = sharing(model)
-    else:
-        warmup = (0, _phases(study)[0]) if candidate.method == "interrogate" else None
-        network = model
-        own, pflops = _fit(model, candidate, bench, emit, span=warmup)
+    own_shares: Mapping[str, tuple[float, ...]] = {}
+    network, own, pflops = _trained(model, candidate, bench, emit)
+    if isinstance(model, InterroGate) and candidate.role == "network":
+        layers, own_shares = sharing(model)
     history.follow(own)
-    emit({"event": "log", "message": f"{candidate.label}: measuring"})
-    recompute_statistics(
-        network, bench.train, runtime=bench.runtime, batch_size=study.training.batch_size
-    )
-    cost = count_macs(network, bench.input_shape)
-    assert all(budget.share(cost) <= 1 for budget in candidate.budgets)
-    for line in cost.disagreements:
-        emit({"event": "warning", "message": f"{candidate.label}: {line}"})
-    metrics = evaluate(
-        network,
-        bench.validation,
-        bench.tasks,
-        runtime=bench.runtime,
-        batch_size=study.training.batch_size,
-    )
+    measured: dict[str, Any] = {}
+    if candidate.role != "supernet":  # which is no network to compare
+        emit({"event": "log", "message": f"{candidate.label}: measuring"})
+        measured = _measured(network, candidate, bench, emit)
     _keep(network, candidate.folder(out))
     reused = start or Result(candidate.method, candidate.seed)
     return Result(
         method=candidate.method,
         seed=candidate.seed,
         trial=candidate.trial,
+        role=candidate.role,
         budget=name_of(candidate.budgets),
         params=dict(candidate.params),
-        metrics={"validation": metrics},
-        gflops=cost.gflops,
-        backbone_gflops=cost.backbone_gflops,
-        params_m=cost.params_m,
-        uncounted=dict(cost.uncounted),
+        **measured,
         epochs=history.epochs,
         train_seconds=history.seconds + reused.train_seconds,
         train_images=history.images + reused.train_images,
@@ -139,9 +128,47 @@ def train_candidate(
         reused_pflops=reused.train_pflops,
         curves=history.curves,
         layers=layers,
-        sharing=shares,
+        sharing=own_shares,
         environment=_environment(bench),
     )
+
+
+def _measured(network: nn.Module, candidate: Candidate, bench: Bench, emit: Emit) -> dict[str, Any]:
+    """Cost and validation metrics, as fields of `Result`."""
+    size = bench.study.training.batch_size
+    options: dict[str, Any] = {"runtime": bench.runtime, "batch_size": size}
+    recompute_statistics(network, bench.train, **options)
+    cost = count_macs(network, bench.input_shape)
+    bounds = [budget for budget in candidate.budgets if budget.measure != "latency"]
+    assert all(budget.share(cost) <= 1 for budget in bounds)
+    for line in cost.disagreements:
+        emit({"event": "warning", "message": f"{candidate.label}: {line}"})
+    return {
+        "metrics": {"validation": evaluate(network, bench.validation, bench.tasks, **options)},
+        "gflops": cost.gflops,
+        "backbone_gflops": cost.backbone_gflops,
+        "params_m": cost.params_m,
+        "uncounted": dict(cost.uncounted),
+        "latency_ms": _latency_ms(network, candidate, bench, emit),
+    }
+
+
+def _latency_ms(network: nn.Module, candidate: Candidate, bench: Bench, emit: Emit) -> float | None:
+    """As it is measured now, where a budget asks for it."""
+    limits = [1e3 * b.limit for b in candidate.budgets if b.measure == "latency"]
+    if not limits or bench.stopwatch is None:
+        return None
+    twin = copy.deepcopy(network).float()
+    found = 1e3 * median_latency(twin, bench.input_shape, bench.stopwatch.runtime)
+    if found > min(limits):
+        emit(
+            {
+                "event": "warning",
+                "message": f"{candidate.label}: took {found:.3g} ms now, and was inside "
+                f"{min(limits):.3g} ms when it was cut: the device has become slower",
+            }
+        )
+    return found
 
 
 def measure_on_test(result: Result, bench: Bench, *, out: Path) -> dict[str, float]:
@@ -163,11 +190,10 @@ def load_network(result: Result, bench: Bench, *, out: Path) -> nn.Module:
 def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
     """The kept network of a result, on the processor, in evaluation mode."""
     candidate = Candidate(result.method, result.seed, result.trial)
-    stem = candidate.folder(out) / MODEL
     if result.method == "interrogate":
-        return load_compact(stem)
+        return load_compact(candidate.folder(out) / MODEL)
     model = build_model(study, result.method, seed=result.seed, pretrained=False)
-    model.load_state_dict(_state(stem.with_suffix(TENSORS)))
+    model.load_state_dict(network_state(candidate, out=out))
     return model.eval()
 
 
@@ -186,116 +212,61 @@ def as_compact(network: nn.Module, study: Study) -> nn.Module:
     return extract(supernet)
 
 
-def _phases(study: Study) -> tuple[int, int]:
-    """(last epoch of the warm-up, last of the gates) of an InterroGate network."""
-    return study.interrogate.phases(study.training_of("interrogate").epochs)
+def _warms_up(study: Study) -> bool:
+    return spans(study, one_shot=False)[0] > 0
 
 
 def _build(candidate: Candidate, study: Study, out: Path) -> nn.Module:
     """The network of a candidate with its first weights; for a warm-up a multi-task network."""
     start = starts_from(candidate, study)
-    state = None if start is None else _state((start.folder(out) / MODEL).with_suffix(TENSORS))
-    if candidate.trial is not None and state is not None and _phases(study)[0]:
-        supernet = build_model(study, "interrogate", seed=candidate.seed, pretrained=False)
-        assert isinstance(supernet, InterroGate)
+    state = None if start is None else network_state(start, out=out)
+    if start is None or start.method == "stl":
+        method = "mtl" if candidate.role == "warmup" else candidate.method
+        return build_model(study, method, seed=candidate.seed, stl=state)
+    supernet = build_model(study, "interrogate", seed=candidate.seed, pretrained=False)
+    assert isinstance(supernet, InterroGate)
+    assert state is not None
+    if start.role == "warmup":
         supernet.clone_streams(state)
-        return supernet
-    warmup = candidate.method == "interrogate" and candidate.trial is None
-    return build_model(study, "mtl" if warmup else candidate.method, seed=candidate.seed, stl=state)
+    else:
+        supernet.load_state_dict(state)
+        opened(supernet, candidate.params)
+    return supernet
 
 
-def _train_supernet(
-    supernet: InterroGate, candidate: Candidate, bench: Bench, emit: Emit
+def _trained(
+    model: nn.Module, candidate: Candidate, bench: Bench, emit: Emit
 ) -> tuple[nn.Module, History, float]:
-    """The phase of the gates, extraction, fine-tuning: (compact network, history, PFLOPs)."""
-    gates = bench.study.interrogate
-    weight = float(candidate.params["lambda_s"])
-    pattern_cost = PatternCost.of(supernet, bench.input_shape) if candidate.budgets else None
-    tau = torch.tensor(taus(candidate.params, supernet.tasks)).to(bench.runtime.device)
-    cold, hot = gates.temperature[1], gates.temperature[0]
-
-    risen = 1.0
-
-    def anneal(share: float) -> None:
-        nonlocal risen
-        supernet.temperature = hot * (cold / hot) ** share
-        risen = min(1.0, share / gates.ramp) if gates.ramp else 1.0
-
-    def observe() -> dict[str, float]:
-        hard = supernet.hard_gates().values()
-        counts = torch.stack([on.float().mean(1) for on in hard]).mean(0).tolist()
-        opened = {f"open.{task}": share for task, share in zip(supernet.tasks, counts, strict=True)}
-        with torch.no_grad():
-            return {"sparsity": float(supernet.sparsity(tau)), **opened}
-
-    regulariser = candidate.params.get("regulariser", bench.study.search.regulariser[0])
-
-    def penalty() -> Tensor:
-        if regulariser == "hinge":
-            return weight * risen * supernet.sparsity(tau)
-        assert pattern_cost is not None
-        return weight * risen * pattern_cost.overrun(supernet.open_probability(), candidate.budgets)
-
-    _, last = phases = _phases(bench.study)
-    history, pflops = _fit(
-        supernet,
-        candidate,
-        bench,
-        emit,
-        span=phases,
-        penalty=penalty,
-        before_step=anneal,
-        observe=observe,
-        rate=lambda name: gates.lr if name.startswith(("alpha.", "beta.")) else 1.0,
-    )
-    if pattern_cost is not None:
-        supernet.set_gates(project(dict(supernet.logits()), pattern_cost, candidate.budgets))
-    compact = extract(supernet)
-    epochs = bench.study.training_of(candidate.method).epochs
-    if last < epochs:
-        tuned, more = _fit(compact, candidate, bench, emit, span=(last, epochs))
+    """All phases of a candidate: (network, history, PFLOPs)."""
+    one_shot = candidate.one_shot or candidate.role == "supernet"
+    warmup, gates, end = spans(bench.study, one_shot=one_shot)
+    told: dict[str, Any] = {
+        "method": candidate.method, "seed": candidate.seed, "label": candidate.label, "emit": emit,
+    }  # fmt: skip
+    if not isinstance(model, InterroGate):
+        span = (0, warmup) if candidate.role == "warmup" else None
+        return model, *fit(model, bench, span=span, **told)
+    if candidate.role == "supernet":
+        return model, *train_nested(model, bench, span=(warmup, gates), **told)
+    history, pflops = History(), 0.0
+    budgets = candidate.budgets
+    table = None if bench.stopwatch is None else bench.stopwatch.table
+    cost = PatternCost.of(model, bench.input_shape, latency=table) if budgets else None
+    if not candidate.one_shot:
+        history, pflops = train_gates(
+            model, candidate.params, bench, budgets=budgets, cost=cost,
+            span=(warmup, gates), **told,
+        )  # fmt: skip
+    harden(
+        model, bench, cost=cost, budgets=budgets, fill=not candidate.one_shot,
+        label=candidate.label, emit=emit,
+    )  # fmt: skip
+    compact = extract(model)
+    if gates < end:
+        tuned, more = fit(compact, bench, span=(gates, end), **told)
         history.follow(tuned)
         pflops += more
     return bench.runtime.place(compact), history, pflops
-
-
-def _fit(
-    model: nn.Module, candidate: Candidate, bench: Bench, emit: Emit, **options: Any
-) -> tuple[History, float]:
-    """Train on the device: (history, PFLOPs)."""
-    spec = bench.study.training_of(candidate.method)
-    forward = count_macs(model, bench.input_shape, cross_check=False).gflops
-
-    def report(epoch: int, values: Mapping[str, float]) -> None:
-        losses = " ".join(
-            f"{name.removeprefix('loss.')} {value:.3f}"
-            for name, value in values.items()
-            if name.startswith("loss.")
-        )
-        emit(
-            {
-                "event": "progress",
-                "stage": candidate.label,
-                "done": epoch,
-                "total": spec.epochs,
-                "unit": "epochs",
-                "message": losses,
-                **values,
-            }
-        )
-
-    history = train(
-        bench.runtime.place(model),
-        bench.train,
-        bench.tasks,
-        weights=bench.weights,
-        spec=spec,
-        runtime=bench.runtime,
-        seed=candidate.seed,
-        on_epoch=report,
-        **options,
-    )
-    return history, 3 * forward * history.images / 1e6
 
 
 def _keep(network: nn.Module, folder: Path) -> None:
@@ -307,7 +278,13 @@ def _keep(network: nn.Module, folder: Path) -> None:
     write_atomic((folder / MODEL).with_suffix(TENSORS), save(state))
 
 
-def _state(path: Path) -> dict[str, Tensor]:
+def network_state(candidate: Candidate, *, out: Path) -> dict[str, Tensor]:
+    """Weights of a kept network.
+
+    Raises:
+        StudyRefusedError: The file is gone or damaged.
+    """
+    path = (candidate.folder(out) / MODEL).with_suffix(TENSORS)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -2,16 +2,24 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from gatesearch.cost import Budget, name_of, parse_budget
+from gatesearch.cost import Budget, measure_layers, measure_of, name_of, parse_budget
 from gatesearch.errors import StudyRefusedError, UsageError
-from gatesearch.models import build_model, method_of, needs_stl
+from gatesearch.models import InterroGate, build_model, method_of, needs_stl
 from gatesearch.results import Result, StudyRecord, TaskInfo, delta_mtl, front
-from gatesearch.search.bench import Bench, Emit, check_dataset, open_bench
+from gatesearch.search.bench import (
+    Bench,
+    Emit,
+    Stopwatch,
+    check_dataset,
+    open_bench,
+    progress,
+)
 from gatesearch.search.candidate import (
     Candidate,
     measure_on_test,
@@ -20,11 +28,12 @@ from gatesearch.search.candidate import (
 )
 from gatesearch.search.gallery import draw_gallery
 from gatesearch.search.method_costs import costs
-from gatesearch.search.space import draw, sampler
+from gatesearch.search.one_shot import Chooser, chooser
+from gatesearch.search.space import directions, draw, draw_shares, sampler, search_of
 from gatesearch.search.store import Store, explained, locked, open_store
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
-from gatesearch.training import TrainingError
+from gatesearch.training import TrainingError, resolve_runtime
 
 
 def run(
@@ -35,20 +44,25 @@ def run(
     data: Path,
     emit: Emit,
     budgets: Sequence[str] = (),
+    prefer: Mapping[str, float] | None = None,
+    device: str = "",
 ) -> StudyRecord:
-    """Bring a study to a total of `n_trials` trials, and measure its networks on the test part.
+    """Bring a search to a total of `n_trials` trials, and measure its networks on the test part.
 
     What the store already has is never trained again: the same call continues where the last one
     ended, and with nothing left to do it only reads.
 
     Args:
         study: The definition; its `methods` are the baselines, trained first.
-        n_trials: Total of the study; 0 trains the baselines and searches nothing.
+        n_trials: Total of the search, `search.mode = "one_shot"` being one of its own; 0 trains the
+            baselines and searches nothing.
         out: The store's folder.
         data: Folder of packs.
         emit: Receives events.
         budgets: Upper bounds on every trial's cost, as `parse_budget` reads them; `n_trials`
             then counts the trials under these bounds, which share baselines with all others.
+        device: Where latency is measured, for budgets of it; the one trained on by default.
+        prefer: Task -> how much it matters (`delta_mtl`) in the choice of one-shot networks.
 
     Raises:
         UsageError: A definition that cannot be built, or a budget that cannot be reached.
@@ -57,29 +71,71 @@ def run(
         TrainingError: The single-task networks, which everything is measured against, failed.
     """
     baselines = _checked(study)
-    bounds = parse_budgets(study, budgets)
-    budget = name_of(bounds)
+    stopwatch = start_stopwatch(study, device) if timed(budgets) else None
+    bounds = parse_budgets(study, budgets, stopwatch)
+    one_shot = study.search.mode == "one_shot"
+    search = search_of(name_of(bounds), one_shot=one_shot)
     with explained(out), locked(out):
         store = open_store(study, folder=out, tasks=task_infos(study))
         stale = store.close_running()
         if stale:
             emit({"event": "log", "message": f"{stale} interrupted trial(s) will be run anew"})
-        bench = _bench(study, store, data=data, emit=emit)
+        bench = replace(_bench(study, store, data=data, emit=emit), stopwatch=stopwatch)
         _train_baselines(baselines, bench, store, emit)
         stl = _known(Candidate("stl", study.seed), store)
         assert stl is not None
-        if store.finished(budget) < n_trials:
-            _train_warmup(bench, store, emit)
-        while (finished := store.finished(budget)) < n_trials:
-            _progress(emit, "search", finished, n_trials, "trials")
-            _one_trial(finished, bounds, bench, store, stl, emit)
-        _progress(emit, "search", store.finished(budget), n_trials, "trials")
+        choose: Chooser | None = None
+        if store.finished(search) < n_trials:
+            first = Candidate("interrogate", study.seed, 0, one_shot=one_shot)
+            _train_start(first, bench, store, emit)
+            if one_shot:
+                choose = chooser(bench, store, stl, budgets=bounds, prefer=prefer or {}, emit=emit)
+        while (finished := store.finished(search)) < n_trials:
+            progress(emit, "search", finished, n_trials, "trials")
+            _one_trial(search, finished, bounds, choose, bench, store, stl, emit)
+        progress(emit, "search", store.finished(search), n_trials, "trials")
         _measure_chosen(bench, store, emit)
         return store.record()
 
 
-def parse_budgets(study: Study, budgets: Sequence[str]) -> tuple[Budget, ...]:
+def timed(budgets: Sequence[str]) -> bool:
+    """Whether a budget bounds latency.
+
+    Raises:
+        UsageError: Not a budget.
+    """
+    return "latency" in [measure_of(text) for text in budgets]
+
+
+def start_stopwatch(study: Study, device: str) -> Stopwatch:
+    """Measure the layers of a study's supernet.
+
+    Args:
+        study: The definition.
+        device: `cpu`, `cuda` or `mps`; empty for the one trained on.
+
+    Raises:
+        UsageError: The device is not there.
+    """
+    runtime = resolve_runtime("fp32", study.training.memory_format)
+    there = {"cpu", runtime.device}
+    if device and device not in there:
+        raise UsageError(
+            f"--device must be one that torch can use here ({', '.join(sorted(there))}), found "
+            f"'{device}'; install its driver and a build of torch for it"
+        )
+    runtime = replace(runtime, device=device or runtime.device)
+    supernet = build_model(study, "interrogate", pretrained=False)
+    assert isinstance(supernet, InterroGate)
+    return Stopwatch(runtime, measure_layers(supernet, (1, 3, *study.protocol.size), runtime))
+
+
+def parse_budgets(
+    study: Study, budgets: Sequence[str], stopwatch: Stopwatch | None = None
+) -> tuple[Budget, ...]:
     """Budgets of a study, checked against what its networks can cost.
+
+    A budget of latency is named with its device, as `12ms@cpu`.
 
     Raises:
         UsageError: Not a budget, or out of reach.
@@ -91,7 +147,16 @@ def parse_budgets(study: Study, budgets: Sequence[str]) -> tuple[Budget, ...]:
             )
         return ()
     ends = costs(study, ("mtl", "stl"))
-    return tuple(parse_budget(text, mtl=ends["mtl"], stl=ends["stl"]) for text in budgets)
+    latency = None if stopwatch is None else stopwatch.table.ends
+    parsed = [
+        parse_budget(text, mtl=ends["mtl"], stl=ends["stl"], latency=latency) for text in budgets
+    ]
+    return tuple(
+        replace(budget, text=f"{budget.text}@{stopwatch.runtime.device}")
+        if stopwatch is not None and budget.measure == "latency"
+        else budget
+        for budget in parsed
+    )
 
 
 def task_infos(study: Study) -> tuple[TaskInfo, ...]:
@@ -137,7 +202,7 @@ def _train_baselines(methods: tuple[str, ...], bench: Bench, store: Store, emit:
         name for name, result in known.items() if result is None or result.state != "complete"
     ]
     for done, method in enumerate(missing):
-        _progress(emit, "baselines", done, len(missing), "networks")
+        progress(emit, "baselines", done, len(missing), "networks")
         candidate = Candidate(method, seed)
         stl = _known(Candidate("stl", seed), store)
         try:
@@ -149,14 +214,15 @@ def _train_baselines(methods: tuple[str, ...], bench: Bench, store: Store, emit:
             emit({"event": "warning", "message": f"{method} failed: {error}"})
         store.keep_baseline(result)
         emit({"event": "baseline", "message": _line(method, result, stl, bench)})
-    _progress(emit, "baselines", len(missing), len(missing), "networks")
+    progress(emit, "baselines", len(missing), len(missing), "networks")
 
 
-def _train_warmup(bench: Bench, store: Store, emit: Emit) -> None:
-    """What the trials start from, once a seed."""
-    warmup = starts_from(Candidate("interrogate", bench.study.seed, trial=0), bench.study)
-    if warmup is not None and warmup.method == "interrogate" and _known(warmup, store) is None:
-        store.keep_warmup(_trained(warmup, bench, store, emit))
+def _train_start(candidate: Candidate, bench: Bench, store: Store, emit: Emit) -> None:
+    """What trials start from, and what that starts from, once a seed."""
+    start = starts_from(candidate, bench.study)
+    if start is not None and start.role != "network" and _known(start, store) is None:
+        _train_start(start, bench, store, emit)
+        store.keep_start(_trained(start, bench, store, emit))
 
 
 def _trained(candidate: Candidate, bench: Bench, store: Store, emit: Emit) -> Result:
@@ -166,28 +232,36 @@ def _trained(candidate: Candidate, bench: Bench, store: Store, emit: Emit) -> Re
 
 
 def _known(candidate: Candidate, store: Store) -> Result | None:
-    """The stored result of a baseline or a warm-up."""
+    """The stored result of a baseline, or of what trials start from."""
     record = store.record()
-    for result in (*record.baselines, *record.warmups):
-        if (result.method, result.seed) == (candidate.method, candidate.seed):
+    wanted = (candidate.method, candidate.seed, candidate.role)
+    for result in (*record.baselines, *record.starts):
+        if (result.method, result.seed, result.role) == wanted:
             return result
     return None
 
 
 def _one_trial(
+    search: str,
     finished: int,
     budgets: tuple[Budget, ...],
+    choose: Chooser | None,
     bench: Bench,
     store: Store,
     stl: Result,
     emit: Emit,
 ) -> None:
     study = bench.study
-    chooser = sampler(study.search, seed=study.seed, finished=finished)
-    trial, number = store.ask(name_of(budgets), chooser)
+    own = sampler(study.search, seed=study.seed, finished=finished)
+    trial, number = store.ask(search, own, None if choose is None else choose(finished))
     try:
-        params = draw(trial, study.search, study.task_names)
-        candidate = Candidate("interrogate", study.seed, number, params, budgets)
+        if choose is None:
+            params = draw(trial, study.search, study.task_names)
+        else:
+            params = draw_shares(trial, study.task_names)
+        candidate = Candidate(
+            "interrogate", study.seed, number, params, budgets, one_shot=choose is not None
+        )
         drawn = " ".join(
             f"{name}={value if isinstance(value, str) else format(value, '.3g')}"
             for name, value in params.items()
@@ -196,7 +270,7 @@ def _one_trial(
         try:
             result = _trained(candidate, bench, store, emit)
             gain = _gain(result, stl, bench)
-            values = [gain] if budgets else [gain, result.gflops]
+            values = [gain, result.gflops][: len(directions(search))]
             if not math.isfinite(gain):
                 raise TrainingError("Δ_MTL is undefined: a metric is not a number")
         except (TrainingError, torch.OutOfMemoryError) as error:
@@ -223,7 +297,7 @@ def _measure_chosen(bench: Bench, store: Store, emit: Emit) -> None:
     missing = [result for result in shown if "test" not in result.metrics]
     for done, result in enumerate(missing, start=1):
         store.keep_test(result, measure_on_test(result, bench, out=store.folder))
-        _progress(emit, "test part", done, len(missing), "networks")
+        progress(emit, "test part", done, len(missing), "networks")
     own = [result for result in shown if result.seed == bench.study.seed]
     draw_gallery(own, bench, out=store.folder)
 
@@ -239,13 +313,3 @@ def _line(label: str, result: Result, stl: Result | None, bench: Bench) -> str:
     metrics = " ".join(f"{k} {v:.4g}" for k, v in result.metrics["validation"].items())
     gain = f"Δ_MTL {_gain(result, stl, bench):+.2f} %, " if stl is not None else ""
     return f"{label}: {gain}{result.gflops:.3f} GFLOPs, validation {metrics}"
-
-
-def _progress(emit: Emit, stage: str, done: int, total: int, unit: str) -> None:
-    if total:
-        emit(
-            {
-                "event": "progress", "stage": stage, "done": min(done, total), "total": total,
-                "unit": unit, "message": "",
-            }
-        )  # fmt: skip

@@ -11,10 +11,18 @@ from gatesearch.study import SearchSpec
 Params = dict[str, float | str]
 
 
-def directions(budget: str) -> list[StudyDirection]:
+ONE_SHOT = "one-shot"
+
+
+def search_of(budget: str, *, one_shot: bool) -> str:
+    """Name of the search that a trial belongs to; empty for the free one."""
+    return " ".join([ONE_SHOT, budget]).strip() if one_shot else budget
+
+
+def directions(search: str) -> list[StudyDirection]:
     """Δ_MTL up, GFLOPs down; under a budget, which every trial takes up, Δ_MTL alone."""
     both = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
-    return both[:1] if budget else both
+    return both if search in ("", ONE_SHOT) or search.startswith(f"{ONE_SHOT} ") else both[:1]
 
 
 def draw(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> Params:
@@ -25,6 +33,11 @@ def draw(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> Param
     if len(spec.regulariser) > 1:
         drawn["regulariser"] = trial.suggest_categorical("regulariser", spec.regulariser)
     return drawn
+
+
+def draw_shares(trial: optuna.Trial, tasks: tuple[str, ...]) -> Params:
+    """`share.<task>`: which share of its gates each task opens in a one-shot supernet."""
+    return {f"share.{task}": trial.suggest_float(f"share.{task}", 0.0, 1.0) for task in tasks}
 
 
 def sampler(spec: SearchSpec, *, seed: int, finished: int) -> optuna.samplers.BaseSampler:
@@ -49,6 +62,11 @@ def sampler(spec: SearchSpec, *, seed: int, finished: int) -> optuna.samplers.Ba
             population = max(2, spec.startup)
             return optuna.samplers.NSGAIISampler(seed=own, population_size=population)
         return optuna.samplers.TPESampler(seed=own, n_startup_trials=spec.startup)
+
+
+def shares(params: Mapping[str, float | str], tasks: tuple[str, ...]) -> list[float]:
+    """Share of open gates of a one-shot supernet, in the order of the tasks."""
+    return [float(params[f"share.{task}"]) for task in tasks]
 
 
 def taus(params: Mapping[str, float | str], tasks: tuple[str, ...]) -> list[float]:

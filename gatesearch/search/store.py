@@ -20,6 +20,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
@@ -30,7 +31,8 @@ from gatesearch.study import Study, differences
 DATABASE = "study.db"
 PREDICTIONS = "predictions.npz"
 _BASELINE = "baseline"
-_WARMUP = "warmup"
+_STARTS = ("warmup", "supernet")
+_PATTERNS = "patterns"
 _TEST = "test"
 _INTERRUPTED = "interrupted"
 _MAIN = "gatesearch"
@@ -45,7 +47,7 @@ class Store:
 
     Attributes:
         handle: Holds the attributes, and the trials without a budget.
-        searches: Budget, empty for none -> Optuna study of its trials.
+        searches: Name of a search (`search_of`) -> Optuna study of its trials.
     """
 
     def __init__(self, folder: Path, handle: optuna.Study) -> None:
@@ -58,23 +60,39 @@ class Store:
             if name.startswith(f"{_MAIN} ")
         }
 
-    def search(self, budget: str) -> optuna.Study:
-        """The Optuna study of the trials under a budget; empty for none."""
-        if budget not in self.searches:
-            handle = optuna.create_study(
-                study_name=f"{_MAIN} {budget}",
-                storage=self.handle._storage,
-                directions=directions(budget),
-            )
-            _name_metrics(handle)
-            self.searches[budget] = handle
-        return self.searches[budget]
+    def search(self, name: str) -> optuna.Study:
+        """The Optuna study of a search."""
+        if name not in self.searches:
+            self.searches[name] = self._study(f"{_MAIN} {name}", directions(name))
+        return self.searches[name]
 
-    def ask(self, budget: str, sampler: optuna.samplers.BaseSampler) -> tuple[optuna.Trial, int]:
-        """The next trial of a search, and its number in the whole store."""
-        search = self.search(budget)
+    def patterns(self, seed: int) -> optuna.Study:
+        """The Optuna study of the gate patterns of a one-shot supernet."""
+        return self._study(f"{_PATTERNS} seed {seed}", directions(""))
+
+    def _study(self, name: str, directions: list[StudyDirection]) -> optuna.Study:
+        storage = self.handle._storage
+        handle = optuna.create_study(
+            study_name=name, storage=storage, directions=directions, load_if_exists=True
+        )
+        _name_metrics(handle)
+        return handle
+
+    def ask(
+        self,
+        name: str,
+        sampler: optuna.samplers.BaseSampler,
+        params: Mapping[str, float] | None = None,
+    ) -> tuple[optuna.Trial, int]:
+        """The next trial of a search, with these parameters if given, and its number in the store.
+
+        Trials that were prepared and never begun count for nothing.
+        """
+        search = self.search(name)
         number = sum(len(s.get_trials(deepcopy=False)) for s in self.searches.values())
         search.sampler = sampler
+        if params is not None:
+            search.enqueue_trial(dict(params))
         return search.ask(), number
 
     def attribute(self, name: str) -> Any:
@@ -89,9 +107,9 @@ class Store:
         """Keep the result of a baseline, in place of an older one of the same name and seed."""
         self.keep(f"{_BASELINE}/{result.method}/{result.weighting}/{result.seed}", result.to_json())
 
-    def keep_warmup(self, result: Result) -> None:
-        """Keep the result of the warm-up that trials of its seed start from."""
-        self.keep(f"{_WARMUP}/{result.seed}", result.to_json())
+    def keep_start(self, result: Result) -> None:
+        """Keep the result of what trials of its seed start from."""
+        self.keep(f"{result.role}/{result.seed}", result.to_json())
 
     def keep_test(self, result: Result, metrics: Mapping[str, float]) -> None:
         """Keep the test figures of a network."""
@@ -120,20 +138,21 @@ class Store:
                     closed += 1
         return closed
 
-    def finished(self, budget: str = "") -> int:
+    def finished(self, name: str = "") -> int:
         """Trials of a search that came to a result, failures with their reason included."""
-        return len(_ended(self.searches[budget])) if budget in self.searches else 0
+        return len(_ended(self.searches[name])) if name in self.searches else 0
 
     def record(self) -> StudyRecord:
         """Everything in it, for reports."""
         attributes = self.handle.user_attrs
-        baselines, warmups = (
+        baselines, starts = (
             [
                 Result.from_json(value)
+                for kind in kinds
                 for name, value in attributes.items()
                 if name.startswith(f"{kind}/")
             ]
-            for kind in (_BASELINE, _WARMUP)
+            for kinds in ((_BASELINE,), _STARTS)
         )
         first = ("stl", "mtl")
         baselines.sort(key=lambda r: (r.seed, [r.method != name for name in first], r.method))
@@ -152,7 +171,7 @@ class Store:
             tasks=tuple(TaskInfo(**task) for task in attributes["tasks"]),
             baselines=tuple(baselines),
             trials=tuple(sorted(trials, key=lambda result: result.trial or 0)),
-            warmups=tuple(warmups),
+            starts=tuple(starts),
             data=attributes.get("data", {}),
             predictions=predictions if predictions.is_file() else None,
         )

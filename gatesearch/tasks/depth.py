@@ -26,6 +26,10 @@ class Depth:
         """Mean absolute error over known pixels, metres."""
         return masked_mean((prediction[:, 0] - target).abs(), target > 0)
 
+    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+        """Mean absolute difference, metres."""
+        return (prediction - teacher).abs().mean()
+
     def meter(self) -> Meter:
         """RMSE over all known pixels of the part."""
         from gatesearch.tasks.meters import RootMeanSquare

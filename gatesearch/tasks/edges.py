@@ -32,6 +32,12 @@ class Edges:
         total, count = weighted_sum(prediction, target)
         return total / count.clamp(min=1)
 
+    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+        """Cross entropy against the other's probabilities, weighted as the labels' would be."""
+        probability = teacher.sigmoid()
+        weight = POSITIVE_WEIGHT * probability + (1 - POSITIVE_WEIGHT) * (1 - probability)
+        return F.binary_cross_entropy_with_logits(prediction, probability, weight=weight)
+
     def meter(self) -> Meter:
         """The loss over all labelled pixels of the part."""
         from gatesearch.tasks.meters import EdgeLoss

@@ -27,6 +27,10 @@ class Normals:
         """L1 of the normalised prediction, summed over x, y, z, mean over known pixels."""
         return masked_mean((unit(prediction) - target).abs().sum(1), known_normals(target))
 
+    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+        """L1 between unit vectors, summed over x, y, z."""
+        return (unit(prediction) - unit(teacher)).abs().sum(1).mean()
+
     def meter(self) -> Meter:
         """Mean angle over all known pixels of the part."""
         from gatesearch.tasks.meters import MeanAngle

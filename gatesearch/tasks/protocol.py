@@ -58,6 +58,14 @@ class Task(Protocol):
             target: (B, H, W) or (B, C, H, W), in the encoding of the task.
         """
 
+    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+        """Mean distance to another network's prediction over all pixels; no labels are needed.
+
+        Args:
+            prediction: (B, channels, H, W) float32.
+            teacher: Likewise, without gradient.
+        """
+
     def meter(self) -> Meter:
         """A fresh metric."""
 

@@ -37,6 +37,10 @@ class Saliency:
         )
         return total / count
 
+    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+        """Cross entropy against the other's probabilities."""
+        return F.binary_cross_entropy_with_logits(prediction, teacher.sigmoid())
+
     def meter(self) -> Meter:
         """IoU of the salient region, mean over frames, best of the thresholds."""
         from gatesearch.tasks.meters import MaxIoU

@@ -32,6 +32,14 @@ class Semseg:
         total = F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="sum")
         return total / (target != IGNORE).sum().clamp(min=1)
 
+    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of the classes' probabilities."""
+        ours, theirs = (
+            scores.permute(0, 2, 3, 1).reshape(-1, self.channels).log_softmax(1)
+            for scores in (prediction, teacher)
+        )
+        return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
     def meter(self) -> Meter:
         """Mean IoU over the classes that occur."""
         from gatesearch.tasks.meters import MeanIoU

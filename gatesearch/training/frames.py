@@ -68,9 +68,10 @@ class Frames:
             return {name: tensor[positions] for name, tensor in self._memory.items()}
         return self._read(self._indices[positions.numpy()])
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All frames once, in order."""
-        for positions in torch.arange(len(self)).split(batch_size):
+    def in_order(self, batch_size: int, most: int | None = None) -> Iterator[Batch]:
+        """All frames, or the first so many, once, in order."""
+        count = len(self) if most is None else min(most, len(self))
+        for positions in torch.arange(count).split(batch_size):
             yield self.batch(positions)
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

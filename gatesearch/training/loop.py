@@ -63,7 +63,7 @@ def train(
     seed: int,
     span: tuple[int, int] | None = None,
     rate: Callable[[str], float] = lambda name: 1.0,
-    penalty: Callable[[], Tensor] | None = None,
+    penalty: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None,
     before_step: Callable[[float], None] | None = None,
     observe: Callable[[], Mapping[str, float]] | None = None,
     on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
@@ -81,7 +81,7 @@ def train(
         span: (epochs done before, last epoch) of one phase of a longer training: schedule, data
             order and numbers of epochs go on from there. The optimizer begins anew.
         rate: Parameter name -> multiple of the learning rate, kept through the schedule.
-        penalty: Added to the loss each step.
+        penalty: Added to the loss each step, from the images and predictions of the batch.
         before_step: Called with the share of the span done, in [0, 1).
         observe: Values to keep for each epoch.
         on_epoch: Called behind each epoch with its number from 1 and its values.
@@ -119,13 +119,14 @@ def train(
                 runtime.tensors(raw), tasks, generator=generator, **spec.augment.model_dump()
             )
             with runtime.autocast():
-                outputs = model(runtime.image(normalised(batch["image"])))
-            losses = torch.stack([tasks[t].loss(outputs[t].float(), batch[t]) for t in tasks])
+                image = runtime.image(normalised(batch["image"]))
+                outputs = {task: scores.float() for task, scores in model(image).items()}
+            losses = torch.stack([tasks[t].loss(outputs[t], batch[t]) for t in tasks])
             values = losses.detach().double().cpu()
             _refuse_nonfinite(values, tasks, epoch=epoch, step=step)
             loss = torch.dot(losses, torch.tensor([weights[t] for t in tasks]).to(losses))
             if penalty is not None:
-                loss = loss + penalty()
+                loss = loss + penalty(image, outputs)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -28,6 +28,7 @@ print("loaded:", [name for name in {heavy} if name in sys.modules])
         (["report"], "gatesearch report --study scenes"),
         (["export"], "gatesearch export --study nyud-small --to network.onnx"),
         (["predict"], "gatesearch predict --model network.onnx"),
+        (["bench"], "gatesearch bench --model small.safetensors mtl.safetensors stl.safetensors"),
         (["flops"], "gatesearch flops --study pascal --method stl,mtl --json"),
         (["studies"], "gatesearch studies"),
         (["methods"], "gatesearch methods"),
@@ -60,6 +61,8 @@ def test_version_is_the_installed_one(cli) -> None:
         (["run", "--study", "scenes", "--set", "training.epoch=1"], "did you mean 'epochs'?"),
         (["flops", "--study", "scenes", "--set", "model.width=-1"], "model.width"),
         (["flops"], "--study"),
+        (["bench"], "bench needs a network or more, found none"),
+        (["bench", "--model", "a.onnx", "--batch", "0"], "--batch"),
         (["frobnicate"], "frobnicate"),
     ],
 )

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatesearch.cost import Budget, Cost, PatternCost, count_macs, name_of, parse_budget, project
+from gatesearch.cost import (
+    Budget,
+    Cost,
+    PatternCost,
+    count_macs,
+    measure_of,
+    name_of,
+    parse_budget,
+    project,
+)
 from gatesearch.errors import UsageError
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.interrogate import InterroGate
@@ -27,18 +36,31 @@ STL = Cost(macs=500 * 10**9, backbone_macs=0, params=30 * 10**6)
         ("0.80XSTL", Budget("0.8xSTL", "macs", 400e9)),
         ("1xSTL", Budget("1xSTL", "macs", 500e9)),
         ("1xmtl", Budget("1xMTL", "macs", 300e9)),
+        ("12 ms", Budget("12ms", "latency", 0.012)),
+        ("0.05s", Budget("0.05s", "latency", 0.05)),
     ],
 )
 def test_forms(text: str, budget: Budget) -> None:
-    assert parse_budget(text, mtl=MTL, stl=STL) == budget
+    assert parse_budget(text, mtl=MTL, stl=STL, latency=(0.01, 0.05)) == budget
+    assert measure_of(text) == budget.measure
 
 
 @pytest.mark.parametrize(
-    "text", ["", "892", "G", "-3G", "1,3xMTL", "12ms", "3 parsecs", "1.3xMTAN"]
+    "text", ["", "892", "G", "-3G", "1,3xMTL", "12us", "3 parsecs", "1.3xMTAN"]
 )
 def test_no_budget(text: str) -> None:
-    with pytest.raises(UsageError, match="a budget must be a number with a unit, such as 892G"):
-        parse_budget(text, mtl=MTL, stl=STL)
+    for read in (measure_of, lambda text: parse_budget(text, mtl=MTL, stl=STL)):
+        with pytest.raises(UsageError, match="a budget must be a number with a unit, such as 892G"):
+            read(text)
+
+
+def test_a_latency_needs_measured_networks() -> None:
+    with pytest.raises(UsageError, match="found '12ms' where nothing is measured; bound FLOPs"):
+        parse_budget("12ms", mtl=MTL, stl=STL)
+    budget = parse_budget("12ms", mtl=MTL, stl=STL, latency=(0.01, 0.05))
+    assert budget.share(MTL, seconds=0.009) == pytest.approx(0.75)
+    with pytest.raises(ValueError, match="budget 12ms bounds latency; found none"):
+        budget.share(MTL)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +70,14 @@ def test_no_budget(text: str) -> None:
         ("1.1xSTL", "1100 GFLOPs, out of reach"),
         ("0G", "0 GFLOPs, out of reach"),
         ("1e999G", "inf GFLOPs, out of reach"),
+        ("9ms", r"9 ms, out of reach: .* from 10 ms \(mtl\) to 50 ms \(stl\)"),
+        ("0.1s", "0.1s is 100 ms, out of reach"),
         ("31M", r"from 10 M parameters \(mtl\) to 30 M parameters \(stl\)"),
     ],
 )
 def test_out_of_reach(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse_budget(text, mtl=MTL, stl=STL)
+        parse_budget(text, mtl=MTL, stl=STL, latency=(0.01, 0.05))
 
 
 def test_the_name_of_several_does_not_depend_on_their_order() -> None:
@@ -77,7 +101,7 @@ def test_projection_takes_a_budget_up(granularity, share, measure, lean, seed) -
     cost = PatternCost.of(model, shape)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for alpha in model.logits().values():
+        for alpha in model.alpha.values():
             alpha.copy_(torch.randn(alpha.shape, generator=generator) + lean)
     ends = [
         {name: torch.full_like(alpha, value) for name, alpha in model.logits().items()}
@@ -95,7 +119,7 @@ def test_projection_leaves_gates_alone_that_are_inside() -> None:
     cost = PatternCost.of(model, (1, 3, 32, 32))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for alpha in model.logits().values():
+        for alpha in model.alpha.values():
             alpha.copy_(torch.randn(alpha.shape, generator=generator))
     learned = model.hard_gates()
     macs = float(cost.macs(learned))
@@ -110,3 +134,11 @@ def test_projection_leaves_gates_alone_that_are_inside() -> None:
     closed = {n: learned[n] & ~tight[n] for n in learned}
     lost = max(float(ratio[n][closed[n]].max()) for n in learned if closed[n].any())
     assert lost <= kept
+
+
+def test_projection_into_less_than_all_gates_closed_is_refused() -> None:
+    model = InterroGate(parts(BACKBONES["resnet18"](output_stride=32, width=0.1)))
+    cost = PatternCost.of(model, (1, 3, 32, 32))
+    least = float(cost.macs({name: torch.zeros_like(a) for name, a in model.logits().items()}))
+    with pytest.raises(UsageError, match="found x, of which they take 2; raise the budget"):
+        project(model.logits(), cost, [Budget("x", "macs", least / 2)])

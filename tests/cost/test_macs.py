@@ -88,6 +88,11 @@ def test_thop_misses_a_functional_convolution_and_is_shown() -> None:
     assert count_macs(model, (1, 3, 5, 5), cross_check=False).disagreements == ()
 
 
+def test_empty_containers_hide_nothing_from_thop() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Sequential())
+    assert count_macs(model, (1, 3, 5, 5)).disagreements == ()
+
+
 def test_work_that_no_output_needs_is_shown() -> None:
     conv = nn.Conv2d(3, 4, 1)
 

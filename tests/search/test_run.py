@@ -134,7 +134,7 @@ def test_trials_share_one_warmup(data, tmp_path) -> None:
         ("warm-up", 1), ("warm-up", 2), ("trial 0", 3), ("trial 0", 4), ("trial 1", 3),
         ("trial 2", 3), ("trial 2", 4),
     ]  # fmt: skip
-    (warmup,) = record.warmups
+    (warmup,) = record.starts
     _, mtl = record.baselines
     assert (warmup.gflops, warmup.epochs, warmup.train_images) == (mtl.gflops, 2, 12)
     for trial in record.trials:

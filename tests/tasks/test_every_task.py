@@ -150,3 +150,13 @@ def test_unknown_stays_unknown_however_it_is_moved(task, target) -> None:
 
 def test_predicted_has_the_shape_of_the_labels(task, target, prediction) -> None:
     assert task.predicted(prediction.detach()).shape == target.shape
+
+
+def test_imitation_is_least_at_the_teacher(task: Task, prediction: Tensor) -> None:
+    teacher = prediction.detach()
+    at_teacher = task.imitation(prediction, teacher)
+    (slope,) = torch.autograd.grad(at_teacher, prediction)
+    assert slope.abs().max() < 1e-6
+    for step in (0.3, -0.3):
+        moved = teacher + step * torch.linspace(-1, 1, teacher.numel()).reshape(teacher.shape)
+        assert task.imitation(moved, teacher) > at_teacher

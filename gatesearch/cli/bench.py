@@ -1,0 +1,132 @@
+"""`gatesearch bench`: how fast exported networks run here, side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gatesearch.cli.console import err, print_json, print_table
+from gatesearch.cli.options import JsonOption, names
+from gatesearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from gatesearch.export import Timing
+
+EXAMPLES = """Examples:
+
+gatesearch bench --model small.safetensors mtl.safetensors stl.safetensors
+
+gatesearch bench --model a.onnx --model b.onnx --batch 8 --json
+
+gatesearch bench --model small.safetensors --runtime eager,compile --device cuda"""
+
+
+def bench(
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE...",
+            help="Exported .safetensors, run in every runtime, or .onnx, in onnxruntime.",
+        ),
+    ] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="Further models.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images a run.")] = 1,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="R",
+            help="eager, compile, onnxruntime; with commas or repeated. Default: all that a file "
+            "can be run in.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="onnxruntime is timed on cpu alone.")
+    ] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Of the processor. Default: as torch chooses."),
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, max=3600, metavar="S", help="Of measuring, for each network and runtime."
+        ),
+    ] = 2.0,
+    json: JsonOption = False,
+) -> None:
+    """Time networks in turns, each in a process of its own, on random images of their own size.
+
+    The ratio is to the first model in the same runtime. Memory is what the process grew by at its
+    peak, on cuda what was allocated on the device. FLOPs are 2 x multiply-adds for one image.
+    """
+    files = [*(model or []), *(more or [])]
+    if not files:
+        raise UsageError("bench needs a network or more, found none; name them: --model FILE...")
+    chosen = names(runtime, "--runtime") if runtime else ()
+
+    from gatesearch.export import time_models
+
+    found = time_models(
+        files,
+        runtimes=chosen,
+        batch=batch,
+        device=device,
+        threads=threads,
+        seconds=seconds,
+        tell=lambda said: err.print(said, markup=False, soft_wrap=True),
+    )
+    for row in found.rows:
+        if row.error:
+            err.print(
+                f"warning: {row.file} in {row.runtime}: {row.error}", style="yellow", markup=False
+            )
+    if json:
+        print_json(
+            {
+                "batch": found.batch,
+                "device": found.device,
+                "threads": found.threads,
+                "rows": [_plain(row) for row in found.rows],
+            }
+        )
+        return
+    print_table(
+        ["network", "file", "runtime", "size", "GFLOPs", "parameters (M)", "median (ms)",
+         "p95 (ms)", "images/s", "memory (MiB)", "ratio"],
+        [_texts(row) for row in found.rows],
+        numbers_from=3,
+        title=f"batch of {found.batch} on {found.device}, {found.threads} threads, FLOPs of one "
+        "image = 2 x multiply-adds",
+    )  # fmt: skip
+
+
+def _plain(row: "Timing") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "file": str(row.file),
+        "network": row.card.network,
+        "runtime": row.runtime,
+        "gflops": row.card.gflops,
+        "params_m": row.card.params_m,
+        "size": list(row.card.size),
+    } | (asdict(row.figures) if row.figures else {"error": row.error})
+
+
+def _texts(row: "Timing") -> list[str]:
+    height, width = row.card.size
+    card = [row.card.network, str(row.file), row.runtime, f"{height} x {width}",
+            f"{row.card.gflops:,.3f}", f"{row.card.params_m:,.3f}"]  # fmt: skip
+    if row.figures is None:
+        return [*card, "failed", "", "", "", ""]
+    figures = row.figures
+    return [
+        *card,
+        f"{figures.median_ms:,.2f}",
+        f"{figures.p95_ms:,.2f}",
+        f"{figures.images_per_second:,.1f}",
+        f"{figures.memory_mib:,.0f}",
+        "" if figures.ratio is None else f"{figures.ratio:.2f}",
+    ]

@@ -1,0 +1,133 @@
+"""Which channels of which stream a gate pattern leaves alive, without building its network.
+
+Liveness (`gatesearch.pruning.liveness`) counted with probabilities. Let n_s[l, c] be whether stream
+s reads channel c of node l on behalf of some head, and G_t the gates behind a gated node. Then
+
+    m_t = n_t ∨ n_shared                  the β mix needs what every task chose
+    own_t = m_t ∧ G_t                     the task's own channel is live
+    shared = ⋁_t (m_t ∧ ¬G_t)             the shared channel is live
+
+and a live output of a convolution needs all channels of its source. With a ∧ b = a b and
+a ∨ b = 1 - (1 - a)(1 - b) the same lines are exact for G in {0, 1}, and for G in (0, 1) give what
+is expected if gates were drawn independently (up to the dependence between channels that one gate
+decides together).
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from gatesearch.models.graph import INPUT, Conv, Graph
+
+
+@dataclass(frozen=True)
+class Live:
+    """Live channels of patterns; T+1 streams, the shared one last.
+
+    Attributes:
+        outputs: Convolution -> (..., T+1, C) its outputs.
+        elements: Element-wise node -> (..., T+1, C) its values, equal ones in several streams.
+        mixes: Gated node -> (..., 1, C) the mixes of its tasks' features.
+    """
+
+    outputs: Mapping[str, Tensor]
+    elements: Mapping[str, Tensor]
+    mixes: Mapping[str, Tensor]
+
+
+def live_channels(graph: Graph, gates: Mapping[str, Tensor], *, mixed: Collection[str]) -> Live:
+    """The live channels of patterns.
+
+    Args:
+        graph: The encoder.
+        gates: Gated node -> (..., T, C), 0 or 1, or probabilities.
+        mixed: Gated nodes whose shared features somebody can read.
+    """
+    first = next(iter(gates.values()))
+    *batch, tasks, _ = first.shape
+    last = graph.nodes[-1]
+    ends = torch.ones(*batch, tasks + 1, last.outputs, device=first.device)
+    ends[..., -1, :] = 0
+    needed: dict[str, Tensor] = {last.name: ends}
+    outputs: dict[str, Tensor] = {}
+    elements: dict[str, Tensor] = {}
+    mixes: dict[str, Tensor] = {}
+    for node in reversed(graph.nodes):
+        need = needed.pop(node.name)
+        if node.name in gates:
+            gate = gates[node.name].to(need.dtype)
+            if node.name in mixed and tasks > 1:
+                mixes[node.name] = need[..., -1:, :] * _any(gate)
+            need = _before_gates(need, gate, mixed=node.name in mixed)
+        if isinstance(node, Conv):
+            outputs[node.name] = need
+            some = 1 - (1 - need).prod(-1, keepdim=True)
+            _ask(needed, node.source, some.expand(*batch, tasks + 1, node.inputs))
+        else:
+            elements[node.name] = need
+            for source in node.sources:
+                _ask(needed, source, need)
+    return Live(outputs, elements, mixes)
+
+
+def distinct_elements(
+    graph: Graph, gates: Mapping[str, Tensor], elements: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """How many values of its element-wise nodes a compact network computes.
+
+    An element-wise node of equal inputs gives equal values in all streams, and they are computed
+    once: exact for G in {0, 1} and two tasks or more. (A single task's mix is its own feature,
+    which is counted twice here.)
+
+    Args:
+        graph: The encoder.
+        gates: Gated node -> (..., T, C).
+        elements: `Live.elements` under these gates.
+
+    Returns:
+        Element-wise node -> (...) channels.
+    """
+    tasks = next(iter(gates.values())).shape[-2]
+    # Node -> (..., T+1, C) where a stream reads another value than the shared one before the gate.
+    differs: dict[str, Tensor] = {}
+    distinct: dict[str, Tensor] = {}
+    for node in graph:
+        if isinstance(node, Conv):
+            own = torch.ones(tasks + 1, node.outputs, device=next(iter(gates.values())).device)
+            own[-1] = 0
+        else:
+            own = reduce(_either, (differs[source] for source in node.sources))
+            need = elements[node.name]
+            distinct[node.name] = ((need * own).sum(-2) + _any(need * (1 - own))[..., 0, :]).sum(-1)
+        if node.name in gates:
+            gate = gates[node.name].to(own.dtype)
+            own = torch.cat([gate, _any(gate)], -2)
+        differs[node.name] = own
+    return distinct
+
+
+def _before_gates(need: Tensor, gates: Tensor, *, mixed: bool) -> Tensor:
+    """What is needed of each stream before the gate."""
+    tasks = need[..., :-1, :]
+    if mixed:
+        tasks = _either(tasks, need[..., -1:, :])
+    return torch.cat([tasks * gates, _any(tasks * (1 - gates))], -2)
+
+
+def _either(one: Tensor, other: Tensor) -> Tensor:
+    """∨ of each entry."""
+    return 1 - (1 - one) * (1 - other)
+
+
+def _any(streams: Tensor) -> Tensor:
+    """⋁ over streams: (..., S, C) -> (..., 1, C)."""
+    return 1 - (1 - streams).prod(-2, keepdim=True)
+
+
+def _ask(needed: dict[str, Tensor], source: str, need: Tensor) -> None:
+    if source != INPUT:
+        old = needed.get(source)
+        needed[source] = need if old is None else _either(old, need)

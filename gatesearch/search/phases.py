@@ -1,0 +1,183 @@
+"""How the phases of a network are trained: plain networks, gates, nested gates, fine-tuning."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.cost import Budget, PatternCost, count_macs
+from gatesearch.models import InterroGate
+from gatesearch.models.nested import Nested
+from gatesearch.search.bench import Bench, Emit
+from gatesearch.search.space import taus
+from gatesearch.study import Study
+from gatesearch.training import History, train
+
+
+def spans(study: Study, *, one_shot: bool) -> tuple[int, int, int]:
+    """Epochs at which InterroGate's warm-up, its gates and its fine-tuning end."""
+    epochs = study.training_of("interrogate").epochs
+    finetune = study.one_shot.finetune if one_shot else study.interrogate.finetune
+    gates = study.interrogate.model_copy(update={"finetune": finetune})
+    return (*gates.phases(epochs), epochs)
+
+
+def train_gates(
+    supernet: InterroGate,
+    params: Mapping[str, float | str],
+    bench: Bench,
+    *,
+    budgets: tuple[Budget, ...],
+    cost: PatternCost | None,
+    **options: Any,
+) -> tuple[History, float]:
+    """The phase of the gates under λ_s and τ_t, or under budgets: (history, PFLOPs).
+
+    Args:
+        supernet: What is trained.
+        params: `lambda_s`, `tau.<task>` and `regulariser`.
+        bench: Data, tasks, runtime.
+        budgets: Bounds of the regulariser `flops`.
+        cost: Of the supernet's patterns, where there are budgets.
+        options: `span`, `method`, `seed`, `label` and `emit` of `fit`.
+    """
+    gates = bench.study.interrogate
+    weight = float(params["lambda_s"])
+    tau = torch.tensor(taus(params, supernet.tasks)).to(bench.runtime.device)
+    cold, hot = gates.temperature[1], gates.temperature[0]
+    regulariser = params.get("regulariser", bench.study.search.regulariser[0])
+    risen = 1.0
+
+    def anneal(share: float) -> None:
+        nonlocal risen
+        supernet.temperature = hot * (cold / hot) ** share
+        risen = min(1.0, share / gates.ramp) if gates.ramp else 1.0
+
+    def observe() -> dict[str, float]:
+        hard = supernet.hard_gates().values()
+        counts = torch.stack([on.float().mean(1) for on in hard]).mean(0).tolist()
+        opened = {f"open.{task}": share for task, share in zip(supernet.tasks, counts, strict=True)}
+        with torch.no_grad():
+            return {"sparsity": float(supernet.sparsity(tau)), **opened}
+
+    def penalty(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        if regulariser == "hinge":
+            return weight * risen * supernet.sparsity(tau)
+        assert cost is not None
+        return weight * risen * cost.overrun(supernet.open_probability(), budgets)
+
+    return fit(
+        supernet, bench, penalty=penalty, before_step=anneal, observe=observe,
+        gate_rate=gates.lr, **options,
+    )  # fmt: skip
+
+
+def train_nested(supernet: InterroGate, bench: Bench, **options: Any) -> tuple[History, float]:
+    """One training for every budget: (history, PFLOPs); see `Nested`.
+
+    Every step but the richest also learns from what the supernet predicts with all gates open.
+    """
+    spec, runtime = bench.study.one_shot, bench.runtime
+    nested = Nested(supernet, ends=spec.ends, seed=options["seed"])
+
+    def distill(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        if nested.richest or not spec.distillation:
+            return torch.zeros((), device=image.device)
+        with torch.no_grad(), runtime.autocast():
+            teacher = supernet.plain(image, own=True)
+        distances = [
+            bench.weights[name] * task.imitation(outputs[name], teacher[name].float())
+            for name, task in bench.tasks.items()
+        ]
+        return spec.distillation * torch.stack(distances).sum()
+
+    least, most, whole = (
+        _forward(bench, module)
+        for module in (_End(supernet, False), _End(supernet, True), supernet)
+    )
+    teaching = (1 - spec.ends) * most / 3 if spec.distillation else 0.0
+    forward = spec.ends * (least + most) + (1 - 2 * spec.ends) * whole + teaching
+    return fit(
+        nested, bench, penalty=distill, before_step=lambda share: nested.draw(),
+        gate_rate=bench.study.interrogate.lr, forward=forward, **options,
+    )  # fmt: skip
+
+
+def fit(
+    model: nn.Module,
+    bench: Bench,
+    *,
+    method: str,
+    seed: int,
+    label: str,
+    emit: Emit,
+    gate_rate: float = 1.0,
+    forward: float | None = None,
+    **options: Any,
+) -> tuple[History, float]:
+    """Train on the device: (history, PFLOPs).
+
+    Args:
+        model: The network.
+        bench: Data, tasks, runtime.
+        method: Whose training of the study it is.
+        seed: Of data order and augmentation.
+        label: What progress is called.
+        emit: Receives it.
+        gate_rate: Multiple of the learning rate for gates and mixes.
+        forward: GFLOPs of a forward pass on average; counted when None.
+        options: Of `train`.
+    """
+    spec = bench.study.training_of(method)
+    gflops = _forward(bench, model) if forward is None else forward
+
+    def report(epoch: int, values: Mapping[str, float]) -> None:
+        losses = " ".join(
+            f"{name.removeprefix('loss.')} {value:.3f}"
+            for name, value in values.items()
+            if name.startswith("loss.")
+        )
+        emit(
+            {
+                "event": "progress",
+                "stage": label,
+                "done": epoch,
+                "total": spec.epochs,
+                "unit": "epochs",
+                "message": losses,
+                **values,
+            }
+        )
+
+    def rate(name: str) -> float:
+        return gate_rate if {"alpha", "beta"} & set(name.split(".")) else 1.0
+
+    history = train(
+        bench.runtime.place(model),
+        bench.train,
+        bench.tasks,
+        weights=bench.weights,
+        spec=spec,
+        runtime=bench.runtime,
+        seed=seed,
+        rate=rate,
+        on_epoch=report,
+        **options,
+    )
+    return history, 3 * gflops * history.images / 1e6
+
+
+class _End(nn.Module):
+    """A supernet with all gates open or closed."""
+
+    def __init__(self, supernet: InterroGate, own: bool) -> None:
+        super().__init__()
+        self.supernet, self.own = supernet, own
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.supernet.plain(image, own=self.own)
+
+
+def _forward(bench: Bench, model: nn.Module) -> float:
+    return count_macs(model, bench.input_shape, cross_check=False).gflops

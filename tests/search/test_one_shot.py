@@ -1,0 +1,126 @@
+"""One training for the whole front: choice of networks, and whole runs of a tiny study."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gatesearch.errors import UsageError
+from gatesearch.models import build_model
+from gatesearch.pruning import extract, load_compact
+from gatesearch.results import delta
+from gatesearch.search import costs, read_store, run
+from gatesearch.search.one_shot import Tried, _fraction, chosen
+from tests.search.tiny import tiny
+
+PHASES = ("interrogate.warmup=0.25", "one_shot.finetune=0.25", "training.epochs=4")
+QUICK = (*PHASES, "one_shot.patterns=12", "one_shot.statistics=4", 'search.mode="one_shot"')
+
+
+def tried(*points: tuple[float, float]) -> list[Tried]:
+    return [Tried({"share.a": macs}, macs, macs / 100, gain) for macs, gain in points]
+
+
+def test_aims_bisect_the_range() -> None:
+    aims = [_fraction(i) for i in range(9)]
+    assert aims == [0, 1, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8]
+
+
+def test_points_take_the_best_below_their_aim() -> None:
+    patterns = tried((0, 1), (40, 5), (45, 4), (50, 3), (51, 9), (95, 8), (100, 2))
+    costs = [item.macs for item in chosen(patterns, 4)]
+    # both ends first (95 is the best of 87.5 to 100), then 37.5 to 50
+    assert costs == [0, 95, 40, 45]  # nothing is free below 25: the cheapest
+    assert chosen(patterns, 2) == chosen(patterns, 4)[:2]
+
+
+def test_no_more_points_than_patterns_within_the_budget() -> None:
+    patterns = tried((0, 1), (60, 1), (101, 9))
+    assert [item.macs for item in chosen(patterns, 2)] == [0, 60]
+    with pytest.raises(UsageError, match=r"3 networks need as many patterns .* found 2 of 3 tried"):
+        chosen(patterns, 3)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data):
+    """(folder, study, record, events) of three points, the second one interrupted once."""
+    folder = tmp_path_factory.mktemp("finished")
+    study, events = tiny(folder, *QUICK), []
+
+    def emit(event) -> None:
+        events.append(event)
+        if event.get("stage") == "trial 1" and event["done"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, n_trials=2, out=folder / "out", data=data, emit=emit)
+    for points in (2, 3):
+        record = run(study, n_trials=points, out=folder / "out", data=data, emit=events.append)
+    return folder / "out", study, record, events
+
+
+def test_one_supernet_serves_all_points(finished) -> None:
+    out, _, record, events = finished
+    assert read_store(out) == record
+    epochs = [(e["stage"], e["done"]) for e in events if e.get("unit") == "epochs"]
+    assert [e for e in epochs if e[0] not in ("stl", "mtl")] == [
+        ("warm-up", 1), ("supernet", 2), ("supernet", 3),
+        ("trial 0", 4), ("trial 1", 4), ("trial 2", 4), ("trial 3", 4),
+    ]  # fmt: skip
+    assert [start.role for start in record.starts] == ["warmup", "supernet"]
+    warmup, supernet = record.starts
+    assert not supernet.metrics
+    assert supernet.reused_images == warmup.train_images == 6
+    assert supernet.train_images == 6 + 12
+    for trial in record.trials:
+        assert set(trial.params) == {"share.semseg", "share.depth"}
+        assert (trial.epochs, trial.train_images, trial.reused_images) == (4, 24, 18)
+        assert trial.reused_pflops == supernet.train_pflops
+        assert math.isfinite(delta(record, trial, "validation"))
+    # every network anew, the warm-up and the supernet once
+    assert record.training_images == 2 * 24 + 6 + 12 + 3 * 6
+
+
+def test_the_first_points_are_the_ends(finished) -> None:
+    _, study, record, _ = finished
+    ends = costs(study, ("mtl", "stl"))
+    first, second, third = record.trials
+    assert first.params == {"share.semseg": 0.0, "share.depth": 0.0}
+    assert first.gflops == ends["mtl"].gflops
+    assert second.gflops >= third.gflops >= first.gflops
+    assert len({tuple(trial.params.values()) for trial in record.trials}) == 3
+
+
+def test_points_are_cut_from_the_kept_supernet(finished) -> None:
+    out, study, record, _ = finished
+    supernet = build_model(study, "interrogate")
+    supernet.load_state_dict(load_file(out / "supernets" / "seed0" / "model.safetensors"))
+    for trial in record.trials:
+        supernet.open_shares(torch.tensor([trial.params[f"share.{t}"] for t in study.tasks]))
+        cut = extract(supernet)
+        kept = load_compact(out / "trials" / f"{trial.trial:04d}" / "model")
+        assert kept.description == cut.description
+
+
+def test_separate_trials_and_budgets_share_the_store(finished, data) -> None:
+    out, study, record, _ = finished
+    separate = study.model_copy(
+        update={"search": study.search.model_copy(update={"mode": "separate"})}
+    )
+    assert separate.fingerprint == study.fingerprint
+    events = []
+    options = {"out": out, "data": data, "emit": events.append}
+    assert run(separate, n_trials=0, **options) == record
+    more = run(study, n_trials=2, budgets=["0.8xSTL"], prefer={"depth": 5.0}, **options)
+    new = more.trials[len(record.trials) :]
+    assert [trial.budget for trial in new] == ["0.8xSTL"] * 2
+    stl = costs(study, ("stl",))["stl"]
+    assert all(trial.gflops <= 0.8 * stl.gflops for trial in new)
+    assert not [e for e in events if e.get("stage") == "supernet"]
+    assert {e["done"] for e in events if e.get("stage") == "patterns"} == {12}
