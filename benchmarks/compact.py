@@ -1,7 +1,7 @@
 """Latency of compact networks against their FLOPs, both as ratios to the single-task networks.
 
-A random part of all gates is on, which is the layout that extraction can tidy up least; and the same
-with channels rounded to multiples of 8 (`interrogate.round_to`).
+A random part of all gates is on, which is the layout that extraction can tidy up least; and the
+same with channels rounded to multiples of 8 (`interrogate.round_to`).
 """
 
 from functools import partial

@@ -273,6 +273,16 @@ class Study(_Strict):
     one_shot: OneShotSpec = OneShotSpec()
     options: dict[str, MethodOptions] = {}
 
+    @model_validator(mode="after")
+    def _supernet_has_epochs(self) -> "Study":
+        rest = 1 - self.interrogate.warmup - self.one_shot.finetune
+        if self.search.mode == "one_shot" and rest <= 0:
+            raise ValueError(
+                "interrogate.warmup + one_shot.finetune must leave a share of the epochs for the "
+                f"supernet, found {self.interrogate.warmup} + {self.one_shot.finetune}"
+            )
+        return self
+
     @property
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks, in the definition's order."""

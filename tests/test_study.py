@@ -240,3 +240,20 @@ def test_differences_are_the_same_keys_from_either_side(left: dict, right: dict)
 def test_nearest_word() -> None:
     assert nearest("epoch", ["epochs", "lr"]) == "; did you mean 'epochs'?"
     assert nearest("zzz", ["epochs", "lr"]) == ""
+
+
+def test_a_one_shot_supernet_needs_epochs() -> None:
+    shares = ["interrogate.warmup=0.8", "one_shot.finetune=0.25"]
+    load_study("scenes", shares)
+    with pytest.raises(
+        UsageError, match=r"must leave a share of the epochs .*, found 0\.8 \+ 0\.25"
+    ):
+        load_study("scenes", [*shares, 'search.mode="one_shot"'])
+
+
+def test_the_kind_of_search_is_not_in_the_fingerprint() -> None:
+    separate, one_shot = (
+        load_study("scenes", [f'search.mode="{mode}"']) for mode in ("separate", "one_shot")
+    )
+    assert separate.fingerprint == one_shot.fingerprint
+    assert load_study("scenes", ["one_shot.ends=0.1"]).fingerprint != one_shot.fingerprint
