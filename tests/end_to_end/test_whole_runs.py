@@ -96,3 +96,31 @@ def test_no_trials_trains_the_methods_named_and_searches_nothing(cli):
     assert sum(done.json["trials"].values()) == 0
     assert not (cli.folder / "runs" / "tiny" / "trials").exists()
     assert (cli.folder / "reports" / "tiny.pdf").is_file()
+
+
+def test_one_training_gives_a_front_to_select_from(scenes):
+    cli, _ = scenes
+    quick = (*QUICK, "--set", "one_shot.patterns=4", "--set", "one_shot.statistics=8")
+    refused = cli("run", *quick, "--search", "one_shot", "--points", 2)
+    assert refused.code == 4  # other options of the one-shot supernet: another store
+    folder = ("--out", "runs/one-shot")
+    place = (*folder, "--reports", "one-shot")
+    done = cli("run", *quick, "--search", "one_shot", "--points", 2, *place).json
+    assert done["trials"] == {"complete": 2, "failed": 0, "pruned": 0}
+    selected = cli(
+        "select",
+        "--study",
+        "scenes",
+        "--budget",
+        "1.9xMTL",
+        "--prefer",
+        "depth=2",
+        "--json",
+        *folder,
+    ).json
+    mtl = next(point for point in done["baselines"] if point["method"] == "mtl")
+    assert selected["network"]["gflops"] <= 1.9 * mtl["gflops"]
+    assert selected["prefer"] == {"depth": 2.0}
+    shown = cli("select", "--study", "scenes", *folder)
+    assert shown.code == 0
+    assert "ship it: gatesearch export --study scenes --trial" in shown.stdout
