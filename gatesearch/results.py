@@ -14,6 +14,7 @@ from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.pareto import pareto_front
 
 Split = Literal["validation", "test"]
+Role = Literal["network", "warmup", "supernet_warmup", "supernet"]
 
 # Raised whenever the JSON of a Result changes its form.
 FORMAT = 3
@@ -79,7 +80,7 @@ class Result:
     weighting: str = "uniform"
     state: Literal["complete", "failed", "pruned"] = "complete"
     reason: str = ""
-    role: Literal["network", "warmup", "supernet"] = "network"
+    role: Role = "network"
     budget: str = ""
     params: Mapping[str, float | str] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -237,6 +237,8 @@ class OneShotSpec(_Strict):
             gates open.
         patterns: Gate patterns that Optuna tries on the validation part, without training.
         statistics: Training frames that a tried pattern's batch norm statistics are taken from.
+        warmup: Share of `training.epochs`, the first, as one multi-task network whose weights all
+            streams start from: nested patterns learn slowly from scratch.
         finetune: Share of `training.epochs`, the last, in which each chosen network is trained.
     """
 
@@ -244,6 +246,7 @@ class OneShotSpec(_Strict):
     distillation: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     patterns: int = Field(default=1000, ge=1)
     statistics: int = Field(default=256, ge=2)
+    warmup: float = Field(default=0.4, ge=0, lt=1)
     finetune: float = Field(default=0.25, ge=0, lt=1)
 
 
@@ -275,11 +278,11 @@ class Study(_Strict):
 
     @model_validator(mode="after")
     def _supernet_has_epochs(self) -> "Study":
-        rest = 1 - self.interrogate.warmup - self.one_shot.finetune
+        rest = 1 - self.one_shot.warmup - self.one_shot.finetune
         if self.search.mode == "one_shot" and rest <= 0:
             raise ValueError(
-                "interrogate.warmup + one_shot.finetune must leave a share of the epochs for the "
-                f"supernet, found {self.interrogate.warmup} + {self.one_shot.finetune}"
+                "one_shot.warmup + one_shot.finetune must leave a share of the epochs for the "
+                f"supernet, found {self.one_shot.warmup} + {self.one_shot.finetune}"
             )
         return self
 

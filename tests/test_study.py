@@ -243,7 +243,7 @@ def test_nearest_word() -> None:
 
 
 def test_a_one_shot_supernet_needs_epochs() -> None:
-    shares = ["interrogate.warmup=0.8", "one_shot.finetune=0.25"]
+    shares = ["one_shot.warmup=0.8", "one_shot.finetune=0.25"]
     load_study("scenes", shares)
     with pytest.raises(
         UsageError, match=r"must leave a share of the epochs .*, found 0\.8 \+ 0\.25"

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +18,7 @@ from gatesearch.errors import StudyRefusedError
 from gatesearch.models import MTL, STL, InterroGate, build_model, needs_stl
 from gatesearch.pruning import CompactNet, extract, load_compact, save_compact, sharing
 from gatesearch.pruning.compact import write_atomic
-from gatesearch.results import Result
+from gatesearch.results import Result, Role
 from gatesearch.search.bench import Bench, Emit
 from gatesearch.search.hardening import harden, opened
 from gatesearch.search.phases import fit, spans, train_gates, train_nested
@@ -39,8 +39,8 @@ class Candidate:
         trial: Number in the store; None for a baseline.
         params: `lambda_s`, `tau.<task>` and `regulariser` of a trial.
         budgets: Upper bounds on the cost of a trial's network.
-        role: A network of its own, or what trials start from: the multi-task warm-up, or the
-            one-shot supernet.
+        role: A network of its own, or what trials start from: a multi-task warm-up, or the
+            one-shot supernet, which has a warm-up too.
         one_shot: Whether a trial is cut from the one-shot supernet; `params` are `share.<task>`.
     """
 
@@ -49,7 +49,7 @@ class Candidate:
     trial: int | None = None
     params: Mapping[str, float | str] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
-    role: Literal["network", "warmup", "supernet"] = "network"
+    role: Role = "network"
     one_shot: bool = False
 
     @property
@@ -57,7 +57,14 @@ class Candidate:
         """For people: `trial 3`, `mtl`."""
         if self.trial is not None:
             return f"trial {self.trial}"
-        return {"network": self.method, "warmup": "warm-up", "supernet": "supernet"}[self.role]
+        if self.warms_up:
+            return "warm-up"
+        return "supernet" if self.role == "supernet" else self.method
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether it is a multi-task network that gated streams start from."""
+        return self.role in ("warmup", "supernet_warmup")
 
     def folder(self, out: Path) -> Path:
         """Where its network is kept."""
@@ -72,8 +79,11 @@ def starts_from(candidate: Candidate, study: Study) -> Candidate | None:
     """Whose trained network a candidate's begins with; None where its weights are drawn."""
     if candidate.one_shot:
         return Candidate(candidate.method, candidate.seed, role="supernet")
-    if candidate.method == "interrogate" and candidate.role != "warmup" and _warms_up(study):
-        return Candidate(candidate.method, candidate.seed, role="warmup")
+    if candidate.method == "interrogate" and not candidate.warms_up:
+        nested = candidate.role == "supernet"
+        if spans(study, one_shot=nested)[0] > 0:
+            role: Role = "supernet_warmup" if nested else "warmup"
+            return Candidate(candidate.method, candidate.seed, role=role)
     if needs_stl(study, candidate.method):
         return Candidate("stl", candidate.seed)
     return None
@@ -212,21 +222,17 @@ def as_compact(network: nn.Module, study: Study) -> nn.Module:
     return extract(supernet)
 
 
-def _warms_up(study: Study) -> bool:
-    return spans(study, one_shot=False)[0] > 0
-
-
 def _build(candidate: Candidate, study: Study, out: Path) -> nn.Module:
     """The network of a candidate with its first weights; for a warm-up a multi-task network."""
     start = starts_from(candidate, study)
     state = None if start is None else network_state(start, out=out)
     if start is None or start.method == "stl":
-        method = "mtl" if candidate.role == "warmup" else candidate.method
+        method = "mtl" if candidate.warms_up else candidate.method
         return build_model(study, method, seed=candidate.seed, stl=state)
     supernet = build_model(study, "interrogate", seed=candidate.seed, pretrained=False)
     assert isinstance(supernet, InterroGate)
     assert state is not None
-    if start.role == "warmup":
+    if start.warms_up:
         supernet.clone_streams(state)
     else:
         supernet.load_state_dict(state)
@@ -238,13 +244,13 @@ def _trained(
     model: nn.Module, candidate: Candidate, bench: Bench, emit: Emit
 ) -> tuple[nn.Module, History, float]:
     """All phases of a candidate: (network, history, PFLOPs)."""
-    one_shot = candidate.one_shot or candidate.role == "supernet"
+    one_shot = candidate.one_shot or candidate.role.startswith("supernet")
     warmup, gates, end = spans(bench.study, one_shot=one_shot)
     told: dict[str, Any] = {
         "method": candidate.method, "seed": candidate.seed, "label": candidate.label, "emit": emit,
     }  # fmt: skip
     if not isinstance(model, InterroGate):
-        span = (0, warmup) if candidate.role == "warmup" else None
+        span = (0, warmup) if candidate.warms_up else None
         return model, *fit(model, bench, span=span, **told)
     if candidate.role == "supernet":
         return model, *train_nested(model, bench, span=(warmup, gates), **told)

@@ -18,9 +18,11 @@ from gatesearch.training import History, train
 def spans(study: Study, *, one_shot: bool) -> tuple[int, int, int]:
     """Epochs at which InterroGate's warm-up, its gates and its fine-tuning end."""
     epochs = study.training_of("interrogate").epochs
-    finetune = study.one_shot.finetune if one_shot else study.interrogate.finetune
-    gates = study.interrogate.model_copy(update={"finetune": finetune})
-    return (*gates.phases(epochs), epochs)
+    spec = study.interrogate
+    if one_shot:
+        own = {"warmup": study.one_shot.warmup, "finetune": study.one_shot.finetune}
+        spec = spec.model_copy(update=own)
+    return (*spec.phases(epochs), epochs)
 
 
 def train_gates(

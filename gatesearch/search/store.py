@@ -31,7 +31,7 @@ from gatesearch.study import Study, differences
 DATABASE = "study.db"
 PREDICTIONS = "predictions.npz"
 _BASELINE = "baseline"
-_STARTS = ("warmup", "supernet")
+_STARTS = ("warmup", "supernet_warmup", "supernet")
 _PATTERNS = "patterns"
 _TEST = "test"
 _INTERRUPTED = "interrupted"

@@ -14,7 +14,7 @@ from gatesearch.search import costs, read_store, run
 from gatesearch.search.one_shot import Tried, _fraction, chosen
 from tests.search.tiny import tiny
 
-PHASES = ("interrogate.warmup=0.25", "one_shot.finetune=0.25", "training.epochs=4")
+PHASES = ("one_shot.warmup=0.25", "one_shot.finetune=0.25", "training.epochs=4")
 QUICK = (*PHASES, "one_shot.patterns=12", "one_shot.statistics=4", 'search.mode="one_shot"')
 
 
@@ -73,7 +73,7 @@ def test_one_supernet_serves_all_points(finished) -> None:
         ("warm-up", 1), ("supernet", 2), ("supernet", 3),
         ("trial 0", 4), ("trial 1", 4), ("trial 2", 4), ("trial 3", 4),
     ]  # fmt: skip
-    assert [start.role for start in record.starts] == ["warmup", "supernet"]
+    assert [start.role for start in record.starts] == ["supernet_warmup", "supernet"]
     warmup, supernet = record.starts
     assert not supernet.metrics
     assert supernet.reused_images == warmup.train_images == 6
