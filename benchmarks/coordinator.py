@@ -28,7 +28,7 @@ def measure() -> list[Figure]:
         trial = seconds(
             lambda: train_candidate(
                 Candidate("interrogate", study.seed, 0, params), bench,
-                out=Path(folder), stl=None, emit=lambda event: None,
+                out=Path(folder), start=None, emit=lambda event: None,
             )
         )  # fmt: skip
     overhead = statistics.mean(around)
