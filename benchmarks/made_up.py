@@ -25,11 +25,10 @@ def new_store(study: Study, folder: Path) -> Store:
 
 def one_trial(store: Store, study: Study) -> None:
     """What a search does around one trial's training: count, ask, draw, tell."""
-    finished = store.finished()
-    trial, _ = store.ask("", sampler(study.search, seed=study.seed, finished=finished))
-    params = draw(trial, study.search, study.task_names)
-    result = made_up(study, "interrogate", trial.number, params)
-    store.finish(trial, result, [-10 * result.gflops + trial.number % 5, result.gflops])
+    own = sampler(study.search, seed=study.seed, index=len(store.numbers))
+    begun = store.begin("", own, lambda trial: draw(trial, study.search, study.task_names))
+    result = made_up(study, "interrogate", begun.number, begun.params)
+    store.finish(begun, result, [-10 * result.gflops + begun.number % 5, result.gflops])
 
 
 def made_up(

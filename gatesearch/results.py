@@ -17,7 +17,7 @@ Split = Literal["validation", "test"]
 Role = Literal["network", "warmup", "supernet_warmup", "supernet"]
 
 # Raised whenever the JSON of a Result changes its form.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Result:
         layers: Names of the gated layers, input first.
         sharing: task -> for each layer the share of live channels that are the task's own.
         environment: Device, precision, memory format and versions.
+        attempts: How often its training was begun; it goes on from the last checkpoint.
     """
 
     method: str
@@ -100,6 +101,7 @@ class Result:
     layers: Sequence[str] = ()
     sharing: Mapping[str, Sequence[float]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    attempts: int = 1
 
     @property
     def numbers(self) -> dict[str, float]:

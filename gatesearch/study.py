@@ -210,6 +210,10 @@ class SearchSpec(_Strict):
         startup: Random draws before the sampler models anything.
         regulariser: `hinge` bounds σ(α) by τ_t (the paper); `flops` bounds the expected cost by
             the budget of the run. Of several each trial draws one.
+        stop: Ends trials that lag behind: `median` of, or not in the better half (`halving`) of,
+            earlier trials at the same epoch that cost no more. Judged by Δ_MTL on validation.
+        stop_every: Epochs between two judgements; `halving` doubles the distance each time.
+        stop_after: Trials that a judgement needs at least.
     """
 
     mode: Literal["separate", "one_shot"] = "separate"
@@ -218,6 +222,9 @@ class SearchSpec(_Strict):
     tau: tuple[float, float] = (0.0, 1.0)
     startup: int = Field(default=10, ge=1)
     regulariser: tuple[Literal["hinge", "flops"], ...] = Field(default=("hinge",), min_length=1)
+    stop: Literal["none", "median", "halving"] = "none"
+    stop_every: int = Field(default=10, ge=1)
+    stop_after: int = Field(default=4, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> "SearchSpec":
@@ -226,6 +233,21 @@ class SearchSpec(_Strict):
         if not 0 <= self.tau[0] <= self.tau[1] <= 1:
             raise ValueError(f"tau must be an ascending range within [0, 1], found {self.tau}")
         return self
+
+
+class ExecutionSpec(_Strict):
+    """How a run guards its work; nothing of this changes results, so it is not in the fingerprint.
+
+    Attributes:
+        checkpoint_minutes: Between two checkpoints of a training.
+        attempts: How often a training may be cut off without getting further before it counts as
+            failed; an orderly stop does not count.
+        backup_minutes: Between two backups of the store.
+    """
+
+    checkpoint_minutes: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    attempts: int = Field(default=3, ge=1)
+    backup_minutes: float = Field(default=10.0, ge=0, allow_inf_nan=False)
 
 
 class OneShotSpec(_Strict):
@@ -274,6 +296,7 @@ class Study(_Strict):
     training: TrainingSpec
     search: SearchSpec = SearchSpec()
     one_shot: OneShotSpec = OneShotSpec()
+    execution: ExecutionSpec = ExecutionSpec()
     options: dict[str, MethodOptions] = {}
 
     @model_validator(mode="after")
@@ -310,7 +333,7 @@ class Study(_Strict):
             mode="json",
             exclude={
                 "summary": True, "seed": True, "methods": True, "report_frames": True,
-                "search": {"mode"},
+                "execution": True, "search": {"mode"},
             },
         )  # fmt: skip
         return {"results_version": RESULTS_VERSION, **kept}

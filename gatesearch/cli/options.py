@@ -23,6 +23,13 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="The study's store. Default: runs/STUDY."),
 ]
+StorageOption = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        help="postgresql://... of a server that keeps the store. Default: SQLite in --out.",
+    ),
+]
 ReportsOption = Annotated[
     Path, typer.Option("--reports", metavar="DIR", help="Where the report goes.")
 ]
@@ -117,7 +124,7 @@ def writing(reports: Path, study: str) -> Iterator[None]:
         ) from error
 
 
-def record_of(study: str, out: Path | None) -> "tuple[Path, StudyRecord]":
+def record_of(study: str, out: Path | None, storage: str = "") -> "tuple[Path, StudyRecord]":
     """A study's store, and everything in it.
 
     Raises:
@@ -128,7 +135,7 @@ def record_of(study: str, out: Path | None) -> "tuple[Path, StudyRecord]":
 
     definition = load_study(study)
     store = store_of(definition, out)
-    record = read_store(store)
+    record = read_store(store, storage=storage, name=definition.name if storage else "")
     if record.name != definition.name:
         raise UsageError(
             f"{store} must hold study '{definition.name}', found '{record.name}'; "

@@ -12,6 +12,7 @@ from gatesearch.cli.options import (
     PreferOption,
     ReportsOption,
     SetOption,
+    StorageOption,
     StudyOption,
     check_reports,
     names,
@@ -31,6 +32,12 @@ gatesearch run --study nyud-small --n-trials 20 --data /data --methods stl,mtl
 gatesearch run --study scenes --n-trials 4 --budget 1.3xMTL
 
 gatesearch run --study nyud-small --search one_shot --points 8
+
+gatesearch run --study nyud --n-trials 40 --workers 4
+
+gatesearch run --study nyud --n-trials 40 --executor ray://head:10001 --workers 16
+
+gatesearch run --study nyud --n-trials 40 --storage postgresql://me:secret@server/studies
 
 gatesearch run --study mine.toml --n-trials 0 --set training.epochs=2 --json"""
 
@@ -68,6 +75,20 @@ def run(
         str,
         typer.Option(metavar="cpu|cuda", help="Where a budget of latency holds. Default: here."),
     ] = "",
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="K", help="Trainings at a time, a process and a CUDA device each."
+        ),
+    ] = 1,
+    executor: Annotated[
+        str,
+        typer.Option(metavar="process|ray|ray://ADDRESS", help="Who runs the workers."),
+    ] = "process",
+    devices_per_trial: Annotated[
+        int, typer.Option(min=1, metavar="G", help="Devices that train one network together.")
+    ] = 1,
+    storage: StorageOption = "",
     search: Annotated[
         str,
         typer.Option(
@@ -103,6 +124,7 @@ def run(
     try:
         with emitter(log=store / "log.jsonl") as emit:
             from gatesearch.report import write_report
+            from gatesearch.search import Means
             from gatesearch.search import run as run_study
 
             record = run_study(
@@ -113,7 +135,13 @@ def run(
                 emit=emit,
                 budgets=names(budget, "--budget") if budget else (),
                 prefer=wanted,
-                device=device,
+                means=Means(
+                    workers=workers,
+                    executor=executor,
+                    devices=devices_per_trial,
+                    storage=storage,
+                    device=device,
+                ),
             )
             with writing(reports, definition.name):
                 path = write_report(record, folder=reports)

@@ -7,6 +7,8 @@ gates' own straight-through gradient, taken around the threshold that was drawn.
 one supernet a budget; this is ours.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +53,20 @@ class Nested(nn.Module):
     def richest(self) -> bool:
         """Whether all gates are open."""
         return bool((self.shares == 1).all())
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """What parameters do not tell: the pattern of this step and the state of the draws."""
+        return {
+            "generator": self._generator.get_state(),
+            "shares": self.shares,
+            "threshold": self.supernet.get_buffer("threshold").clone(),
+        }
+
+    def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the pattern and the draws of `get_extra_state`."""
+        self._generator.set_state(state["generator"].cpu())
+        self.shares = state["shares"].cpu()
+        self.supernet.get_buffer("threshold").copy_(state["threshold"])
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""

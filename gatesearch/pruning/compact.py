@@ -5,7 +5,6 @@ so that JSON and a safetensors file rebuild it without the supernet, the study o
 theirs.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
+from gatesearch.files import write_atomic as write_atomic
 from gatesearch.models.encoder import ConvNorm
 from gatesearch.models.parts import HeadSpec
 
@@ -311,19 +311,6 @@ def load_compact(stem: Path) -> CompactNet:
             f"{stem}.json and .safetensors must be a compact network of format {FORMAT}: {first}"
         ) from error
     return model.eval()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write aside, sync, rename: the file is whole or as it was."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _sources(step: Step) -> list[Gather]:

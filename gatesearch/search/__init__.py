@@ -10,9 +10,17 @@
 | `one_shot.py` | patterns of a one-shot supernet tried, networks chosen |
 | `select.py` | which network of a store to take |
 | `store.py` | what is kept: definition, baselines, trials, test figures |
+| `lock.py`, `backup.py`, `status.py` | one writer; copies of the store; what is going on |
 | `gallery.py` | predictions on a few test frames, for the report |
 | `method_costs.py` | costs of a study's methods before any training |
-| `coordinator.py` | the run: baselines first, then trials, then the test part |
+| `jobs.py` | one training as JSON, and the files in its folder |
+| `worker.py` | whoever does a job, in whichever process |
+| `executors.py`, `ray_executor.py` | this process, processes with a device each, Ray |
+| `crew.py` | jobs in work, results as they come in |
+| `early.py` | trials that lag behind are stopped |
+| `stopping.py` | an orderly end on SIGTERM and Ctrl-C |
+| `engine.py` | the search: trials drawn, gone on with, told; nothing twice |
+| `coordinator.py` | the run: store and data opened, baselines, trials, then the test part |
 """
 
 import importlib
@@ -20,14 +28,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gatesearch.search.candidate import as_compact, kept_network
-    from gatesearch.search.coordinator import run
+    from gatesearch.search.coordinator import Means, run
     from gatesearch.search.method_costs import costs
     from gatesearch.search.store import read_store
 
-__all__ = ["as_compact", "costs", "kept_network", "read_store", "run"]
+__all__ = ["Means", "as_compact", "costs", "kept_network", "read_store", "run"]
 
 # Imported on use: reading a store needs no torch.
 _HOMES = {
+    "Means": "coordinator",
     "run": "coordinator",
     "as_compact": "candidate",
     "costs": "method_costs",

@@ -4,7 +4,7 @@ import copy
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,29 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from gatesearch.cost import Budget, PatternCost, count_macs, median_latency, name_of
+from gatesearch.cost import Budget, count_macs, median_latency, name_of
 from gatesearch.errors import StudyRefusedError
 from gatesearch.models import MTL, STL, InterroGate, build_model, needs_stl
 from gatesearch.pruning import CompactNet, extract, load_compact, save_compact, sharing
-from gatesearch.pruning.compact import write_atomic
+from gatesearch.pruning.compact import Description, write_atomic
 from gatesearch.results import Result, Role
 from gatesearch.search.bench import Bench, Emit
+from gatesearch.search.early import Judge
 from gatesearch.search.hardening import harden, opened
 from gatesearch.search.phases import fit, spans, train_gates, train_nested
 from gatesearch.study import Study
-from gatesearch.training import History, evaluate, recompute_statistics
+from gatesearch.training import (
+    Checkpoint,
+    Checkpoints,
+    History,
+    Phase,
+    evaluate,
+    recompute_statistics,
+)
 
 MODEL = "model"
 TENSORS = ".safetensors"
+_TUNE = "tune"
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,11 @@ class Candidate:
         return "supernet" if self.role == "supernet" else self.method
 
     @property
+    def budget(self) -> str:
+        """The budgets' common name; empty for none."""
+        return name_of(self.budgets)
+
+    @property
     def warms_up(self) -> bool:
         """Whether it is a multi-task network that gated streams start from."""
         return self.role in ("warmup", "supernet_warmup")
@@ -89,8 +103,34 @@ def starts_from(candidate: Candidate, study: Study) -> Candidate | None:
     return None
 
 
+@dataclass
+class Trained:
+    """What training leaves: a network, and what is known of it without measuring.
+
+    Attributes:
+        network: On the device; as it was when a trial was stopped early.
+        history: Of its own phases.
+        pflops: Likewise.
+        layers: Names of the gated layers, where a supernet was pruned.
+        sharing: task -> for each of them the share of live channels that are the task's own.
+    """
+
+    network: nn.Module
+    history: History = field(default_factory=History)
+    pflops: float = 0.0
+    layers: tuple[str, ...] = ()
+    sharing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
 def train_candidate(
-    candidate: Candidate, bench: Bench, *, out: Path, start: Result | None, emit: Emit
+    candidate: Candidate,
+    bench: Bench,
+    *,
+    out: Path,
+    start: Result | None,
+    emit: Emit,
+    checkpoints: Checkpoints | None = None,
+    judge: Judge | None = None,
 ) -> Result:
     """Train one network, keep it in its folder, measure it on the validation part.
 
@@ -100,45 +140,45 @@ def train_candidate(
         out: The store's folder.
         start: Result of what it starts from (`starts_from`).
         emit: Receives progress.
+        checkpoints: Where training stands, kept now and then; it goes on from the newest.
+        judge: May stop a trial early, whose result is then `pruned` and has no network.
 
     Raises:
         TrainingError: The training cannot go on.
+        Preempted: `checkpoints` was asked to stop.
     """
-    study = bench.study
-    model = _build(candidate, study, out)
     history = History()
     if start is not None and start.method == candidate.method:  # its own warm-up
         history = History({name: list(c) for name, c in start.curves.items()}, epochs=start.epochs)
-    layers: tuple[str, ...] = ()
-    own_shares: Mapping[str, tuple[float, ...]] = {}
-    network, own, pflops = _trained(model, candidate, bench, emit)
-    if isinstance(model, InterroGate) and candidate.role == "network":
-        layers, own_shares = sharing(model)
-    history.follow(own)
+    trained = _trained(candidate, bench, out, emit, checkpoints, judge)
+    history.follow(trained.history)
     measured: dict[str, Any] = {}
-    if candidate.role != "supernet":  # which is no network to compare
-        emit({"event": "log", "message": f"{candidate.label}: measuring"})
-        measured = _measured(network, candidate, bench, emit)
-    _keep(network, candidate.folder(out))
+    if judge is not None and judge.verdict:
+        measured = {"state": "pruned", "reason": judge.verdict}
+    else:
+        if candidate.role != "supernet":  # which is no network to compare
+            emit({"event": "log", "message": f"{candidate.label}: measuring"})
+            measured = _measured(trained.network, candidate, bench, emit)
+        _keep(trained.network, candidate.folder(out))
     reused = start or Result(candidate.method, candidate.seed)
     return Result(
         method=candidate.method,
         seed=candidate.seed,
         trial=candidate.trial,
         role=candidate.role,
-        budget=name_of(candidate.budgets),
+        budget=candidate.budget,
         params=dict(candidate.params),
         **measured,
         epochs=history.epochs,
         train_seconds=history.seconds + reused.train_seconds,
         train_images=history.images + reused.train_images,
-        train_pflops=pflops + reused.train_pflops,
+        train_pflops=trained.pflops + reused.train_pflops,
         reused_seconds=reused.train_seconds,
         reused_images=reused.train_images,
         reused_pflops=reused.train_pflops,
         curves=history.curves,
-        layers=layers,
-        sharing=own_shares,
+        layers=trained.layers,
+        sharing=trained.sharing,
         environment=_environment(bench),
     )
 
@@ -241,38 +281,85 @@ def _build(candidate: Candidate, study: Study, out: Path) -> nn.Module:
 
 
 def _trained(
-    model: nn.Module, candidate: Candidate, bench: Bench, emit: Emit
-) -> tuple[nn.Module, History, float]:
-    """All phases of a candidate: (network, history, PFLOPs)."""
+    candidate: Candidate,
+    bench: Bench,
+    out: Path,
+    emit: Emit,
+    checkpoints: Checkpoints | None,
+    judge: Judge | None,
+) -> Trained:
+    """All phases of a candidate, from its first weights or its newest checkpoint."""
+    saved = None if checkpoints is None else checkpoints.newest()
+
+    def phase(name: str, context: Mapping[str, Any]) -> Phase | None:
+        if checkpoints is None:
+            return None
+        here = saved is not None and saved.state["phase"] == name
+        return Phase(checkpoints, name, context, resume=saved if here else None)
+
     one_shot = candidate.one_shot or candidate.role.startswith("supernet")
     warmup, gates, end = spans(bench.study, one_shot=one_shot)
     told: dict[str, Any] = {
         "method": candidate.method, "seed": candidate.seed, "label": candidate.label, "emit": emit,
     }  # fmt: skip
-    if not isinstance(model, InterroGate):
-        span = (0, warmup) if candidate.warms_up else None
-        return model, *fit(model, bench, span=span, **told)
-    if candidate.role == "supernet":
-        return model, *train_nested(model, bench, span=(warmup, gates), **told)
-    history, pflops = History(), 0.0
-    budgets = candidate.budgets
-    table = None if bench.stopwatch is None else bench.stopwatch.table
-    cost = PatternCost.of(model, bench.input_shape, latency=table) if budgets else None
-    if not candidate.one_shot:
-        history, pflops = train_gates(
-            model, candidate.params, bench, budgets=budgets, cost=cost,
-            span=(warmup, gates), **told,
+    if saved is not None and saved.state["phase"] == _TUNE:
+        trained = _untuned(saved)
+    else:
+        model = _build(candidate, bench.study, out)
+        whole = phase("whole", {})
+        if not isinstance(model, InterroGate):
+            span = (0, warmup) if candidate.warms_up else None
+            return Trained(model, *fit(model, bench, span=span, phase=whole, **told))
+        if candidate.role == "supernet":
+            span = (warmup, gates)
+            return Trained(model, *train_nested(model, bench, span=span, phase=whole, **told))
+        trained = Trained(model)
+        if not candidate.one_shot:
+            trained.history, trained.pflops = train_gates(
+                model, candidate.params, bench, budgets=candidate.budgets, span=(warmup, gates),
+                phase=whole, judge=judge, **told,
+            )  # fmt: skip
+        if judge is not None and judge.verdict:
+            return trained
+        harden(
+            model, bench, budgets=candidate.budgets, fill=not candidate.one_shot,
+            label=candidate.label, emit=emit,
         )  # fmt: skip
-    harden(
-        model, bench, cost=cost, budgets=budgets, fill=not candidate.one_shot,
-        label=candidate.label, emit=emit,
-    )  # fmt: skip
-    compact = extract(model)
+        trained.layers, trained.sharing = sharing(model)
+        trained.network = extract(model)
     if gates < end:
-        tuned, more = fit(compact, bench, span=(gates, end), **told)
-        history.follow(tuned)
-        pflops += more
-    return bench.runtime.place(compact), history, pflops
+        tuned, more = fit(
+            trained.network, bench, span=(gates, end), judge=judge,
+            phase=phase(_TUNE, _context(trained)), **told,
+        )  # fmt: skip
+        trained.history.follow(tuned)
+        trained.pflops += more
+    bench.runtime.place(trained.network)
+    return trained
+
+
+def _context(trained: Trained) -> dict[str, Any]:
+    """What fine-tuning goes on from beside weights, as plain JSON values."""
+    assert isinstance(trained.network, CompactNet)
+    return {
+        "network": trained.network.description.model_dump(mode="json"),
+        "history": asdict(trained.history),
+        "pflops": trained.pflops,
+        "layers": trained.layers,
+        "sharing": trained.sharing,
+    }
+
+
+def _untuned(saved: Checkpoint) -> Trained:
+    """What `_context` described; its weights come with the checkpoint."""
+    context = saved.state["context"]
+    return Trained(
+        CompactNet(Description.model_validate(context["network"])),
+        History(**context["history"]),
+        context["pflops"],
+        tuple(context["layers"]),
+        {task: tuple(shares) for task, shares in context["sharing"].items()},
+    )
 
 
 def _keep(network: nn.Module, folder: Path) -> None:

@@ -1,9 +1,8 @@
 """The run of a study: baselines first, then trials, then the test part once."""
 
 import contextlib
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from gatesearch.cost import Budget, measure_layers, measure_of, name_of, parse_budget
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.models import InterroGate, build_model, method_of, needs_stl
-from gatesearch.results import Result, StudyRecord, TaskInfo, delta_mtl, front
+from gatesearch.results import StudyRecord, TaskInfo, front
 from gatesearch.search.bench import (
     Bench,
     Emit,
@@ -20,20 +19,42 @@ from gatesearch.search.bench import (
     open_bench,
     progress,
 )
-from gatesearch.search.candidate import (
-    Candidate,
-    measure_on_test,
-    starts_from,
-    train_candidate,
-)
+from gatesearch.search.candidate import Candidate, measure_on_test
+from gatesearch.search.crew import Crew
+from gatesearch.search.engine import Search
+from gatesearch.search.executors import open_executor
 from gatesearch.search.gallery import draw_gallery
+from gatesearch.search.lock import advisory_lock, locked
 from gatesearch.search.method_costs import costs
 from gatesearch.search.one_shot import Chooser, chooser
-from gatesearch.search.space import directions, draw, draw_shares, sampler, search_of
-from gatesearch.search.store import Store, explained, locked, open_store
+from gatesearch.search.space import search_of
+from gatesearch.search.stopping import stoppable
+from gatesearch.search.store import Store, explained, open_store
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
-from gatesearch.training import TrainingError, resolve_runtime
+from gatesearch.training import resolve_runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a run has at hand.
+
+    Attributes:
+        workers: Trainings at a time.
+        executor: `process`, `ray`, or `ray://ADDRESS` of a cluster.
+        devices: How many train one network together.
+        storage: `postgresql://...` of the store; empty for SQLite in its folder.
+        device: Where latency is measured, for budgets of it; the one trained on by default.
+    """
+
+    workers: int = 1
+    executor: str = "process"
+    devices: int = 1
+    storage: str = ""
+    device: str = ""
+
+
+HERE = Means()
 
 
 def run(
@@ -45,7 +66,7 @@ def run(
     emit: Emit,
     budgets: Sequence[str] = (),
     prefer: Mapping[str, float] | None = None,
-    device: str = "",
+    means: Means = HERE,
 ) -> StudyRecord:
     """Bring a search to a total of `n_trials` trials, and measure its networks on the test part.
 
@@ -61,39 +82,49 @@ def run(
         emit: Receives events.
         budgets: Upper bounds on every trial's cost, as `parse_budget` reads them; `n_trials`
             then counts the trials under these bounds, which share baselines with all others.
-        device: Where latency is measured, for budgets of it; the one trained on by default.
         prefer: Task -> how much it matters (`delta_mtl`) in the choice of one-shot networks.
+        means: Workers, their executor, the store's server.
 
     Raises:
         UsageError: A definition that cannot be built, or a budget that cannot be reached.
         DataError: Data missing or damaged, or a folder that cannot be written.
         StudyRefusedError: The store belongs to another definition or process.
         TrainingError: The single-task networks, which everything is measured against, failed.
+        KeyboardInterrupt: It was asked to stop; checkpoints of all trainings are kept.
     """
     baselines = _checked(study)
-    stopwatch = start_stopwatch(study, device) if timed(budgets) else None
+    stopwatch = None
+    if timed(budgets):
+        if means.workers > 1 or means.executor != "process":
+            raise UsageError(
+                "a budget of latency is measured while nothing else runs: it takes --workers 1 "
+                f"without --executor, found {means.workers} ({means.executor})"
+            )
+        stopwatch = start_stopwatch(study, means.device)
     bounds = parse_budgets(study, budgets, stopwatch)
     one_shot = study.search.mode == "one_shot"
-    search = search_of(name_of(bounds), one_shot=one_shot)
-    with explained(out), locked(out):
-        store = open_store(study, folder=out, tasks=task_infos(study))
-        stale = store.close_running()
-        if stale:
-            emit({"event": "log", "message": f"{stale} interrupted trial(s) will be run anew"})
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stoppable())
+        stack.enter_context(explained(out))
+        stack.enter_context(locked(out))
+        if means.storage:
+            stack.enter_context(advisory_lock(means.storage, study.name))
+        store = open_store(study, folder=out, tasks=task_infos(study), storage=means.storage)
         bench = replace(_bench(study, store, data=data, emit=emit), stopwatch=stopwatch)
-        _train_baselines(baselines, bench, store, emit)
-        stl = _known(Candidate("stl", study.seed), store)
-        assert stl is not None
-        choose: Chooser | None = None
-        if store.finished(search) < n_trials:
-            first = Candidate("interrogate", study.seed, 0, one_shot=one_shot)
-            _train_start(first, bench, store, emit)
-            if one_shot:
-                choose = chooser(bench, store, stl, budgets=bounds, prefer=prefer or {}, emit=emit)
-        while (finished := store.finished(search)) < n_trials:
-            progress(emit, "search", finished, n_trials, "trials")
-            _one_trial(search, finished, bounds, choose, bench, store, stl, emit)
-        progress(emit, "search", store.finished(search), n_trials, "trials")
+        executor = open_executor(means.executor, means.workers, devices=means.devices)
+        stack.callback(executor.shutdown)
+        crew = Crew(executor, means.workers, bench, emit, stop)
+        search = Search(store, crew, data=data, devices=means.devices)
+        search.train_bases(baselines)
+        name = search_of(name_of(bounds), one_shot=one_shot)
+        choose: Callable[[], Chooser] | None = None
+        if one_shot:
+            stl = search.known(Candidate("stl", study.seed))
+            assert stl is not None
+            choose = lambda: chooser(  # noqa: E731
+                bench, store, stl, budgets=bounds, prefer=prefer or {}, emit=emit
+            )
+        search.run_trials(name, n_trials, budgets=bounds, choose=choose)
         _measure_chosen(bench, store, emit)
         return store.record()
 
@@ -195,100 +226,6 @@ def _bench(study: Study, store: Store, *, data: Path, emit: Emit) -> Bench:
     return bench
 
 
-def _train_baselines(methods: tuple[str, ...], bench: Bench, store: Store, emit: Emit) -> None:
-    seed = bench.study.seed
-    known = {method: _known(Candidate(method, seed), store) for method in methods}
-    missing = [
-        name for name, result in known.items() if result is None or result.state != "complete"
-    ]
-    for done, method in enumerate(missing):
-        progress(emit, "baselines", done, len(missing), "networks")
-        candidate = Candidate(method, seed)
-        stl = _known(Candidate("stl", seed), store)
-        try:
-            result = _trained(candidate, bench, store, emit)
-        except (TrainingError, torch.OutOfMemoryError) as error:
-            if method == "stl":
-                raise
-            result = Result(method, seed, state="failed", reason=str(error))
-            emit({"event": "warning", "message": f"{method} failed: {error}"})
-        store.keep_baseline(result)
-        emit({"event": "baseline", "message": _line(method, result, stl, bench)})
-    progress(emit, "baselines", len(missing), len(missing), "networks")
-
-
-def _train_start(candidate: Candidate, bench: Bench, store: Store, emit: Emit) -> None:
-    """What trials start from, and what that starts from, once a seed."""
-    start = starts_from(candidate, bench.study)
-    if start is not None and start.role != "network" and _known(start, store) is None:
-        _train_start(start, bench, store, emit)
-        store.keep_start(_trained(start, bench, store, emit))
-
-
-def _trained(candidate: Candidate, bench: Bench, store: Store, emit: Emit) -> Result:
-    begin = starts_from(candidate, bench.study)
-    start = None if begin is None else _known(begin, store)
-    return train_candidate(candidate, bench, out=store.folder, start=start, emit=emit)
-
-
-def _known(candidate: Candidate, store: Store) -> Result | None:
-    """The stored result of a baseline, or of what trials start from."""
-    record = store.record()
-    wanted = (candidate.method, candidate.seed, candidate.role)
-    for result in (*record.baselines, *record.starts):
-        if (result.method, result.seed, result.role) == wanted:
-            return result
-    return None
-
-
-def _one_trial(
-    search: str,
-    finished: int,
-    budgets: tuple[Budget, ...],
-    choose: Chooser | None,
-    bench: Bench,
-    store: Store,
-    stl: Result,
-    emit: Emit,
-) -> None:
-    study = bench.study
-    own = sampler(study.search, seed=study.seed, finished=finished)
-    trial, number = store.ask(search, own, None if choose is None else choose(finished))
-    try:
-        if choose is None:
-            params = draw(trial, study.search, study.task_names)
-        else:
-            params = draw_shares(trial, study.task_names)
-        candidate = Candidate(
-            "interrogate", study.seed, number, params, budgets, one_shot=choose is not None
-        )
-        drawn = " ".join(
-            f"{name}={value if isinstance(value, str) else format(value, '.3g')}"
-            for name, value in params.items()
-        )
-        emit({"event": "log", "message": f"trial {number}: {drawn}", "params": params})
-        try:
-            result = _trained(candidate, bench, store, emit)
-            gain = _gain(result, stl, bench)
-            values = [gain, result.gflops][: len(directions(search))]
-            if not math.isfinite(gain):
-                raise TrainingError("Δ_MTL is undefined: a metric is not a number")
-        except (TrainingError, torch.OutOfMemoryError) as error:
-            values = None
-            result = Result(
-                "interrogate", study.seed, number, state="failed", reason=str(error),
-                budget=name_of(budgets), params=params,
-            )  # fmt: skip
-            emit({"event": "warning", "message": f"trial {number} failed: {error}"})
-        store.finish(trial, result, values)
-    except BaseException:
-        # On a full disk this fails too; the next start closes the trial then.
-        with contextlib.suppress(Exception):
-            store.close_running()
-        raise
-    emit({"event": "trial", "message": _line(candidate.label, result, stl, bench)})
-
-
 def _measure_chosen(bench: Bench, store: Store, emit: Emit) -> None:
     """The official test part, once for each network of the front and each baseline."""
     record = store.record()
@@ -300,16 +237,3 @@ def _measure_chosen(bench: Bench, store: Store, emit: Emit) -> None:
         progress(emit, "test part", done, len(missing), "networks")
     own = [result for result in shown if result.seed == bench.study.seed]
     draw_gallery(own, bench, out=store.folder)
-
-
-def _gain(result: Result, stl: Result, bench: Bench) -> float:
-    directions = {name: task.higher_is_better for name, task in bench.tasks.items()}
-    return delta_mtl(result.metrics["validation"], stl.metrics["validation"], directions)
-
-
-def _line(label: str, result: Result, stl: Result | None, bench: Bench) -> str:
-    if result.state != "complete":
-        return f"{label}: {result.state}: {result.reason}"
-    metrics = " ".join(f"{k} {v:.4g}" for k, v in result.metrics["validation"].items())
-    gain = f"Δ_MTL {_gain(result, stl, bench):+.2f} %, " if stl is not None else ""
-    return f"{label}: {gain}{result.gflops:.3f} GFLOPs, validation {metrics}"

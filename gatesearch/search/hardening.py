@@ -17,6 +17,7 @@ from gatesearch.errors import UsageError
 from gatesearch.models import InterroGate
 from gatesearch.pruning import extract
 from gatesearch.search.bench import Bench, Emit
+from gatesearch.search.phases import pattern_cost
 from gatesearch.search.space import shares
 from gatesearch.training import TrainingError
 
@@ -43,7 +44,6 @@ def harden(
     supernet: InterroGate,
     bench: Bench,
     *,
-    cost: PatternCost | None,
     budgets: Sequence[Budget],
     fill: bool,
     label: str,
@@ -54,7 +54,6 @@ def harden(
     Args:
         supernet: With learned gates.
         bench: Of the study; its stopwatch measures latency.
-        cost: Of the supernet's patterns, where there are budgets.
         budgets: All of them hold afterwards.
         fill: Whether to take the budgets up too, instead of closing gates alone.
         label: Of the network, for the log.
@@ -64,6 +63,7 @@ def harden(
         TrainingError: Not even all gates closed keep to a budget of latency.
     """
     multiple = bench.study.interrogate.round_to
+    cost = pattern_cost(supernet, bench) if budgets else None
     alpha, learned = supernet.logits(), supernet.hard_gates()
 
     def seconds(gates: Mapping[str, Tensor]) -> float:

@@ -19,6 +19,7 @@ from gatesearch.results import Result, delta_mtl
 from gatesearch.search.bench import Bench, Emit, progress
 from gatesearch.search.candidate import Candidate, network_state
 from gatesearch.search.hardening import opened
+from gatesearch.search.phases import pattern_cost
 from gatesearch.search.space import draw_shares
 from gatesearch.search.store import Store
 from gatesearch.training import evaluate, recompute_statistics
@@ -50,8 +51,7 @@ def chooser(
         emit: Receives progress.
     """
     supernet = _supernet(bench, store)
-    table = None if bench.stopwatch is None else bench.stopwatch.table
-    cost = PatternCost.of(supernet, bench.input_shape, latency=table)
+    cost = pattern_cost(supernet, bench)
     study = store.patterns(bench.study.seed)
     _try_patterns(supernet, cost, study, bench, stl, emit)
     directions = {name: task.higher_is_better for name, task in bench.tasks.items()}

@@ -10,6 +10,7 @@ from gatesearch.cost import Budget, PatternCost, count_macs
 from gatesearch.models import InterroGate
 from gatesearch.models.nested import Nested
 from gatesearch.search.bench import Bench, Emit
+from gatesearch.search.early import Judge
 from gatesearch.search.space import taus
 from gatesearch.study import Study
 from gatesearch.training import History, train
@@ -31,7 +32,7 @@ def train_gates(
     bench: Bench,
     *,
     budgets: tuple[Budget, ...],
-    cost: PatternCost | None,
+    judge: Judge | None = None,
     **options: Any,
 ) -> tuple[History, float]:
     """The phase of the gates under λ_s and τ_t, or under budgets: (history, PFLOPs).
@@ -41,9 +42,11 @@ def train_gates(
         params: `lambda_s`, `tau.<task>` and `regulariser`.
         bench: Data, tasks, runtime.
         budgets: Bounds of the regulariser `flops`.
-        cost: Of the supernet's patterns, where there are budgets.
-        options: `span`, `method`, `seed`, `label` and `emit` of `fit`.
+        judge: May stop it early.
+        options: `span`, `method`, `seed`, `label`, `phase` and `emit` of `fit`.
     """
+    judging = judge is not None and bench.study.search.stop != "none"
+    cost = pattern_cost(supernet, bench) if budgets or judging else None
     gates = bench.study.interrogate
     weight = float(params["lambda_s"])
     tau = torch.tensor(taus(params, supernet.tasks)).to(bench.runtime.device)
@@ -56,12 +59,16 @@ def train_gates(
         supernet.temperature = hot * (cold / hot) ** share
         risen = min(1.0, share / gates.ramp) if gates.ramp else 1.0
 
-    def observe() -> dict[str, float]:
+    def observe(epoch: int) -> dict[str, float]:
         hard = supernet.hard_gates().values()
         counts = torch.stack([on.float().mean(1) for on in hard]).mean(0).tolist()
         opened = {f"open.{task}": share for task, share in zip(supernet.tasks, counts, strict=True)}
         with torch.no_grad():
-            return {"sparsity": float(supernet.sparsity(tau)), **opened}
+            seen = {"sparsity": float(supernet.sparsity(tau)), **opened}
+        if judge is not None and cost is not None:
+            gflops = 2e-9 * float(cost.macs(supernet.hard_gates()))
+            seen |= judge.look(epoch, supernet, gflops)
+        return seen
 
     def penalty(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
         if regulariser == "hinge":
@@ -71,7 +78,7 @@ def train_gates(
 
     return fit(
         supernet, bench, penalty=penalty, before_step=anneal, observe=observe,
-        gate_rate=gates.lr, **options,
+        halt=lambda: judge is not None and bool(judge.verdict), gate_rate=gates.lr, **options,
     )  # fmt: skip
 
 
@@ -116,6 +123,7 @@ def fit(
     emit: Emit,
     gate_rate: float = 1.0,
     forward: float | None = None,
+    judge: Judge | None = None,
     **options: Any,
 ) -> tuple[History, float]:
     """Train on the device: (history, PFLOPs).
@@ -129,6 +137,7 @@ def fit(
         emit: Receives it.
         gate_rate: Multiple of the learning rate for gates and mixes.
         forward: GFLOPs of a forward pass on average; counted when None.
+        judge: May stop it early, if nothing else is observed.
         options: Of `train`.
     """
     spec = bench.study.training_of(method)
@@ -152,6 +161,10 @@ def fit(
             }
         )
 
+    if judge is not None:
+        options["observe"] = lambda epoch: judge.look(epoch, model, gflops)
+        options["halt"] = lambda: bool(judge.verdict)
+
     def rate(name: str) -> float:
         return gate_rate if {"alpha", "beta"} & set(name.split(".")) else 1.0
 
@@ -168,6 +181,12 @@ def fit(
         **options,
     )
     return history, 3 * gflops * history.images / 1e6
+
+
+def pattern_cost(supernet: InterroGate, bench: Bench) -> PatternCost:
+    """Cost of a supernet's gate patterns on the study's images, latency with the stopwatch's."""
+    table = None if bench.stopwatch is None else bench.stopwatch.table
+    return PatternCost.of(supernet, bench.input_shape, latency=table)
 
 
 class _End(nn.Module):

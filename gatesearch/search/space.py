@@ -40,19 +40,23 @@ def draw_shares(trial: optuna.Trial, tasks: tuple[str, ...]) -> Params:
     return {f"share.{task}": trial.suggest_float(f"share.{task}", 0.0, 1.0) for task in tasks}
 
 
-def sampler(spec: SearchSpec, *, seed: int, finished: int) -> optuna.samplers.BaseSampler:
+def sampler(
+    spec: SearchSpec, *, seed: int, index: int, parallel: bool = False
+) -> optuna.samplers.BaseSampler:
     """The sampler of the next trial.
 
-    Its seed depends on the number of finished trials: a sampler seeded alike on every start would
+    Its seed depends on the number of trials before it: a sampler seeded alike on every start would
     draw the first trials of a resumed study once more. So a study that was interrupted also draws
-    what it would have drawn without.
+    what it would have drawn without; with several workers that holds for `random` alone, since what
+    the others know depends on who ended first.
 
     Args:
         spec: Which sampler.
         seed: The study's.
-        finished: Trials that ended, interrupted ones not counted.
+        index: Trials of the search drawn before it.
+        parallel: Whether trials run beside it, which TPE then takes for bad ones.
     """
-    own = (seed * 1_000_003 + finished * 7919 + 17) % 2**32
+    own = (seed * 1_000_003 + index * 7919 + 17) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if spec.sampler == "random":
@@ -61,7 +65,9 @@ def sampler(spec: SearchSpec, *, seed: int, finished: int) -> optuna.samplers.Ba
             # A population is two at least.
             population = max(2, spec.startup)
             return optuna.samplers.NSGAIISampler(seed=own, population_size=population)
-        return optuna.samplers.TPESampler(seed=own, n_startup_trials=spec.startup)
+        return optuna.samplers.TPESampler(
+            seed=own, n_startup_trials=spec.startup, constant_liar=parallel
+        )
 
 
 def shares(params: Mapping[str, float | str], tasks: tuple[str, ...]) -> list[float]:

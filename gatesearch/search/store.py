@@ -7,24 +7,26 @@ under one budget says little of another. Nothing here needs torch.
 
 import contextlib
 import errno
+import functools
+import itertools
 import json
-import os
-import socket
 import sqlite3
+import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.results import Result, StudyRecord, TaskInfo
+from gatesearch.search.lock import server_url
 from gatesearch.search.space import directions
 from gatesearch.study import Study, differences
 
@@ -34,16 +36,35 @@ _BASELINE = "baseline"
 _STARTS = ("warmup", "supernet_warmup", "supernet")
 _PATTERNS = "patterns"
 _TEST = "test"
-_INTERRUPTED = "interrupted"
-_MAIN = "gatesearch"
+_BEGUN = "begun"
+_RESULT = "result"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A trial that was drawn and has no result yet.
+
+    Attributes:
+        search: Name of its search.
+        number: In the store.
+        params: What was drawn.
+        handle: Number in its Optuna study.
+        drawn_from: Parameter -> distribution as JSON.
+    """
+
+    search: str
+    number: int
+    params: Mapping[str, float | str]
+    handle: int
+    drawn_from: Mapping[str, str]
 
 
 class Store:
-    """An opened store.
+    """An opened store, which one process writes to.
 
     Args:
         folder: The store's folder.
-        handle: The main Optuna study in it.
+        handle: The main Optuna study in it, of the study's name; the others' names begin with it.
 
     Attributes:
         handle: Holds the attributes, and the trials without a budget.
@@ -53,17 +74,17 @@ class Store:
     def __init__(self, folder: Path, handle: optuna.Study) -> None:
         self.folder = folder
         self.handle = handle
-        storage = handle._storage
+        storage, prefix = handle._storage, f"{handle.study_name} "
         self.searches = {"": handle} | {
-            name.removeprefix(f"{_MAIN} "): optuna.load_study(study_name=name, storage=storage)
+            name.removeprefix(prefix): optuna.load_study(study_name=name, storage=storage)
             for name in sorted(optuna.get_all_study_names(storage))
-            if name.startswith(f"{_MAIN} ")
+            if name.startswith(prefix) and not name.startswith(f"{prefix}{_PATTERNS} ")
         }
 
     def search(self, name: str) -> optuna.Study:
         """The Optuna study of a search."""
         if name not in self.searches:
-            self.searches[name] = self._study(f"{_MAIN} {name}", directions(name))
+            self.searches[name] = self._study(name, directions(name))
         return self.searches[name]
 
     def patterns(self, seed: int) -> optuna.Study:
@@ -71,29 +92,85 @@ class Store:
         return self._study(f"{_PATTERNS} seed {seed}", directions(""))
 
     def _study(self, name: str, directions: list[StudyDirection]) -> optuna.Study:
-        storage = self.handle._storage
         handle = optuna.create_study(
-            study_name=name, storage=storage, directions=directions, load_if_exists=True
+            study_name=f"{self.handle.study_name} {name}",
+            storage=self.handle._storage,
+            directions=directions,
+            load_if_exists=True,
         )
         _name_metrics(handle)
         return handle
 
-    def ask(
+    @functools.cached_property
+    def numbers(self) -> set[int]:
+        """Of all trials that were ever begun."""
+        return {
+            trial.user_attrs[_BEGUN]["number"]
+            for search in self.searches.values()
+            for trial in _begun(search)
+        }
+
+    @functools.cached_property
+    def _coming(self) -> Iterator[int]:
+        return itertools.count(max(self.numbers, default=-1) + 1)
+
+    def begin(
         self,
         name: str,
         sampler: optuna.samplers.BaseSampler,
+        draw: Callable[[optuna.Trial], Mapping[str, float | str]],
         params: Mapping[str, float] | None = None,
-    ) -> tuple[optuna.Trial, int]:
-        """The next trial of a search, with these parameters if given, and its number in the store.
+    ) -> Begun:
+        """Draw the next trial of a search.
 
-        Trials that were prepared and never begun count for nothing.
+        Args:
+            name: The search.
+            sampler: What draws.
+            draw: Suggests every parameter.
+            params: What to draw instead.
         """
         search = self.search(name)
-        number = sum(len(s.get_trials(deepcopy=False)) for s in self.searches.values())
         search.sampler = sampler
         if params is not None:
             search.enqueue_trial(dict(params))
-        return search.ask(), number
+        trial = search.ask()
+        drawn = dict(draw(trial))
+        number = next(self._coming)
+        trial.set_user_attr(_BEGUN, {"number": number, "params": drawn})
+        self.numbers.add(number)
+        return Begun(name, number, drawn, trial.number, _as_json(trial.distributions))
+
+    def unfinished(self) -> list[Begun]:
+        """Trials of all searches that were begun and have no result, in the order of beginning."""
+        found = [
+            Begun(name, own["number"], own["params"], trial.number, _as_json(trial.distributions))
+            for name, search in self.searches.items()
+            for trial in _begun(search)
+            if not trial.state.is_finished() and (own := trial.user_attrs[_BEGUN])
+        ]
+        return sorted(found, key=lambda begun: begun.number)
+
+    def drop_undrawn(self) -> None:
+        """Close trials whose drawing was cut off; they were never begun and count for nothing."""
+        for search in self.searches.values():
+            for trial in search.get_trials(deepcopy=False):
+                if not trial.state.is_finished() and _BEGUN not in trial.user_attrs:
+                    search.tell(trial.number, state=TrialState.FAIL)
+
+    def adopt(self, begun: Begun) -> None:
+        """Take up a trial that an earlier state of the store, put back since, did not know."""
+        search = self.search(begun.search)
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(begun.params),
+            distributions={
+                name: json_to_distribution(text) for name, text in begun.drawn_from.items()
+            },
+            user_attrs={_BEGUN: {"number": begun.number, "params": dict(begun.params)}},
+        )
+        search._storage.create_new_trial(search._study_id, template_trial=template)
+        self.numbers.add(begun.number)
+        self.__dict__.pop("_coming", None)
 
     def attribute(self, name: str) -> Any:
         """An attribute of the store, None where it was never set."""
@@ -119,32 +196,35 @@ class Store:
         else:
             self.keep(f"{_TEST}/{result.trial}", dict(metrics))
 
-    def finish(self, trial: optuna.Trial, result: Result, values: list[float] | None) -> None:
-        """Tell a trial's result; without values it has failed."""
-        trial.set_user_attr("result", result.to_json())
-        if values is None:
-            trial.study.tell(trial, state=TrialState.FAIL)
+    def finish(self, begun: Begun, result: Result, values: list[float] | None) -> None:
+        """Tell a trial's result; without values it has failed, or was stopped early."""
+        search = self.search(begun.search)
+        own = search.get_trials(deepcopy=False)[begun.handle]._trial_id
+        search._storage.set_trial_user_attr(own, _RESULT, result.to_json())
+        if values is not None:
+            search.tell(begun.handle, values)
         else:
-            trial.study.tell(trial, values)
-
-    def close_running(self) -> int:
-        """Close trials that never came to a result; they do not count. How many there were."""
-        closed = 0
-        for search in self.searches.values():
-            for trial in search.get_trials(deepcopy=False):
-                if not trial.state.is_finished():
-                    search._storage.set_trial_user_attr(trial._trial_id, _INTERRUPTED, True)
-                    search.tell(trial.number, state=TrialState.FAIL)
-                    closed += 1
-        return closed
+            pruned = result.state == "pruned"
+            search.tell(begun.handle, state=TrialState.PRUNED if pruned else TrialState.FAIL)
 
     def finished(self, name: str = "") -> int:
         """Trials of a search that came to a result, failures with their reason included."""
         return len(_ended(self.searches[name])) if name in self.searches else 0
 
-    def record(self) -> StudyRecord:
-        """Everything in it, for reports."""
-        attributes = self.handle.user_attrs
+    def results(self, name: str) -> list[Result]:
+        """Results of a search, in the order in which its trials were begun."""
+        if name not in self.searches:
+            return []
+        return [Result.from_json(t.user_attrs[_RESULT]) for t in _ended(self.searches[name])]
+
+    @property
+    def bases(self) -> list[Result]:
+        """Baselines, then what trials start from."""
+        baselines, starts = self._bases(self.handle.user_attrs)
+        return [*baselines, *starts]
+
+    @staticmethod
+    def _bases(attributes: Mapping[str, Any]) -> tuple[list[Result], list[Result]]:
         baselines, starts = (
             [
                 Result.from_json(value)
@@ -156,6 +236,12 @@ class Store:
         )
         first = ("stl", "mtl")
         baselines.sort(key=lambda r: (r.seed, [r.method != name for name in first], r.method))
+        return baselines, starts
+
+    def record(self) -> StudyRecord:
+        """Everything in it, for reports."""
+        attributes = self.handle.user_attrs
+        baselines, starts = self._bases(attributes)
         trials = [
             _result(trial, attributes)
             for search in self.searches.values()
@@ -177,25 +263,27 @@ class Store:
         )
 
 
-def open_store(study: Study, *, folder: Path, tasks: tuple[TaskInfo, ...]) -> Store:
+def open_store(
+    study: Study, *, folder: Path, tasks: tuple[TaskInfo, ...], storage: str = ""
+) -> Store:
     """Open a study's store, or make it.
 
     Args:
         study: The definition.
-        folder: Holds `study.db`.
+        folder: Holds `study.db`, and everything else where the database is on a server.
         tasks: What a report must know of the tasks; written into a new store.
+        storage: `postgresql://...` of a server; empty for SQLite in the folder.
 
     Raises:
         StudyRefusedError: The store was made with another definition, naming what differs; or it
             is damaged, and left as it is.
-        DataError: The folder cannot be written.
+        DataError: The folder cannot be written, or the server not be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with explained(folder):
-        storage = _storage(folder)
         handle = optuna.create_study(
-            study_name=_MAIN,
-            storage=storage,
+            study_name=study.name,
+            storage=_storage(folder, storage),
             directions=directions(""),
             load_if_exists=True,
         )
@@ -204,6 +292,7 @@ def open_store(study: Study, *, folder: Path, tasks: tuple[TaskInfo, ...]) -> St
         if theirs is None:
             _name_metrics(handle)
             store.keep("name", study.name)
+            store.keep("identity", uuid.uuid4().hex)
             store.keep("tasks", [vars(task) for task in tasks])
             store.keep("fingerprint", study.fingerprint)
             store.keep("definition", study.definition())
@@ -220,63 +309,39 @@ def open_store(study: Study, *, folder: Path, tasks: tuple[TaskInfo, ...]) -> St
     return store
 
 
-def read_store(folder: Path) -> StudyRecord:
+def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecord:
     """Everything in a store, for reports.
+
+    Args:
+        folder: The store's folder.
+        storage: As for `open_store`.
+        name: The study's, where a server holds several.
 
     Raises:
         UsageError: There is no store in that folder.
         StudyRefusedError: It is damaged, or not one of ours.
     """
-    if not (folder / DATABASE).is_file():
+    if not storage and not (folder / DATABASE).is_file():
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
     with explained(folder):
         try:
-            handle = optuna.load_study(study_name=_MAIN, storage=_storage(folder))
+            opened = _storage(folder, storage)
+            # Names of studies have no spaces, those of their searches do.
+            names = [n for n in optuna.get_all_study_names(opened) if " " not in n]
+            handle = optuna.load_study(study_name=name or "".join(names[:1]), storage=opened)
             return Store(folder, handle).record()
         except KeyError as error:
             raise StudyRefusedError(
-                f"{folder / DATABASE} holds no finished set-up of a study ({error} is missing); "
-                "run the study again, or name another folder with --out"
+                f"{storage or folder / DATABASE} holds no finished set-up of a study ({error} is "
+                "missing); run the study again, or name another folder with --out"
             ) from error
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the store's folder for one process; the system lets go when the process ends.
-
-    Raises:
-        StudyRefusedError: Another process holds it; says which.
-        DataError: The folder cannot be written.
-    """
-    import fcntl
-
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((folder / "lock").open("a+"))
-        except OSError as error:
-            raise DataError(
-                f"cannot write {folder}: {error.strerror}; name another folder with --out"
-            ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise StudyRefusedError(
-                f"{folder} is in use by {holder}; wait for it, or name another folder with --out"
-            ) from error
-        file.seek(0)
-        file.truncate()
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-        file.flush()
-        yield
-
-
-def _storage(folder: Path) -> RDBStorage:
-    _check_database(folder)
+def _storage(folder: Path, url: str = "") -> RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if url:
+        return RDBStorage(server_url(url).render_as_string(hide_password=False))
+    _check_database(folder)
     try:
         return RDBStorage(f"sqlite:///{folder.absolute() / DATABASE}")
     except RuntimeError as error:  # tables of another version of Optuna
@@ -367,15 +432,19 @@ def _no_room(path: Path, what: str) -> DataError:
     )
 
 
+def _as_json(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
+    return {name: distribution_to_json(drawn) for name, drawn in distributions.items()}
+
+
+def _begun(handle: optuna.Study) -> list[FrozenTrial]:
+    return [trial for trial in handle.get_trials(deepcopy=False) if _BEGUN in trial.user_attrs]
+
+
 def _ended(handle: optuna.Study) -> list[FrozenTrial]:
-    return [
-        trial
-        for trial in handle.get_trials(deepcopy=False)
-        if trial.state.is_finished() and _INTERRUPTED not in trial.user_attrs
-    ]
+    return [trial for trial in _begun(handle) if trial.state.is_finished()]
 
 
 def _result(trial: FrozenTrial, attributes: Mapping[str, Any]) -> Result:
-    result = Result.from_json(trial.user_attrs["result"])
+    result = Result.from_json(trial.user_attrs[_RESULT])
     test = attributes.get(f"{_TEST}/{result.trial}")
     return replace(result, metrics={**result.metrics, "test": test}) if test else result

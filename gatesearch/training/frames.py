@@ -74,19 +74,29 @@ class Frames:
         for positions in torch.arange(count).split(batch_size):
             yield self.batch(positions)
 
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, *, skip: int = 0
+    ) -> Iterator[Batch]:
         """All frames once in random order, without a last batch that is not full.
 
         Frames that are not in memory are read one batch ahead by a thread of their own.
+
+        Args:
+            batch_size: Frames at once.
+            generator: Draws the order, at once.
+            skip: Batches to leave out at the beginning.
         """
         order = torch.randperm(len(self), generator=generator)
         whole = [part for part in order.split(batch_size) if len(part) == batch_size]
-        if self._memory is not None or not whole:
-            yield from (self.batch(part) for part in whole)
+        return self._batches(whole[skip:])
+
+    def _batches(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        if self._memory is not None or not parts:
+            yield from (self.batch(part) for part in parts)
             return
         with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = [reader.submit(self.batch, part) for part in whole[:1]]
-            for following in [*whole[1:], None]:
+            ahead = [reader.submit(self.batch, part) for part in parts[:1]]
+            for following in [*parts[1:], None]:
                 ready = ahead.pop().result()
                 if following is not None:
                     ahead.append(reader.submit(self.batch, following))

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,43 +13,17 @@ from gatesearch.errors import GatesearchError
 from gatesearch.study import TrainingSpec
 from gatesearch.tasks import Task
 from gatesearch.training.augment import augment
-from gatesearch.training.frames import Frames, normalised
+from gatesearch.training.checkpoint import Phase, Preempted, Tell, nothing
+from gatesearch.training.frames import Batch, Frames, normalised
+from gatesearch.training.history import History
+from gatesearch.training.memory import MicroBatches, micro_batch
+from gatesearch.training.progress import Place, Progress
+from gatesearch.training.ranks import Ranks
 from gatesearch.training.runtime import Runtime
 
 
 class TrainingError(GatesearchError):
     """A training that cannot go on, such as one whose loss is not a number."""
-
-
-@dataclass
-class History:
-    """What a training leaves behind beside the weights.
-
-    Attributes:
-        curves: Name -> one value an epoch: `loss.<task>`, `lr`, and what `observe` adds.
-        seconds: Wall-clock time.
-        images: Images seen.
-        epochs: Epochs trained.
-    """
-
-    curves: dict[str, list[float]] = field(default_factory=dict)
-    seconds: float = 0.0
-    images: int = 0
-    epochs: int = 0
-
-    def add(self, values: Mapping[str, float]) -> None:
-        """Append one epoch's values."""
-        for name, value in values.items():
-            self.curves.setdefault(name, []).append(value)
-
-    def follow(self, later: "History") -> None:
-        """Append a later phase of the same training; NaN where a phase has no such curve."""
-        for name in self.curves | later.curves:
-            values = self.curves.setdefault(name, [math.nan] * self.epochs)
-            values += later.curves.get(name, [math.nan] * later.epochs)
-        self.seconds += later.seconds
-        self.images += later.images
-        self.epochs += later.epochs
 
 
 def train(
@@ -65,10 +39,17 @@ def train(
     rate: Callable[[str], float] = lambda name: 1.0,
     penalty: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None,
     before_step: Callable[[float], None] | None = None,
-    observe: Callable[[], Mapping[str, float]] | None = None,
+    observe: Callable[[int], Mapping[str, float]] | None = None,
     on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
+    halt: Callable[[], bool] | None = None,
+    phase: Phase | None = None,
+    ranks: Ranks | None = None,
+    tell: Tell = nothing,
 ) -> History:
     """Train a network for `spec.epochs`, or a span of them; the last counts, none is chosen.
+
+    A step that runs out of memory is taken again in micro-batches (see `MicroBatches`), and so are
+    all later ones; the curve `micro_batch` then tells their frames.
 
     Args:
         model: Image (B, 3, H, W) -> task -> (B, channels, H, W); already placed on the device.
@@ -83,68 +64,136 @@ def train(
         rate: Parameter name -> multiple of the learning rate, kept through the schedule.
         penalty: Added to the loss each step, from the images and predictions of the batch.
         before_step: Called with the share of the span done, in [0, 1).
-        observe: Values to keep for each epoch.
+        observe: Number of an epoch, from 1 -> values to keep for it.
         on_epoch: Called behind each epoch with its number from 1 and its values.
+        halt: Whether to end here, asked behind each epoch.
+        phase: Where checkpoints are kept, and the one to go on from.
+        ranks: The processes that train the network together, each calling this alike.
+        tell: Receives what was done about a lack of memory.
 
     Raises:
-        TrainingError: A loss is not finite; names task, epoch and step.
+        TrainingError: A loss is not finite; names task, epoch and step. Or batches cannot be made.
+        Preempted: The training was asked to stop; the last checkpoint holds it.
+        torch.OutOfMemoryError: Micro-batches of two frames are too large.
     """
+    ranks = ranks or Ranks()
     optimizer = _optimizer(model, spec, rate)
-    steps_an_epoch = len(frames) // spec.batch_size
-    if steps_an_epoch == 0:
-        raise TrainingError(
-            f"training.batch_size is {spec.batch_size} but only {len(frames)} frames are left to "
-            "train on; lower it, or raise data.train_frames"
-        )
+    steps_an_epoch = _steps_an_epoch(len(frames), spec.batch_size, ranks)
     before, last = span or (0, spec.epochs)
-    steps = steps_an_epoch * spec.epochs
-    first_step = steps_an_epoch * before
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: _decay((first_step + s) / steps, spec)
-    )
     # Epochs of a later phase draw what they have not drawn before.
     own_seed = (seed + 7919 * before) % 2**63
     torch.manual_seed(own_seed)
     generator = torch.Generator().manual_seed(own_seed)
-    history = History()
-    start = time.perf_counter()
-    step = 0
-    for epoch in range(before + 1, last + 1):
+    place = Place(model, optimizer, generator, runtime.device)
+    progress = Progress(torch.zeros(len(tasks), dtype=torch.float64), generator.get_state())
+    if phase is not None and phase.resume is not None:
+        progress = place.restore(phase.resume, phase)
+    history = progress.history
+    start = time.perf_counter() - history.seconds
+    ranks.spread(model)
+    batches = MicroBatches(
+        model, optimizer, device=runtime.device, parts=progress.parts, agreed=ranks.any, tell=tell
+    )
+    running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+    def decay(done: int) -> None:
+        share = (steps_an_epoch * before + done) / (steps_an_epoch * spec.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * _decay(share, spec)
+
+    def learn(part: Batch, share: float) -> Tensor:
+        with runtime.autocast():
+            image = runtime.image(normalised(part["image"]))
+            outputs = {task: scores.float() for task, scores in model(image).items()}
+        losses = torch.stack([tasks[t].loss(outputs[t], part[t]) for t in tasks])
+        loss = torch.dot(losses, torch.tensor([weights[t] for t in tasks]).to(losses))
+        if penalty is not None:
+            loss = loss + penalty(image, outputs)
+        (share * loss).backward()
+        return losses.detach().double().cpu()
+
+    def keep() -> None:
+        history.seconds = time.perf_counter() - start
+        if phase is None:
+            return
+        stopping = ranks.any(phase.checkpoints.stopping())
+        if ranks.rank == 0 and (stopping or phase.checkpoints.due()):
+            phase.checkpoints.save(place.checkpoint(phase, progress))
+        if stopping:
+            raise Preempted
+
+    decay(progress.done)
+    for epoch in range(before + 1 + progress.done // steps_an_epoch, last + 1):
         model.train()
-        totals = torch.zeros(len(tasks), dtype=torch.float64)
-        for raw in frames.shuffled(spec.batch_size, generator):
+        for raw in _batches(frames, spec.batch_size, generator, progress, steps_an_epoch):
             if before_step is not None:
-                before_step(step / (steps_an_epoch * (last - before)))
+                before_step(progress.done / (steps_an_epoch * (last - before)))
             batch = augment(
                 runtime.tensors(raw), tasks, generator=generator, **spec.augment.model_dump()
             )
-            with runtime.autocast():
-                image = runtime.image(normalised(batch["image"]))
-                outputs = {task: scores.float() for task, scores in model(image).items()}
-            losses = torch.stack([tasks[t].loss(outputs[t], batch[t]) for t in tasks])
-            values = losses.detach().double().cpu()
-            _refuse_nonfinite(values, tasks, epoch=epoch, step=step)
-            loss = torch.dot(losses, torch.tensor([weights[t] for t in tasks]).to(losses))
-            if penalty is not None:
-                loss = loss + penalty(image, outputs)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            values = batches.run(ranks.slice(batch), learn)
+            gradients = (p.grad for p in model.parameters() if p.grad is not None)
+            ranks.average(chain([values], gradients, running))
+            _refuse_nonfinite(values, tasks, epoch=epoch, step=progress.done)
             optimizer.step()
-            scheduler.step()
-            totals += values
-            step += 1
+            progress.done += 1
+            progress.parts = batches.parts
+            progress.totals += values
+            decay(progress.done)
+            if progress.done % steps_an_epoch:
+                keep()
         history.images += steps_an_epoch * spec.batch_size
-        history.epochs += 1
         history.seconds = time.perf_counter() - start
-        means = (totals / steps_an_epoch).tolist()
+        means = (progress.totals / steps_an_epoch).tolist()
         seen = {f"loss.{name}": mean for name, mean in zip(tasks, means, strict=True)}
-        seen["lr"] = scheduler.get_last_lr()[0]
+        seen["lr"] = optimizer.param_groups[0]["lr"]
+        if batches.parts > 1:
+            seen["micro_batch"] = micro_batch(spec.batch_size // ranks.size, batches.parts)
         if observe is not None:
-            seen |= observe()
+            seen |= observe(epoch)
         history.add(seen)
         if on_epoch is not None:
             on_epoch(epoch, seen)
+        if ranks.any(halt is not None and halt()):
+            break
+        # Not before the epoch's end, so that `observe` sees what the last step left.
+        keep()
     return history
+
+
+def _steps_an_epoch(frames: int, batch_size: int, ranks: Ranks) -> int:
+    if batch_size % ranks.size:
+        raise TrainingError(
+            f"training.batch_size must divide among the processes: {batch_size} frames on "
+            f"{ranks.size}; take {batch_size // ranks.size * ranks.size + ranks.size}"
+        )
+    if frames < batch_size:
+        raise TrainingError(
+            f"training.batch_size is {batch_size} but only {frames} frames are left to "
+            "train on; lower it, or raise data.train_frames"
+        )
+    return frames // batch_size
+
+
+def _batches(
+    frames: Frames,
+    batch_size: int,
+    generator: torch.Generator,
+    progress: Progress,
+    steps_an_epoch: int,
+) -> Iterator[Batch]:
+    """What is left of an epoch."""
+    skip = progress.done % steps_an_epoch
+    now = generator.get_state()
+    if skip:
+        generator.set_state(progress.order)
+    else:
+        progress.order = now
+        progress.totals.zero_()
+    left = frames.shuffled(batch_size, generator, skip=skip)
+    if skip:
+        generator.set_state(now)
+    return left
 
 
 def _optimizer(
@@ -161,6 +210,7 @@ def _optimizer(
         {
             "params": parameters,
             "lr": spec.lr * multiple,
+            "initial_lr": spec.lr * multiple,
             "weight_decay": spec.weight_decay if decays else 0.0,
         }
         for (multiple, decays), parameters in groups.items()

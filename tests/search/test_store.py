@@ -1,9 +1,6 @@
 """The store: whose it is, what counts in it, who holds it, and what is refused."""
 
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import optuna
@@ -11,7 +8,7 @@ import pytest
 
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.results import Result, TaskInfo
-from gatesearch.search.store import DATABASE, Store, locked, open_store, read_store
+from gatesearch.search.store import DATABASE, Begun, Store, open_store, read_store
 from tests.search.tiny import tiny
 
 TASKS = (TaskInfo("semseg", "mIoU", "%", True, 8), TaskInfo("depth", "RMSE", "m", False, 1))
@@ -46,10 +43,17 @@ def result(method="interrogate", trial=None, **options) -> Result:
     return Result(method, 0, trial, metrics={"validation": figures}, gflops=1.5, **options)
 
 
-def ended(store: Store, gain: float = 1.0) -> Result:
-    trial = store.handle.ask()
-    kept = result(trial=trial.number)
-    store.finish(trial, kept, [gain, 1.5])
+RANDOM = optuna.samplers.RandomSampler(seed=0)
+
+
+def begun(store: Store, search: str = "") -> Begun:
+    return store.begin(search, RANDOM, lambda trial: {"x": trial.suggest_float("x", 0.0, 1.0)})
+
+
+def ended(store: Store, gain: float = 1.0, search: str = "", **options) -> Result:
+    trial = begun(store, search)
+    kept = result(trial=trial.number, budget=search, **options)
+    store.finish(trial, kept, [gain] if search else [gain, 1.5])
     return kept
 
 
@@ -58,8 +62,7 @@ def test_everything_comes_back(store, study, out) -> None:
     for baseline in baselines:
         store.keep_baseline(baseline)
     trials = [ended(store), ended(store)]
-    failed = store.handle.ask()
-    store.finish(failed, result(trial=2, state="failed", reason="why"), None)
+    store.finish(begun(store), result(trial=2, state="failed", reason="why"), None)
     record = read_store(out)
     assert record == store.record()
     assert record.baselines == tuple(baselines)
@@ -97,40 +100,62 @@ def test_test_figures_are_kept_beside_the_validation_ones(store, study, out) -> 
     assert record.trials[0].metrics["test"] == pytest.approx(figures, nan_ok=True)
 
 
-def test_a_trial_that_was_cut_off_does_not_count(store, study, out) -> None:
+def test_a_trial_that_was_cut_off_is_found_again(store, study, out) -> None:
     kept = ended(store)
-    store.handle.ask()  # a process is killed here
+    cut = begun(store)  # a process is killed here
     later = open_store(study, folder=out, tasks=TASKS)
     assert later.finished() == 1
-    assert later.close_running() == 1
-    assert later.close_running() == 0
-    assert later.finished() == 1
+    assert later.unfinished() == [cut]
     assert later.record().trials == (kept,)
-    # the number is not given twice, so that no folder is shared
+    assert later.results("") == [kept]
     assert ended(later).trial == 2
-    assert later.finished() == 2
+    later.finish(cut, result(trial=1), [3.0, 1.5])
+    assert later.unfinished() == []
+    assert [trial.trial for trial in later.record().trials] == [0, 1, 2]
 
 
-def test_an_ended_trial_is_not_undone(store) -> None:
-    trial = store.handle.ask()
+def test_a_trial_whose_drawing_was_cut_off_was_never_begun(store, study, out) -> None:
+    store.handle.ask().suggest_float("x", 0.0, 1.0)  # killed before it was whole
+    store.handle.enqueue_trial({"x": 0.5})  # killed before it was asked for
+    later = open_store(study, folder=out, tasks=TASKS)
+    assert later.unfinished() == []
+    later.drop_undrawn()
+    later.drop_undrawn()
+    assert later.finished() == 0
+    assert ended(later).trial == 0
+    assert later.finished() == 1
+
+
+def test_a_trial_is_told_once(store) -> None:
+    trial = begun(store)
     store.finish(trial, result(trial=0), [1.0, 1.0])
-    assert store.close_running() == 0
+    with pytest.raises(ValueError, match="finished|updat"):
+        store.finish(trial, result(trial=0), [2.0, 1.0])
     assert store.finished() == 1
+
+
+def test_a_trial_that_a_backup_does_not_know_is_adopted(study, store, out, tmp_path) -> None:
+    shutil.copytree(out, tmp_path / "backup")
+    ended(store)
+    cut = begun(store, "1.3xMTL")
+    old = open_store(study, folder=tmp_path / "backup", tasks=TASKS)
+    old.adopt(cut)
+    (adopted,) = old.unfinished()
+    assert (adopted.search, adopted.number, adopted.params) == ("1.3xMTL", 1, cut.params)
+    old.finish(adopted, result(trial=1, budget="1.3xMTL"), [1.0])
+    assert [trial.trial for trial in old.record().trials] == [1]
+    assert begun(old).number == 2
 
 
 def test_trials_under_a_budget_are_a_search_of_their_own(store, study, out) -> None:
     ended(store)
-    sampler = optuna.samplers.RandomSampler(seed=0)
-    for count, expected in ((1, 1), (2, 2)):
-        trial, number = store.ask("1.3xMTL", sampler)
-        assert number == expected
-        store.finish(trial, result(trial=number, budget="1.3xMTL"), [2.0])
+    for count in (1, 2):
+        assert ended(store, search="1.3xMTL").trial == count
         assert store.finished("1.3xMTL") == count
-    store.ask("20M", sampler)  # killed
+    begun(store, "20M")  # killed
     later = open_store(study, folder=out, tasks=TASKS)
-    assert later.close_running() == 1
     assert [later.finished(budget) for budget in ("", "1.3xMTL", "20M", "9G")] == [1, 2, 0, 0]
-    assert later.ask("", sampler)[1] == 4  # numbers are the whole store's
+    assert begun(later).number == 4  # numbers are the whole store's
     later.keep_test(later.record().trials[2], {"semseg": 3.0, "depth": 0.1})
     record = read_store(out)
     assert [(r.trial, r.budget) for r in record.trials] == [(0, ""), (1, "1.3xMTL"), (2, "1.3xMTL")]
@@ -194,29 +219,3 @@ def test_a_store_that_was_never_set_up_is_refused(tmp_path, out) -> None:
         database.commit()
     with pytest.raises(StudyRefusedError, match="'definition' is missing"):
         read_store(out)
-
-
-HOLDER = """
-import sys
-from pathlib import Path
-from gatesearch.search.store import locked, read_store
-folder = Path(sys.argv[1])
-with locked(folder):
-    print(read_store(folder).name, "torch" in sys.modules, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_one_process_holds_a_folder_and_is_named(store, out) -> None:
-    command = [sys.executable, "-c", HOLDER, str(out)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"tiny False\n"
-        named = rf"in use by process {holder.pid} on .* since 20"
-        with pytest.raises(StudyRefusedError, match=named), locked(out):
-            pytest.fail("held twice")
-        assert read_store(out) == store.record()  # reading asks for no lock
-        holder.kill()  # without a chance to let go
-    with locked(out):
-        assert f"process {os.getpid()} on " in (out / "lock").read_text()
-    with locked(out):
-        pass

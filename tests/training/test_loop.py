@@ -47,7 +47,10 @@ def test_a_seed_gives_the_same_weights_to_the_bit(frames) -> None:
 def test_history(frames) -> None:
     seen = []
     _, history = trained(
-        frames, epochs=3, observe=lambda: {"extra": 7.0}, on_epoch=lambda n, v: seen.append((n, v))
+        frames,
+        epochs=3,
+        observe=lambda n: {"extra": 7.0},
+        on_epoch=lambda n, v: seen.append((n, v)),
     )
     # 11 frames in whole batches of 4
     assert (history.epochs, history.images) == (3, 3 * 8)
@@ -73,7 +76,7 @@ def test_phases_of_one_schedule(frames) -> None:
     model, first = trained(frames, epochs=4, span=(0, 1))
     _, later = trained(
         frames, model=model, epochs=4, span=(1, 4), before_step=seen["shares"].append,
-        on_epoch=lambda n, v: seen["epochs"].append(n), observe=lambda: {"extra": 7.0},
+        on_epoch=lambda n, v: seen["epochs"].append(n), observe=lambda n: {"extra": 7.0},
     )  # fmt: skip
     assert first.curves["loss.depth"] == whole.curves["loss.depth"][:1]
     assert seen["epochs"] == [2, 3, 4]

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from gatesearch.datasets import open_pack
 from gatesearch.datasets.pack import SplitFrames, write_pack
+from gatesearch.models import InterroGate
+from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.parts import HeadSpec, Parts
 from gatesearch.study import AugmentSpec, TrainingSpec
 from gatesearch.tasks import TASKS
 from gatesearch.training import Frames, Runtime
@@ -76,6 +79,16 @@ class Toy(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         features = self.body(image) * (1 + self.gate.sum(0))[:, None, None]
         return {name: head(features) for name, head in self.heads.items()}
+
+
+def toy_supernet(*names: str, estimator: str = "ste") -> InterroGate:
+    graph = BACKBONES["resnet18"](output_stride=32, width=0.05)
+    heads = {
+        n: HeadSpec("light", graph.outputs, 4, t.channels) for n, t in toy_tasks(*names).items()
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return InterroGate(Parts(graph, heads), estimator=estimator)
 
 
 def spec(**options) -> TrainingSpec:

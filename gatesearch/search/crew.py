@@ -1,0 +1,143 @@
+"""Jobs in work: handed to an executor, watched, and given back as results in the order they end."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from gatesearch.results import Result
+from gatesearch.search.bench import Bench, Emit
+from gatesearch.search.executors import Here, Processes
+from gatesearch.search.jobs import EVENTS, RESULT, Job, read_result
+from gatesearch.search.stopping import Stop
+from gatesearch.search.worker import perform, work
+from gatesearch.training import Preempted, TrainingError
+
+# Seconds between two looks at what workers tell.
+_GLANCE = 0.2
+
+
+@dataclass
+class Work:
+    """A job in work.
+
+    Attributes:
+        job: The job.
+        crashes: Processes that ended under it in this run.
+        told: Bytes of its events that were passed on.
+    """
+
+    job: Job
+    crashes: int = 0
+    told: int = 0
+
+
+@dataclass
+class Crew:
+    """All jobs in work.
+
+    Attributes:
+        executor: Does them.
+        size: How many at a time.
+        bench: For jobs that this process does itself.
+        emit: Receives progress of all.
+        stop: Whether to end in order.
+    """
+
+    executor: Executor
+    size: int
+    bench: Bench
+    emit: Emit
+    stop: Stop
+    _works: dict[Future[Any], Work] = field(default_factory=dict)
+
+    @property
+    def free(self) -> int:
+        """How many more jobs it takes."""
+        return self.size - len(self._works)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """In work."""
+        return [work.job for work in self._works.values()]
+
+    def begin(self, job: Job) -> None:
+        """Take a job."""
+        job.write()
+        events = job.folder / EVENTS
+        events.unlink(missing_ok=True)
+        self._submit(Work(job))
+
+    def results(self) -> Iterator[tuple[Job, Result]]:
+        """Jobs and their results as they end, until none is in work; more may begin meanwhile.
+
+        Raises:
+            KeyboardInterrupt: It was asked to stop; checkpoints are kept.
+            TrainingError: The processes of a job end again and again.
+        """
+        while self._works:
+            done, _ = wait(self._works, timeout=_GLANCE, return_when=FIRST_COMPLETED)
+            for future in self._works:
+                self._relay(self._works[future])
+            if self.stop():
+                self._stop()
+            for future in done:
+                ended = self._works.pop(future)
+                if self._came_to_result(future, ended):
+                    result = read_result(ended.job)
+                    assert result is not None
+                    yield ended.job, result
+
+    def _submit(self, ended: Work) -> None:
+        job = ended.job
+        if isinstance(self.executor, Here):
+            own = partial(perform, job, self.bench, emit=self.emit, stop=self.stop)
+            future = self.executor.submit(own)
+        else:
+            future = self.executor.submit(work, json.dumps(job.to_json()))
+        self._works[future] = ended
+
+    def _came_to_result(self, future: Future[Any], ended: Work) -> bool:
+        try:
+            future.result()
+        except BrokenExecutor as error:
+            self._crashed(ended, error)
+            return False
+        except Preempted as error:
+            raise KeyboardInterrupt from error
+        return True
+
+    def _crashed(self, ended: Work, error: BrokenExecutor) -> None:
+        """Have it done again, unless that is hopeless."""
+        label, ended.crashes = ended.job.candidate.label, ended.crashes + 1
+        # A process that lives long enough to train counts its attempts itself.
+        if ended.crashes > 3 * ended.job.execution.attempts:
+            raise TrainingError(
+                f"{label}: {ended.crashes} worker processes ended without a word, the last with: "
+                f"{error}; see {ended.job.folder}"
+            ) from error
+        if not (ended.job.folder / RESULT).exists():
+            message = f"{label}: its worker ended without a word; it goes on in another"
+            self.emit({"event": "warning", "message": message})
+        self._submit(ended)
+
+    def _stop(self) -> None:
+        """Wait until every job has kept its checkpoint."""
+        if isinstance(self.executor, Processes):
+            self.executor.stop()
+        wait(self._works)
+        raise KeyboardInterrupt
+
+    def _relay(self, ended: Work) -> None:
+        """Pass on the whole lines that its worker has written since."""
+        path = ended.job.folder / EVENTS
+        if isinstance(self.executor, Here) or not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(ended.told)
+            lines, found, _ = file.read().rpartition(b"\n")
+        ended.told += len(lines) + len(found)
+        for line in lines.splitlines():
+            self.emit(json.loads(line))

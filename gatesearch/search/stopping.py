@@ -1,0 +1,64 @@
+"""An orderly end: SIGTERM and Ctrl-C ask, whoever is at work keeps a checkpoint and stops."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# Preempted machines are given some ten seconds; what cannot stop by then is cut off.
+GRACE = 8.0
+
+Stop = Callable[[], bool]
+
+
+@contextmanager
+def stoppable(grace: float = GRACE) -> Iterator[Stop]:
+    """Turn the first SIGTERM or SIGINT into a request: the function given says whether there was.
+
+    A second signal, or the end of the time of grace, raises KeyboardInterrupt where the process is.
+    In another thread than the main one signals are left as they are.
+
+    Args:
+        grace: Seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = threading.Event()
+    timer = threading.Timer(grace, signal.raise_signal, [signal.SIGTERM])
+    timer.daemon = True
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        timer.start()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked.is_set
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def heed() -> Stop:
+    """In a worker process: SIGTERM asks, Ctrl-C is the coordinator's, and its death ends all."""
+    asked = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    return asked.is_set
+
+
+def _end_with_parent() -> None:
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

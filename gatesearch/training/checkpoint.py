@@ -1,0 +1,189 @@
+"""Checkpoints of a training on disk: the newest whole one is found again, whatever happened."""
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatesearch.files import write_atomic
+
+_NAME = re.compile(r"checkpoint-(\d{1,12})\.safetensors")
+_KEPT = 2
+
+Stop = Callable[[], bool]
+Tell = Callable[[str], None]
+
+
+class Preempted(Exception):  # noqa: N818 - nothing went wrong
+    """A training was asked to stop; the last checkpoint holds it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What goes on later.
+
+    Attributes:
+        state: Whatever JSON holds.
+        tensors: Name -> tensor, on the processor.
+    """
+
+    state: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def nothing(message: str) -> None:
+    """Nobody is told."""
+
+
+class Checkpoints:
+    """The checkpoints of one training in a folder of its own, the last two of them kept.
+
+    Args:
+        folder: Made with the first checkpoint.
+        identity: Of the training; checkpoints of another are not read.
+        seconds: Between two checkpoints.
+        stop: Whether the training was asked to stop.
+        tell: Receives what is wrong with a checkpoint that cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        identity: str,
+        seconds: float = 300.0,
+        stop: Stop = never,
+        tell: Tell = nothing,
+    ) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.seconds = seconds
+        self._stop = stop
+        self._tell = tell
+        self._since = time.monotonic()
+        self._refused: set[Path] = set()
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; those that are not are told and passed over."""
+        complaints = []
+        found = None
+        for path in reversed(self._paths()):
+            try:
+                found = self._read(path)
+            # A damaged header can make the reader raise nearly anything.
+            except Exception as error:
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                complaints.append(f"the checkpoint {path} cannot be used: {reason}")
+                self._refused.add(path)
+            else:
+                break
+        instead = f"going on from {path.name}" if found else "there is no older one to go on from"
+        for complaint in complaints:
+            self._tell(f"{complaint}; {instead}")
+        return found
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint, or to stop."""
+        return time.monotonic() - self._since >= self.seconds or self.stopping()
+
+    def stopping(self) -> bool:
+        """Whether the training was asked to stop."""
+        return self._stop()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the next checkpoint durably, then remove all but the last two.
+
+        Raises:
+            OSError: It cannot be written; the earlier ones stay.
+        """
+        from safetensors.torch import save
+
+        state = json.dumps(checkpoint.state)
+        metadata = {
+            "identity": self.identity,
+            "state": state,
+            "sha256": _digest(state, checkpoint.tensors),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = max((_number(path) for path in self._paths()), default=0) + 1
+        path = self.folder / f"checkpoint-{number}.safetensors"
+        write_atomic(path, save(dict(checkpoint.tensors), metadata))
+        self._since = time.monotonic()
+        whole = [path for path in self._paths() if path not in self._refused]
+        self._remove(keep=whole[-_KEPT:])
+
+    def clear(self) -> None:
+        """Remove all of them, once the training's result is kept."""
+        self._remove(keep=[])
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _paths(self) -> list[Path]:
+        """The checkpoints in order."""
+        entries = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted((path for path in entries if _NAME.fullmatch(path.name)), key=_number)
+
+    def _remove(self, *, keep: list[Path]) -> None:
+        leftovers = self.folder.glob(".checkpoint-*.safetensors.*")
+        for path in [*self._paths(), *leftovers]:
+            if path not in keep and not path.is_dir():
+                path.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> Checkpoint:
+        from safetensors import safe_open
+
+        if not path.is_file():
+            raise ValueError("it is no file")
+        # Mapped, so that nothing is allocated before identity and checksum are found right.
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            identity = metadata.get("identity")
+            if identity != self.identity:
+                raise ValueError(f"it is of {identity!r}, not of {self.identity!r}")
+            mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = metadata.get("state", "")
+            if _digest(state, mapped) != metadata.get("sha256"):
+                raise ValueError("its checksum is wrong")
+            return Checkpoint(json.loads(state), {name: t.clone() for name, t in mapped.items()})
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("checkpoint-"))
+
+
+def _digest(state: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a training, as its checkpoints know it.
+
+    Attributes:
+        checkpoints: Where they lie.
+        name: Of the phase.
+        context: JSON that every checkpoint of the phase keeps.
+        resume: Where to go on from; None starts the phase.
+    """
+
+    checkpoints: Checkpoints
+    name: str
+    context: Mapping[str, Any]
+    resume: Checkpoint | None = None

@@ -1,0 +1,37 @@
+"""What a training leaves behind beside the weights."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass
+class History:
+    """What a training leaves behind beside the weights.
+
+    Attributes:
+        curves: Name -> one value an epoch: `loss.<task>`, `lr`, and what `observe` adds.
+        seconds: Wall-clock time.
+        images: Images seen.
+        epochs: Epochs trained.
+    """
+
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    images: int = 0
+    epochs: int = 0
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Append one epoch's values; NaN for the epochs before a new name."""
+        for name, value in values.items():
+            self.curves.setdefault(name, [math.nan] * self.epochs).append(value)
+        self.epochs += 1
+
+    def follow(self, later: "History") -> None:
+        """Append a later phase of the same training; NaN where a phase has no such curve."""
+        for name in self.curves | later.curves:
+            values = self.curves.setdefault(name, [math.nan] * self.epochs)
+            values += later.curves.get(name, [math.nan] * later.epochs)
+        self.seconds += later.seconds
+        self.images += later.images
+        self.epochs += later.epochs

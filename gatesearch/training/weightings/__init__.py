@@ -1,0 +1,159 @@
+"""How the tasks' losses and gradients are balanced, beside any way of sharing.
+
+A new weighting is a builder from `Basis` and its options, and one line in `WEIGHTINGS`. See
+`Weighting` for what a training calls, and `gradients` for which parameters count as shared.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gatesearch.errors import UsageError, unknown
+from gatesearch.training.weightings import rules
+from gatesearch.training.weightings.auto_lambda import AutoLambda
+from gatesearch.training.weightings.fixed import scalar, uniform
+from gatesearch.training.weightings.losses import (
+    DynamicWeightAverage,
+    FastAdaptive,
+    RandomLossWeighting,
+    imtl_l,
+    stch,
+    uncertainty,
+)
+from gatesearch.training.weightings.representation import UpperBound
+from gatesearch.training.weightings.weighting import Basis, Training, UnbalancedError, Weighting
+
+__all__ = [
+    "WEIGHTINGS",
+    "Basis",
+    "Entry",
+    "Training",
+    "UnbalancedError",
+    "Weighting",
+    "build_weighting",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A way to balance tasks.
+
+    Attributes:
+        build: Weighting from `Basis` and its options.
+        kind: Whether it looks at losses or at gradients.
+        cost: Of a step beside the uniform one, in time and memory; T tasks, |θ| parameters that
+            they share.
+    """
+
+    build: Callable[..., Weighting]
+    paper: str
+    year: int
+    summary: str
+    kind: Literal["loss", "gradient"] = "loss"
+    cost: str = "none"
+
+
+def _surgery(build: Callable[..., Weighting], paper: str, year: int, summary: str) -> Entry:
+    cost = "T - 1 backward passes through what is shared; T |θ| memory"
+    return Entry(build, paper, year, summary, "gradient", cost)
+
+
+WEIGHTINGS: dict[str, Entry] = {
+    "uniform": Entry(uniform, "(reference)", 1997, "the study's own weights"),
+    "scalar": Entry(scalar, "(reference)", 1997, "fixed weights, searched"),
+    "dwa": Entry(
+        DynamicWeightAverage, "Liu et al., CVPR", 2019,
+        "more for tasks whose loss fell less from epoch to epoch",
+    ),
+    "uncertainty": Entry(
+        uncertainty, "Kendall et al., CVPR", 2018, "learned variances of the tasks' noise",
+    ),
+    "auto_lambda": Entry(
+        AutoLambda, "Liu et al., TMLR", 2022,
+        "weights that lower the validation loss one step ahead",
+        cost="4 forward and 2 backward passes; 3 |θ| memory",
+    ),
+    "rlw": Entry(
+        RandomLossWeighting, "Lin et al., TMLR", 2022, "random weights in each step",
+    ),
+    "pcgrad": _surgery(
+        rules.pcgrad, "Yu et al., NeurIPS", 2020, "projects conflicting gradients off each other",
+    ),
+    "cagrad": _surgery(
+        rules.cagrad, "Liu et al., NeurIPS", 2021,
+        "near the mean gradient, the direction that the worst task likes best",
+    ),
+    "mgda": _surgery(
+        rules.mgda, "Désidéri, C. R. Math. 350", 2012, "the shortest combination of gradients",
+    ),
+    "mgda_ub": Entry(
+        UpperBound, "Sener & Koltun, NeurIPS", 2018,
+        "the same from gradients of the shared features", "gradient",
+        "none; T gradients of the features in memory",
+    ),
+    "nash_mtl": _surgery(
+        rules.nash_mtl, "Navon et al., ICML", 2022, "the bargaining solution between tasks",
+    ),
+    "imtl_g": _surgery(
+        rules.imtl_g, "Liu et al., ICLR", 2021, "equal projections on all gradients",
+    ),
+    "imtl_l": Entry(imtl_l, "Liu et al., ICLR", 2021, "learned scales that even the losses out"),
+    "upgrad": _surgery(
+        rules.upgrad, "Quinton & Rey, arXiv 2406.16232", 2024,
+        "projects gradients on the cone that no task objects to",
+    ),
+    "aligned_mtl": _surgery(
+        rules.aligned_mtl, "Senushkin et al., CVPR", 2023,
+        "evens out the gradients' principal components",
+    ),
+    "famo": Entry(
+        FastAdaptive, "Liu et al., NeurIPS", 2023,
+        "learned weights that lower all log losses alike", cost="1 forward pass",
+    ),
+    "stch": Entry(stch, "Lin et al., ICML", 2024, "a smooth maximum of the losses"),
+    "fairgrad": _surgery(rules.fairgrad, "Ban & Ji, ICML", 2024, "α-fair progress of the tasks"),
+    "gradvac": _surgery(
+        rules.gradvac, "Wang et al., ICLR", 2021, "turns gradients to their usual angles",
+    ),
+    "graddrop": _surgery(
+        rules.graddrop, "Chen et al., NeurIPS", 2020, "entry by entry, gradients of one sign",
+    ),
+    "config": _surgery(
+        rules.config, "Liu et al., ICLR", 2025, "equal cosines with all gradients",
+    ),
+}  # fmt: skip
+
+
+def build_weighting(
+    name: str,
+    omega: Mapping[str, float],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
+) -> Weighting:
+    """A weighting for a training.
+
+    Args:
+        name: A name in `WEIGHTINGS`.
+        omega: Task -> ω_t, the study's weight of its loss, in the order of the losses.
+        seed: Of whatever it draws.
+        device: Of the losses.
+        options: Keyword arguments of its builder.
+
+    Raises:
+        UsageError: Unknown weighting or option, a bad value, or a package that is missing.
+    """
+    if name not in WEIGHTINGS:
+        raise unknown("weighting", name, WEIGHTINGS)
+    build = WEIGHTINGS[name].build
+    options = options or {}
+    allowed = list(inspect.signature(build).parameters)[1:]
+    for option in options:
+        if option not in allowed:
+            raise unknown(f"option of weighting {name}", option, allowed)
+    try:
+        return build(Basis(dict(omega), seed, device), **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"weighting {name}: {error}") from error

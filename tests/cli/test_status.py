@@ -1,0 +1,138 @@
+"""`gatesearch status`: what is on the screen, in the JSON, and what it costs."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from gatesearch.search.backup import DATABASE, back_up
+from gatesearch.search.lock import locked
+from gatesearch.search.status import BOARD, Board, Ended
+from tests.search.test_status import database
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "runs" / "scenes"
+    made.mkdir(parents=True)
+    database(made)
+    return made
+
+
+def board(folder, **options) -> Board:
+    return Board(folder, **{"study": "scenes", "fingerprint": "f00d", "wanted": 4} | options)
+
+
+def told(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_running_search_is_on_one_screen(cli, folder) -> None:
+    run = board(folder)
+    run.baselines(1, 2)
+    run.search([Ended(0, "failed")])
+    run.begin("trial 2")
+    run.heard(
+        "trial 2", {"event": "progress", "done": 3, "total": 9, "unit": "epochs", "message": ""}
+    )
+    run.ended(Ended(1, "complete", 1.25, 0.5))
+    with locked(folder):
+        done = cli("status", "--study", "scenes")
+        assert told(cli("status", "--study", "scenes", "--json"))["alive"]
+    lines = done.stdout.splitlines()
+    assert lines[:4] == [
+        "scenes: 2 of 4 trials ended, 1 in work",
+        "trials: 1 complete, 1 failed, 0 pruned",
+        "baselines: 1 of 2",
+        "best: trial 1, Δ_MTL +1.25 % on validation, 0.5 GFLOPs; 1 on the front",
+    ]
+    assert lines[4].startswith("rate: ")
+    assert lines[5].startswith("run: process ")
+    assert any(line.split()[:5] == ["worker", "1", "trial", "2", "3/9"] for line in lines)
+    assert "continue" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ({}, "--n-trials 4"),
+        ({"budget": "1.3xMTL+20M"}, "--n-trials 4 --budget 1.3xMTL --budget 20M"),
+        ({"budget": "12ms@cpu"}, "--n-trials 4 --budget 12ms --device cpu"),
+        ({"search": "one-shot 9G", "budget": "9G"}, "--search one_shot --points 4 --budget 9G"),
+        ({"storage": "postgresql://a/b"}, "--n-trials 4 --storage postgresql://a/b"),
+    ],
+)
+def test_an_interrupted_search_names_the_command_that_continues(
+    cli, folder, options, command
+) -> None:
+    board(folder, **options)
+    done = cli("status", "--study", "scenes", "--out", str(folder))
+    expected = f"gatesearch run --study scenes --out {folder} {command}"
+    assert f"run: none, as of {json.loads((folder / BOARD).read_text())['updated']}" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"continue: {expected}"
+    assert told(cli("status", "--study", "scenes", "--json"))["command"].endswith(command)
+
+
+def test_a_search_that_is_done_names_no_command(cli, folder) -> None:
+    run = board(folder)
+    run.search(Ended(number, "failed") for number in range(4))
+    assert "continue" not in cli("status", "--study", "scenes").stdout
+
+
+def test_damage_is_red_and_mended_by_the_command_that_it_names(cli, folder) -> None:
+    run = board(folder)
+    run.search([Ended(0, "complete", 1.0, 1.0)])
+    back_up(folder)
+    (folder / DATABASE).write_bytes(b"garbage" * 1000)
+    done = cli("status", "--study", "scenes")
+    assert done.returncode == 0
+    assert "is damaged: file is not a database" in done.stderr
+    assert "study.db.backup, is of 20" in done.stderr
+    assert (
+        "has 2 trials; put it in place: gatesearch status --study scenes --restore" in done.stderr
+    )
+    with locked(folder):
+        refused = cli("status", "--study", "scenes", "--restore")
+        assert (refused.returncode, refused.stdout) == (4, "")
+        assert "is in use by process" in refused.stderr
+    found = told(cli("status", "--study", "scenes", "--restore", "--json"))
+    assert (found["damage"], found["trials"]["complete"]) == (None, 2)
+    again = cli("status", "--study", "scenes", "--restore")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "nothing is to be restored" in again.stderr
+
+
+def test_damage_without_a_backup(cli, folder) -> None:
+    (folder / DATABASE).write_bytes(b"garbage" * 1000)
+    done = cli("status", "--study", "scenes")
+    assert "no sound backup" in done.stderr
+    assert cli("status", "--study", "scenes", "--restore").returncode == 3
+
+
+def test_no_store_and_another_study_are_wrong_use(cli, folder) -> None:
+    board(folder, study="pascal")
+    done = cli("status", "--study", "scenes")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "found 'pascal'" in done.stderr
+    shutil.rmtree(folder)
+    done = cli("status", "--study", "scenes")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no store in runs/scenes; run the study first" in done.stderr
+
+
+def test_no_heavy_library_is_needed(folder) -> None:
+    heavy = ["torch", "numpy", "pandas", "optuna", "sqlalchemy"]
+    code = f"""
+import sys
+from gatesearch.cli import app
+app(["status", "--study", "scenes"], standalone_mode=False)
+print("loaded:", [name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        cwd=folder.parents[1],
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "loaded: []"
