@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import postgres_url  # noqa: F401 - a fixture of all
+
 
 @pytest.fixture
 def real_frames():

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from gatesearch.cli import bench, data, export, flops, listing, predict, report, run, select
+from gatesearch.cli import bench, data, export, flops, listing, predict, report, run, select, status
 from gatesearch.cli.console import err
 from gatesearch.errors import DataError, GatesearchError
 
@@ -50,6 +50,7 @@ app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=predict.EXAMPLES)(predict.predict)
 app.command(epilog=select.EXAMPLES)(select.select)
+app.command(epilog=status.EXAMPLES)(status.status)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.command(epilog=flops.EXAMPLES)(flops.flops)
 app.add_typer(data.app, name="data")

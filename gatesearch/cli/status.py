@@ -35,7 +35,13 @@ def status(
     from gatesearch.study import load_study
 
     definition = load_study(study)
-    folder = store_of(definition, out)
+    name, folder = definition.name, store_of(definition, out)
+    found = read_status(folder)
+    if found["study"] not in ("", name):
+        raise UsageError(
+            f"{folder} must hold study '{name}', found '{found['study']}'; "
+            f"use --study {found['study']} or another --out"
+        )
     if restore:
         restored = restore_store(folder)
         backup = restored.backup
@@ -44,18 +50,13 @@ def status(
             + (f"; what was damaged is {restored.damaged}" if restored.damaged else ""),
             markup=False,
         )
-    found = read_status(folder)
-    if found["study"] not in ("", definition.name):
-        raise UsageError(
-            f"{folder} must hold study '{definition.name}', found '{found['study']}'; "
-            f"use --study {found['study']} or another --out"
-        )
+        found = read_status(folder)
     place = ["--study", study, *(["--out", str(out)] if out else [])]
     again = shlex.join(["gatesearch", "run", *place, *_options(found)])
     if json:
-        print_json({**found, "study": definition.name, "command": again})
+        print_json({**found, "study": name, "command": again})
         return
-    for line in _lines(definition.name, found):
+    for line in _lines(name, found):
         console.print(line, markup=False, soft_wrap=True)
     if found["alive"]:
         _print_workers(found["workers"])

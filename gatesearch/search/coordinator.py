@@ -1,7 +1,7 @@
 """The run of a study: baselines first, then trials, then the test part once."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from gatesearch.cost import Budget, measure_layers, measure_of, name_of, parse_b
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.models import InterroGate, build_model, method_of, needs_stl
 from gatesearch.results import StudyRecord, TaskInfo, front
+from gatesearch.search.backup import Backups
 from gatesearch.search.bench import (
     Bench,
     Emit,
@@ -24,10 +25,11 @@ from gatesearch.search.crew import Crew
 from gatesearch.search.engine import Search
 from gatesearch.search.executors import open_executor
 from gatesearch.search.gallery import draw_gallery
-from gatesearch.search.lock import advisory_lock, locked
+from gatesearch.search.lock import advisory_lock, locked, server_url
 from gatesearch.search.method_costs import costs
 from gatesearch.search.one_shot import Chooser, chooser
 from gatesearch.search.space import search_of
+from gatesearch.search.status import Board
 from gatesearch.search.stopping import stoppable
 from gatesearch.search.store import Store, explained, open_store
 from gatesearch.study import Study
@@ -52,6 +54,11 @@ class Means:
     devices: int = 1
     storage: str = ""
     device: str = ""
+
+    @property
+    def shown_storage(self) -> str:
+        """The server without its password."""
+        return server_url(self.storage).render_as_string() if self.storage else ""
 
 
 HERE = Means()
@@ -113,10 +120,16 @@ def run(
         bench = replace(_bench(study, store, data=data, emit=emit), stopwatch=stopwatch)
         executor = open_executor(means.executor, means.workers, devices=means.devices)
         stack.callback(executor.shutdown)
-        crew = Crew(executor, means.workers, bench, emit, stop)
-        search = Search(store, crew, data=data, devices=means.devices)
-        search.train_bases(baselines)
         name = search_of(name_of(bounds), one_shot=one_shot)
+        board = Board(
+            out, study=study.name, fingerprint=study.fingerprint, search=name,
+            budget=name_of(bounds), storage=means.shown_storage, wanted=n_trials,
+        )  # fmt: skip
+        stack.callback(board.close)
+        crew = Crew(executor, means.workers, bench, emit, stop, board)
+        changed = stack.enter_context(_backed_up(study, out, emit, on=not means.storage))
+        search = Search(store, crew, data=data, changed=changed, devices=means.devices)
+        search.train_bases(baselines)
         choose: Callable[[], Chooser] | None = None
         if one_shot:
             stl = search.known(Candidate("stl", study.seed))
@@ -127,6 +140,29 @@ def run(
         search.run_trials(name, n_trials, budgets=bounds, choose=choose)
         _measure_chosen(bench, store, emit)
         return store.record()
+
+
+@contextlib.contextmanager
+def _backed_up(study: Study, out: Path, emit: Emit, *, on: bool) -> Iterator[Callable[[], None]]:
+    """Give what is to be called behind every change of a database that lies in a file."""
+    backups = Backups(
+        out,
+        warn=lambda message: emit({"event": "warning", "message": message}),
+        minutes=study.execution.backup_minutes,
+    )
+    changes = 0
+
+    def changed() -> None:
+        nonlocal changes
+        changes += 1
+        if on:
+            backups.after_change()
+
+    try:
+        yield changed
+    finally:
+        if on and changes:
+            backups.close()
 
 
 def timed(budgets: Sequence[str]) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 from gatesearch.results import Result
 from gatesearch.search.bench import Bench, Emit
 from gatesearch.search.executors import Here, Processes
-from gatesearch.search.jobs import EVENTS, RESULT, Job, read_result
+from gatesearch.search.jobs import EVENTS, RESULT, Attempts, Job, read_result
+from gatesearch.search.status import Board
 from gatesearch.search.stopping import Stop
 from gatesearch.search.worker import perform, work
 from gatesearch.training import Preempted, TrainingError
@@ -44,6 +45,7 @@ class Crew:
         bench: For jobs that this process does itself.
         emit: Receives progress of all.
         stop: Whether to end in order.
+        board: Tells who is at what.
     """
 
     executor: Executor
@@ -51,6 +53,7 @@ class Crew:
     bench: Bench
     emit: Emit
     stop: Stop
+    board: Board
     _works: dict[Future[Any], Work] = field(default_factory=dict)
 
     @property
@@ -68,6 +71,7 @@ class Crew:
         job.write()
         events = job.folder / EVENTS
         events.unlink(missing_ok=True)
+        self.board.begin(job.candidate.label, attempt=len(Attempts(job.folder)) + 1)
         self._submit(Work(job))
 
     def results(self) -> Iterator[tuple[Job, Result]]:
@@ -88,12 +92,14 @@ class Crew:
                 if self._came_to_result(future, ended):
                     result = read_result(ended.job)
                     assert result is not None
+                    self.board.end(ended.job.candidate.label)
                     yield ended.job, result
 
     def _submit(self, ended: Work) -> None:
         job = ended.job
         if isinstance(self.executor, Here):
-            own = partial(perform, job, self.bench, emit=self.emit, stop=self.stop)
+            emit = partial(self._hear, job)
+            own = partial(perform, job, self.bench, emit=emit, stop=self.stop)
             future = self.executor.submit(own)
         else:
             future = self.executor.submit(work, json.dumps(job.to_json()))
@@ -140,4 +146,8 @@ class Crew:
             lines, found, _ = file.read().rpartition(b"\n")
         ended.told += len(lines) + len(found)
         for line in lines.splitlines():
-            self.emit(json.loads(line))
+            self._hear(ended.job, json.loads(line))
+
+    def _hear(self, job: Job, event: dict[str, Any]) -> None:
+        self.board.heard(job.candidate.label, event)
+        self.emit(event)

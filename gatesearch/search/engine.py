@@ -16,6 +16,7 @@ from gatesearch.search.early import rivals_of
 from gatesearch.search.jobs import SPEC, Job, forget_result, read_result
 from gatesearch.search.one_shot import Chooser
 from gatesearch.search.space import Params, directions, draw, draw_shares, sampler
+from gatesearch.search.status import Ended
 from gatesearch.search.store import Begun, Store
 from gatesearch.training import TrainingError
 
@@ -27,11 +28,20 @@ class Search:
         store: The store.
         crew: Does the jobs.
         data: Folder of packs, for workers.
+        changed: Called behind every change of the store.
         devices: How many train one network together.
     """
 
-    def __init__(self, store: Store, crew: Crew, *, data: Path, devices: int = 1) -> None:
-        self.store, self.crew = store, crew
+    def __init__(
+        self,
+        store: Store,
+        crew: Crew,
+        *,
+        data: Path,
+        changed: Callable[[], None],
+        devices: int = 1,
+    ) -> None:
+        self.store, self.crew, self._changed = store, crew, changed
         self.bench: Bench = crew.bench
         self.emit: Emit = crew.emit
         self._data, self._devices = data, devices
@@ -54,10 +64,12 @@ class Search:
         seed = self.bench.study.seed
         wanted = [Candidate(method, seed) for method in methods]
         missing = [c for c in wanted if (r := self.known(c)) is None or r.state != "complete"]
+        self.crew.board.baselines(len(wanted) - len(missing), len(wanted))
         for candidate in missing:
             if self.known(candidate) is not None:
                 forget_result(self._job(candidate))
         self._train(missing, stage="baselines")
+        self.crew.board.baselines(len(wanted), len(wanted))
 
     def _train(self, missing: list[Candidate], *, stage: str) -> None:
         """Train networks that others start from or are compared with, each after its own start."""
@@ -90,6 +102,7 @@ class Search:
         keep = self.store.keep_baseline if result.role == "network" else self.store.keep_start
         keep(result)
         self._bases = self.store.bases
+        self._changed()
 
     def _train_starts(self, candidate: Candidate) -> None:
         """What trials start from, and what that starts from, once a seed."""
@@ -121,7 +134,9 @@ class Search:
         self._adopt_orphans()
         self._tell_results()
         open_trials = [begun for begun in self.store.unfinished() if begun.search == name]
-        ended = self.store.finished(name)
+        known = self.store.results(name)
+        self.crew.board.search(self._ended(result) for result in known)
+        ended = len(known)
         drawn = ended + len(open_trials)
         progress(self.emit, "search", ended, n_trials, "trials")
         if ended >= n_trials:
@@ -130,7 +145,7 @@ class Search:
         self._train_starts(first)
         chooser = None if choose is None else choose()
         study = self.bench.study
-        results = self.store.results(name) if study.search.stop != "none" else []
+        results = known if study.search.stop != "none" else []
         begun_by_job: dict[str, Begun] = {}
 
         def job_of(begun: Begun) -> Job:
@@ -155,6 +170,7 @@ class Search:
         begin_more()
         for job, result in self.crew.results():
             self._tell(begun_by_job.pop(job.identity), result)
+            self.crew.board.ended(self._ended(result))
             results.append(result)
             ended += 1
             progress(self.emit, "search", ended, n_trials, "trials")
@@ -184,7 +200,12 @@ class Search:
         if result.state == "failed":
             self.emit({"event": "warning", "message": f"{label} failed: {result.reason}"})
         self.store.finish(begun, result, values)
+        self._changed()
         self.emit({"event": "trial", "message": self._line(label, result)})
+
+    def _ended(self, result: Result) -> Ended:
+        gain = self._gain(result) if result.state == "complete" else math.nan
+        return Ended(result.trial or 0, result.state, gain, result.gflops)
 
     def _tell_results(self) -> None:
         """Tell what workers finished after their coordinator was gone."""

@@ -32,7 +32,7 @@ BOARD = "status.json"
 # Raised whenever the file changes its form.
 FORMAT = 1
 # Every page of a larger database takes longer to look at than a status may.
-_THOROUGH = 64 * 2**20  # bytes
+_THOROUGH = 32 * 2**20  # bytes
 _EMPTY: Mapping[str, Any] = {
     "format": FORMAT,
     "study": "",

@@ -10,7 +10,6 @@ import errno
 import functools
 import itertools
 import json
-import sqlite3
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,11 +25,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.results import Result, StudyRecord, TaskInfo
+from gatesearch.search.backup import DATABASE, damage, damaged, last_backup
 from gatesearch.search.lock import server_url
 from gatesearch.search.space import directions
 from gatesearch.study import Study, differences
 
-DATABASE = "study.db"
 PREDICTIONS = "predictions.npz"
 _BASELINE = "baseline"
 _STARTS = ("warmup", "supernet_warmup", "supernet")
@@ -354,28 +353,13 @@ def _storage(folder: Path, url: str = "") -> RDBStorage:
 def _check_database(folder: Path) -> None:
     """Find damage before anything is written: Optuna opens, and writes to, half a database."""
     path = folder / DATABASE
-    if not path.exists():
-        return
+    fresh = not path.exists() or path.stat().st_size == 0
     # A killed first start leaves an empty file, which is no loss; one beside networks is.
-    if path.stat().st_size == 0 and (folder / "baselines").exists():
-        raise _damaged(path, "it is empty")
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
-    except sqlite3.OperationalError as error:
-        raise DataError(f"cannot open {path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise _damaged(path, str(error)) from error
-    if found != "ok":
-        raise _damaged(path, found.splitlines()[-1])
-
-
-def _damaged(path: Path, what: str) -> StudyRefusedError:
-    return StudyRefusedError(
-        f"{path} is damaged ({what}) and was left as it is; move it away and put a backup in its "
-        "place, or name another folder with --out"
-    )
+    if fresh and last_backup(folder) is None and not (folder / "baselines").exists():
+        return
+    wrong = damage(path)
+    if wrong is not None:
+        raise damaged(path, wrong)
 
 
 def _name_metrics(handle: optuna.Study) -> None:
@@ -412,7 +396,7 @@ def explained(folder: Path) -> Iterator[None]:
             "move it away and put a backup in its place, or name another folder with --out"
         ) from error
     except json.JSONDecodeError as error:
-        raise _damaged(folder / DATABASE, str(error)) from error
+        raise damaged(folder / DATABASE, str(error)) from error
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise

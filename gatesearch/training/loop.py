@@ -148,7 +148,7 @@ def train(
         seen = {f"loss.{name}": mean for name, mean in zip(tasks, means, strict=True)}
         seen["lr"] = optimizer.param_groups[0]["lr"]
         if batches.parts > 1:
-            seen["micro_batch"] = micro_batch(spec.batch_size // ranks.size, batches.parts)
+            seen["micro_batch"] = float(micro_batch(spec.batch_size // ranks.size, batches.parts))
         if observe is not None:
             seen |= observe(epoch)
         history.add(seen)

@@ -16,8 +16,9 @@ class MicroBatches:
 
     When a part does not fit, what the attempt changed is put back (gradients, statistics of batch
     norm, random states) and the batch is split into twice as many parts; later ones are too. The
-    step stays that of the whole batch but for batch norm, which sees micro-batches, and for losses
-    that are means over labelled pixels, which are averaged over the parts by their frames.
+    step stays that of the whole batch but for batch norm, which sees micro-batches; for losses that
+    are means over labelled pixels, which are averaged over the parts by their frames; and for what
+    the network draws, which it draws for each part.
 
     Args:
         model: The network.
@@ -60,6 +61,8 @@ class MicroBatches:
             torch.OutOfMemoryError: Two frames are too many.
         """
         frames = len(batch["image"])
+        # As a training may go on in more processes, each with fewer frames.
+        self.parts = min(self.parts, max(1, frames // _LEAST))
         random = random_states(self._device)
         self._copy(self._kept, self._buffers)
         while (values := self._attempt(batch, learn)) is None:

@@ -17,7 +17,7 @@ from tests.search.test_status import database
 def folder(tmp_path):
     made = tmp_path / "runs" / "scenes"
     made.mkdir(parents=True)
-    database(made)
+    database(made, study="scenes")
     return made
 
 

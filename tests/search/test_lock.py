@@ -191,6 +191,22 @@ def test_one_process_holds_a_name_on_a_server(postgres_url) -> None:
             assert time.monotonic() < until
 
 
+def test_optuna_asks_and_tells_on_a_server_that_is_held(postgres_url) -> None:
+    import optuna
+
+    with advisory_lock(postgres_url, "asked"):
+        storage = optuna.storages.RDBStorage(
+            server_url(postgres_url).render_as_string(hide_password=False)
+        )
+        study = optuna.create_study(study_name="asked", storage=storage)
+        for number in range(3):
+            trial = study.ask()
+            study.tell(trial, trial.suggest_float("x", 0, 1))
+            assert trial.number == number
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
+        storage.engine.dispose()
+
+
 def test_a_server_that_is_not_there(tmp_path) -> None:
     url = f"postgresql://me:secret@/postgres?host={tmp_path}"
     with pytest.raises(DataError, match=r"start the server, or mend --storage") as caught:  # noqa: SIM117

@@ -22,7 +22,7 @@ def searched(space: SearchSpec, count: int, *, seed: int = 3, stops: tuple[int, 
     study = optuna.create_study(directions=directions(budget))
     drawn, stops = [], list(stops)
     while len(drawn) < count:
-        study.sampler = sampler(space, seed=seed, finished=len(drawn))
+        study.sampler = sampler(space, seed=seed, index=len(drawn))
         trial = study.ask()
         params = draw(trial, space, TASKS)
         if stops and stops[0] == len(drawn):

@@ -43,7 +43,7 @@ def told(folder):
     return json.loads((folder / BOARD).read_text())
 
 
-def database(folder, results=2):
+def database(folder, *, study="tiny", results=2):
     """A store's tables as far as they are counted."""
     with closing(sqlite3.connect(folder / DATABASE)) as opened, opened:
         opened.executescript(
@@ -59,7 +59,7 @@ def database(folder, results=2):
             key = "begun" if state == "RUNNING" else "result"
             row = (number, key if state != "FAIL" else "x", "{}")
             opened.execute("INSERT INTO trial_user_attributes VALUES (?, ?, ?)", row)
-        for key, value in [("name", '"tiny"'), ("baseline/stl/uniform/0", "{}" + " " * 300)]:
+        for key, value in [("name", f'"{study}"'), ("baseline/stl/uniform/0", "{}" + " " * 300)]:
             opened.execute("INSERT INTO study_user_attributes VALUES (1, ?, ?)", (key, value))
 
 

@@ -129,7 +129,7 @@ def test_a_trial_whose_drawing_was_cut_off_was_never_begun(store, study, out) ->
 def test_a_trial_is_told_once(store) -> None:
     trial = begun(store)
     store.finish(trial, result(trial=0), [1.0, 1.0])
-    with pytest.raises(ValueError, match="finished|updat"):
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
         store.finish(trial, result(trial=0), [2.0, 1.0])
     assert store.finished() == 1
 

@@ -66,6 +66,20 @@ def test_an_epoch_sees_each_frame_at_most_once(pack, monkeypatch, in_memory, bat
     assert batch_size > 7 or orders[0] != orders[1]
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_batches_left_out_change_nothing_else(pack, monkeypatch, in_memory) -> None:
+    if not in_memory:
+        monkeypatch.setattr(frames, "IN_MEMORY_BYTES", 0)
+    part = toy_frames(pack, "depth")
+    whole = list(part.shuffled(3, generator := torch.Generator().manual_seed(1)))
+    for skip in range(5):
+        other = torch.Generator().manual_seed(1)
+        left = part.shuffled(3, other, skip=skip)
+        assert torch.equal(other.get_state(), generator.get_state())  # drawn before it is read
+        for ours, theirs in zip(left, whole[skip:], strict=True):
+            assert torch.equal(ours["image"], theirs["image"])
+
+
 def test_a_task_without_labels_is_refused(tmp_path) -> None:
     pack = toy_pack(tmp_path / "toy", without=("edges", "depth"))
     with pytest.raises(DataError, match=r"toy has no labels for depth, edges \(its fields: image"):

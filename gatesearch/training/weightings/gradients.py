@@ -7,6 +7,7 @@ the shared stream, the gates, and each task's stream as far as the mix hands it 
 parameters, heads above all, get the gradient of their own task's ω_t L_t.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -34,16 +35,15 @@ class PerTask(Weighting):
         self._rows = {}
 
     def backward(
-        self, losses: Tensor, *, share: float = 1.0, penalty: Tensor | None = None
+        self, losses: Sequence[Tensor], *, share: float = 1.0, penalty: Tensor | None = None
     ) -> None:
         """See `Weighting.backward`."""
         parameters = self.training_seen.parameters
         penalised = penalty is not None and penalty.requires_grad
-        scales = share * self.omega.to(losses)
-        for t, (loss, scale) in enumerate(zip(losses.unbind(), scales, strict=True)):
+        for t, (loss, omega) in enumerate(zip(losses, self.omega, strict=True)):
             kept = penalised or t + 1 < len(losses)
             gradients = torch.autograd.grad(
-                loss, parameters, scale, retain_graph=kept, allow_unused=True
+                loss, parameters, share * omega, retain_graph=kept, allow_unused=True
             )
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
@@ -130,15 +130,27 @@ def gramian_of(shared: Iterable[Mapping[int, Tensor]], tasks: int) -> Tensor:
         shared: For each parameter, index of a task -> gradient.
         tasks: T.
     """
-    by_reach: dict[tuple[int, ...], list[Tensor]] = {}
+    pairs: list[tuple[int, int]] = []
+    products: list[Tensor] = []
     for rows in shared:
-        stacked = torch.stack([row.flatten().float() for row in rows.values()])
-        by_reach.setdefault(tuple(rows), []).append(stacked @ stacked.T)
+        flat = _flat(rows)
+        own = list(itertools.combinations_with_replacement(rows, 2))
+        pairs += own
+        products += [torch.dot(flat[s], flat[t]) for s, t in own]
     gramian = torch.zeros(tasks, tasks, dtype=torch.float64)
-    for reach, parts in by_reach.items():
-        index = torch.tensor(reach)
-        gramian[index[:, None], index] += torch.stack(parts).cpu().double().sum(0)
+    if products:
+        first, second = torch.tensor(pairs).T
+        values = torch.stack(products).cpu().double()
+        gramian.index_put_((first, second), values, accumulate=True)
+        gramian += gramian.triu(1).T
     return gramian
+
+
+def _flat(rows: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Vectors in one order of entries, which for gradients of one layout are no copies."""
+    like = next(iter(rows.values()))
+    order = sorted(range(like.dim()), key=like.stride, reverse=True)
+    return {t: row.permute(order).reshape(-1).float() for t, row in rows.items()}
 
 
 def weighted(rows: Mapping[int, Tensor], factors: Sequence[float]) -> Tensor:

@@ -1,6 +1,6 @@
 """Weights that depend on the losses, or on nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,10 +32,11 @@ class Scalarized(Weighting):
         return list(self.scalarizer.parameters()) if self.learns else []
 
     def backward(
-        self, losses: Tensor, *, share: float = 1.0, penalty: Tensor | None = None
+        self, losses: Sequence[Tensor], *, share: float = 1.0, penalty: Tensor | None = None
     ) -> None:
         """See `Weighting.backward`; weights that S bends are those of the part."""
-        slopes, *own = slopes_of(self.scalarizer, self.omega * losses.detach(), self.trained())
+        values = self.omega * torch.stack(list(losses)).detach()
+        slopes, *own = slopes_of(self.scalarizer, values, self.trained())
         for parameter, gradient in zip(self.trained(), own, strict=True):
             gradient = share * gradient
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -3,7 +3,7 @@
 Sener & Koltun, NeurIPS 2018, section 3.3 (https://arxiv.org/abs/1810.04650).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -56,18 +56,17 @@ class UpperBound(Weighting):
         self._squares.zero_()
 
     def backward(
-        self, losses: Tensor, *, share: float = 1.0, penalty: Tensor | None = None
+        self, losses: Sequence[Tensor], *, share: float = 1.0, penalty: Tensor | None = None
     ) -> None:
         """See `Weighting.backward`."""
         heads = heads_of(self.training_seen.model)
         penalised = penalty is not None and penalty.requires_grad
         read, self._read = list(self._read.values()), {}
         rows: list[dict[int, Tensor]] = [{} for _ in read]
-        scales = share * self.omega.to(losses)
-        for t, (loss, scale) in enumerate(zip(losses.unbind(), scales, strict=True)):
+        for t, (loss, omega) in enumerate(zip(losses, self.omega, strict=True)):
             own = [p for p in heads[self.tasks[t]].parameters() if p.requires_grad]
             gradients = torch.autograd.grad(
-                loss, [*read, *own], scale, retain_graph=penalised, allow_unused=True
+                loss, [*read, *own], share * omega, retain_graph=penalised, allow_unused=True
             )
             for features, gradient in zip(rows, gradients, strict=False):
                 if gradient is not None:

@@ -1,7 +1,7 @@
 """What every weighting of the tasks' losses provides, and the plain one: a weighted sum."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -141,16 +141,17 @@ class Weighting(nn.Module):
         """
 
     def backward(
-        self, losses: Tensor, *, share: float = 1.0, penalty: Tensor | None = None
+        self, losses: Sequence[Tensor], *, share: float = 1.0, penalty: Tensor | None = None
     ) -> None:
         """Add the gradients of a part of the batch.
 
         Args:
-            losses: (T,) with their graph.
+            losses: One scalar a task, each with a graph of its own down to what tasks share.
             share: Of the batch's frames.
             penalty: Added to the loss as it is; never weighed.
         """
-        loss = torch.dot(losses, self.weights.to(losses))
+        stacked = torch.stack(list(losses))
+        loss = torch.dot(stacked, self.weights.to(stacked))
         if penalty is not None:
             loss = loss + penalty
         (share * loss).backward()
