@@ -16,6 +16,9 @@ MEASUREMENTS: dict[str, str] = {
     "loading": "data loading and augmentation within a training step",
     "coordinator": "coordinator and store within a trial",
     "report": "a report of 40 trials",
+    "checkpoints": "checkpoints within a training",
+    "large_store": "opening, resuming, reporting 10,000 trials; their status",
+    "workers": "trials an hour of two processes against one (minutes)",
     "scenes": "the whole of `gatesearch run --study scenes --n-trials 6` (minutes)",
     "one_shot": "one training for the front against eight separate searches (an hour, resumable)",
 }

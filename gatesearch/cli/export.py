@@ -7,7 +7,7 @@ import typer
 
 from gatesearch.cli.console import out as console
 from gatesearch.cli.console import print_json
-from gatesearch.cli.options import JsonOption, OutOption, StudyOption, record_of
+from gatesearch.cli.options import JsonOption, OutOption, StorageOption, StudyOption, record_of
 
 EXAMPLES = """Examples:
 
@@ -35,6 +35,7 @@ def export(
         str, typer.Option(metavar="B", help="Choose the best of the trials under this budget.")
     ] = "",
     out: OutOption = None,
+    storage: StorageOption = "",
     json: JsonOption = False,
 ) -> None:
     """Write a trained network with its normalisation, named outputs and a card of its tasks.
@@ -42,7 +43,7 @@ def export(
     Batch size, height and width stay open. Every file is checked against PyTorch on the study's
     frames before it is put in place.
     """
-    store, record = record_of(study, out)
+    store, record = record_of(study, out, storage)
 
     from gatesearch.errors import unknown
     from gatesearch.export import FORMATS, card_of, choose, ship

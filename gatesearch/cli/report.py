@@ -6,6 +6,7 @@ from gatesearch.cli.options import (
     JsonOption,
     OutOption,
     ReportsOption,
+    StorageOption,
     StudyOption,
     record_of,
     writing,
@@ -22,11 +23,12 @@ gatesearch report --study nyud-small --out /results/nyud-small --reports /tmp --
 def report(
     study: StudyOption,
     out: OutOption = None,
+    storage: StorageOption = "",
     reports: ReportsOption = Path("reports"),
     json: JsonOption = False,
 ) -> None:
     """Write the report of a study anew from its store; trains nothing and needs no data."""
-    _, record = record_of(study, out)
+    _, record = record_of(study, out, storage)
 
     from gatesearch.report import write_report
 

@@ -10,6 +10,7 @@ from gatesearch.cli.options import (
     JsonOption,
     OutOption,
     PreferOption,
+    StorageOption,
     StudyOption,
     names,
     preferences,
@@ -31,13 +32,14 @@ def select(
     ] = None,
     prefer: PreferOption = None,
     out: OutOption = None,
+    storage: StorageOption = "",
     json: JsonOption = False,
 ) -> None:
     """Choose a trained network by budget and by what tasks matter, from the store alone.
 
     Chosen by Δ_MTL on the validation part, tasks weighted by --prefer.
     """
-    _, record = record_of(study, out)
+    _, record = record_of(study, out, storage)
 
     from gatesearch.results import point
     from gatesearch.search.select import select as chosen

@@ -13,7 +13,7 @@ from gatesearch.export.formats import FORMATS, write_network
 from gatesearch.export.reader import Model, parity, read_model
 from gatesearch.export.shipped import Card, Shipped, card_of, choose
 from gatesearch.export.timing import RUNTIMES, Bench, Figures, Timing, time_models
-from gatesearch.pruning.compact import write_atomic
+from gatesearch.files import write_atomic
 
 __all__ = [
     "FORMATS",

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gatesearch.errors import DataError
 from gatesearch.export.reader import Model, Pixels
-from gatesearch.pruning.compact import write_atomic
+from gatesearch.files import write_atomic
 from gatesearch.report.predictions import picture
 from gatesearch.results import TaskInfo
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from gatesearch.errors import UsageError
 from gatesearch.export.shipped import CARD, Card, Shipped
+from gatesearch.files import write_atomic
 from gatesearch.pruning import CompactNet, save_compact
-from gatesearch.pruning.compact import write_atomic
 
 OPSET = 18
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
-from gatesearch.files import write_atomic as write_atomic
+from gatesearch.files import write_atomic
 from gatesearch.models.encoder import ConvNorm
 from gatesearch.models.parts import HeadSpec
 

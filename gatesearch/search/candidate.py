@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from gatesearch.cost import Budget, count_macs, median_latency, name_of
 from gatesearch.errors import StudyRefusedError
+from gatesearch.files import write_atomic
 from gatesearch.models import MTL, STL, InterroGate, build_model, needs_stl
 from gatesearch.pruning import CompactNet, extract, load_compact, save_compact, sharing
-from gatesearch.pruning.compact import Description, write_atomic
+from gatesearch.pruning.compact import Description
 from gatesearch.results import Result, Role
 from gatesearch.search.bench import Bench, Emit
 from gatesearch.search.early import Judge
@@ -29,6 +30,7 @@ from gatesearch.training import (
     Checkpoints,
     History,
     Phase,
+    Ranks,
     evaluate,
     recompute_statistics,
 )
@@ -36,6 +38,7 @@ from gatesearch.training import (
 MODEL = "model"
 TENSORS = ".safetensors"
 _TUNE = "tune"
+ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def train_candidate(
     emit: Emit,
     checkpoints: Checkpoints | None = None,
     judge: Judge | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Train one network, keep it in its folder, measure it on the validation part.
 
@@ -142,6 +146,7 @@ def train_candidate(
         emit: Receives progress.
         checkpoints: Where training stands, kept now and then; it goes on from the newest.
         judge: May stop a trial early, whose result is then `pruned` and has no network.
+        ranks: The processes that train it together, each calling this alike; the first one keeps.
 
     Raises:
         TrainingError: The training cannot go on.
@@ -150,7 +155,7 @@ def train_candidate(
     history = History()
     if start is not None and start.method == candidate.method:  # its own warm-up
         history = History({name: list(c) for name, c in start.curves.items()}, epochs=start.epochs)
-    trained = _trained(candidate, bench, out, emit, checkpoints, judge)
+    trained = _trained(candidate, bench, out, emit, checkpoints, judge, ranks)
     history.follow(trained.history)
     measured: dict[str, Any] = {}
     if judge is not None and judge.verdict:
@@ -159,7 +164,8 @@ def train_candidate(
         if candidate.role != "supernet":  # which is no network to compare
             emit({"event": "log", "message": f"{candidate.label}: measuring"})
             measured = _measured(trained.network, candidate, bench, emit)
-        _keep(trained.network, candidate.folder(out))
+        if ranks.rank == 0:
+            _keep(trained.network, candidate.folder(out))
     reused = start or Result(candidate.method, candidate.seed)
     return Result(
         method=candidate.method,
@@ -287,6 +293,7 @@ def _trained(
     emit: Emit,
     checkpoints: Checkpoints | None,
     judge: Judge | None,
+    ranks: Ranks,
 ) -> Trained:
     """All phases of a candidate, from its first weights or its newest checkpoint."""
     saved = None if checkpoints is None else checkpoints.newest()
@@ -301,6 +308,7 @@ def _trained(
     warmup, gates, end = spans(bench.study, one_shot=one_shot)
     told: dict[str, Any] = {
         "method": candidate.method, "seed": candidate.seed, "label": candidate.label, "emit": emit,
+        "ranks": ranks,
     }  # fmt: skip
     if saved is not None and saved.state["phase"] == _TUNE:
         trained = _untuned(saved)

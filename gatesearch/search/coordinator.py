@@ -102,10 +102,11 @@ def run(
     baselines = _checked(study)
     stopwatch = None
     if timed(budgets):
-        if means.workers > 1 or means.executor != "process":
+        if (means.workers, means.devices, means.executor) != (1, 1, "process"):
             raise UsageError(
-                "a budget of latency is measured while nothing else runs: it takes --workers 1 "
-                f"without --executor, found {means.workers} ({means.executor})"
+                "a budget of latency is measured while nothing else runs: it takes --workers 1, "
+                f"--devices-per-trial 1 and no --executor, found {means.workers}, {means.devices} "
+                f"and {means.executor}"
             )
         stopwatch = start_stopwatch(study, means.device)
     bounds = parse_budgets(study, budgets, stopwatch)

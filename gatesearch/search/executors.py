@@ -39,13 +39,16 @@ class Processes(Executor):
     Args:
         workers: How many.
         devices: CUDA devices, dealt out in turn; none on a processor.
+        each: Devices of one worker.
         threads: Of each worker.
     """
 
-    def __init__(self, workers: int, *, devices: Sequence[str], threads: int) -> None:
-        self._setups = [
-            (devices[i % len(devices)] if devices else None, threads) for i in range(workers)
-        ]
+    def __init__(
+        self, workers: int, *, devices: Sequence[str], each: int = 1, threads: int
+    ) -> None:
+        own = [[devices[(i * each + k) % len(devices)] for k in range(each)] if devices else None
+               for i in range(workers)]  # fmt: skip
+        self._setups = [(None if dealt is None else ",".join(dealt), threads) for dealt in own]
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
         self._busy: list[Future[Any] | None] = [None] * workers
 
@@ -98,11 +101,11 @@ class Processes(Executor):
             self._pools[slot] = None
 
 
-def set_up(device: str | None, threads: int) -> None:
-    """Make this process a worker: its device, its threads, its ear for signals."""
+def set_up(devices: str | None, threads: int) -> None:
+    """Make this process a worker: its devices, its threads, its ear for signals."""
     global stopping
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    if devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices
     os.environ["OMP_NUM_THREADS"] = str(threads)
     stopping = heed()
 
@@ -128,11 +131,15 @@ def open_executor(name: str, workers: int, *, devices: int = 1) -> "Here | Proce
         return RayExecutor(name.removeprefix("ray"), devices=devices)
     if name != "process":
         raise UsageError(f"--executor must be process, ray or ray://ADDRESS, found '{name}'")
-    if workers == 1:
+    if workers == 1 and devices == 1:
         return Here()
-    return Processes(
-        workers, devices=visible_devices(), threads=max(1, (os.cpu_count() or 1) // workers)
-    )
+    there, threads = visible_devices(), max(1, (os.cpu_count() or 1) // workers)
+    if 0 < len(there) < devices:
+        raise UsageError(
+            f"--devices-per-trial must be at most the devices there are, {len(there)}; "
+            f"found {devices}"
+        )
+    return Processes(workers, devices=there, each=devices, threads=threads)
 
 
 def visible_devices() -> list[str]:

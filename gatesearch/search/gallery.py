@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.pruning.compact import write_atomic
+from gatesearch.files import write_atomic
 from gatesearch.results import Result
 from gatesearch.search.bench import Bench
 from gatesearch.search.candidate import load_network

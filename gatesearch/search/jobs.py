@@ -22,7 +22,7 @@ from typing import Any
 
 from gatesearch.cost import Budget
 from gatesearch.errors import StudyRefusedError
-from gatesearch.pruning.compact import write_atomic
+from gatesearch.files import write_atomic
 from gatesearch.results import Result
 from gatesearch.search.candidate import Candidate
 from gatesearch.study import ExecutionSpec

@@ -43,7 +43,7 @@ def train_gates(
         bench: Data, tasks, runtime.
         budgets: Bounds of the regulariser `flops`.
         judge: May stop it early.
-        options: `span`, `method`, `seed`, `label`, `phase` and `emit` of `fit`.
+        options: `span`, `method`, `seed`, `label`, `phase`, `ranks` and `emit` of `fit`.
     """
     judging = judge is not None and bench.study.search.stop != "none"
     cost = pattern_cost(supernet, bench) if budgets or judging else None
@@ -178,6 +178,7 @@ def fit(
         seed=seed,
         rate=rate,
         on_epoch=report,
+        tell=lambda message: emit({"event": "warning", "message": f"{label}: {message}"}),
         **options,
     )
     return history, 3 * gflops * history.images / 1e6

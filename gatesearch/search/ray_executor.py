@@ -39,7 +39,7 @@ class RayExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Give a job to the cluster."""
         outer: Future[Any] = Future()
-        task = self._ray.remote(**self._options)(fn)
+        task: Any = self._ray.remote(**self._options)(fn)  # type: ignore[call-overload]
         inner = task.remote(*args, **kwargs).future()
 
         def ended(done: Future[Any]) -> None:

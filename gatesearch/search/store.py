@@ -154,7 +154,7 @@ class Store:
         for search in self.searches.values():
             for trial in search.get_trials(deepcopy=False):
                 if not trial.state.is_finished() and _BEGUN not in trial.user_attrs:
-                    search.tell(trial.number, state=TrialState.FAIL)
+                    search._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def adopt(self, begun: Begun) -> None:
         """Take up a trial that an earlier state of the store, put back since, did not know."""

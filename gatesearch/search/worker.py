@@ -21,7 +21,7 @@ from gatesearch.search.early import Judge
 from gatesearch.search.jobs import EVENTS, Attempts, Job, keep_result, read_result
 from gatesearch.search.stopping import Stop
 from gatesearch.study import Study
-from gatesearch.training import Checkpoints, TrainingError
+from gatesearch.training import Checkpoints, Ranks, TrainingError, launch
 
 # Seconds that a process whose coordinator was killed takes to follow it.
 _PATIENCE = 10.0
@@ -39,19 +39,35 @@ def work(text: str) -> None:
     """
     job = Job.from_json(json.loads(text))
     job.folder.mkdir(parents=True, exist_ok=True)
+    with _telling(job) as emit:
+        perform(job, bench_of(job), emit=emit, stop=lambda: executors.stopping())
+
+
+@contextmanager
+def _telling(job: Job) -> Iterator[Emit]:
+    """Have events go into a file, which the coordinator reads."""
     with (job.folder / EVENTS).open("ab", buffering=0) as file:
 
         def emit(event: dict[str, Any]) -> None:
             file.write(json.dumps(event, default=str).encode() + b"\n")
 
-        runtime = json.dumps(dict(job.runtime))
-        bench = _bench(json.dumps(job.definition), str(job.data), runtime)
-        if bench.data["sha256"] != job.sha256:
-            raise StudyRefusedError(
-                f"{job.data} holds other data here than where the run was begun: "
-                f"{bench.data['sha256'][:12]}, expected {job.sha256[:12]}"
-            )
-        perform(job, bench, emit=emit, stop=lambda: executors.stopping())
+        yield emit
+
+
+def bench_of(job: Job) -> Bench:
+    """Data, tasks and runtime of a job's study, kept for the next one.
+
+    Raises:
+        StudyRefusedError: The data are not those that the store was begun with.
+    """
+    runtime = json.dumps(dict(job.runtime))
+    bench = _bench(json.dumps(job.definition), str(job.data), runtime)
+    if bench.data["sha256"] != job.sha256:
+        raise StudyRefusedError(
+            f"{job.data} holds other data here than where the run was begun: "
+            f"{bench.data['sha256'][:12]}, expected {job.sha256[:12]}"
+        )
+    return bench
 
 
 @functools.lru_cache(maxsize=1)
@@ -94,17 +110,37 @@ def _done(job: Job, bench: Bench, emit: Emit, stop: Stop) -> Result:
         return failed(candidate, "; ".join(causes), len(attempts))
     attempts.begin()
     try:
-        result = train_candidate(
-            candidate, bench, out=job.out, start=job.start, emit=emit,
-            checkpoints=_checkpoints(job, emit, stop),
-            judge=Judge(bench, job.stl, job.rivals) if job.stl else None,
-        )  # fmt: skip
+        if job.devices > 1:
+            result = launch(job.devices, _together, json.dumps(job.to_json()), stop=stop)
+        else:
+            result = _trained(job, bench, emit, stop, Ranks())
     except (TrainingError, torch.OutOfMemoryError) as error:
         return failed(candidate, str(error), len(attempts))
     except BaseException as error:
         attempts.end(f"{type(error).__name__}: {error}")
         raise
     return replace(result, attempts=len(attempts))
+
+
+def _trained(job: Job, bench: Bench, emit: Emit, stop: Stop, ranks: Ranks) -> Result:
+    return train_candidate(
+        job.candidate, bench, out=job.out, start=job.start, emit=emit,
+        checkpoints=_checkpoints(job, emit, stop),
+        judge=Judge(bench, job.stl, job.rivals) if job.stl else None,
+        ranks=ranks,
+    )  # fmt: skip
+
+
+def _together(ranks: Ranks, text: str) -> Result:
+    """One of several processes that do a job together; the first tells and keeps."""
+    job = Job.from_json(json.loads(text))
+    with _telling(job) as emit:
+        told = emit if ranks.rank == 0 else _nobody
+        return _trained(job, bench_of(job), told, ranks.asked, ranks)
+
+
+def _nobody(event: dict[str, Any]) -> None:
+    pass
 
 
 def failed(candidate: Candidate, reason: str, attempts: int = 1) -> Result:

@@ -12,7 +12,6 @@ parameters past the forward pass.
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import tempfile
 import threading
@@ -20,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from gatesearch.training.frames import Batch
 
 _PATIENCE = timedelta(minutes=30)  # of a process for the others
 _POLL_SECONDS = 0.2
-_RESULT, _FAILURE, _MEETING = "result", "failure", "meeting"
+_FAILURE, _MEETING = "failure", "meeting"
 
 
 class RankError(GatesearchError):
@@ -119,37 +118,41 @@ def launch(size: int, function: Callable[..., Any], *args: Any, stop: Stop = nev
     """
     _require(size)
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="gatesearch-") as name:
+    results, ending = spawn.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(prefix="gatesearch-") as name, results, ending:
         folder = Path(name)
         processes: list[BaseProcess] = [
-            spawn.Process(target=_run, args=(Ranks(rank, size), folder, function, args))
+            spawn.Process(target=_run, args=(Ranks(rank, size), folder, ending, function, args))
             for rank in range(size)
         ]
         try:
             for process in processes:
                 process.start()
-            _wait(processes, stop)
+            result, preempted = _wait(processes, results, stop)
             failed = {rank: p.exitcode for rank, p in enumerate(processes) if p.exitcode}
         finally:
             _end(processes)
         if failed:
             raise RankError(_told(failed, folder, size))
-        result, preempted = pickle.loads((folder / _RESULT).read_bytes())
     if preempted:
         raise Preempted
     return result
 
 
-def _wait(processes: Sequence[BaseProcess], stop: Stop) -> None:
-    """Until all have ended or one has failed."""
+def _wait(processes: Sequence[BaseProcess], results: Connection, stop: Stop) -> tuple[Any, bool]:
+    """Until all have ended or one has failed: what rank 0 sent."""
     running, asked = list(processes), False
+    sent: tuple[Any, bool] = (None, False)
     while running and not any(process.exitcode for process in processes):
-        wait([process.sentinel for process in running], timeout=_POLL_SECONDS)
+        ready = wait([results, *(p.sentinel for p in running)], timeout=_POLL_SECONDS)
+        if results in ready:
+            sent = results.recv()
         running = [process for process in running if process.exitcode is None]
         if not asked and stop():
             asked = True
             for process in running:
                 process.terminate()
+    return results.recv() if results.poll() else sent
 
 
 def _require(size: int) -> None:
@@ -164,7 +167,13 @@ def _require(size: int) -> None:
         raise UsageError(f"{size} processes need a CUDA device each, found {devices}; ask for less")
 
 
-def _run(ranks: Ranks, folder: Path, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _run(
+    ranks: Ranks,
+    folder: Path,
+    ending: Connection,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
     asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
@@ -178,7 +187,7 @@ def _run(ranks: Ranks, folder: Path, function: Callable[..., Any], args: tuple[A
         except Preempted:
             preempted = True
         if ranks.rank == 0:
-            (folder / _RESULT).write_bytes(pickle.dumps((result, preempted)))
+            ending.send((result, preempted))
         torch.distributed.destroy_process_group()
     except BaseException:
         # The first to fail tells; the others fail for its absence.

@@ -6,7 +6,7 @@ import torch
 from gatesearch.errors import UsageError
 from gatesearch.pruning import load_compact
 from gatesearch.pruning.compact import ConvStep
-from gatesearch.search import run
+from gatesearch.search import Means, run
 from gatesearch.search.coordinator import start_stopwatch
 from tests.search.tiny import tiny
 
@@ -44,7 +44,7 @@ def test_a_budget_of_latency_is_met_when_it_is_cut(data, tmp_path) -> None:
     budget = f"{limit:.4f}ms"
     record = run(
         study, n_trials=1, out=out, data=data, emit=lambda event: None, budgets=[budget],
-        device="cpu",
+        means=Means(device="cpu"),
     )  # fmt: skip
     (trial,) = record.trials
     assert trial.budget == f"{budget}@cpu"
@@ -63,6 +63,6 @@ def test_a_device_that_is_not_there(data, tmp_path) -> None:
     with pytest.raises(UsageError, match=r"--device must be one that torch can use here \(cpu\)"):
         run(
             tiny(tmp_path), n_trials=1, out=tmp_path / "out", data=data, emit=lambda event: None,
-            budgets=["5ms"], device="cuda",
+            budgets=["5ms"], means=Means(device="cuda"),
         )  # fmt: skip
     assert not (tmp_path / "out").exists()

@@ -16,24 +16,24 @@ from gatesearch.training.weightings.weighting import (
     Losses,
     Training,
     Weighting,
-    refuse_nonfinite,
 )
 
 _RADIUS = 0.01
 
 
 class AutoLambda(Weighting):
-    """λ follows the gradient of the primary loss after a virtual step (equations 3 and 4).
+    """λ follows the gradient of the primary loss one virtual step ahead.
 
         θ' = θ - η (m + ∇_θ Σ_t λ_t ω_t L_t + δ θ)          momentum m, decay δ of the optimizer
         ∂L'/∂λ_t = -∇_θ (ω_t L_t) · d,                       d = η ∇_θ' Σ_t ω_t L'_t
                  ~ -(ω_t L_t(θ + ε d) - ω_t L_t(θ - ε d)) / 2ε,        ε = 0.01 / ‖d‖
 
-    L' are the losses on a batch of the validation part, where the paper's code takes other training
-    batches; all tasks are primary. η, m and δ are those of each parameter's group, and m = 0 where
-    the optimizer has no momentum buffer, as in that code. d holds η, which the code multiplies on
-    afterwards: the same with one rate. A penalty has no part in the virtual step. Dropout draws the
-    same before and behind. Costs four more forward passes and two more backward passes a step.
+    L' are the losses on a batch of the validation part, where the authors' code
+    (https://github.com/lorenmt/auto-lambda) takes other training batches; all tasks are primary. η,
+    m and δ are those of each parameter's group, and m = 0 where the optimizer has no momentum
+    buffer, as in that code, which multiplies by η at the end: the same with one rate for all. A
+    penalty has no part in the virtual step. Dropout draws alike on both sides of θ. λ stays where
+    its derivative is not finite.
 
     Args:
         basis: Tasks with ω_t, device.
@@ -54,30 +54,25 @@ class AutoLambda(Weighting):
         """Move λ."""
         training = self.training_seen
         slopes = self._lookahead(training, losses, held_out)
-        if slopes is None:
-            return
-        refuse_nonfinite(slopes, self.tasks, "derivative by the weight")
-        self.lambdas.grad = slopes
-        self._adam.step()
-        self.weights.copy_(self.omega * self.lambdas.detach())
+        if bool(slopes.isfinite().all()):
+            self.lambdas.grad = slopes
+            self._adam.step()
+            self.weights.copy_(self.omega * self.lambdas.detach())
 
-    def _lookahead(self, training: Training, losses: Losses, held_out: Losses) -> Tensor | None:
-        """∂L'/∂λ, (T,); None where the primary loss does not change at all."""
+    def _lookahead(self, training: Training, losses: Losses, held_out: Losses) -> Tensor:
+        """∂L'/∂λ, (T,); not finite where d is 0, or too far away."""
         state = training.optimizer.state
         groups = {p: group for group in training.optimizer.param_groups for p in group["params"]}
         parameters = list(groups)
 
-        def slopes_of(evaluate: Losses, weights: Tensor, what: str) -> tuple[Tensor, ...]:
+        def slopes_of(evaluate: Losses, weights: Tensor) -> tuple[Tensor, ...]:
             with undisturbed(training.model):
-                values = evaluate()
-                refuse_nonfinite(values.detach(), self.tasks, what)
-                slopes = torch.autograd.grad(
-                    torch.dot(values, weights), parameters, materialize_grads=True
-                )
+                loss = torch.dot(evaluate(), weights)
+                slopes = torch.autograd.grad(loss, parameters, materialize_grads=True)
             training.average(slopes)
             return slopes
 
-        def losses_at(distance: float) -> Tensor:
+        def losses_at(distance: Tensor) -> Tensor:
             values = [p + distance * d for p, d in zip(parameters, direction, strict=True)]
             with undisturbed(training.model), moved(parameters, values):
                 return losses()
@@ -90,17 +85,15 @@ class AutoLambda(Weighting):
                 change = change + group["momentum"] * momentum
             return parameter - group["lr"] * change
 
-        slopes = slopes_of(losses, self.weights, "loss")
+        slopes = slopes_of(losses, self.weights)
         with torch.no_grad():
             virtual = [ahead(p, slope) for p, slope in zip(parameters, slopes, strict=True)]
         with moved(parameters, virtual):
-            slopes = slopes_of(held_out, self.omega, "validation loss")
+            slopes = slopes_of(held_out, self.omega)
         del virtual
         with torch.no_grad():
             direction = [groups[p]["lr"] * s for p, s in zip(parameters, slopes, strict=True)]
-            length = torch.stack([d.norm() for d in direction]).norm().item()
-            if length == 0:
-                return None
+            length = torch.stack([d.norm() for d in direction]).norm()
             difference = losses_at(_RADIUS / length) - losses_at(-_RADIUS / length)
         training.average([difference])
         return -self.omega * difference * (length / (2 * _RADIUS))

@@ -65,7 +65,7 @@ def uncertainty(basis: Basis) -> Weighting:
 def imtl_l(basis: Basis) -> Weighting:
     """Σ_t e^{s_t} L_t - s_t with learned s_t, at first 0.
 
-    Liu et al., ICLR 2021, equation 7 (https://openreview.net/forum?id=IMPnRXEWpvr).
+    Liu et al., ICLR 2021, section 3.2 (https://openreview.net/forum?id=IMPnRXEWpvr).
     """
     made = borrowed("imtl_l", lambda _, s: s.IMTLL(len(basis.omega)))
     return Scalarized(basis, made, learns=True)
@@ -74,7 +74,7 @@ def imtl_l(basis: Basis) -> Weighting:
 def stch(basis: Basis, *, mu: float = 0.1) -> Weighting:
     """μ log Σ_t exp(L_t / (T μ)), a smooth maximum.
 
-    Lin et al., ICML 2024, equation 5 (https://arxiv.org/abs/2402.19078).
+    Lin et al., ICML 2024 (https://arxiv.org/abs/2402.19078).
 
     Args:
         basis: Tasks with ω_t, device.
@@ -138,7 +138,7 @@ class DynamicWeightAverage(Weighting):
 class FastAdaptive(Scalarized):
     """c Σ_t z_t log L_t, z = softmax(ξ); ξ learns from how much each step lowered each log L_t.
 
-    Liu et al., NeurIPS 2023, algorithm 1 (https://arxiv.org/abs/2306.03792). Costs one more forward
+    Liu et al., NeurIPS 2023 (https://arxiv.org/abs/2306.03792). Costs one more forward
     pass a step, which leaves batch norm and random states alone.
 
     Args:

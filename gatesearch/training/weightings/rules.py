@@ -59,6 +59,8 @@ class Nash(nn.Module):
 
     def forward(self, gramian: Tensor) -> Tensor:
         """Weights."""
+        if not bool(gramian.any()):
+            return torch.zeros_like(gramian[0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of inaccurate solutions, which it expects
             return self.rule.weighting(root(gramian))
@@ -107,7 +109,7 @@ def pcgrad(basis: Basis) -> Weighting:
 def cagrad(basis: Basis, *, c: float = 0.4) -> Weighting:
     """g_0 + c ‖g_0‖ g_w / ‖g_w‖, g_0 the mean gradient, g_w = Σ_t w_t g_t of the dual's w.
 
-    w minimises g_w · g_0 + c ‖g_0‖ ‖g_w‖ on the simplex (Liu et al., NeurIPS 2021, equation 4,
+    w minimises g_w · g_0 + c ‖g_0‖ ‖g_w‖ on the simplex (Liu et al., NeurIPS 2021, algorithm 1,
     https://arxiv.org/abs/2110.14048; its code divides by 1 + c² and multiplies by T).
 
     Args:
@@ -138,7 +140,7 @@ def mgda(basis: Basis) -> Weighting:
 def imtl_g(basis: Basis) -> Weighting:
     """Σ_t w_t g_t with equal projections on all g_t, Σ_t w_t = 1.
 
-    Liu et al., ICLR 2021, equation 4 (https://openreview.net/forum?id=IMPnRXEWpvr).
+    Liu et al., ICLR 2021, section 3.1 (https://openreview.net/forum?id=IMPnRXEWpvr).
     """
     return Combination(basis, UnitTrace(borrowed("imtl_g", lambda a, _: a.IMTLGWeighting())))
 
@@ -146,7 +148,7 @@ def imtl_g(basis: Basis) -> Weighting:
 def upgrad(basis: Basis) -> Weighting:
     """Mean of the g_t, each projected on the cone of directions that no task objects to.
 
-    Quinton & Rey, 2024, equation 6 (https://arxiv.org/abs/2406.16232).
+    Quinton & Rey, 2024 (https://arxiv.org/abs/2406.16232).
     """
     rule = borrowed("upgrad", lambda a, _: a.UPGradWeighting(), extra="quadprog-projector")
     return Combination(basis, UnitTrace(rule))
@@ -192,16 +194,16 @@ def fairgrad(basis: Basis, *, alpha: float = 1.0) -> Weighting:
 def gradvac(basis: Basis, *, beta: float = 0.5) -> Weighting:
     """Each g_t turned until its cosine with the others is the usual one; their sum.
 
-    Wang et al., ICLR 2021, equation 4 (https://arxiv.org/abs/2010.05874).
+    Wang et al., ICLR 2021, algorithm 1 (https://arxiv.org/abs/2010.05874).
 
     Args:
         basis: Tasks with ω_t, seed of the order, device.
         beta: Share of the newest cosine in the usual one.
     """
-    rule = borrowed("gradvac", lambda a, _: a.GradVacWeighting(beta))
+    rule = Drawn(borrowed("gradvac", lambda a, _: a.GradVacWeighting(beta)), basis.seed)
     # Between orthogonal gradients the usual cosine stays 0, and torchjd makes the state to load.
     rule(torch.eye(len(basis.omega), dtype=torch.float64))
-    return Combination(basis, UnitTrace(Drawn(rule, basis.seed)))
+    return Combination(basis, UnitTrace(rule))
 
 
 def config(basis: Basis) -> Weighting:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Training:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    average: Callable[[Iterable[Tensor]], None] = field(default=_alone)
+    average: Callable[[Iterable[Tensor]], None] = _alone
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -101,7 +101,7 @@ class Weighting(nn.Module):
     def __init__(self, basis: Basis) -> None:
         super().__init__()
         self.tasks = tuple(basis.omega)
-        omega = torch.tensor(list(basis.omega.values()), device=basis.device)
+        omega = torch.tensor([float(w) for w in basis.omega.values()], device=basis.device)
         self.register_buffer("omega", omega, persistent=False)
         self.register_buffer("weights", omega.clone())
         self.register_buffer("_summed", torch.zeros_like(omega))

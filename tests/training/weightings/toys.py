@@ -1,6 +1,6 @@
 """A network of one shared and T own layers, and one step of a weighting on whatever gradients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -109,6 +109,3 @@ def _never() -> Tensor:
 def built(name: str, count: int, **options: Any) -> Weighting:
     omega = dict.fromkeys(TASKS[:count], 1.0)
     return build_weighting(name, omega, seed=5, options=options)
-
-
-Make = Callable[..., Weighting]

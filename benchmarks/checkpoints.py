@@ -1,0 +1,49 @@
+"""Checkpoints as a share of training, for the supernet of `nyud-small`.
+
+The same steps with a checkpoint behind each and with none; a training keeps one every
+`execution.checkpoint_minutes`.
+"""
+
+import itertools
+import tempfile
+from pathlib import Path
+
+import gatesearch as gs
+from benchmarks.figure import Figure, in_turns
+from benchmarks.loading import random_pack
+from gatesearch.tasks import build_tasks
+from gatesearch.training import Checkpoints, Frames, Phase, resolve_runtime, train
+
+BAR = 2.0
+STEPS = 3
+
+
+def measure() -> list[Figure]:
+    study = gs.load_study("nyud-small", [f"training.epochs={STEPS}"])
+    runtime, tasks = resolve_runtime("auto", "auto"), build_tasks(study.tasks)
+    with tempfile.TemporaryDirectory() as folder:
+        pack = random_pack(study, Path(folder) / "random")
+        frames = Frames(
+            pack, "train", indices=range(study.training.batch_size), tasks=tasks,
+            size=study.protocol.size,
+        )  # fmt: skip
+    model = runtime.place(gs.build_model(study, "interrogate"))
+    numbers = itertools.count()
+
+    def steps(phase: Phase | None) -> None:
+        train(
+            model, frames, tasks, weights=dict.fromkeys(tasks, 1.0), spec=study.training,
+            runtime=runtime, seed=0, phase=phase,
+        )  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def kept() -> None:
+            every = Checkpoints(Path(folder) / str(next(numbers)), identity="", seconds=0.0)
+            steps(Phase(every, "whole", {}))
+
+        _, with_them, without = in_turns(kept, lambda: steps(None), rounds=5)
+    one = (with_them - without) / STEPS
+    interval = 60 * study.execution.checkpoint_minutes
+    detail = f"{1e3 * one:.0f} ms each, one every {interval:.0f} s of training"
+    return [Figure("checkpoints in a training", 100 * one / interval, BAR, "%", detail)]

@@ -1,0 +1,106 @@
+"""The same search on Ray, with its store on a PostgreSQL server, and with a trial on two devices."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from gatesearch.search import read_store
+from tests.end_to_end.conftest import TINY
+from tests.end_to_end.test_ordeals import outcome
+
+pytestmark = pytest.mark.end_to_end
+
+RUN = ("run", "--study", TINY, "--n-trials", 3)
+RANDOM = ("--set", "search.sampler=random")
+
+
+def ray_workers():
+    """Processes in which Ray does our work at this moment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::work"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_ray_goes_on_where_a_killed_worker_was(tiny, cli) -> None:
+    run = (*RUN, *RANDOM, "--data", tiny / "data")
+    assert cli(*run, "--out", "here").code == 0
+    running = cli.start(
+        *(*run, "--executor", "ray", "--workers", 2),
+        *("--set", "execution.checkpoint_minutes=0.001"),
+    )
+    running.wait_for("trial 1: ")
+    while not (workers := ray_workers()):
+        time.sleep(0.05)
+    os.kill(workers[0], signal.SIGKILL)
+    done = running.end()
+    assert done.code == 0, done.stderr
+    store = cli.folder / "runs" / "tiny"
+    assert outcome(store) == outcome(cli.folder / "here")
+    assert sum(trial.attempts for trial in read_store(store).trials) >= 4
+
+
+def test_no_cluster(cli) -> None:
+    said = cli(*RUN, "--executor", "ray://127.0.0.1:1").refused(3)
+    assert "no Ray cluster at ray://127.0.0.1:1" in said
+
+
+def test_a_store_on_a_server(tiny, cli, postgres_url) -> None:
+    run = (*RUN, *RANDOM, "--data", tiny / "data")
+    assert cli(*run, "--out", "here").code == 0
+    elsewhere = (*run, "--storage", postgres_url)
+    running = cli.start(*elsewhere)
+    running.wait_for("trial 1: lambda_s")
+    contested = cli(*elsewhere, "--out", "another").refused(4)
+    assert f"process {running.process.pid} on " in contested
+    running.end(signal.SIGKILL)
+    done = cli(*elsewhere, "--json")
+    assert done.json["trials"] == {"complete": 3, "failed": 0, "pruned": 0}, done.stderr
+    store = cli.folder / "runs" / "tiny"
+    assert not (store / "study.db").exists()
+    ours, theirs = (
+        [(t.trial, dict(t.params), t.metrics) for t in record.trials]
+        for record in (
+            read_store(cli.folder / "here"),
+            read_store(store, storage=postgres_url, name="tiny"),
+        )
+    )
+    assert ours == theirs
+    assert cli("report", "--study", TINY, "--storage", postgres_url).code == 0
+    told = cli("status", "--study", TINY, "--json").json
+    assert (told["trials"]["complete"], told["damage"]) == (3, None)
+
+
+def test_a_trial_on_two_devices(tiny, cli) -> None:
+    done = cli(
+        *("run", "--study", TINY, "--data", tiny / "data", "--n-trials", 1, "--json"),
+        *("--devices-per-trial", 2),
+    )
+    assert done.json["trials"]["complete"] == 1, done.stderr
+    assert "trial 0: 2/2 epochs" in done.stderr
+    assert list((cli.folder / "runs" / "tiny").rglob("checkpoint-*")) == []
+
+
+def test_trials_that_lag_behind_are_stopped(tiny, cli) -> None:
+    rule = ("search.stop=median", "search.stop_every=1", "search.stop_after=1")
+    done = cli(
+        *("run", "--study", TINY, "--data", tiny / "data", "--n-trials", 6, "--json"),
+        *("--budget", "1.5xMTL"),
+        *(word for item in rule for word in ("--set", item)),
+    )
+    assert done.code == 0, done.stderr
+    counts = done.json["trials"]
+    assert sum(counts.values()) == 6
+    assert counts["pruned"] >= 1
+    for trial in read_store(cli.folder / "runs" / "tiny").trials:
+        assert (trial.state == "pruned") == ("the median of" in trial.reason)
+        if trial.state == "pruned":
+            assert trial.epochs == len(trial.curves["loss.depth"])
+            assert not trial.metrics
