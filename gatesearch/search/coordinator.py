@@ -118,6 +118,7 @@ def run(
         if means.storage:
             stack.enter_context(advisory_lock(means.storage, study.name))
         store = open_store(study, folder=out, tasks=task_infos(study), storage=means.storage)
+        stack.callback(store.close)
         bench = replace(_bench(study, store, data=data, emit=emit), stopwatch=stopwatch)
         executor = open_executor(means.executor, means.workers, devices=means.devices)
         stack.callback(executor.shutdown)

@@ -64,16 +64,18 @@ class Store:
     Args:
         folder: The store's folder.
         handle: The main Optuna study in it, of the study's name; the others' names begin with it.
+        storage: Where both are.
 
     Attributes:
         handle: Holds the attributes, and the trials without a budget.
         searches: Name of a search (`search_of`) -> Optuna study of its trials.
     """
 
-    def __init__(self, folder: Path, handle: optuna.Study) -> None:
+    def __init__(self, folder: Path, handle: optuna.Study, storage: RDBStorage) -> None:
         self.folder = folder
         self.handle = handle
-        storage, prefix = handle._storage, f"{handle.study_name} "
+        self._storage = storage
+        prefix = f"{handle.study_name} "
         self.searches = {"": handle} | {
             name.removeprefix(prefix): optuna.load_study(study_name=name, storage=storage)
             for name in sorted(optuna.get_all_study_names(storage))
@@ -93,7 +95,7 @@ class Store:
     def _study(self, name: str, directions: list[StudyDirection]) -> optuna.Study:
         handle = optuna.create_study(
             study_name=f"{self.handle.study_name} {name}",
-            storage=self.handle._storage,
+            storage=self._storage,
             directions=directions,
             load_if_exists=True,
         )
@@ -170,6 +172,10 @@ class Store:
         search._storage.create_new_trial(search._study_id, template_trial=template)
         self.numbers.add(begun.number)
         self.__dict__.pop("_coming", None)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        _close(self._storage)
 
     def attribute(self, name: str) -> Any:
         """An attribute of the store, None where it was never set."""
@@ -280,13 +286,14 @@ def open_store(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with explained(folder):
+        opened = _storage(folder, storage)
         handle = optuna.create_study(
             study_name=study.name,
-            storage=_storage(folder, storage),
+            storage=opened,
             directions=directions(""),
             load_if_exists=True,
         )
-        store = Store(folder, handle)
+        store = Store(folder, handle, opened)
         theirs = store.attribute("definition")
         if theirs is None:
             _name_metrics(handle)
@@ -322,13 +329,14 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
     """
     if not storage and not (folder / DATABASE).is_file():
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
-    with explained(folder):
+    with explained(folder), contextlib.ExitStack() as stack:
         try:
             opened = _storage(folder, storage)
+            stack.callback(_close, opened)
             # Names of studies have no spaces, those of their searches do.
             names = [n for n in optuna.get_all_study_names(opened) if " " not in n]
             handle = optuna.load_study(study_name=name or "".join(names[:1]), storage=opened)
-            return Store(folder, handle).record()
+            return Store(folder, handle, opened).record()
         except KeyError as error:
             raise StudyRefusedError(
                 f"{storage or folder / DATABASE} holds no finished set-up of a study ({error} is "
@@ -348,6 +356,11 @@ def _storage(folder: Path, url: str = "") -> RDBStorage:
             f"{folder / DATABASE} cannot be used: {str(error).splitlines()[0]}; name another "
             "folder with --out"
         ) from error
+
+
+def _close(storage: RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def _check_database(folder: Path) -> None:

@@ -75,7 +75,7 @@ class AutoLambda(Weighting):
         def losses_at(distance: Tensor) -> Tensor:
             values = [p + distance * d for p, d in zip(parameters, direction, strict=True)]
             with undisturbed(training.model), moved(parameters, values):
-                return losses()
+                return losses(exact=True)
 
         def ahead(parameter: nn.Parameter, slope: Tensor) -> Tensor:
             group = groups[parameter]

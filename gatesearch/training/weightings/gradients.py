@@ -155,8 +155,9 @@ def _flat(rows: Mapping[int, Tensor]) -> dict[int, Tensor]:
 
 def weighted(rows: Mapping[int, Tensor], factors: Sequence[float]) -> Tensor:
     """Σ_t w_t g_t."""
-    total = torch.zeros_like(next(iter(rows.values())))
-    for t, row in rows.items():
+    (first, start), *others = rows.items()
+    total = start * factors[first]
+    for t, row in others:
         total.add_(row, alpha=factors[t])
     return total
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gatesearch.errors import UsageError
 from gatesearch.training.weightings.borrowed import Drawn, borrowed
 from gatesearch.training.weightings.gradients import Aggregation, Combination
 from gatesearch.training.weightings.weighting import Basis, Weighting
@@ -25,19 +26,21 @@ class UnitTrace(nn.Module):
     Args:
         rule: For any number of tasks.
         degree: The rule's weights grow with this power of the trace.
+        every: Whether tasks without gradient take part too, for a rule that remembers each.
     """
 
-    def __init__(self, rule: nn.Module, *, degree: float = 0.0) -> None:
+    def __init__(self, rule: nn.Module, *, degree: float = 0.0, every: bool = False) -> None:
         super().__init__()
         self.rule = rule
         self.degree = degree
+        self.every = every
 
     def forward(self, gramian: Tensor) -> Tensor:
         """Weights; 0 where there is no gradient."""
         weights = torch.zeros_like(gramian[0])
         trace = gramian.trace()
-        (some,) = torch.where(gramian.diagonal() > 0)
-        if len(some):
+        if trace > 0:
+            (some,) = torch.where((gramian.diagonal() > 0) | self.every)
             among = gramian[some[:, None], some] / trace
             weights[some] = self.rule(among) * trace**self.degree
         return weights
@@ -45,6 +48,8 @@ class UnitTrace(nn.Module):
 
 class Nash(nn.Module):
     """The rule of torchjd's NashMTL; its state, where the next solution starts, is kept.
+
+    Its solver finds the bargain at trace 1 alone, so weights are scaled and cut here.
 
     Args:
         tasks: T.
@@ -54,16 +59,20 @@ class Nash(nn.Module):
 
     def __init__(self, tasks: int, *, max_norm: float, optim_niter: int) -> None:
         super().__init__()
-        options = {"n_tasks": tasks, "max_norm": max_norm, "optim_niter": optim_niter}
+        self.max_norm = max_norm
+        options = {"n_tasks": tasks, "max_norm": 0.0, "optim_niter": optim_niter}
         self.rule: Any = borrowed("nash_mtl", lambda a, _: a.NashMTL(**options), extra="nash-mtl")
 
     def forward(self, gramian: Tensor) -> Tensor:
         """Weights."""
-        if not bool(gramian.any()):
+        trace = gramian.trace()
+        if trace == 0:
             return torch.zeros_like(gramian[0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of inaccurate solutions, which it expects
-            return self.rule.weighting(root(gramian))
+            weights: Tensor = self.rule.weighting(root(gramian / trace)) / trace.sqrt()
+        norm = (weights @ gramian @ weights).sqrt()
+        return weights * (self.max_norm / norm).clamp(max=1) if self.max_norm else weights
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """The last solution."""
@@ -173,7 +182,12 @@ def nash_mtl(basis: Basis, *, max_norm: float = 1.0, optim_niter: int = 20) -> W
         basis: Tasks with ω_t, device.
         max_norm: Of the combined gradient; 0 for any.
         optim_niter: Iterations of the solver's linearisation.
+
+    Raises:
+        UsageError: A negative norm.
     """
+    if max_norm < 0:
+        raise UsageError(f"max_norm of weighting nash_mtl is at least 0, found {max_norm}")
     rule = Nash(len(basis.omega), max_norm=max_norm, optim_niter=optim_niter)
     return Combination(basis, rule)
 
@@ -203,7 +217,7 @@ def gradvac(basis: Basis, *, beta: float = 0.5) -> Weighting:
     rule = Drawn(borrowed("gradvac", lambda a, _: a.GradVacWeighting(beta)), basis.seed)
     # Between orthogonal gradients the usual cosine stays 0, and torchjd makes the state to load.
     rule(torch.eye(len(basis.omega), dtype=torch.float64))
-    return Combination(basis, UnitTrace(rule))
+    return Combination(basis, UnitTrace(rule, every=True))
 
 
 def config(basis: Basis) -> Weighting:

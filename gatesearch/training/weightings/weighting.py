@@ -4,13 +4,19 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gatesearch.errors import GatesearchError
 
-Losses = Callable[[], Tensor]
+
+class Losses(Protocol):
+    """Losses of a batch at whatever the network's parameters are at the moment."""
+
+    def __call__(self, *, exact: bool = False) -> Tensor:
+        """(T,) with their graph, in the precision of training, or exactly: in float32."""
 
 
 class UnbalancedError(GatesearchError):
@@ -135,9 +141,8 @@ class Weighting(nn.Module):
         """Prepare the weights of the next step.
 
         Args:
-            losses: The losses on its batch, (T,), at whatever the parameters are, with their graph
-                and in full precision.
-            held_out: Likewise on a batch of the validation part.
+            losses: Of its batch.
+            held_out: Of a batch of the validation part.
         """
 
     def backward(
@@ -177,7 +182,7 @@ class Weighting(nn.Module):
         """Look at what the step has changed.
 
         Args:
-            losses: The losses on the same batch again, (T,), in the precision of training.
+            losses: Of its batch.
         """
 
     def end_epoch(self, means: Mapping[str, float]) -> dict[str, float]:

@@ -66,7 +66,8 @@ def test_derivative_by_the_weights(optimizer, steps) -> None:
     weighting = build_weighting("auto_lambda", OMEGA)
     with weighting.attached(Training(place, opt)):
         weighting.before_step(
-            losses=lambda: place.losses(CENTRES), held_out=lambda: place.losses(HELD_OUT)
+            losses=lambda exact=False: place.losses(CENTRES),
+            held_out=lambda exact=False: place.losses(HELD_OUT),
         )
     # Central differences of quadratics are exact.
     assert weighting.lambdas.grad.tolist() == pytest.approx(expected.tolist(), rel=1e-3)
@@ -84,7 +85,8 @@ def test_a_task_that_helps_held_out_data_gains() -> None:
     with weighting.attached(Training(place, opt)):
         for _ in range(20):
             weighting.before_step(
-                losses=lambda: place.losses(CENTRES), held_out=lambda: place.losses(goal)
+                losses=lambda exact=False: place.losses(CENTRES),
+                held_out=lambda exact=False: place.losses(goal),
             )
     assert weighting.lambdas[0] > weighting.lambdas[1]
 
@@ -99,7 +101,8 @@ def test_looking_ahead_leaves_no_trace() -> None:
         torch.set_rng_state(random)
         run.model.load_state_dict(kept)
         run.weighting.before_step(
-            losses=lambda: torch.stack(run.losses(x)), held_out=lambda: torch.stack(run.losses(x))
+            losses=lambda exact=False: torch.stack(run.losses(x)),
+            held_out=lambda exact=False: torch.stack(run.losses(x)),
         )
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(t, kept[name]) for name, t in run.model.state_dict().items())
@@ -113,6 +116,7 @@ def test_the_weights_stay_where_looking_ahead_tells_nothing(factor) -> None:
     weighting = build_weighting("auto_lambda", OMEGA)
     with weighting.attached(Training(place, opt)):
         weighting.before_step(
-            losses=lambda: place.losses(CENTRES), held_out=lambda: factor * place.losses(HELD_OUT)
+            losses=lambda exact=False: place.losses(CENTRES),
+            held_out=lambda exact=False: factor * place.losses(HELD_OUT),
         )
     assert weighting.lambdas.tolist() == pytest.approx([0.1, 0.1])
