@@ -1,4 +1,4 @@
-"""The same search on Ray, with its store on a PostgreSQL server, and with a trial on two devices."""
+"""The same search on Ray, with its store on a PostgreSQL server, and on two devices."""
 
 import os
 import signal
