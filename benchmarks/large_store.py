@@ -70,7 +70,7 @@ def _multiply(path: Path, study: gs.Study) -> None:
                 )
             params = {"lambda_s": 1.0} | {f"tau.{task}": 0.5 for task in study.tasks}
             result = made_up(study, "interrogate", number, params)
-            kept = {"begun": {"number": number, "params": params}, "result": result.to_json()}
+            kept = {"trial": number, "result": result.to_json()}
             database.executemany(
                 "UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = ? AND key = ?",
                 [(json.dumps(value), own, name) for name, value in kept.items()],

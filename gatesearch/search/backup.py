@@ -227,7 +227,7 @@ def count_trials(path: Path) -> dict[str, int]:
     with _opened(path, "ro") as database:
         found = database.execute(
             "SELECT state, count(*) FROM trials WHERE trial_id IN"
-            " (SELECT trial_id FROM trial_user_attributes WHERE key IN ('begun', 'result'))"
+            " (SELECT trial_id FROM trial_user_attributes WHERE key IN ('trial', 'result'))"
             " GROUP BY state"
         ).fetchall()
     return dict.fromkeys(names.values(), 0) | {names[s]: n for s, n in found if s in names}

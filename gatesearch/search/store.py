@@ -35,7 +35,8 @@ _BASELINE = "baseline"
 _STARTS = ("warmup", "supernet_warmup", "supernet")
 _PATTERNS = "patterns"
 _TEST = "test"
-_BEGUN = "begun"
+_NUMBER = "trial"
+_VALIDATION = "validation"
 _RESULT = "result"
 
 
@@ -106,7 +107,7 @@ class Store:
     def numbers(self) -> set[int]:
         """Of all trials that were ever begun."""
         return {
-            trial.user_attrs[_BEGUN]["number"]
+            trial.user_attrs[_NUMBER]
             for search in self.searches.values()
             for trial in _begun(search)
         }
@@ -137,17 +138,23 @@ class Store:
         trial = search.ask()
         drawn = dict(draw(trial))
         number = next(self._coming)
-        trial.set_user_attr(_BEGUN, {"number": number, "params": drawn})
+        trial.set_user_attr(_NUMBER, number)
         self.numbers.add(number)
         return Begun(name, number, drawn, trial.number, _as_json(trial.distributions))
 
     def unfinished(self) -> list[Begun]:
         """Trials of all searches that were begun and have no result, in the order of beginning."""
         found = [
-            Begun(name, own["number"], own["params"], trial.number, _as_json(trial.distributions))
+            Begun(
+                name,
+                trial.user_attrs[_NUMBER],
+                dict(trial.params),
+                trial.number,
+                _as_json(trial.distributions),
+            )
             for name, search in self.searches.items()
             for trial in _begun(search)
-            if not trial.state.is_finished() and (own := trial.user_attrs[_BEGUN])
+            if not trial.state.is_finished()
         ]
         return sorted(found, key=lambda begun: begun.number)
 
@@ -155,7 +162,7 @@ class Store:
         """Close trials whose drawing was cut off; they were never begun and count for nothing."""
         for search in self.searches.values():
             for trial in search.get_trials(deepcopy=False):
-                if not trial.state.is_finished() and _BEGUN not in trial.user_attrs:
+                if not trial.state.is_finished() and _NUMBER not in trial.user_attrs:
                     search._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def adopt(self, begun: Begun) -> None:
@@ -167,7 +174,7 @@ class Store:
             distributions={
                 name: json_to_distribution(text) for name, text in begun.drawn_from.items()
             },
-            user_attrs={_BEGUN: {"number": begun.number, "params": dict(begun.params)}},
+            user_attrs={_NUMBER: begun.number},
         )
         search._storage.create_new_trial(search._study_id, template_trial=template)
         self.numbers.add(begun.number)
@@ -205,7 +212,11 @@ class Store:
         """Tell a trial's result; without values it has failed, or was stopped early."""
         search = self.search(begun.search)
         own = search.get_trials(deepcopy=False)[begun.handle]._trial_id
-        search._storage.set_trial_user_attr(own, _RESULT, result.to_json())
+        for name, value in (
+            (_VALIDATION, dict(result.metrics.get("validation", {}))),
+            (_RESULT, result.to_json()),
+        ):
+            search._storage.set_trial_user_attr(own, name, value)
         if values is not None:
             search.tell(begun.handle, values)
         else:
@@ -434,7 +445,7 @@ def _as_json(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
 
 
 def _begun(handle: optuna.Study) -> list[FrozenTrial]:
-    return [trial for trial in handle.get_trials(deepcopy=False) if _BEGUN in trial.user_attrs]
+    return [trial for trial in handle.get_trials(deepcopy=False) if _NUMBER in trial.user_attrs]
 
 
 def _ended(handle: optuna.Study) -> list[FrozenTrial]:

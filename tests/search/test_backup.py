@@ -44,10 +44,10 @@ def made(tmp_path_factory):
     ]:  # fmt: skip
         trial = study.ask()
         trial.suggest_float("x", 0, 1)
-        trial.set_user_attr("curves" if study is patterns else "begun", {"number": 0})
+        trial.set_user_attr("metrics" if study is patterns else "trial", 0)
         trial.set_user_attr("figures", {"curves": list(range(2000))})
         study.tell(trial, 1.0 if state == states.COMPLETE else None, state=state)
-    free.ask().set_user_attr("begun", {"number": 4})
+    free.ask().set_user_attr("trial", 4)
     free.tell(free.ask(), state=states.FAIL)
     storage.engine.dispose()
     return folder

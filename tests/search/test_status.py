@@ -56,7 +56,7 @@ def database(folder, *, study="tiny", results=2):
         for number in range(results + 2):
             state = "COMPLETE" if number < results else ["RUNNING", "FAIL"][number - results]
             opened.execute("INSERT INTO trials VALUES (?, ?)", (number, state))
-            key = "begun" if state == "RUNNING" else "result"
+            key = "trial" if state == "RUNNING" else "result"
             row = (number, key if state != "FAIL" else "x", "{}")
             opened.execute("INSERT INTO trial_user_attributes VALUES (?, ?, ?)", row)
         for key, value in [("name", f'"{study}"'), ("baseline/stl/uniform/0", "{}" + " " * 300)]:

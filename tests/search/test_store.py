@@ -1,7 +1,9 @@
 """The store: whose it is, what counts in it, who holds it, and what is refused."""
 
+import json
 import shutil
 from dataclasses import replace
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
@@ -219,3 +221,30 @@ def test_a_store_that_was_never_set_up_is_refused(tmp_path, out) -> None:
         database.commit()
     with pytest.raises(StudyRefusedError, match="'definition' is missing"):
         read_store(out)
+
+
+def test_a_dashboard_shows_names_attributes_and_the_front(store, out) -> None:
+    from optuna.storages import RDBStorage
+    from optuna_dashboard import wsgi
+
+    for gain in (1.0, 3.0):
+        ended(store, gain)
+    ended(store, search="1.3xMTL")
+    storage = RDBStorage(f"sqlite:///{out / DATABASE}")
+    application = wsgi(storage)
+
+    def get(path):
+        environment = {"PATH_INFO": path}
+        setup_testing_defaults(environment)
+        return json.loads(b"".join(application(environment, lambda *told: None)))
+
+    found = get("/api/studies")["study_summaries"]
+    assert [study["study_name"] for study in found] == ["tiny", "tiny 1.3xMTL"]
+    shown = get("/api/studies/1")
+    assert shown["objective_names"] == ["delta_mtl", "gflops"]
+    assert [trial["number"] for trial in shown["best_trials"]] == [1]
+    attributes = {item["key"]: item["value"] for item in shown["trials"][1]["user_attrs"]}
+    assert attributes["trial"] == "1"
+    assert json.loads(attributes["validation"]) == {"semseg": 21.0, "depth": 0.5}
+    storage.remove_session()
+    storage.engine.dispose()
