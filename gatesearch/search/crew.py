@@ -133,7 +133,8 @@ class Crew:
         """Wait until every job has kept its checkpoint."""
         if isinstance(self.executor, Processes):
             self.executor.stop()
-        wait(self._works)
+        while wait(self._works, timeout=_GLANCE).not_done:
+            pass
         raise KeyboardInterrupt
 
     def _relay(self, ended: Work) -> None:

@@ -280,7 +280,9 @@ def _told(params: Mapping[str, float | str]) -> str:
 
 
 def _specified(path: Path) -> Job | None:
+    """A trial's job as its folder has it, wherever the store was moved; None for no such thing."""
     try:
-        return Job.from_json(json.loads(path.read_bytes()))
-    except FileNotFoundError:
+        job = replace(Job.from_json(json.loads(path.read_bytes())), out=path.parents[2])
+        return job if job.folder == path.parent else None
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None

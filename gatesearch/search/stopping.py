@@ -27,7 +27,8 @@ def stoppable(grace: float = GRACE) -> Iterator[Stop]:
         yield lambda: False
         return
     asked = threading.Event()
-    timer = threading.Timer(grace, signal.raise_signal, [signal.SIGTERM])
+    # To the process, so that its main thread is woken from whatever it waits for.
+    timer = threading.Timer(grace, os.kill, [os.getpid(), signal.SIGTERM])
     timer.daemon = True
 
     def ask(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,9 @@
 """Whole runs of a tiny study: kept, continued, interrupted, failing."""
 
 import math
+import shutil
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.pruning import load_compact
 from gatesearch.results import StudyRecord, front
 from gatesearch.search import costs, read_store, run
+from gatesearch.search.status import read_status
 from tests.search.tiny import tiny
 
 
@@ -152,6 +155,43 @@ def test_trials_share_one_warmup(data, tmp_path) -> None:
     assert warmup.curves["loss.depth"] == mtl.curves["loss.depth"][:2]
     everything = 24 * 2 + 12 + 2 * 12
     assert record.training_images == everything
+
+
+@pytest.mark.parametrize(
+    "spec", [b"", b"[]", b"{}", b'{"candidate": {"trial": "../../elsewhere"}}', b"\xff"]
+)
+def test_a_folder_without_a_sound_specification_is_passed_over(finished, data, tmp_path, spec):
+    folder, study, record, _ = finished
+    out = tmp_path / "moved"
+    shutil.copytree(folder, out)
+    stray = out / "trials" / "0007"
+    stray.mkdir()
+    (stray / "spec.json").write_bytes(spec)
+    assert (
+        run(study, n_trials=1, out=out, data=data, emit=lambda event: None).trials == record.trials
+    )
+    assert sorted(path.name for path in stray.iterdir()) == ["spec.json"]
+
+
+def test_a_clock_that_was_set_back(finished, data, tmp_path, monkeypatch) -> None:
+    folder, study, record, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) - timedelta(days=1)
+
+    monkeypatch.setattr("optuna.storages._rdb.storage.datetime", Yesterday)
+    monkeypatch.setattr("gatesearch.search.status.datetime", Yesterday)
+    monkeypatch.setattr("gatesearch.search.jobs.datetime", Yesterday)
+    later = run(study, n_trials=2, out=out, data=data, emit=lambda event: None)
+    assert later.trials[0] == record.trials[0]
+    assert [trial.trial for trial in later.trials] == [0, 1]
+    told = read_status(out)
+    assert told["trials"]["complete"] == 2
+    assert told["per_hour"] > 0
 
 
 @pytest.mark.parametrize("regulariser", ["hinge", "flops"])
