@@ -125,11 +125,11 @@ def own_tiny(tiny, tmp_path):
 
 
 def contents(folder):
-    """Relative path -> sum of every file, but for the lock and the log, which a look may touch."""
+    """Relative path -> sum of every file, but for lock, log and status, which a look may touch."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("lock", "log.jsonl")
+        if path.is_file() and path.name not in ("lock", "log.jsonl", "status.json")
     }
 
 

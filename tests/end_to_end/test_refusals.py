@@ -55,7 +55,7 @@ def test_a_damaged_store_is_refused_and_left_as_it_is(own_tiny, cli, verb, damag
     said = cli(verb, "--study", TINY).refused(4)
     assert "study.db is damaged (" in said
     assert what in said
-    assert "was left as it is; move it away" in said
+    assert "was left as it is; `gatesearch status`" in said
     assert contents(own_tiny) == before
 
 
