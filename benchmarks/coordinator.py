@@ -16,6 +16,7 @@ from benchmarks.made_up import new_store, one_trial
 from gatesearch.search.bench import open_bench
 from gatesearch.search.candidate import Candidate, train_candidate
 from gatesearch.search.space import draw, sampler
+from gatesearch.study import Study
 
 BAR, BAR_MS = 1.0, 5.0
 TRIALS = 20
@@ -45,7 +46,7 @@ def measure() -> list[Figure]:
     ]
 
 
-def _optuna_alone(study: gs.Study, path: Path) -> float:
+def _optuna_alone(study: Study, path: Path) -> float:
     """Median seconds of the plainest loop on such a store, with the same draws."""
     handle = optuna.create_study(storage=f"sqlite:///{path}", directions=["maximize", "minimize"])
 

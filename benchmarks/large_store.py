@@ -12,6 +12,7 @@ import gatesearch as gs
 from benchmarks.figure import Figure, seconds
 from benchmarks.made_up import made_up, new_store, one_trial
 from gatesearch.search.bench import open_bench
+from gatesearch.study import Study
 
 TRIALS = 10_000
 BAR_RUN, BAR_STATUS = 15.0, 1.0
@@ -47,7 +48,7 @@ def _timed(*arguments: str) -> float:
     return seconds(lambda: subprocess.run(command, check=True, capture_output=True))
 
 
-def _multiply(path: Path, study: gs.Study) -> None:
+def _multiply(path: Path, study: Study) -> None:
     """Copy the only trial's rows; every copy has a number and a result of its own."""
     with closing(sqlite3.connect(path)) as database:
         (first,) = database.execute("SELECT min(trial_id) FROM trials").fetchone()

@@ -187,10 +187,10 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, 4, None, "3"])
+    @pytest.mark.parametrize("version", [0, 2, 3, None, "4"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 3, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 4, found"):
             Result.from_json(stored)
 
     def test_unknown_and_missing_keys_are_named(self):

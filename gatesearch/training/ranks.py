@@ -239,7 +239,8 @@ def _told(failed: dict[int, int], folder: Path, size: int) -> str:
         if code < 0:
             return f"rank {rank} of {size} was killed by {signal.Signals(-code).name}"
     told = folder / _FAILURE
-    if not told.exists():
+    # Its writer may have been ended before it was done.
+    if not told.exists() or "\n" not in told.read_text():
         return "; ".join(f"rank {rank} of {size} exited with {c}" for rank, c in failed.items())
     first, text = told.read_text().split("\n", 1)
     return f"rank {first} of {size} failed: {text.strip().splitlines()[-1]}\n{text}"
