@@ -83,10 +83,16 @@ def _minimised(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.float6
 
 
 def _front(costs: NDArray[np.float64]) -> list[int]:
-    no_worse = (costs[:, None, :] <= costs[None, :, :]).all(axis=2)  # [i, j]: i no worse than j
-    better = (costs[:, None, :] < costs[None, :, :]).any(axis=2)
-    dominated = (no_worse & better).any(axis=0)
-    return [int(i) for i in np.flatnonzero(~dominated)]
+    # In lexicographic order nothing is dominated by what comes later.
+    kept = np.empty_like(costs)
+    chosen: list[int] = []
+    for i in np.lexsort(costs.T[::-1]):
+        front = kept[: len(chosen)]
+        no_worse = (front <= costs[i]).all(axis=1)
+        if not (no_worse & (front < costs[i]).any(axis=1)).any():
+            kept[len(chosen)] = costs[i]
+            chosen.append(int(i))
+    return sorted(chosen)
 
 
 def _volume(costs: NDArray[np.float64], corner: NDArray[np.float64]) -> float:

@@ -7,6 +7,7 @@ report reads them back.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -177,6 +178,18 @@ class StudyRecord:
         """Direction of each task's metric."""
         return {task.name: task.higher_is_better for task in self.tasks}
 
+    @cached_property
+    def front(self) -> tuple[Result, ...]:
+        """See the function `front`."""
+        scored = [
+            (delta(self, trial, "validation"), trial.gflops, trial)
+            for trial in self.trials
+            if trial.state == "complete"
+        ]
+        defined = [item for item in scored if math.isfinite(item[0])]
+        chosen = [defined[i][2] for i in pareto_front([d[:2] for d in defined], [True, False])]
+        return tuple(sorted(chosen, key=lambda trial: (trial.gflops, trial.trial)))
+
     @property
     def trained(self) -> tuple[Result, ...]:
         """Everything that was trained, whatever became of it."""
@@ -304,14 +317,7 @@ def front(record: StudyRecord) -> list[Result]:
     Returns:
         Ascending in GFLOPs; trials whose Δ_MTL is undefined are left out.
     """
-    scored = [
-        (delta(record, trial, "validation"), trial.gflops, trial)
-        for trial in record.trials
-        if trial.state == "complete"
-    ]
-    defined = [item for item in scored if math.isfinite(item[0])]
-    chosen = pareto_front([item[:2] for item in defined], [True, False])
-    return sorted((defined[i][2] for i in chosen), key=lambda trial: (trial.gflops, trial.trial))
+    return list(record.front)
 
 
 def point(record: StudyRecord, result: Result) -> dict[str, Any]:

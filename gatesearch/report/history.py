@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from gatesearch.pareto import hypervolume
+from gatesearch.pareto import hypervolume, pareto_front
 from gatesearch.report import style
 from gatesearch.report.view import complete
 from gatesearch.results import Result, StudyRecord, delta, front
@@ -38,6 +38,20 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     return float((a * b).sum()) / norm if norm > 0 else math.nan
 
 
+def _volumes(points: Sequence[tuple[float, float]], corner: tuple[float, float]) -> list[float]:
+    """Hypervolume of (gain up, cost down) after every point."""
+    found: list[tuple[float, float]] = []
+    volumes: list[float] = []
+    for gain, cost in points:
+        if not any(g >= gain and c <= cost for g, c in found):
+            found.append((gain, cost))
+            found = [found[i] for i in pareto_front(found, [True, False])]
+            volumes.append(hypervolume(found, corner, [True, False]))
+        else:
+            volumes.append(volumes[-1])
+    return volumes
+
+
 def _history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
     figure = style.page("The search", "Every trial in order, judged on validation")
     grid = figure.add_gridspec(
@@ -58,8 +72,7 @@ def _history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
     upper.set_ylabel("Δ MTL, %")
     middle.set_ylabel("GFLOPs")
     corner = (min(gains), max(costs))
-    points = list(zip(gains, costs, strict=True))
-    volumes = [hypervolume(points[: i + 1], corner, [True, False]) for i in range(len(points))]
+    volumes = _volumes(list(zip(gains, costs, strict=True)), corner)
     lower.step(numbers, volumes, where="post", color=style.ACCENT, linewidth=1.6)
     lower.fill_between(numbers, volumes, step="post", color=style.ACCENT, alpha=0.08)
     lower.set_ylabel("Hypervolume, % × GFLOPs")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
@@ -14,6 +15,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from numpy.typing import NDArray
 
 A4_LANDSCAPE = (11.69, 8.27)  # inches
 LEFT, RIGHT, TOP, BOTTOM = 0.06, 0.94, 0.845, 0.10  # of the page; where content goes
@@ -174,24 +176,22 @@ def place(axes: Axes, tags: Sequence[Tag], obstacles: Sequence[tuple[float, floa
     """
     scale = 72.0 / axes.figure.dpi
     frame = axes.get_window_extent()
-    inside = (frame.x0 * scale, frame.y0 * scale, frame.x1 * scale, frame.y1 * scale)
-    taken = []
-    for point in obstacles:
-        x, y = axes.transData.transform(point) * scale
-        taken.append((x - 3.0, y - 3.0, x + 3.0, y + 3.0))
+    inside = np.array([[frame.x0, frame.y0, frame.x1, frame.y1]]) * scale
+    points = axes.transData.transform(np.array(obstacles, float).reshape(-1, 2)) * scale
+    taken = np.hstack([points - 3.0, points + 3.0])
     for tag in tags:
         x, y = axes.transData.transform((tag.x, tag.y)) * scale
         width, height = _extent(tag.text, tag.size, tag.weight)
         options: list[tuple[float, int, float, float, tuple[float, float, float, float]]] = []
         for dx, dy in _offsets(width, height):
             box = (x + dx, y + dy, x + dx + width, y + dy + height)
-            overlap = sum(_overlap(box, other) for other in taken)
+            overlap = _overlap(box, taken)
             outside = width * height - _overlap(box, inside)
             options.append((round(overlap + 4 * outside, 3), len(options), dx, dy, box))
         cost, _, dx, dy, box = min(options)
         if cost > 0 and not tag.needed:
             continue
-        taken.append(box)
+        taken = np.vstack([taken, box])
         axes.annotate(
             tag.text,
             (tag.x, tag.y),
@@ -222,10 +222,11 @@ def _offsets(width: float, height: float) -> list[tuple[float, float]]:
     return corners
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0.0) * max(height, 0.0)
+def _overlap(box: Sequence[float], others: NDArray[np.float64]) -> float:
+    """Area of a box that others cover, each counted; boxes are (left, bottom, right, top)."""
+    width = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
+    height = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
+    return float((width.clip(min=0.0) * height.clip(min=0.0)).sum())
 
 
 def _extent(text: str, size: float, weight: str) -> tuple[float, float]:

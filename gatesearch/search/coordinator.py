@@ -140,8 +140,7 @@ def run(
                 bench, store, stl, budgets=bounds, prefer=prefer or {}, emit=emit
             )
         search.run_trials(name, n_trials, budgets=bounds, choose=choose)
-        _measure_chosen(bench, store, emit)
-        return store.record()
+        return _measure_chosen(bench, store, emit)
 
 
 @contextlib.contextmanager
@@ -264,7 +263,7 @@ def _bench(study: Study, store: Store, *, data: Path, emit: Emit) -> Bench:
     return bench
 
 
-def _measure_chosen(bench: Bench, store: Store, emit: Emit) -> None:
+def _measure_chosen(bench: Bench, store: Store, emit: Emit) -> StudyRecord:
     """The official test part, once for each network of the front and each baseline."""
     record = store.record()
     shown = [*record.baselines, *front(record)]
@@ -275,3 +274,6 @@ def _measure_chosen(bench: Bench, store: Store, emit: Emit) -> None:
         progress(emit, "test part", done, len(missing), "networks")
     own = [result for result in shown if result.seed == bench.study.seed]
     draw_gallery(own, bench, out=store.folder)
+    # Read again where there is more now: test figures, the file of predictions.
+    drawn = record.predictions is not None or bench.study.report_frames == 0
+    return record if drawn and not missing else store.record()

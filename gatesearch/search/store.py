@@ -76,6 +76,7 @@ class Store:
         self.folder = folder
         self.handle = handle
         self._storage = storage
+        self._read: dict[int, Result] = {}
         prefix = f"{handle.study_name} "
         self.searches = {"": handle} | {
             name.removeprefix(prefix): optuna.load_study(study_name=name, storage=storage)
@@ -231,7 +232,13 @@ class Store:
         """Results of a search, in the order in which its trials were begun."""
         if name not in self.searches:
             return []
-        return [Result.from_json(t.user_attrs[_RESULT]) for t in _ended(self.searches[name])]
+        return [self._result(trial) for trial in _ended(self.searches[name])]
+
+    def _result(self, trial: FrozenTrial) -> Result:
+        """Of a trial that ended, which nothing can change; read once."""
+        if trial._trial_id not in self._read:
+            self._read[trial._trial_id] = Result.from_json(trial.user_attrs[_RESULT])
+        return self._read[trial._trial_id]
 
     @property
     def bases(self) -> list[Result]:
@@ -259,7 +266,7 @@ class Store:
         attributes = self.handle.user_attrs
         baselines, starts = self._bases(attributes)
         trials = [
-            _result(trial, attributes)
+            _tested(self._result(trial), attributes)
             for search in self.searches.values()
             for trial in _ended(search)
         ]
@@ -452,7 +459,6 @@ def _ended(handle: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in _begun(handle) if trial.state.is_finished()]
 
 
-def _result(trial: FrozenTrial, attributes: Mapping[str, Any]) -> Result:
-    result = Result.from_json(trial.user_attrs[_RESULT])
+def _tested(result: Result, attributes: Mapping[str, Any]) -> Result:
     test = attributes.get(f"{_TEST}/{result.trial}")
     return replace(result, metrics={**result.metrics, "test": test}) if test else result
