@@ -187,6 +187,7 @@ def _scatter(
             ys,
             s=size,
             color=color,
+            rasterized=style.crowded(xs),
             edgecolor="white",
             linewidth=0.6,
             zorder=zorder,

@@ -65,7 +65,10 @@ def _history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
     chosen = {t.trial for t in front(record)}
     colors = [style.ACCENT if t.trial in chosen else "#9fb0b3" for t in trials]
     for axes, values in ((upper, gains), (middle, costs)):
-        axes.scatter(numbers, values, c=colors, s=26, edgecolor="white", linewidth=0.6, zorder=3)
+        axes.scatter(
+            numbers, values, c=colors, s=26, edgecolor="white", linewidth=0.6, zorder=3,
+            rasterized=style.crowded(numbers),
+        )  # fmt: skip
     best = np.maximum.accumulate(gains)
     upper.step(numbers, best, where="post", color=style.INK, linewidth=1.0, label="best so far")
     upper.legend(loc="lower right")
@@ -129,7 +132,10 @@ def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[st
                 continue
             x, y, good = (list(column) for column in zip(*points, strict=True))
             colors = [style.ACCENT if g else "#9fb0b3" for g in good]
-            axes.scatter(x, y, c=colors, s=22, edgecolor="white", linewidth=0.5)
+            axes.scatter(
+                x, y, c=colors, s=22, edgecolor="white", linewidth=0.5,
+                rasterized=style.crowded(x),
+            )  # fmt: skip
             if name == "lambda_s" and min(x) > 0:
                 axes.set_xscale("log")
                 style.plain_log(axes.xaxis)

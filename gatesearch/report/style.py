@@ -222,6 +222,11 @@ def _offsets(width: float, height: float) -> list[tuple[float, float]]:
     return corners
 
 
+def crowded(points: Sequence[object]) -> bool:
+    """Whether so many points are drawn as a picture, which a reader opens sooner."""
+    return len(points) > 1000
+
+
 def _overlap(box: Sequence[float], others: NDArray[np.float64]) -> float:
     """Area of a box that others cover, each counted; boxes are (left, bottom, right, top)."""
     width = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
