@@ -169,7 +169,7 @@ class Search:
 
         begin_more()
         for job, result in self.crew.results():
-            self._tell(begun_by_job.pop(job.identity), result)
+            result = self._tell(begun_by_job.pop(job.identity), result)
             self.crew.board.ended(self._ended(result))
             results.append(result)
             ended += 1
@@ -187,7 +187,8 @@ class Search:
 
         return self.store.begin(name, own, drawn, params)
 
-    def _tell(self, begun: Begun, result: Result) -> None:
+    def _tell(self, begun: Begun, result: Result) -> Result:
+        """Keep a trial's result: as it is kept, failed where its Δ_MTL is undefined."""
         values = None
         if result.state == "complete":
             gain = self._gain(result)
@@ -202,6 +203,7 @@ class Search:
         self.store.finish(begun, result, values)
         self._changed()
         self.emit({"event": "trial", "message": self._line(label, result)})
+        return result
 
     def _ended(self, result: Result) -> Ended:
         gain = self._gain(result) if result.state == "complete" else math.nan
@@ -220,6 +222,8 @@ class Search:
         """Take up trials that a database put back from a backup does not know yet."""
         known = self.store.numbers
         for path in sorted((self.store.folder / "trials").glob(f"*/{SPEC}")):
+            if path.parent.name.isdecimal() and int(path.parent.name) in known:
+                continue
             job = _specified(path)
             if job is None or job.store != self.store.attribute("identity"):
                 continue

@@ -29,9 +29,6 @@ class Here(Executor):
             future.set_exception(error)
         return future
 
-    def stop(self) -> None:
-        """Nothing runs while the coordinator does."""
-
 
 class Processes(Executor):
     """A process for each worker, with a device of its own; one that dies takes no other along.

@@ -114,8 +114,6 @@ def _done(job: Job, bench: Bench, emit: Emit, stop: Stop) -> Result:
             result = launch(job.devices, _together, json.dumps(job.to_json()), stop=stop)
         else:
             result = _trained(job, bench, emit, stop, Ranks())
-    except (TrainingError, torch.OutOfMemoryError) as error:
-        return failed(candidate, str(error), len(attempts))
     except BaseException as error:
         attempts.end(f"{type(error).__name__}: {error}")
         raise
@@ -123,12 +121,15 @@ def _done(job: Job, bench: Bench, emit: Emit, stop: Stop) -> Result:
 
 
 def _trained(job: Job, bench: Bench, emit: Emit, stop: Stop, ranks: Ranks) -> Result:
-    return train_candidate(
-        job.candidate, bench, out=job.out, start=job.start, emit=emit,
-        checkpoints=_checkpoints(job, emit, stop),
-        judge=Judge(bench, job.stl, job.rivals) if job.stl else None,
-        ranks=ranks,
-    )  # fmt: skip
+    try:
+        return train_candidate(
+            job.candidate, bench, out=job.out, start=job.start, emit=emit,
+            checkpoints=_checkpoints(job, emit, stop),
+            judge=Judge(bench, job.stl, job.rivals) if job.stl else None,
+            ranks=ranks,
+        )  # fmt: skip
+    except (TrainingError, torch.OutOfMemoryError) as error:
+        return failed(job.candidate, str(error))
 
 
 def _together(ranks: Ranks, text: str) -> Result:
