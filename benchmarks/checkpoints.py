@@ -13,6 +13,7 @@ from benchmarks.figure import Figure, in_turns
 from benchmarks.loading import random_pack
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Checkpoints, Frames, Phase, resolve_runtime, train
+from gatesearch.training.weightings import build_weighting
 
 BAR = 2.0
 STEPS = 3
@@ -32,7 +33,8 @@ def measure() -> list[Figure]:
 
     def steps(phase: Phase | None) -> None:
         train(
-            model, frames, tasks, weights=dict.fromkeys(tasks, 1.0), spec=study.training,
+            model, frames, tasks, spec=study.training,
+            weighting=build_weighting("uniform", dict.fromkeys(tasks, 1.0)),
             runtime=runtime, seed=0, phase=phase,
         )  # fmt: skip
 

@@ -214,6 +214,11 @@ class SearchSpec(_Strict):
             earlier trials at the same epoch that cost no more. Judged by Δ_MTL on validation.
         stop_every: Epochs between two judgements; `halving` doubles the distance each time.
         stop_after: Trials that a judgement needs at least.
+        weighting: How a trial's losses or gradients are balanced, names in `WEIGHTINGS`. Of several
+            each trial draws one; a one-shot supernet is trained with plain ω_t.
+        scalar: Range of the factors of ω_t that the weighting `scalar` searches, log-uniform.
+        scalar_trials: How many such weights are tried for a method, ω_t first; the best on
+            validation are the baseline's.
     """
 
     mode: Literal["separate", "one_shot"] = "separate"
@@ -225,6 +230,9 @@ class SearchSpec(_Strict):
     stop: Literal["none", "median", "halving"] = "none"
     stop_every: int = Field(default=10, ge=1)
     stop_after: int = Field(default=4, ge=1)
+    weighting: tuple[str, ...] = Field(default=("uniform",), min_length=1)
+    scalar: tuple[float, float] = (0.1, 10.0)
+    scalar_trials: int = Field(default=10, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> "SearchSpec":
@@ -232,6 +240,8 @@ class SearchSpec(_Strict):
             raise ValueError(f"lambda_s must be an ascending positive range, found {self.lambda_s}")
         if not 0 <= self.tau[0] <= self.tau[1] <= 1:
             raise ValueError(f"tau must be an ascending range within [0, 1], found {self.tau}")
+        if not 0 < self.scalar[0] <= self.scalar[1]:
+            raise ValueError(f"scalar must be an ascending positive range, found {self.scalar}")
         return self
 
 
@@ -280,6 +290,9 @@ class Study(_Strict):
         summary: One line for `gatesearch studies`.
         seed: Seed of initialisation, data order and search; `--seed` changes it.
         methods: Baselines trained beside InterroGate, names in `gatesearch.models.METHODS`.
+        weightings: How the losses or gradients of these baselines are balanced, each in every way;
+            names in `gatesearch.training.WEIGHTINGS`. Single-task networks have nothing to balance.
+        balance: Weighting -> its options, as `[balance.cagrad]` with `c = 0.5`.
         report_frames: Frames drawn with predictions in the report.
     """
 
@@ -287,6 +300,7 @@ class Study(_Strict):
     summary: str = ""
     seed: int = Field(default=0, ge=0)
     methods: tuple[str, ...] = ("stl", "mtl", "cross_stitch", "mtan")
+    weightings: tuple[str, ...] = Field(default=("uniform",), min_length=1)
     report_frames: int = Field(default=3, ge=0, le=16)
     protocol: ProtocolSpec
     tasks: dict[str, TaskSpec] = Field(min_length=1)
@@ -298,6 +312,7 @@ class Study(_Strict):
     one_shot: OneShotSpec = OneShotSpec()
     execution: ExecutionSpec = ExecutionSpec()
     options: dict[str, MethodOptions] = {}
+    balance: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")
     def _supernet_has_epochs(self) -> "Study":
@@ -332,8 +347,8 @@ class Study(_Strict):
         kept = self.model_dump(
             mode="json",
             exclude={
-                "summary": True, "seed": True, "methods": True, "report_frames": True,
-                "execution": True, "search": {"mode"},
+                "summary": True, "seed": True, "methods": True, "weightings": True,
+                "report_frames": True, "execution": True, "search": {"mode"},
             },
         )  # fmt: skip
         return {"results_version": RESULTS_VERSION, **kept}

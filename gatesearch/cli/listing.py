@@ -4,7 +4,8 @@ from gatesearch.cli.console import print_table
 
 STUDIES_EXAMPLES = "Examples:\n\ngatesearch studies\n\ngatesearch run --study scenes --n-trials 6"
 METHODS_EXAMPLES = (
-    "Examples:\n\ngatesearch methods\n\ngatesearch run --study scenes --methods stl,mtl"
+    "Examples:\n\ngatesearch methods\n\ngatesearch run --study scenes --methods stl,mtl\n\n"
+    "gatesearch run --study scenes --n-trials 0 --methods mtl --weightings uniform,pcgrad"
 )
 
 
@@ -29,11 +30,17 @@ def studies() -> None:
 
 
 def methods() -> None:
-    """List the ways in which tasks can share."""
+    """List the ways in which tasks can share, and in which they can be balanced meanwhile."""
     from gatesearch.models import METHODS
+    from gatesearch.training.weightings import WEIGHTINGS
 
     print_table(
         ["method", "paper", "year", "what it does"],
         [[name, m.paper, str(m.year), m.summary] for name, m in METHODS.items()],
         numbers_from=4,
+    )
+    print_table(
+        ["weighting", "paper", "year", "what it does", "a step costs more by"],
+        [[name, w.paper, str(w.year), w.summary, w.cost] for name, w in WEIGHTINGS.items()],
+        numbers_from=5,
     )

@@ -29,6 +29,8 @@ gatesearch run --study scenes --n-trials 6
 
 gatesearch run --study nyud-small --n-trials 20 --data /data --methods stl,mtl
 
+gatesearch run --study nyud-small --n-trials 0 --methods mtl --weightings uniform,pcgrad,scalar
+
 gatesearch run --study scenes --n-trials 4 --budget 1.3xMTL
 
 gatesearch run --study nyud-small --search one_shot --points 8
@@ -57,6 +59,12 @@ def run(
     methods: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Baselines to train. Default: the study's."),
+    ] = None,
+    weightings: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="How each baseline balances its tasks. Default: the study's."
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="S", help="Seed. Default: the study's.")
@@ -111,7 +119,11 @@ def run(
     from gatesearch.cli.progress import emitter
     from gatesearch.study import load_study
 
-    chosen = {} if methods is None else {"methods": names([methods], "--methods")}
+    chosen = {
+        key: names([given], f"--{key}")
+        for key, given in (("methods", methods), ("weightings", weightings))
+        if given is not None
+    }
     seeded = {} if seed is None else {"seed": seed}
     mode = [f"search.mode={search}"] if search else []
     definition = load_study(study, [*(set_ or []), *mode]).model_copy(update=chosen | seeded)

@@ -8,7 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gatesearch.report import style
-from gatesearch.report.view import Group, baselines, front_groups, paged, shown_split
+from gatesearch.report.view import (
+    Group,
+    baselines,
+    front_groups,
+    paged,
+    shown_split,
+    training_ratio,
+    weighed,
+)
 from gatesearch.results import Result, Split, StudyRecord, delta, mean_rank
 
 _HEIGHT = 0.63  # of a page, for rows
@@ -41,7 +49,7 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
             "Networks compared", f"Baselines and the front's networks, {split} split"
         )
         _draw(figure, part, groups, columns, step)
-        style.note(figure, _caption(split, several, record.data.get("notes", ())))
+        style.note(figure, _caption(record, split, several))
         yield figure
 
 
@@ -96,8 +104,13 @@ def _columns(record: StudyRecord, split: Split, groups: Sequence[Group]) -> list
         of("FLOPs ↓", "backbone", "G", lambda r: r.backbone_gflops),
         of("Params ↓", "network", "M", lambda r: r.params_m),
         of("Training ↓", "FLOPs", "P", lambda r: r.train_pflops),
+        *([of("Training ↓", "x uniform", "", _ratio(record))] if weighed(record) else []),
         of("Training ↓", "time", "min", lambda r: r.train_seconds / 60),
     ]
+
+
+def _ratio(record: StudyRecord) -> Callable[[Result], float]:
+    return lambda result: training_ratio(record, result)
 
 
 def _gain(record: StudyRecord, split: Split) -> Callable[[Result], float]:
@@ -177,11 +190,14 @@ def _line(figure: Figure, y: float, right: float, color: str) -> None:
     figure.add_artist(Line2D([style.LEFT, right], [y, y], color=color, linewidth=0.8))
 
 
-def _caption(split: Split, several: bool, notes: Sequence[str]) -> str:
+def _caption(record: StudyRecord, split: Split, several: bool) -> str:
+    notes = record.data.get("notes", ())
+    ratio = "; x uniform: training FLOPs over the same network's, uniformly weighted"
+    passes = f", more where a weighting asks for{ratio}" if weighed(record) else ""
     seeds = " Several seeds: mean, standard deviation below." if several else ""
     return (
         f"Metrics, MR and ranks: {split}. MR: mean over tasks of the rank among the rows, ties "
         "share the smaller rank. FLOPs = 2 x multiply-adds; network includes the heads, which no "
-        "sharing saves.\nTraining: 3 x forward FLOPs x images, and wall-clock time. Bold: best of "
-        f"the column.{seeds}" + "".join(f"\nData: {note}" for note in notes)
+        f"sharing saves.\nTraining: 3 x forward FLOPs x images{passes}; and wall-clock time. Bold: "
+        f"best of the column.{seeds}" + "".join(f"\nData: {note}" for note in notes)
     )

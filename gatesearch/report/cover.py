@@ -120,7 +120,7 @@ def _chart(axes: Axes, record: StudyRecord, split: Split, rows: Sequence[Publish
     named_tags = []
     for i, group in enumerate(groups):
         x, y = group.mean(_gflops), group.mean(gain)
-        color, mark = style.colour(group.method, i), style.marker(group.method, i)
+        color, mark = style.colour(group.look, i), style.marker(group.look, i)
         if len(group.results) > 1:
             error = group.spread(gain)
             axes.errorbar(x, y, yerr=error, color=color, capsize=3, linewidth=1.2, zorder=4)
@@ -245,10 +245,10 @@ def _legend(
         seeds = f" (mean of {len(group.results)} seeds)" if len(group.results) > 1 else ""
         items.append(
             dot(
-                style.colour(group.method, i),
+                style.colour(group.look, i),
                 7,
                 style.clip(group.label, 24) + seeds,
-                marker=style.marker(group.method, i),
+                marker=style.marker(group.look, i),
             )
         )
     if rows:

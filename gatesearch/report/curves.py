@@ -1,7 +1,8 @@
-"""Training by epoch: each task's loss, and how the gates opened and closed."""
+"""Training by epoch: each task's loss, its weight, and how the gates opened and closed."""
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,14 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from gatesearch.report import style
-from gatesearch.report.view import baselines, evenly, label
+from gatesearch.report.view import baselines, evenly, label, weighed
 from gatesearch.results import Result, StudyRecord, front
 
 _NETWORKS = 5
 
 
 def pages(record: StudyRecord) -> Iterator[Figure]:
-    """A page of losses and one of gates, each where there are such curves."""
+    """Pages of losses, of weights and of gates, each where there are such curves."""
     lines = _lines(record)
     losses = [(f"loss.{task.name}", task.name) for task in record.tasks]
     gates = [
@@ -32,13 +33,29 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
         kept = [(k, text) for k, text in keys if any(_finite(r, k) for r, _, _ in lines)]
         if kept:
             yield _draw(style.page(title, subtitle), lines, kept, quantity)
+    if weighed(record):
+        title, subtitle = "Task weights", "Each task's share of the weights, mean of each epoch"
+        keys = [(f"weight.{task.name}", task.name) for task in record.tasks]
+        yield _draw(
+            style.page(title, subtitle), [_in_shares(*line) for line in lines], keys, "Share"
+        )
+
+
+def _in_shares(result: Result, color: str, dash: str) -> tuple[Result, str, str]:
+    """A line whose weights sum to one in each epoch, since only their ratio matters."""
+    names = [name for name in result.curves if name.startswith("weight.")]
+    weights = np.array([result.curves[name] for name in names], dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = weights / weights.sum(0) if names else weights
+    curves = dict(zip(names, shares.tolist(), strict=True))
+    return replace(result, curves={**result.curves, **curves}), color, dash
 
 
 def _lines(record: StudyRecord) -> list[tuple[Result, str, str]]:
     """Networks drawn: the first seed of each baseline dashed, the front's from pale to dark."""
     lines = []
     for i, group in enumerate(baselines(record)):
-        lines.append((group.results[0], style.colour(group.method, i), "--"))
+        lines.append((group.results[0], style.colour(group.look, i), "--"))
     chosen = evenly(front(record), _NETWORKS)
     for i, trial in enumerate(chosen):
         shade = i / max(len(chosen) - 1, 1)
@@ -86,7 +103,8 @@ def _draw(
         list(drawn.values()), [style.clip(name, 22) for name in drawn], loc="lower center",
         bbox_to_anchor=(0.5, 0.085), ncols=min(len(drawn), 7), columnspacing=1.8, handlelength=2.2,
     )  # fmt: skip
-    dashed = "Dashed: baselines, first seed. " if any("loss" in key for key, _ in keys) else ""
+    baseline = keys[0][0].startswith(("loss.", "weight."))
+    dashed = "Dashed: baselines, first seed. " if baseline else ""
     style.note(figure, f"{dashed}Solid: the front's networks, dearer = darker.")
     return figure
 
@@ -94,7 +112,7 @@ def _draw(
 def _dress(axes: Axes, key: str, title: str, lowest: float, highest: float) -> None:
     axes.set_title(title)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    if key.startswith("open."):
+    if key.startswith(("open.", "weight.")):
         axes.set_ylim(-0.03, 1.03)
     elif lowest > 0 and highest / lowest > 30:
         axes.set_yscale("log")

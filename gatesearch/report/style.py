@@ -31,6 +31,10 @@ CATEGORIES = (
     "#8a6d00",
     "#0086a8",
     "#555f6b",
+    "#d0568f",
+    "#6b8e23",
+    "#1d4e4a",
+    "#a0522d",
 )
 SHARING = LinearSegmentedColormap.from_list("sharing", ["#edf3f3", "#7fc1b9", ACCENT, "#053b3a"])
 NETWORKS = LinearSegmentedColormap.from_list("networks", ["#8fd0c5", ACCENT, "#06302f"])
@@ -90,14 +94,14 @@ def note(figure: Figure, text: str) -> None:
     figure.text(LEFT, 0.062, printable(text), size=7, color=MUTED, va="bottom", linespacing=1.45)
 
 
-def colour(method: str, index: int) -> str:
-    """A method's colour: its own, or one by its place among the others."""
-    return _COLOURS.get(method, CATEGORIES[(index + 3) % len(CATEGORIES)])
+def colour(look: str, index: int) -> str:
+    """A network's colour: its method's own, or one by its place among the others."""
+    return _COLOURS.get(look, CATEGORIES[(index + 3) % len(CATEGORIES)])
 
 
-def marker(method: str, index: int) -> str:
-    """A method's marker: its own, or one by its place among the others."""
-    return _MARKERS.get(method, "PX<>ph*"[index % 7])
+def marker(look: str, index: int) -> str:
+    """A network's marker: its method's own, or one by its place among the others."""
+    return _MARKERS.get(look, "PX<>ph*"[index % 7])
 
 
 def printable(text: str) -> str:

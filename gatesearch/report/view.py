@@ -23,10 +23,16 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Group:
-    """One network in a table or chart: a trial, or a baseline over its seeds."""
+    """One network in a table or chart: a trial, or a baseline over its seeds.
+
+    Attributes:
+        label: What it is called.
+        look: What its colour and marker depend on: a plain method's name, else the label.
+        results: One a seed.
+    """
 
     label: str
-    method: str
+    look: str
     results: tuple[Result, ...]
 
     def values(self, measure: Callable[[Result], float]) -> list[float]:
@@ -49,7 +55,11 @@ def label(result: Result) -> str:
     if result.trial is not None:
         return f"Trial {result.trial}"
     name = _NAMES.get(result.method, result.method.replace("_", " "))
-    return name if result.weighting == "uniform" else f"{name} · {result.weighting}"
+    return name if _plain(result) else f"{name} · {result.weighting}"
+
+
+def _plain(result: Result) -> bool:
+    return result.weighting == "uniform"
 
 
 def baselines(record: StudyRecord) -> list[Group]:
@@ -58,7 +68,23 @@ def baselines(record: StudyRecord) -> list[Group]:
     for result in record.baselines:
         if result.state == "complete":
             found.setdefault(label(result), []).append(result)
-    return [Group(name, results[0].method, tuple(results)) for name, results in found.items()]
+    return [
+        Group(name, results[0].method if _plain(results[0]) else name, tuple(results))
+        for name, results in found.items()
+    ]
+
+
+def weighed(record: StudyRecord) -> bool:
+    """Whether anything is balanced otherwise than by the study's own weights."""
+    return not all(map(_plain, (*record.baselines, *record.trials)))
+
+
+def training_ratio(record: StudyRecord, result: Result) -> float:
+    """Training FLOPs over those of the same method and seed, uniformly weighted; NaN without."""
+    for other in record.baselines:
+        if _plain(other) and (other.method, other.seed) == (result.method, result.seed):
+            return result.train_pflops / other.train_pflops if other.train_pflops else math.nan
+    return math.nan
 
 
 def find(groups: Sequence[Group], name: str) -> Group | None:

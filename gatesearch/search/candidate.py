@@ -24,6 +24,7 @@ from gatesearch.search.bench import Bench, Emit
 from gatesearch.search.early import Judge
 from gatesearch.search.hardening import harden, opened
 from gatesearch.search.phases import fit, spans, train_gates, train_nested
+from gatesearch.search.space import weight_factors
 from gatesearch.study import Study
 from gatesearch.training import (
     Checkpoint,
@@ -49,7 +50,9 @@ class Candidate:
         method: A name in `gatesearch.models.METHODS`.
         seed: Of initialisation, data order, augmentation.
         trial: Number in the store; None for a baseline.
-        params: `lambda_s`, `tau.<task>` and `regulariser` of a trial.
+        params: Of a trial: `lambda_s`, `tau.<task>`, `regulariser` and `weighting` of a supernet's,
+            `weight.<task>` of one that tries weights of losses.
+        weighting: How losses or gradients are balanced; a warm-up's are not.
         budgets: Upper bounds on the cost of a trial's network.
         role: A network of its own, or what trials start from: a multi-task warm-up, or the
             one-shot supernet, which has a warm-up too.
@@ -63,15 +66,18 @@ class Candidate:
     budgets: tuple[Budget, ...] = ()
     role: Role = "network"
     one_shot: bool = False
+    weighting: str = "uniform"
 
     @property
     def label(self) -> str:
         """For people: `trial 3`, `mtl`."""
         if self.trial is not None:
-            return f"trial {self.trial}"
+            trial = f"trial {self.trial}"
+            return trial if self.weighting != "scalar" else f"{self.method} + scalar, {trial}"
         if self.warms_up:
             return "warm-up"
-        return "supernet" if self.role == "supernet" else self.method
+        name = "supernet" if self.role == "supernet" else self.method
+        return name if self.weighting == "uniform" else f"{name} + {self.weighting}"
 
     @property
     def budget(self) -> str:
@@ -89,7 +95,13 @@ class Candidate:
             return out / "trials" / f"{self.trial:04d}"
         if self.role != "network":
             return out / f"{self.role}s" / f"seed{self.seed}"
-        return out / "baselines" / f"{self.method}-seed{self.seed}"
+        named = [self.method] if self.weighting == "uniform" else [self.method, self.weighting]
+        return out / "baselines" / "-".join([*named, f"seed{self.seed}"])
+
+    @classmethod
+    def of(cls, result: Result) -> "Candidate":
+        """Of a network that was trained, as far as its files go."""
+        return cls(result.method, result.seed, result.trial, weighting=result.weighting)
 
 
 def starts_from(candidate: Candidate, study: Study) -> Candidate | None:
@@ -171,6 +183,7 @@ def train_candidate(
         method=candidate.method,
         seed=candidate.seed,
         trial=candidate.trial,
+        weighting=candidate.weighting,
         role=candidate.role,
         budget=candidate.budget,
         params=dict(candidate.params),
@@ -245,7 +258,7 @@ def load_network(result: Result, bench: Bench, *, out: Path) -> nn.Module:
 
 def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
     """The kept network of a result, on the processor, in evaluation mode."""
-    candidate = Candidate(result.method, result.seed, result.trial)
+    candidate = Candidate.of(result)
     if result.method == "interrogate":
         return load_compact(candidate.folder(out) / MODEL)
     model = build_model(study, result.method, seed=result.seed, pretrained=False)
@@ -308,7 +321,7 @@ def _trained(
     warmup, gates, end = spans(bench.study, one_shot=one_shot)
     told: dict[str, Any] = {
         "method": candidate.method, "seed": candidate.seed, "label": candidate.label, "emit": emit,
-        "ranks": ranks,
+        "ranks": ranks, "weighting": candidate.weighting, "balance": _balance(candidate, bench),
     }  # fmt: skip
     if saved is not None and saved.state["phase"] == _TUNE:
         trained = _untuned(saved)
@@ -346,6 +359,16 @@ def _trained(
     return trained
 
 
+def _balance(candidate: Candidate, bench: Bench) -> Mapping[str, Any]:
+    """Options of a candidate's weighting."""
+    options = bench.study.balance.get(candidate.weighting, {})
+    factors = weight_factors(candidate.params)
+    if not factors:
+        return options
+    mean = sum(factors.values()) / len(factors)
+    return {"weights": {task: f / mean * bench.weights[task] for task, f in factors.items()}}
+
+
 def _context(trained: Trained) -> dict[str, Any]:
     """What fine-tuning goes on from beside weights, as plain JSON values."""
     assert isinstance(trained.network, CompactNet)
@@ -377,6 +400,13 @@ def _keep(network: nn.Module, folder: Path) -> None:
         return
     state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
     write_atomic((folder / MODEL).with_suffix(TENSORS), save(state))
+
+
+def keep_as(source: Candidate, target: Candidate, *, out: Path) -> None:
+    """Keep a network under another name too."""
+    there, here = ((c.folder(out) / MODEL).with_suffix(TENSORS) for c in (source, target))
+    here.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(here, there.read_bytes())
 
 
 def network_state(candidate: Candidate, *, out: Path) -> dict[str, Tensor]:

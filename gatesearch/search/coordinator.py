@@ -22,19 +22,20 @@ from gatesearch.search.bench import (
 )
 from gatesearch.search.candidate import Candidate, measure_on_test
 from gatesearch.search.crew import Crew
-from gatesearch.search.engine import Search
+from gatesearch.search.engine import Hunt, Search
 from gatesearch.search.executors import open_executor
 from gatesearch.search.gallery import draw_gallery
 from gatesearch.search.lock import advisory_lock, locked, server_url
 from gatesearch.search.method_costs import costs
-from gatesearch.search.one_shot import Chooser, chooser
-from gatesearch.search.space import search_of
+from gatesearch.search.one_shot import chooser
+from gatesearch.search.space import SCALAR, draw, draw_shares, search_of
 from gatesearch.search.status import Board
 from gatesearch.search.stopping import stoppable
 from gatesearch.search.store import Store, explained, open_store
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import resolve_runtime
+from gatesearch.training.weightings import build_weighting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +133,21 @@ def run(
         changed = stack.enter_context(_backed_up(study, out, emit, on=not means.storage))
         search = Search(store, crew, data=data, changed=changed, devices=means.devices)
         search.train_bases(baselines)
-        choose: Callable[[], Chooser] | None = None
+        first = Candidate(
+            "interrogate", study.seed, 0, budgets=bounds, one_shot=one_shot,
+            weighting="uniform" if one_shot else study.search.weighting[0],
+        )  # fmt: skip
+        hunt = Hunt(name, first, lambda trial: draw(trial, study.search, study.task_names))
         if one_shot:
             stl = search.known(Candidate("stl", study.seed))
             assert stl is not None
-            choose = lambda: chooser(  # noqa: E731
-                bench, store, stl, budgets=bounds, prefer=prefer or {}, emit=emit
-            )
-        search.run_trials(name, n_trials, budgets=bounds, choose=choose)
+            hunt = Hunt(
+                name, first, lambda trial: draw_shares(trial, study.task_names),
+                choose=lambda: chooser(
+                    bench, store, stl, budgets=bounds, prefer=prefer or {}, emit=emit
+                ),
+            )  # fmt: skip
+        search.run_trials(hunt, n_trials)
         return _measure_chosen(bench, store, emit)
 
 
@@ -239,6 +247,7 @@ def _checked(study: Study) -> tuple[str, ...]:
     """The baselines in order of training; everything that can be refused is refused here."""
     for method in (*study.methods, *study.options):
         method_of(method)
+    _check_weightings(study)
     check_dataset(study)
     with torch.device("meta"):
         for method in {*study.methods, *study.options, "interrogate"}:
@@ -246,6 +255,18 @@ def _checked(study: Study) -> tuple[str, ...]:
             build_model(study, method, pretrained=False)
     rest = [method for method in study.methods if method not in ("stl", "interrogate")]
     return ("stl", *rest)
+
+
+def _check_weightings(study: Study) -> None:
+    omega = {name: task.weight for name, task in study.tasks.items()}
+    for name in (*study.weightings, *study.search.weighting, *study.balance):
+        build_weighting(name, omega, options=study.balance.get(name))
+    for key, names in (("search.weighting", study.search.weighting), ("balance", study.balance)):
+        if SCALAR in names:
+            raise UsageError(
+                f"{key} cannot have '{SCALAR}', whose weights are a search of their own; name it "
+                "in weightings, and its range in search.scalar"
+            )
 
 
 def _bench(study: Study, store: Store, *, data: Path, emit: Emit) -> Bench:

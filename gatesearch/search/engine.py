@@ -3,22 +3,59 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from gatesearch.cost import Budget
+import optuna
+
 from gatesearch.results import Result, delta_mtl
 from gatesearch.search.bench import Bench, Emit, progress
-from gatesearch.search.candidate import Candidate, starts_from
+from gatesearch.search.candidate import Candidate, keep_as, starts_from
 from gatesearch.search.crew import Crew
 from gatesearch.search.early import rivals_of
 from gatesearch.search.jobs import SPEC, Job, forget_result, read_result
-from gatesearch.search.one_shot import Chooser
-from gatesearch.search.space import Params, directions, draw, draw_shares, sampler
+from gatesearch.search.space import (
+    SCALAR,
+    Params,
+    directions,
+    draw_weights,
+    sampler,
+    scalar_search,
+)
 from gatesearch.search.status import Ended
 from gatesearch.search.store import Begun, Store
+from gatesearch.search.worker import failed
 from gatesearch.training import TrainingError
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """One search of a store: what its trials have in common, and how they are drawn.
+
+    Attributes:
+        name: In the store.
+        first: A trial without its own: number, parameters, weighting.
+        draw: Suggests every parameter.
+        choose: Gives what is drawn instead by index of the trial, once what trials start from is
+            there.
+        counted: Whether its trials are those that the run was asked for.
+    """
+
+    name: str
+    first: Candidate
+    draw: Callable[[optuna.Trial], Params]
+    choose: Callable[[], Callable[[int], Mapping[str, float] | None]] | None = None
+    counted: bool = True
+
+    @property
+    def stage(self) -> str:
+        """What its progress is called."""
+        return "search" if self.counted else self.name
+
+    def candidate(self, begun: Begun) -> Candidate:
+        """What a trial trains."""
+        weighting = str(begun.params.get("weighting", self.first.weighting))
+        return replace(self.first, trial=begun.number, params=begun.params, weighting=weighting)
 
 
 class Search:
@@ -49,20 +86,27 @@ class Search:
 
     def known(self, candidate: Candidate) -> Result | None:
         """The stored result of a baseline, or of what trials start from."""
-        wanted = (candidate.method, candidate.seed, candidate.role)
+        wanted = (candidate.method, candidate.seed, candidate.role, candidate.weighting)
         for result in self._bases:
-            if (result.method, result.seed, result.role) == wanted:
+            if (result.method, result.seed, result.role, result.weighting) == wanted:
                 return result
         return None
 
-    def train_bases(self, methods: tuple[str, ...]) -> None:
+    def train_bases(self, methods: Sequence[str]) -> None:
         """Train the baselines that are missing, or failed the last time.
+
+        Args:
+            methods: Single-task networks first; all others are trained under every weighting of
+                the study.
 
         Raises:
             TrainingError: The single-task networks failed.
         """
-        seed = self.bench.study.seed
-        wanted = [Candidate(method, seed) for method in methods]
+        study, (stl, *shared) = self.bench.study, methods
+        seed = study.seed
+        balanced = [name for name in study.weightings if name != SCALAR]
+        wanted = [Candidate(stl, seed)]
+        wanted += [Candidate(method, seed, weighting=w) for method in shared for w in balanced]
         missing = [c for c in wanted if (r := self.known(c)) is None or r.state != "complete"]
         self.crew.board.baselines(len(wanted) - len(missing), len(wanted))
         for candidate in missing:
@@ -70,6 +114,9 @@ class Search:
                 forget_result(self._job(candidate))
         self._train(missing, stage="baselines")
         self.crew.board.baselines(len(wanted), len(wanted))
+        if SCALAR in study.weightings:
+            for method in shared:
+                self.search_weights(method)
 
     def _train(self, missing: list[Candidate], *, stage: str) -> None:
         """Train networks that others start from or are compared with, each after its own start."""
@@ -111,46 +158,77 @@ class Search:
             self._train_starts(start)
             self._train([start], stage="start")
 
-    def run_trials(
-        self,
-        name: str,
-        n_trials: int,
-        *,
-        budgets: tuple[Budget, ...],
-        choose: Callable[[], Chooser] | None,
-    ) -> None:
+    def search_weights(self, method: str) -> None:
+        """Try weights of a method's losses, and keep the best as its baseline `scalar`.
+
+        The training cost of that baseline is that of all tries.
+        """
+        study = self.bench.study
+        first = Candidate(method, study.seed, weighting=SCALAR)
+        known = self.known(first)
+        if known is not None and known.state == "complete":
+            return
+        low, high = study.search.scalar
+        plain = {f"weight.{task}": 1.0 for task in study.task_names}
+        hunt = Hunt(
+            scalar_search(method, study.seed),
+            first,
+            lambda trial: draw_weights(trial, study.search, study.task_names),
+            choose=lambda: lambda index: plain if index == 0 and low <= 1 <= high else None,
+            counted=False,
+        )
+        self.run_trials(hunt, study.search.scalar_trials)
+        tried = self.store.results(hunt.name)
+        result = self._best(tried) or failed(
+            first, f"none of {len(tried)} trials came to an end; see their reasons above"
+        )
+        if result.trial is not None:
+            keep_as(Candidate.of(result), first, out=self.store.folder)
+        result = replace(
+            result,
+            trial=None,
+            train_seconds=result.reused_seconds
+            + sum(r.train_seconds - r.reused_seconds for r in tried),
+            train_images=result.reused_images
+            + sum(r.train_images - r.reused_images for r in tried),
+            train_pflops=result.reused_pflops
+            + sum(r.train_pflops - r.reused_pflops for r in tried),
+        )
+        self._keep(self._job(first), result)
+        self.emit({"event": "baseline", "message": self._line(first.label, result)})
+
+    def _best(self, results: Sequence[Result]) -> Result | None:
+        """Of the highest Δ_MTL on validation, the first of equals."""
+        gains = [(self._gain(r), r) for r in results if r.state == "complete"]
+        defined = [item for item in gains if math.isfinite(item[0])]
+        return max(defined, key=lambda item: item[0])[1] if defined else None
+
+    def run_trials(self, hunt: Hunt, n_trials: int) -> None:
         """Bring a search to a total of so many trials that came to a result.
 
         Trials that were begun before go on first, whatever search they belong to if their result
         lies in their folder already.
 
         Args:
-            name: The search.
+            hunt: The search.
             n_trials: Its total.
-            budgets: Upper bounds on every trial's cost.
-            choose: Gives the chooser of a one-shot search, once its supernet is there.
         """
         self.store.drop_undrawn()
         self._adopt_orphans()
         self._tell_results()
-        open_trials = [begun for begun in self.store.unfinished() if begun.search == name]
-        known = self.store.results(name)
-        self.crew.board.search(self._ended(result) for result in known)
+        open_trials = [begun for begun in self.store.unfinished() if begun.search == hunt.name]
+        known = self.store.results(hunt.name)
+        if hunt.counted:
+            self.crew.board.search(self._ended(result) for result in known)
         ended = len(known)
         drawn = ended + len(open_trials)
-        progress(self.emit, "search", ended, n_trials, "trials")
+        progress(self.emit, hunt.stage, ended, n_trials, "trials")
         if ended >= n_trials:
             return
-        first = Candidate("interrogate", self.bench.study.seed, 0, one_shot=choose is not None)
-        self._train_starts(first)
-        chooser = None if choose is None else choose()
-        study = self.bench.study
-        results = known if study.search.stop != "none" else []
+        self._train_starts(hunt.first)
+        chooser = None if hunt.choose is None else hunt.choose()
+        results = known if self.bench.study.search.stop != "none" else []
         begun_by_job: dict[str, Begun] = {}
-
-        def job_of(begun: Begun) -> Job:
-            candidate = replace(first, trial=begun.number, params=begun.params, budgets=budgets)
-            return self._job(candidate, begun, results)
 
         def begin_more() -> None:
             nonlocal drawn
@@ -159,33 +237,28 @@ class Search:
                     begun = open_trials.pop(0)
                     message = f"trial {begun.number} goes on"
                 else:
-                    begun = self._draw(name, drawn, None if chooser is None else chooser(drawn))
+                    begun = self._draw(hunt, drawn, None if chooser is None else chooser(drawn))
                     message = f"trial {begun.number}: {_told(begun.params)}"
                     drawn += 1
                 self.emit({"event": "log", "message": message, "params": dict(begun.params)})
-                job = job_of(begun)
+                job = self._job(hunt.candidate(begun), begun, results)
                 begun_by_job[job.identity] = begun
                 self.crew.begin(job)
 
         begin_more()
         for job, result in self.crew.results():
             result = self._tell(begun_by_job.pop(job.identity), result)
-            self.crew.board.ended(self._ended(result))
+            if hunt.counted:
+                self.crew.board.ended(self._ended(result))
             results.append(result)
             ended += 1
-            progress(self.emit, "search", ended, n_trials, "trials")
+            progress(self.emit, hunt.stage, ended, n_trials, "trials")
             begin_more()
 
-    def _draw(self, name: str, index: int, params: dict[str, float] | None) -> Begun:
+    def _draw(self, hunt: Hunt, index: int, params: Mapping[str, float] | None) -> Begun:
         study = self.bench.study
         own = sampler(study.search, seed=study.seed, index=index, parallel=self.crew.size > 1)
-
-        def drawn(trial: Any) -> Params:
-            if params is not None:
-                return draw_shares(trial, study.task_names)
-            return draw(trial, study.search, study.task_names)
-
-        return self.store.begin(name, own, drawn, params)
+        return self.store.begin(hunt.name, own, hunt.draw, params)
 
     def _tell(self, begun: Begun, result: Result) -> Result:
         """Keep a trial's result: as it is kept, failed where its Δ_MTL is undefined."""

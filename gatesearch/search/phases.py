@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatesearch.cost import Budget, PatternCost, count_macs
+from gatesearch.cost import Budget, Cost, PatternCost, count_macs
 from gatesearch.models import InterroGate
 from gatesearch.models.nested import Nested
 from gatesearch.search.bench import Bench, Emit
@@ -14,6 +14,7 @@ from gatesearch.search.early import Judge
 from gatesearch.search.space import taus
 from gatesearch.study import Study
 from gatesearch.training import History, train
+from gatesearch.training.weightings import WEIGHTINGS, build_weighting
 
 
 def spans(study: Study, *, one_shot: bool) -> tuple[int, int, int]:
@@ -43,7 +44,8 @@ def train_gates(
         bench: Data, tasks, runtime.
         budgets: Bounds of the regulariser `flops`.
         judge: May stop it early.
-        options: `span`, `method`, `seed`, `label`, `phase`, `ranks` and `emit` of `fit`.
+        options: `span`, `method`, `seed`, `label`, `phase`, `ranks`, `emit`, `weighting` and
+            `balance` of `fit`.
     """
     judging = judge is not None and bench.study.search.stop != "none"
     cost = pattern_cost(supernet, bench) if budgets or judging else None
@@ -102,7 +104,7 @@ def train_nested(supernet: InterroGate, bench: Bench, **options: Any) -> tuple[H
         return spec.distillation * torch.stack(distances).sum()
 
     least, most, whole = (
-        _forward(bench, module)
+        _cost(bench, module).gflops
         for module in (_End(supernet, False), _End(supernet, True), supernet)
     )
     teaching = (1 - spec.ends) * most / 3 if spec.distillation else 0.0
@@ -124,6 +126,8 @@ def fit(
     gate_rate: float = 1.0,
     forward: float | None = None,
     judge: Judge | None = None,
+    weighting: str = "uniform",
+    balance: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> tuple[History, float]:
     """Train on the device: (history, PFLOPs).
@@ -138,10 +142,16 @@ def fit(
         gate_rate: Multiple of the learning rate for gates and mixes.
         forward: GFLOPs of a forward pass on average; counted when None.
         judge: May stop it early, if nothing else is observed.
+        weighting: Of losses or gradients, which begins anew with every phase.
+        balance: Its options.
         options: Of `train`.
     """
     spec = bench.study.training_of(method)
-    gflops = _forward(bench, model) if forward is None else forward
+    gflops, shared = forward, 0.0
+    if gflops is None:
+        cost = _cost(bench, model)
+        gflops, shared = cost.gflops, cost.backbone_gflops / cost.gflops
+    more = WEIGHTINGS[weighting].passes(len(bench.tasks), shared)
 
     def report(epoch: int, values: Mapping[str, float]) -> None:
         losses = " ".join(
@@ -172,7 +182,10 @@ def fit(
         bench.runtime.place(model),
         bench.train,
         bench.tasks,
-        weights=bench.weights,
+        weighting=build_weighting(
+            weighting, bench.weights, seed=seed, device=bench.runtime.device, options=balance
+        ),
+        held_out=bench.validation,
         spec=spec,
         runtime=bench.runtime,
         seed=seed,
@@ -181,7 +194,7 @@ def fit(
         tell=lambda message: emit({"event": "warning", "message": f"{label}: {message}"}),
         **options,
     )
-    return history, 3 * gflops * history.images / 1e6
+    return history, (3 + more) * gflops * history.images / 1e6
 
 
 def pattern_cost(supernet: InterroGate, bench: Bench) -> PatternCost:
@@ -201,5 +214,5 @@ class _End(nn.Module):
         return self.supernet.plain(image, own=self.own)
 
 
-def _forward(bench: Bench, model: nn.Module) -> float:
-    return count_macs(model, bench.input_shape, cross_check=False).gflops
+def _cost(bench: Bench, model: nn.Module) -> Cost:
+    return count_macs(model, bench.input_shape, cross_check=False)

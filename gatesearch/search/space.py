@@ -1,4 +1,4 @@
-"""What Optuna draws: λ_s log-uniform, each task's τ_t uniform, and the regulariser."""
+"""What Optuna draws: λ_s log-uniform, each task's τ_t uniform, regulariser and weighting."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ Params = dict[str, float | str]
 
 
 ONE_SHOT = "one-shot"
+SCALAR = "scalar"
 
 
 def search_of(budget: str, *, one_shot: bool) -> str:
@@ -19,20 +20,48 @@ def search_of(budget: str, *, one_shot: bool) -> str:
     return " ".join([ONE_SHOT, budget]).strip() if one_shot else budget
 
 
+def scalar_search(method: str, seed: int) -> str:
+    """Name of the search for the weights of a method's losses."""
+    return f"{SCALAR} {method} seed {seed}"
+
+
+def is_scalar(search: str) -> bool:
+    """Whether a search is one for weights of losses."""
+    return search.startswith(f"{SCALAR} ")
+
+
 def directions(search: str) -> list[StudyDirection]:
-    """Δ_MTL up, GFLOPs down; under a budget, which every trial takes up, Δ_MTL alone."""
+    """Δ_MTL up, GFLOPs down; Δ_MTL alone where all trials cost alike: as a budget asks, or one."""
+    if is_scalar(search):
+        return [StudyDirection.MAXIMIZE]
     both = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
     return both if search in ("", ONE_SHOT) or search.startswith(f"{ONE_SHOT} ") else both[:1]
 
 
 def draw(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> Params:
-    """`lambda_s`, `tau.<task>` and, where there is a choice, `regulariser` of a trial."""
+    """`lambda_s`, `tau.<task>`, and `regulariser` and `weighting` where there is a choice."""
     drawn: Params = {"lambda_s": trial.suggest_float("lambda_s", *spec.lambda_s, log=True)}
     for task in tasks:
         drawn[f"tau.{task}"] = trial.suggest_float(f"tau.{task}", *spec.tau)
     if len(spec.regulariser) > 1:
         drawn["regulariser"] = trial.suggest_categorical("regulariser", spec.regulariser)
+    if len(spec.weighting) > 1:
+        drawn["weighting"] = trial.suggest_categorical("weighting", spec.weighting)
     return drawn
+
+
+def draw_weights(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> Params:
+    """`weight.<task>`: factors of ω_t for the weighting `scalar`."""
+    return {
+        f"weight.{task}": trial.suggest_float(f"weight.{task}", *spec.scalar, log=True)
+        for task in tasks
+    }
+
+
+def weight_factors(params: Mapping[str, float | str]) -> dict[str, float]:
+    """Task -> factor of ω_t that `draw_weights` drew; empty where it did not."""
+    prefix = "weight."
+    return {n.removeprefix(prefix): float(v) for n, v in params.items() if n.startswith(prefix)}
 
 
 def draw_shares(trial: optuna.Trial, tasks: tuple[str, ...]) -> Params:

@@ -27,7 +27,7 @@ from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.results import Result, StudyRecord, TaskInfo
 from gatesearch.search.backup import DATABASE, damage, damaged, last_backup
 from gatesearch.search.lock import server_url
-from gatesearch.search.space import directions
+from gatesearch.search.space import directions, is_scalar
 from gatesearch.study import Study, differences
 
 PREDICTIONS = "predictions.npz"
@@ -258,7 +258,11 @@ class Store:
             for kinds in ((_BASELINE,), _STARTS)
         )
         first = ("stl", "mtl")
-        baselines.sort(key=lambda r: (r.seed, [r.method != name for name in first], r.method))
+        baselines.sort(
+            key=lambda r: (
+                r.seed, [r.method != name for name in first], r.method, r.weighting != "uniform",
+            )
+        )  # fmt: skip
         return baselines, starts
 
     def record(self) -> StudyRecord:
@@ -267,8 +271,9 @@ class Store:
         baselines, starts = self._bases(attributes)
         trials = [
             _tested(self._result(trial), attributes)
-            for search in self.searches.values()
+            for name, search in self.searches.items()
             for trial in _ended(search)
+            if not is_scalar(name)
         ]
         predictions = self.folder / PREDICTIONS
         return StudyRecord(

@@ -149,6 +149,7 @@ def failed(candidate: Candidate, reason: str, attempts: int = 1) -> Result:
     return Result(
         candidate.method, candidate.seed, candidate.trial, state="failed", reason=reason,
         role=candidate.role, budget=candidate.budget, params=dict(candidate.params),
+        weighting=candidate.weighting,
         attempts=attempts,
     )  # fmt: skip
 

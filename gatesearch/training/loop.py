@@ -1,10 +1,10 @@
 """The training loop."""
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,15 @@ from gatesearch.study import TrainingSpec
 from gatesearch.tasks import Task
 from gatesearch.training.augment import augment
 from gatesearch.training.checkpoint import Phase, Preempted, Tell, nothing
-from gatesearch.training.frames import Batch, Frames, normalised
+from gatesearch.training.forward import Forward
+from gatesearch.training.frames import Batch, Frames
 from gatesearch.training.history import History
 from gatesearch.training.memory import MicroBatches, micro_batch
+from gatesearch.training.optimizer import build_optimizer, schedule
 from gatesearch.training.progress import Place, Progress
 from gatesearch.training.ranks import Ranks
 from gatesearch.training.runtime import Runtime
+from gatesearch.training.weightings import Training, UnbalancedError, Weighting
 
 
 class TrainingError(GatesearchError):
@@ -31,7 +34,7 @@ def train(
     frames: Frames,
     tasks: Mapping[str, Task],
     *,
-    weights: Mapping[str, float],
+    weighting: Weighting,
     spec: TrainingSpec,
     runtime: Runtime,
     seed: int,
@@ -42,6 +45,7 @@ def train(
     observe: Callable[[int], Mapping[str, float]] | None = None,
     on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
     halt: Callable[[], bool] | None = None,
+    held_out: Frames | None = None,
     phase: Phase | None = None,
     ranks: Ranks | None = None,
     tell: Tell = nothing,
@@ -55,7 +59,7 @@ def train(
         model: Image (B, 3, H, W) -> task -> (B, channels, H, W); already placed on the device.
         frames: The training part.
         tasks: Task name -> task.
-        weights: Task name -> ω_t, the weight of its loss.
+        weighting: How their losses or gradients are balanced; begins anew with the training.
         spec: Optimizer, schedule, epochs, augmentation.
         runtime: Device and precision.
         seed: Of data order, augmentation and whatever the network draws.
@@ -67,24 +71,27 @@ def train(
         observe: Number of an epoch, from 1 -> values to keep for it.
         on_epoch: Called behind each epoch with its number from 1 and its values.
         halt: Whether to end here, asked behind each epoch.
+        held_out: The validation part, for a weighting that looks at it; it draws batches of it.
         phase: Where checkpoints are kept, and the one to go on from.
         ranks: The processes that train the network together, each calling this alike.
         tell: Receives what was done about a lack of memory.
 
     Raises:
-        TrainingError: A loss is not finite; names task, epoch and step. Or batches cannot be made.
+        TrainingError: A loss or gradient is not finite; names task, epoch and step. Or batches
+            cannot be made.
         Preempted: The training was asked to stop; the last checkpoint holds it.
         torch.OutOfMemoryError: Micro-batches of two frames are too large.
     """
     ranks = ranks or Ranks()
-    optimizer = _optimizer(model, spec, rate)
+    optimizer = build_optimizer(model, spec, rate, weighting.trained())
     steps_an_epoch = _steps_an_epoch(len(frames), spec.batch_size, ranks)
     before, last = span or (0, spec.epochs)
     # Epochs of a later phase draw what they have not drawn before.
     own_seed = (seed + 7919 * before) % 2**63
     torch.manual_seed(own_seed)
     generator = torch.Generator().manual_seed(own_seed)
-    place = Place(model, optimizer, generator, runtime.device)
+    aside = torch.Generator().manual_seed(own_seed)
+    place = Place(model, optimizer, weighting, (generator, aside), runtime.device)
     progress = Progress(torch.zeros(len(tasks), dtype=torch.float64), generator.get_state())
     if phase is not None and phase.resume is not None:
         progress = place.restore(phase.resume, phase)
@@ -92,25 +99,29 @@ def train(
     start = time.perf_counter() - history.seconds
     ranks.spread(model)
     batches = MicroBatches(
-        model, optimizer, device=runtime.device, parts=progress.parts, agreed=ranks.any, tell=tell
-    )
+        model, optimizer, device=runtime.device, parts=progress.parts, agreed=ranks.any, tell=tell,
+        clear=weighting.clear,
+    )  # fmt: skip
+    forward = Forward(model, tasks, runtime)
+    trained = [*model.parameters(), *weighting.trained()]
     running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 
     def decay(done: int) -> None:
         share = (steps_an_epoch * before + done) / (steps_an_epoch * spec.epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * _decay(share, spec)
+        schedule(optimizer, spec, share)
 
     def learn(part: Batch, share: float) -> Tensor:
-        with runtime.autocast():
-            image = runtime.image(normalised(part["image"]))
-            outputs = {task: scores.float() for task, scores in model(image).items()}
-        losses = torch.stack([tasks[t].loss(outputs[t], part[t]) for t in tasks])
-        loss = torch.dot(losses, torch.tensor([weights[t] for t in tasks]).to(losses))
-        if penalty is not None:
-            loss = loss + penalty(image, outputs)
-        (share * loss).backward()
-        return losses.detach().double().cpu()
+        image, outputs = forward.predict(part)
+        losses = forward.losses(outputs, part)
+        extra = None if penalty is None else penalty(image, outputs)
+        weighting.backward(losses, share=share, penalty=extra)
+        return torch.stack(losses).detach().double().cpu()
+
+    def unseen(*, exact: bool = False) -> Tensor:
+        assert held_out is not None, "this weighting looks at held-out frames"
+        size = min(spec.batch_size, len(held_out)) // ranks.size * ranks.size
+        drawn = held_out.batch(torch.randperm(len(held_out), generator=aside)[:size])
+        return forward.again(ranks.slice(runtime.tensors(drawn)), exact=exact)
 
     def keep() -> None:
         history.seconds = time.perf_counter() - start
@@ -123,41 +134,50 @@ def train(
             raise Preempted
 
     decay(progress.done)
-    for epoch in range(before + 1 + progress.done // steps_an_epoch, last + 1):
-        model.train()
-        for raw in _batches(frames, spec.batch_size, generator, progress, steps_an_epoch):
-            if before_step is not None:
-                before_step(progress.done / (steps_an_epoch * (last - before)))
-            batch = augment(
-                runtime.tensors(raw), tasks, generator=generator, **spec.augment.model_dump()
-            )
-            values = batches.run(ranks.slice(batch), learn)
-            gradients = (p.grad for p in model.parameters() if p.grad is not None)
-            ranks.average(chain([values], gradients, running))
-            _refuse_nonfinite(values, tasks, epoch=epoch, step=progress.done)
-            optimizer.step()
-            progress.done += 1
-            progress.parts = batches.parts
-            progress.totals += values
-            decay(progress.done)
-            if progress.done % steps_an_epoch:
-                keep()
-        history.images += steps_an_epoch * spec.batch_size
-        history.seconds = time.perf_counter() - start
-        means = (progress.totals / steps_an_epoch).tolist()
-        seen = {f"loss.{name}": mean for name, mean in zip(tasks, means, strict=True)}
-        seen["lr"] = optimizer.param_groups[0]["lr"]
-        if batches.parts > 1:
-            seen["micro_batch"] = float(micro_batch(spec.batch_size // ranks.size, batches.parts))
-        if observe is not None:
-            seen |= observe(epoch)
-        history.add(seen)
-        if on_epoch is not None:
-            on_epoch(epoch, seen)
-        if ranks.any(halt is not None and halt()):
-            break
-        # Not before the epoch's end, so that `observe` sees what the last step left.
-        keep()
+    with weighting.attached(Training(model, optimizer, ranks.average)):
+        for epoch in range(before + 1 + progress.done // steps_an_epoch, last + 1):
+            model.train()
+            for raw in _batches(frames, spec.batch_size, generator, progress, steps_an_epoch):
+                if before_step is not None:
+                    before_step(progress.done / (steps_an_epoch * (last - before)))
+                batch = augment(
+                    runtime.tensors(raw), tasks, generator=generator, **spec.augment.model_dump()
+                )
+                part = ranks.slice(batch)
+                again = partial(forward.again, part)
+                weighting.before_step(losses=again, held_out=unseen)
+                values = batches.run(part, learn)
+                gradients = (p.grad for p in trained if p.grad is not None)
+                ranks.average(chain([values], gradients, weighting.pending(), running))
+                with _placed(epoch, progress.done + 1):
+                    weighting.combine(values)
+                optimizer.step()
+                weighting.after_step(losses=again)
+                progress.done += 1
+                progress.parts = batches.parts
+                progress.totals += values
+                decay(progress.done)
+                if progress.done % steps_an_epoch:
+                    keep()
+            history.images += steps_an_epoch * spec.batch_size
+            history.seconds = time.perf_counter() - start
+            means = dict(zip(tasks, (progress.totals / steps_an_epoch).tolist(), strict=True))
+            seen = {f"loss.{name}": mean for name, mean in means.items()}
+            seen |= weighting.end_epoch(means)
+            seen["lr"] = optimizer.param_groups[0]["lr"]
+            if batches.parts > 1:
+                seen["micro_batch"] = float(
+                    micro_batch(spec.batch_size // ranks.size, batches.parts)
+                )
+            if observe is not None:
+                seen |= observe(epoch)
+            history.add(seen)
+            if on_epoch is not None:
+                on_epoch(epoch, seen)
+            if ranks.any(halt is not None and halt()):
+                break
+            # Not before the epoch's end, so that `observe` sees what the last step left.
+            keep()
     return history
 
 
@@ -196,44 +216,13 @@ def _batches(
     return left
 
 
-def _optimizer(
-    model: nn.Module, spec: TrainingSpec, rate: Callable[[str], float]
-) -> torch.optim.Optimizer:
-    # Mixing weights, gates, norms and biases have an optimum of their own, which is not zero.
-    dense = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, dense)}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((rate(name), id(parameter) in decayed), []).append(parameter)
-    described: Iterable[dict[str, Any]] = [
-        {
-            "params": parameters,
-            "lr": spec.lr * multiple,
-            "initial_lr": spec.lr * multiple,
-            "weight_decay": spec.weight_decay if decays else 0.0,
-        }
-        for (multiple, decays), parameters in groups.items()
-    ]
-    # One kernel for the whole step; on other devices one for each of its operations.
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    one_pass: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
-    if spec.optimizer == "sgd":
-        return torch.optim.SGD(described, lr=spec.lr, momentum=spec.momentum, **one_pass)
-    kind = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    return kind(described, lr=spec.lr, **one_pass)
-
-
-def _decay(share: float, spec: TrainingSpec) -> float:
-    if spec.schedule == "constant":
-        return 1.0
-    return float(max(0.0, 1.0 - share) ** spec.power)
-
-
-def _refuse_nonfinite(values: Tensor, tasks: Mapping[str, Task], *, epoch: int, step: int) -> None:
-    for name, value in zip(tasks, values.tolist(), strict=True):
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss of {name} became {value} in epoch {epoch}, step {step + 1}; "
-                "lower training.lr, or look for broken labels with `gatesearch data check`"
-            )
+@contextmanager
+def _placed(epoch: int, step: int) -> Iterator[None]:
+    """Say where it was that a loss or gradient was not finite."""
+    try:
+        yield
+    except UnbalancedError as error:
+        raise TrainingError(
+            f"{error} in epoch {epoch}, step {step}; lower training.lr, or look for broken labels "
+            "with `gatesearch data check`"
+        ) from error

@@ -27,6 +27,7 @@ class MicroBatches:
         parts: To begin with.
         agreed: Whether this or any other process that trains the network ran out of memory.
         tell: Receives what was done about it.
+        clear: Forgets what else an attempt has left.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class MicroBatches:
         parts: int,
         agreed: Callable[[bool], bool],
         tell: Callable[[str], None],
+        clear: Callable[[], None] = lambda: None,
     ) -> None:
         self.parts = parts
         self._optimizer = optimizer
         self._device = device
         self._agreed = agreed
         self._tell = tell
+        self._clear = clear
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for buffer in model.buffers():
             by_dtype.setdefault(buffer.dtype, []).append(buffer)
@@ -66,7 +69,7 @@ class MicroBatches:
         random = random_states(self._device)
         self._copy(self._kept, self._buffers)
         while (values := self._attempt(batch, learn)) is None:
-            self._optimizer.zero_grad(set_to_none=True)
+            self._begin()
             if self._device != "cpu":
                 torch.get_device_module(self._device).empty_cache()
             restore_random_states(random, self._device)
@@ -80,7 +83,7 @@ class MicroBatches:
 
     def _attempt(self, batch: Batch, learn: Callable[[Batch, float], Tensor]) -> Tensor | None:
         frames = len(batch["image"])
-        self._optimizer.zero_grad(set_to_none=True)
+        self._begin()
         values: list[Tensor] = []
         out = False
         try:
@@ -93,6 +96,10 @@ class MicroBatches:
                 raise
             out = True
         return None if self._agreed(out) else torch.stack(values).sum(0)
+
+    def _begin(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        self._clear()
 
     def _finer(self, frames: int) -> int:
         return max(self.parts, min(2 * self.parts, frames // _LEAST))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gatesearch.training.checkpoint import Checkpoint, Phase
 from gatesearch.training.history import History
 from gatesearch.training.rng import random_states, restore_random_states
+from gatesearch.training.weightings import Weighting
 
 _TENSOR = "tensor"
 
@@ -40,13 +41,15 @@ class Place:
     Attributes:
         model: With what it keeps beside parameters (`get_extra_state`).
         optimizer: Of its parameters.
-        generator: Of data order and augmentation.
+        weighting: With what it learns or counts.
+        generators: Of data order and augmentation, and of held-out frames.
         device: Of the model; its random states count too.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    generator: torch.Generator
+    weighting: Weighting
+    generators: tuple[torch.Generator, ...]
     device: str
 
     def checkpoint(self, phase: Phase, progress: Progress) -> Checkpoint:
@@ -56,7 +59,8 @@ class Place:
             "progress": {**vars(progress), "history": asdict(progress.history)},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
-            "generator": self.generator.get_state(),
+            "weighting": self.weighting.state_dict(),
+            "generators": [generator.get_state() for generator in self.generators],
             "random": random_states(self.device),
         }
         state = {
@@ -80,7 +84,9 @@ class Place:
         loop = _unpacked(checkpoint.state["loop"], checkpoint.tensors)
         self.model.load_state_dict(loop["model"])
         _restore_optimizer(self.optimizer, loop["optimizer"])
-        self.generator.set_state(loop["generator"])
+        self.weighting.load_state_dict(loop["weighting"])
+        for generator, state in zip(self.generators, loop["generators"], strict=True):
+            generator.set_state(state)
         restore_random_states(loop["random"], self.device)
         saved = loop["progress"]
         return Progress(**{**saved, "history": History(**saved["history"])})

@@ -20,6 +20,10 @@ pytestmark = pytest.mark.end_to_end
             ("--study", TINY, "--methods", "stl,mtann"),
             "unknown method 'mtann'; did you mean 'mtan'",
         ),
+        (
+            ("--study", TINY, "--weightings", "uniform,pcgard"),
+            "unknown weighting 'pcgard'; did you mean 'pcgrad'",
+        ),
         (("--study", TINY, "--set", "data.dataset=scene"), "did you mean 'scenes'?"),
         (("--study", TINY, "--n-trials", "many"), "--n-trials"),
         (("--sutdy", TINY), "--study"),

@@ -52,8 +52,9 @@ def test_what_a_run_leaves(finished) -> None:
         assert trial.backbone_gflops <= 3 * mtl.backbone_gflops
         assert set(trial.params) == {"lambda_s", "tau.semseg", "tau.depth"}
         assert all(0.2 <= trial.params[f"tau.{t}"] <= 0.8 for t in study.tasks)
-        assert set(trial.curves) == {"loss.semseg", "loss.depth", "lr", "sparsity", "open.semseg",
-                                     "open.depth"}  # fmt: skip
+        assert set(trial.curves) == {"lr", "sparsity"} | {
+            f"{kind}.{task}" for kind in ("loss", "weight", "open") for task in study.tasks
+        }
         assert (trial.epochs, trial.train_images) == (2, 12)
         # six frames an epoch; forward and twice that backward, of both tasks' and the shared stream
         streams = 3 * mtl.backbone_gflops + (mtl.gflops - mtl.backbone_gflops)

@@ -9,7 +9,7 @@ from torch import nn
 from gatesearch.training import TrainingError, evaluate, predict, recompute_statistics, train
 from gatesearch.training.frames import normalised
 from gatesearch.training.runtime import measure_memory_format, resolve_runtime
-from tests.training.toys import CPU, Toy, spec, toy_frames, toy_pack, toy_tasks
+from tests.training.toys import CPU, TASK_NAMES, Toy, spec, toy_frames, toy_pack, toy_tasks, uniform
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def trained(frames, *, seed=3, model=None, names=(), **options):
     model = model or Toy(*names)
     tasks = toy_tasks(*names)
     history = train(
-        model, frames, tasks, weights=dict.fromkeys(tasks, 1.0), spec=spec(**options),
+        model, frames, tasks, weighting=uniform(*tasks), spec=spec(**options),
         runtime=CPU, seed=seed, **own,
     )  # fmt: skip
     return model, history
@@ -54,9 +54,10 @@ def test_history(frames) -> None:
     )
     # 11 frames in whole batches of 4
     assert (history.epochs, history.images) == (3, 3 * 8)
-    assert {name: len(curve) for name, curve in history.curves.items()} == {
-        "loss.semseg": 3, "loss.depth": 3, "loss.normals": 3, "loss.edges": 3, "lr": 3, "extra": 3,
-    }  # fmt: skip
+    expected = {f"{kind}.{task}" for kind in ("loss", "weight") for task in TASK_NAMES}
+    assert {name: len(curve) for name, curve in history.curves.items()} == dict.fromkeys(
+        expected | {"lr", "extra"}, 3
+    )
     assert [n for n, _ in seen] == [1, 2, 3]
     assert [v["lr"] for _, v in seen] == history.curves["lr"]
 
@@ -172,8 +173,10 @@ def test_norms_and_biases_do_not_decay(frames) -> None:
 def test_weights_of_the_losses_and_zero_of_them(frames) -> None:
     model, start = Toy(), Toy().state_dict()
     weights = {"semseg": 0.0, "depth": 1.0, "normals": 0.0, "edges": 2.0}
-    train(model, frames, toy_tasks(), weights=weights, spec=spec(weight_decay=0.0, optimizer="sgd"),
-          runtime=CPU, seed=0)  # fmt: skip
+    train(
+        model, frames, toy_tasks(), weighting=uniform(**weights), runtime=CPU, seed=0,
+        spec=spec(weight_decay=0.0, optimizer="sgd"),
+    )  # fmt: skip
     for task, weight in weights.items():
         moved = not torch.equal(model.heads[task].weight, start[f"heads.{task}.weight"])
         assert moved == (weight > 0)
@@ -297,7 +300,7 @@ def test_bf16_keeps_weights_and_losses_in_fp32(frames) -> None:
     runtime = resolve_runtime("bf16", "nhwc")
     model = runtime.place(Toy())
     assert (runtime.precision, runtime.memory_format) == ("bf16", "nhwc")
-    train(model, frames, toy_tasks(), weights=dict.fromkeys(toy_tasks(), 1.0), spec=spec(),
+    train(model, frames, toy_tasks(), weighting=uniform(*toy_tasks()), spec=spec(),
           runtime=runtime, seed=0)  # fmt: skip
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     found = evaluate(model, frames, toy_tasks(), runtime=runtime, batch_size=4)

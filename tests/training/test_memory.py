@@ -10,7 +10,7 @@ from gatesearch.study import AugmentSpec
 from gatesearch.training import Checkpoints, Phase, Preempted, train
 from gatesearch.training.memory import MicroBatches
 from gatesearch.training.rng import random_states
-from tests.training.toys import CPU, Toy, spec, toy_frames, toy_pack, toy_tasks
+from tests.training.toys import CPU, Toy, spec, toy_frames, toy_pack, toy_tasks, uniform
 
 NAMES = ("depth", "normals")  # of each frame as many pixels have a label
 PLAIN = AugmentSpec(flip=False)
@@ -61,7 +61,7 @@ class TightWithoutNorm(Tight):
 
 def trained(frames, model, *, epochs=2, batch_size=8, augment=PLAIN, **options):
     return train(
-        model, frames, toy_tasks(*NAMES), weights={"depth": 1.0, "normals": 0.5}, runtime=CPU,
+        model, frames, toy_tasks(*NAMES), weighting=uniform(depth=1.0, normals=0.5), runtime=CPU,
         seed=3, spec=spec(epochs=epochs, batch_size=batch_size, augment=augment, optimizer="sgd"),
         **options,
     )  # fmt: skip

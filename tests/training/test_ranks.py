@@ -25,7 +25,16 @@ from gatesearch.training import (
     memory,
     train,
 )
-from tests.training.toys import CPU, Toy, spec, toy_frames, toy_pack, toy_supernet, toy_tasks
+from tests.training.toys import (
+    CPU,
+    Toy,
+    spec,
+    toy_frames,
+    toy_pack,
+    toy_supernet,
+    toy_tasks,
+    uniform,
+)
 
 NAMES = ("depth", "normals")  # of each frame as many pixels have a label
 
@@ -54,7 +63,8 @@ def losses(ranks: Ranks, pack, kind: str, **options):
     if kind == "gates":
         own["penalty"] = lambda image, outputs: 0.5 * model.sparsity(torch.tensor([0.2, 0.3]))
     history = train(
-        model, toy_frames(pack, *NAMES), toy_tasks(*NAMES), weights={"depth": 1.0, "normals": 0.5},
+        model, toy_frames(pack, *NAMES), toy_tasks(*NAMES),
+        weighting=uniform(depth=1.0, normals=0.5),
         spec=spec(epochs=3, batch_size=4, optimizer="sgd", augment=AugmentSpec(flip=True)),
         runtime=CPU, seed=3, ranks=ranks, **own, **options,
     )  # fmt: skip
@@ -153,7 +163,7 @@ class TightOnOne(Toy):
 def tight(ranks: Ranks, pack):
     model = TightOnOne(ranks.rank)
     train(
-        model, toy_frames(pack, *NAMES), toy_tasks(*NAMES), weights=dict.fromkeys(NAMES, 1.0),
+        model, toy_frames(pack, *NAMES), toy_tasks(*NAMES), weighting=uniform(*NAMES),
         spec=spec(epochs=1, batch_size=8), runtime=CPU, seed=3, ranks=ranks,
     )  # fmt: skip
     return model.seen

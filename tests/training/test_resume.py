@@ -14,7 +14,17 @@ from torch import nn
 
 from gatesearch.models.nested import Nested
 from gatesearch.training import Checkpoint, Checkpoints, Phase, Preempted, train
-from tests.training.toys import CPU, Toy, spec, toy_frames, toy_pack, toy_supernet, toy_tasks
+from gatesearch.training.weightings import build_weighting
+from tests.training.toys import (
+    CPU,
+    Toy,
+    spec,
+    toy_frames,
+    toy_pack,
+    toy_supernet,
+    toy_tasks,
+    uniform,
+)
 
 NAMES = ("semseg", "depth")
 EPOCHS, STEPS = 3, 6  # two steps an epoch
@@ -44,6 +54,7 @@ class Case:
     runtime: Any = CPU
     extra: Callable[[nn.Module], dict[str, Any]] = lambda model: {}
     spec: Any = None
+    weighting: str = "uniform"
 
     def run(self, frames, folder: Path, stop: Stop, *, seconds: float = 1e9) -> Checkpoint:
         """The checkpoint that it stops with."""
@@ -63,7 +74,8 @@ class Case:
             sow(0 if resume is None else 1 + stop.after)
         with pytest.raises(Preempted):
             train(
-                model, frames, toy_tasks(*NAMES), weights=dict.fromkeys(NAMES, 1.0),
+                model, frames, toy_tasks(*NAMES), held_out=frames,
+                weighting=build_weighting(self.weighting, dict.fromkeys(NAMES, 1.0), seed=5),
                 spec=self.spec or spec(epochs=EPOCHS), runtime=self.runtime, seed=3,
                 before_step=before_step, phase=phase, **extra,
             )  # fmt: skip
@@ -128,6 +140,14 @@ CASES = {
     "nested gates": Case(
         lambda: Nested(toy_supernet(*NAMES), ends=0.2, seed=5), extra=nested
     ),
+    # Learned along, drawn, of earlier epochs, usual angles, moments of their own, held-out frames.
+    **{
+        name: Case(lambda: Toy(*NAMES), weighting=name)
+        for name in ("uncertainty", "rlw", "dwa", "gradvac", "famo", "auto_lambda", "mgda_ub")
+    },
+    "gates under pcgrad": Case(
+        lambda: toy_supernet(*NAMES, estimator="hard_concrete"), NHWC, gates, weighting="pcgrad"
+    ),
 }  # fmt: skip
 
 
@@ -159,7 +179,7 @@ def test_from_disk_instead_of_memory(frames, tmp_path, monkeypatch) -> None:
 def trained(frames, **options):
     model = Toy(*NAMES)
     history = train(
-        model, frames, toy_tasks(*NAMES), weights=dict.fromkeys(NAMES, 1.0),
+        model, frames, toy_tasks(*NAMES), weighting=uniform(*NAMES),
         spec=spec(epochs=EPOCHS), runtime=CPU, seed=3, **options,
     )  # fmt: skip
     return model.state_dict(), history

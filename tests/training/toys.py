@@ -12,6 +12,7 @@ from gatesearch.models.parts import HeadSpec, Parts
 from gatesearch.study import AugmentSpec, TrainingSpec
 from gatesearch.tasks import TASKS
 from gatesearch.training import Frames, Runtime
+from gatesearch.training.weightings import Weighting, build_weighting
 
 SIZE = (6, 8)
 CLASSES = 4
@@ -59,6 +60,10 @@ def toy_tasks(*names: str):
 def toy_frames(pack, *names: str, indices=None, size=SIZE) -> Frames:
     rows = range(pack.frames("train")) if indices is None else indices
     return Frames(pack, "train", indices=list(rows), tasks=toy_tasks(*names), size=size)
+
+
+def uniform(*names: str, **weights: float) -> Weighting:
+    return build_weighting("uniform", dict.fromkeys(names, 1.0) | weights)
 
 
 class Toy(nn.Module):

@@ -44,6 +44,8 @@ class Entry:
         kind: Whether it looks at losses or at gradients.
         cost: Of a step beside the uniform one, in time and memory; T tasks, |θ| parameters that
             they share.
+        passes: (T, share of a forward pass in what tasks share) -> what a step computes beside the
+            uniform one, in forward passes; a backward pass counts for two.
     """
 
     build: Callable[..., Weighting]
@@ -52,11 +54,20 @@ class Entry:
     summary: str
     kind: Literal["loss", "gradient"] = "loss"
     cost: str = "none"
+    passes: Callable[[int, float], float] = lambda tasks, shared: 0.0
 
 
 def _surgery(build: Callable[..., Weighting], paper: str, year: int, summary: str) -> Entry:
     cost = "T - 1 backward passes through what is shared; T |θ| memory"
-    return Entry(build, paper, year, summary, "gradient", cost)
+    return Entry(
+        build,
+        paper,
+        year,
+        summary,
+        "gradient",
+        cost,
+        lambda tasks, shared: 2 * (tasks - 1) * shared,
+    )
 
 
 WEIGHTINGS: dict[str, Entry] = {
@@ -73,6 +84,7 @@ WEIGHTINGS: dict[str, Entry] = {
         AutoLambda, "Liu et al., TMLR", 2022,
         "weights that lower the validation loss one step ahead",
         cost="4 forward and 2 backward passes; 3 |θ| memory",
+        passes=lambda tasks, shared: 8.0,
     ),
     "rlw": Entry(
         RandomLossWeighting, "Lin et al., TMLR", 2022, "random weights in each step",
@@ -110,6 +122,7 @@ WEIGHTINGS: dict[str, Entry] = {
     "famo": Entry(
         FastAdaptive, "Liu et al., NeurIPS", 2023,
         "learned weights that lower all log losses alike", cost="1 forward pass",
+        passes=lambda tasks, shared: 1.0,
     ),
     "stch": Entry(stch, "Lin et al., ICML", 2024, "a smooth maximum of the losses"),
     "fairgrad": _surgery(rules.fairgrad, "Ban & Ji, ICML", 2024, "α-fair progress of the tasks"),

@@ -1,0 +1,46 @@
+"""A batch through a network: predictions, and the tasks' losses on them."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.tasks import Task
+from gatesearch.training.frames import Batch, normalised
+from gatesearch.training.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Forward:
+    """How a training looks at its batches.
+
+    Attributes:
+        model: Image (B, 3, H, W) -> task -> (B, channels, H, W).
+        tasks: Task name -> task.
+        runtime: Device and precision.
+    """
+
+    model: nn.Module
+    tasks: Mapping[str, Task]
+    runtime: Runtime
+
+    def predict(self, part: Batch, *, exact: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """(image as the network reads it, task -> float32 prediction).
+
+        Args:
+            part: Of a batch, on the device.
+            exact: Whether in float32, whatever the precision of training.
+        """
+        with nullcontext() if exact else self.runtime.autocast():
+            image = self.runtime.image(normalised(part["image"]))
+            return image, {task: scores.float() for task, scores in self.model(image).items()}
+
+    def losses(self, outputs: Mapping[str, Tensor], part: Batch) -> list[Tensor]:
+        """One scalar a task, in the order of the tasks."""
+        return [task.loss(outputs[name], part[name]) for name, task in self.tasks.items()]
+
+    def again(self, part: Batch, *, exact: bool = False) -> Tensor:
+        """(T,) losses of a part at whatever the parameters are now."""
+        return torch.stack(self.losses(self.predict(part, exact=exact)[1], part))
