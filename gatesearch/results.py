@@ -105,6 +105,13 @@ class Result:
     attempts: int = 1
 
     @property
+    def name(self) -> str:
+        """`trial 3`, `mtl`, `mtl + pcgrad`; seeds of a baseline have the same."""
+        if self.trial is not None:
+            return f"trial {self.trial}"
+        return named(self.method, self.weighting)
+
+    @property
     def numbers(self) -> dict[str, float]:
         """The parameters that are numbers."""
         return {name: v for name, v in self.params.items() if not isinstance(v, str)}
@@ -209,6 +216,15 @@ class StudyRecord:
     def training_pflops(self) -> float:
         """Likewise 1e15 FLOPs."""
         return sum(r.train_pflops - r.reused_pflops for r in self.trained)
+
+
+def named(method: str, weighting: str) -> str:
+    """What a baseline is called on the command line.
+
+    >>> named("mtl", "pcgrad")
+    'mtl + pcgrad'
+    """
+    return method if weighting == "uniform" else f"{method} + {weighting}"
 
 
 def delta_mtl(
@@ -326,7 +342,9 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
     named: dict[str, Any] = (
         {"method": result.method, "weighting": result.weighting}
         if result.trial is None
-        else {"trial": result.trial} | ({"budget": result.budget} if result.budget else {})
+        else {"trial": result.trial}
+        | ({"budget": result.budget} if result.budget else {})
+        | ({"weighting": result.weighting} if result.weighting != "uniform" else {})
     )
     return named | {
         "seed": result.seed,

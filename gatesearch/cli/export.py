@@ -25,7 +25,11 @@ def export(
         typer.Option(metavar="FILE", help="Ends in .safetensors, .pt2 or .onnx."),
     ],
     trial: Annotated[
-        str, typer.Option(metavar="best|N|METHOD", help="Which network; best on validation.")
+        str,
+        typer.Option(
+            metavar="best|N|NAME",
+            help="Which network: the best on validation, a trial, a baseline as 'mtl + pcgrad'.",
+        ),
     ] = "best",
     format_: Annotated[
         str | None,

@@ -1,6 +1,6 @@
 """`gatesearch studies` and `gatesearch methods`: what there is."""
 
-from gatesearch.cli.console import print_table
+from gatesearch.cli.console import out, print_table
 
 STUDIES_EXAMPLES = "Examples:\n\ngatesearch studies\n\ngatesearch run --study scenes --n-trials 6"
 METHODS_EXAMPLES = (
@@ -39,8 +39,9 @@ def methods() -> None:
         [[name, m.paper, str(m.year), m.summary] for name, m in METHODS.items()],
         numbers_from=4,
     )
+    out.print()
     print_table(
-        ["weighting", "paper", "year", "what it does", "a step costs more by"],
+        ["weighting", "paper", "year", "what it does", "a step takes more by"],
         [[name, w.paper, str(w.year), w.summary, w.cost] for name, w in WEIGHTINGS.items()],
         numbers_from=5,
     )

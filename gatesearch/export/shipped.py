@@ -42,7 +42,7 @@ class Card(_Strict):
     Attributes:
         study: Name and fingerprint of the study it comes from.
         protocol: Classes, size, encodings and metrics.
-        network: `trial 3`, or a baseline's method.
+        network: `trial 3`, `mtl`, `mtl + pcgrad`.
         size: Height and width of the images it was trained on.
         image: What the input must be.
         mean: Of the normalisation inside the network, for values in 0..1.
@@ -98,7 +98,7 @@ def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None
     Args:
         record: The store's.
         name: A trial's number; `best`, the trial of the front with the highest Δ_MTL on the
-            validation part; or a baseline's method.
+            validation part; or a baseline as `mtl` or `mtl + pcgrad`.
         budget: Only trials under this budget, for `best`.
         seed: Of a baseline; the store's first by default.
 
@@ -107,7 +107,7 @@ def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None
     """
     trials = [r for r in record.trials if r.state == "complete"]
     named: Mapping[str, Result] = {str(r.trial): r for r in trials} | {
-        r.method: r
+        r.name: r
         for r in reversed(record.baselines)
         if r.state == "complete" and seed in (None, r.seed)
     }
@@ -133,7 +133,7 @@ def card_of(record: StudyRecord, result: Result) -> Card:
         study=record.name,
         fingerprint=record.fingerprint,
         protocol=record.protocol,
-        network=result.method if result.trial is None else f"trial {result.trial}",
+        network=result.name,
         size=(height, width),
         gflops=result.gflops,
         params_m=result.params_m,

@@ -192,12 +192,16 @@ def _line(figure: Figure, y: float, right: float, color: str) -> None:
 
 def _caption(record: StudyRecord, split: Split, several: bool) -> str:
     notes = record.data.get("notes", ())
-    ratio = "; x uniform: training FLOPs over the same network's, uniformly weighted"
-    passes = f", more where a weighting asks for{ratio}" if weighed(record) else ""
-    seeds = " Several seeds: mean, standard deviation below." if several else ""
+    more = " Several seeds: mean, standard deviation below." if several else ""
+    if weighed(record):
+        more += (
+            "\nx uniform: training FLOPs, a weighting's own passes and all tries of scalar among "
+            "them, over those of the same network under the study's weights."
+        )
+    more += "".join(f"\nData: {note}" for note in notes)
     return (
         f"Metrics, MR and ranks: {split}. MR: mean over tasks of the rank among the rows, ties "
         "share the smaller rank. FLOPs = 2 x multiply-adds; network includes the heads, which no "
-        f"sharing saves.\nTraining: 3 x forward FLOPs x images{passes}; and wall-clock time. Bold: "
-        f"best of the column.{seeds}" + "".join(f"\nData: {note}" for note in notes)
+        "sharing saves.\nTraining: 3 x forward FLOPs x images, and wall-clock time. Bold: best of "
+        f"the column.{more}"
     )

@@ -12,7 +12,14 @@ from matplotlib.patches import FancyBboxPatch
 
 from gatesearch.report import style
 from gatesearch.report.published import PublishedRow, published_rows
-from gatesearch.report.view import baselines, complete, find, front_groups, shown_split
+from gatesearch.report.view import (
+    baselines,
+    complete,
+    find,
+    front_groups,
+    shown_split,
+    weighed,
+)
 from gatesearch.results import Result, Split, StudyRecord, delta, front
 
 
@@ -121,7 +128,7 @@ def _chart(axes: Axes, record: StudyRecord, split: Split, rows: Sequence[Publish
     for i, group in enumerate(groups):
         x, y = group.mean(_gflops), group.mean(gain)
         color, mark = style.colour(group.look, i), style.marker(group.look, i)
-        if len(group.results) > 1:
+        if len(group.results) > 1 and group.plain:
             error = group.spread(gain)
             axes.errorbar(x, y, yerr=error, color=color, capsize=3, linewidth=1.2, zorder=4)
             seeds = [(r.gflops, gain(r)) for r in group.results if math.isfinite(gain(r))]
@@ -242,7 +249,8 @@ def _legend(
     if any(math.isfinite(delta(record, t, split)) for t in complete(record)):
         items.append(dot("#9fb0b3", 5, "Other trials"))
     for i, group in enumerate(baselines(record)):
-        seeds = f" (mean of {len(group.results)} seeds)" if len(group.results) > 1 else ""
+        several = len(group.results) > 1 and group.plain
+        seeds = f" (mean of {len(group.results)} seeds)" if several else ""
         items.append(
             dot(
                 style.colour(group.look, i),
@@ -273,6 +281,8 @@ def _caption(record: StudyRecord, split: Split, hidden: int, remark: str) -> str
     more = []
     if any(len(group.results) > 1 for group in baselines(record)):
         more.append("Error bars: standard deviation over seeds, a small dot each.")
+        if weighed(record):
+            more.append("Without, for legibility: weightings, which are means too.")
     missing = sum(not math.isfinite(delta(record, t, split)) for t in complete(record))
     if missing:
         more.append(f"{_trials(missing)} without {split} figures not drawn.")

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from gatesearch.report import style
-from gatesearch.report.view import baselines, evenly, label, weighed
+from gatesearch.report.view import baselines, evenly, label
 from gatesearch.results import Result, StudyRecord, front
 
 _NETWORKS = 5
@@ -33,12 +33,11 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
         kept = [(k, text) for k, text in keys if any(_finite(r, k) for r, _, _ in lines)]
         if kept:
             yield _draw(style.page(title, subtitle), lines, kept, quantity)
-    if weighed(record):
+    others = [_in_shares(*line) for line in lines if line[0].weighting != "uniform"]
+    if others:
         title, subtitle = "Task weights", "Each task's share of the weights, mean of each epoch"
         keys = [(f"weight.{task.name}", task.name) for task in record.tasks]
-        yield _draw(
-            style.page(title, subtitle), [_in_shares(*line) for line in lines], keys, "Share"
-        )
+        yield _draw(style.page(title, subtitle), others, keys, "Share")
 
 
 def _in_shares(result: Result, color: str, dash: str) -> tuple[Result, str, str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gatesearch.errors import DataError
 from gatesearch.report import style
-from gatesearch.report.view import evenly, paged
+from gatesearch.report.view import NAMES, called, evenly, paged
 from gatesearch.results import StudyRecord, TaskInfo
 
 Image = NDArray[np.uint8]
@@ -23,7 +23,6 @@ Image = NDArray[np.uint8]
 _FRAMES_A_PAGE = 4
 _COLUMNS = 5  # networks beside image and truth
 _PIXELS = 400  # a page shows no more across one picture
-_NAMES = {"stl": "STL", "mtl": "MTL", "cross_stitch": "Cross-stitch", "mtan": "MTAN"}
 
 
 def pages(record: StudyRecord) -> Iterator[Figure]:
@@ -191,10 +190,12 @@ def _limits(truth: NDArray[Any]) -> tuple[float, float]:
 
 
 def _order(name: str) -> tuple[int, int, str]:
-    place = list(_NAMES).index(name) if name in _NAMES else len(_NAMES)
+    place = list(NAMES).index(name) if name in NAMES else len(NAMES)
     found = re.fullmatch(r"trial (\d+)", name)
     return (99, int(found[1]), "") if found else (place, 0, name)
 
 
 def _title(name: str) -> str:
-    return _NAMES.get(name, name.replace("_", " ").capitalize())
+    return (
+        called(*name.partition(" + ")[::2]) if not name.startswith("trial ") else name.capitalize()
+    )

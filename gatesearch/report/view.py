@@ -10,7 +10,7 @@ from gatesearch.results import Result, Split, StudyRecord, front
 
 T = TypeVar("T")
 
-_NAMES = {
+NAMES = {
     "stl": "STL",
     "mtl": "MTL",
     "cross_stitch": "Cross-stitch",
@@ -35,6 +35,11 @@ class Group:
     look: str
     results: tuple[Result, ...]
 
+    @property
+    def plain(self) -> bool:
+        """Whether its losses have the study's own weights."""
+        return all(map(_plain, self.results))
+
     def values(self, measure: Callable[[Result], float]) -> list[float]:
         """The measure of every seed where it is finite."""
         return [v for v in map(measure, self.results) if math.isfinite(v)]
@@ -54,8 +59,17 @@ def label(result: Result) -> str:
     """How a network is called on every page."""
     if result.trial is not None:
         return f"Trial {result.trial}"
-    name = _NAMES.get(result.method, result.method.replace("_", " "))
-    return name if _plain(result) else f"{name} · {result.weighting}"
+    return called(result.method, "" if _plain(result) else result.weighting)
+
+
+def called(method: str, weighting: str = "") -> str:
+    """A baseline's name for people.
+
+    >>> called("cross_stitch", "dwa")
+    'Cross-stitch · dwa'
+    """
+    name = NAMES.get(method, method.replace("_", " ").capitalize())
+    return f"{name} · {weighting}" if weighting else name
 
 
 def _plain(result: Result) -> bool:
@@ -81,7 +95,8 @@ def weighed(record: StudyRecord) -> bool:
 
 def training_ratio(record: StudyRecord, result: Result) -> float:
     """Training FLOPs over those of the same method and seed, uniformly weighted; NaN without."""
-    for other in record.baselines:
+    shared = [other for other in record.baselines if other.method != "stl"]
+    for other in shared:
         if _plain(other) and (other.method, other.seed) == (result.method, result.seed):
             return result.train_pflops / other.train_pflops if other.train_pflops else math.nan
     return math.nan

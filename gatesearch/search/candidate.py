@@ -19,7 +19,7 @@ from gatesearch.files import write_atomic
 from gatesearch.models import MTL, STL, InterroGate, build_model, needs_stl
 from gatesearch.pruning import CompactNet, extract, load_compact, save_compact, sharing
 from gatesearch.pruning.compact import Description
-from gatesearch.results import Result, Role
+from gatesearch.results import Result, Role, named
 from gatesearch.search.bench import Bench, Emit
 from gatesearch.search.early import Judge
 from gatesearch.search.hardening import harden, opened
@@ -73,11 +73,11 @@ class Candidate:
         """For people: `trial 3`, `mtl`."""
         if self.trial is not None:
             trial = f"trial {self.trial}"
-            return trial if self.weighting != "scalar" else f"{self.method} + scalar, {trial}"
+            tries = self.weighting == "scalar"
+            return f"{named(self.method, self.weighting)}, {trial}" if tries else trial
         if self.warms_up:
             return "warm-up"
-        name = "supernet" if self.role == "supernet" else self.method
-        return name if self.weighting == "uniform" else f"{name} + {self.weighting}"
+        return "supernet" if self.role == "supernet" else named(self.method, self.weighting)
 
     @property
     def budget(self) -> str:

@@ -36,8 +36,7 @@ def draw_gallery(results: Sequence[Result], bench: Bench, *, out: Path) -> None:
         name in known and np.array_equal(known[name], array) for name, array in arrays.items()
     )
     for result in results:
-        label = result.method if result.trial is None else f"trial {result.trial}"
-        keys = {task: f"{label}.{task}" for task in bench.tasks}
+        keys = {task: f"{result.name}.{task}" for task in bench.tasks}
         if same and all(key in known for key in keys.values()):
             arrays |= {key: known[key] for key in keys.values()}
             continue

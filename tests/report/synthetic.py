@@ -36,6 +36,7 @@ def record(
     trials: int = 12,
     seeds: tuple[int, ...] = (0,),
     methods: tuple[str, ...] = ("stl", "mtl", "cross_stitch", "mtan"),
+    weightings: tuple[str, ...] = ("uniform",),
     failed: tuple[int, ...] = (5,),
     test: bool = True,
     published: str = "",
@@ -47,10 +48,14 @@ def record(
     infos = tuple(TASKS[task][0] for task in tasks)
     single = {seed: _metrics(tasks, 0.0, rng, noise=0.004) for seed in seeds}
     baselines = tuple(
-        _result(method, seed, tasks, COSTS[method], GAINS[method], single[seed], rng, test)
+        _result(
+            method, seed, tasks, COSTS[method], GAINS[method], single[seed], rng, test,
+            weighting=weighting,
+        )
         for method in methods
+        for weighting in (weightings if method != "stl" else ("uniform",))
         for seed in seeds
-    )
+    )  # fmt: skip
     return StudyRecord(
         name=name,
         fingerprint="0123456789ab",
@@ -148,8 +153,9 @@ def _trial(number, seed, tasks, single, rng, test, failed) -> Result:
 
 
 def _result(
-    method, seed, tasks, cost, gain, single, rng, test, *, trial=None, params=None, share=None
-) -> Result:
+    method, seed, tasks, cost, gain, single, rng, test, *, trial=None, params=None, share=None,
+    weighting="uniform",
+) -> Result:  # fmt: skip
     epochs = 30
     time = np.arange(1, epochs + 1)
     curves = {
@@ -158,6 +164,8 @@ def _result(
         )
         for i, task in enumerate(tasks)
     }
+    drawn = np.ones if weighting == "uniform" else lambda n: rng.uniform(0.5, 2, n)
+    curves |= {f"weight.{task}": _floats(drawn(epochs)) for task in tasks}
     sharing = {}
     if share is not None:
         depth = np.linspace(0, 1, len(LAYERS))
@@ -174,11 +182,11 @@ def _result(
             metrics["test"] = _shift(metrics["test"], 0.0, rng)
     images = epochs * 715
     return Result(
-        method, seed, trial, params=params or {}, metrics=metrics, gflops=cost,
+        method, seed, trial, weighting, params=params or {}, metrics=metrics, gflops=cost,
         backbone_gflops=max(cost - 4.2, 0.5), params_m=cost * 0.9, epochs=epochs,
         uncounted={"aten::upsample_bilinear2d": 4} if method == "mtan" else {},
         train_seconds=100.0 + cost * 9, train_images=images,
-        train_pflops=3 * cost * images / 1e6, curves=curves,
+        train_pflops=(3 if weighting == "uniform" else 6) * cost * images / 1e6, curves=curves,
         layers=LAYERS if share is not None else (), sharing=sharing, environment=ENVIRONMENT,
     )  # fmt: skip
 

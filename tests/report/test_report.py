@@ -8,22 +8,26 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 
 from gatesearch.errors import DataError, UsageError
-from gatesearch.report import cover, document, provenance, style, write_report
-from gatesearch.report.comparison import pages as comparison_pages
+from gatesearch.report import comparison, cover, curves, document, provenance, style, write_report
+from gatesearch.report import predictions as pictures
 from gatesearch.report.cover import headline
 from gatesearch.report.frame import frame
 from gatesearch.report.history import spearman
 from gatesearch.report.predictions import palette, picture
-from gatesearch.report.view import baselines, shown_split
+from gatesearch.report.view import baselines, shown_split, training_ratio
 from gatesearch.results import delta, front, summary
 from tests.report.synthetic import TASKS, predictions, record
 
 THREE = ("semseg", "depth", "normals")
+NINE = (
+    "uniform", "scalar", "dwa", "uncertainty", "auto_lambda", "rlw", "pcgrad", "cagrad", "mgda_ub",
+)  # fmt: skip
 
 
 def page_count(pdf: bytes) -> int:
@@ -114,6 +118,44 @@ class TestFiles:
         assert done.stdout.splitlines() == ["[]", "['matplotlib', 'pandas']"]
 
 
+class TestWeightings:
+    def test_table_has_their_training_cost_and_rank(self):
+        study = record(trials=2, failed=(), methods=("stl", "mtl"), weightings=NINE)
+        text = words(comparison, study)
+        for name in NINE[1:]:
+            assert f"MTL · {name}" in text
+        assert "x uniform" in text
+        groups = {group.label: group for group in baselines(study)}
+        ratios = {label: group.mean(partial(training_ratio, study))
+                  for label, group in groups.items()}  # fmt: skip
+        assert math.isnan(ratios.pop("STL"))
+        assert ratios.pop("MTL") == 1
+        assert set(ratios.values()) == {2.0}
+        assert "x uniform" not in words(comparison, record(trials=2, failed=()))
+
+    def test_weights_are_drawn_as_shares(self):
+        study = record(trials=2, failed=(), methods=("stl", "mtl"), weightings=("uniform", "rlw"))
+        (page,) = (
+            figure
+            for figure in curves.pages(study)
+            if any(text.get_text() == "Task weights" for text in figure.texts)
+        )
+        drawn = np.array([axes.lines[0].get_ydata() for axes in page.axes])
+        assert all(len(axes.lines) == 1 for axes in page.axes)
+        assert drawn.sum(0) == pytest.approx(np.ones(30))
+        mine = study.baselines[-1].curves
+        assert drawn[0, 0] == pytest.approx(
+            mine["weight.semseg"][0] / sum(mine[f"weight.{task}"][0] for task in THREE)
+        )
+        assert "Task weights" not in words(curves, record(trials=2, failed=()))
+
+    def test_predictions_of_each_have_their_name(self, tmp_path):
+        labels = ("mtl + pcgrad", "stl", "trial 3")
+        stored = predictions(tmp_path / "p.npz", tasks=THREE, labels=labels, frames=1)
+        text = words(pictures, record(trials=2, failed=(), predictions=stored))
+        assert "MTL · pcgrad" in text
+
+
 class TestProtocols:
     def test_two_protocols_are_never_put_side_by_side(self, tmp_path):
         study = record(trials=1, failed=())
@@ -144,6 +186,9 @@ class TestProtocols:
         pytest.param(lambda: record(trials=2, failed=(), methods=()), id="no single-task networks"),
         pytest.param(
             lambda: record(trials=2, failed=(), tasks=tuple(TASKS), seeds=(0, 1)), id="six tasks"
+        ),
+        pytest.param(
+            lambda: record(trials=2, failed=(), seeds=(0, 1), weightings=NINE), id="nine weightings"
         ),
     ],
 )
@@ -240,7 +285,7 @@ class TestWhatIsSaid:
 
     def test_bold_marks_the_best_of_a_column(self):
         study = record(trials=0, methods=("stl", "mtl"))
-        (figure,) = comparison_pages(study)
+        (figure,) = comparison.pages(study)
         bold = {t.get_text() for t in figure.texts if t.get_weight() == "bold"}
         best = max(b.metrics["test"]["semseg"] for b in study.baselines)
         assert f"{best:.2f}" in bold

@@ -42,7 +42,7 @@ class Entry:
     Attributes:
         build: Weighting from `Basis` and its options.
         kind: Whether it looks at losses or at gradients.
-        cost: Of a step beside the uniform one, in time and memory; T tasks, |θ| parameters that
+        cost: Of a step beside the uniform one, in time and memory; T tasks, θ the parameters that
             they share.
         passes: (T, share of a forward pass in what tasks share) -> what a step computes beside the
             uniform one, in forward passes; a backward pass counts for two.
@@ -58,7 +58,7 @@ class Entry:
 
 
 def _surgery(build: Callable[..., Weighting], paper: str, year: int, summary: str) -> Entry:
-    cost = "T - 1 backward passes through what is shared; T |θ| memory"
+    cost = "T - 1 backward passes of θ, T |θ| memory"
     return Entry(
         build,
         paper,
@@ -72,7 +72,9 @@ def _surgery(build: Callable[..., Weighting], paper: str, year: int, summary: st
 
 WEIGHTINGS: dict[str, Entry] = {
     "uniform": Entry(uniform, "(reference)", 1997, "the study's own weights"),
-    "scalar": Entry(scalar, "(reference)", 1997, "fixed weights, searched"),
+    "scalar": Entry(
+        scalar, "(reference)", 1997, "fixed weights, searched", cost="one training a try",
+    ),
     "dwa": Entry(
         DynamicWeightAverage, "Liu et al., CVPR", 2019,
         "more for tasks whose loss fell less from epoch to epoch",
@@ -83,7 +85,7 @@ WEIGHTINGS: dict[str, Entry] = {
     "auto_lambda": Entry(
         AutoLambda, "Liu et al., TMLR", 2022,
         "weights that lower the validation loss one step ahead",
-        cost="4 forward and 2 backward passes; 3 |θ| memory",
+        cost="4 forward, 2 backward passes, 3 |θ| memory",
         passes=lambda tasks, shared: 8.0,
     ),
     "rlw": Entry(
@@ -102,7 +104,7 @@ WEIGHTINGS: dict[str, Entry] = {
     "mgda_ub": Entry(
         UpperBound, "Sener & Koltun, NeurIPS", 2018,
         "the same from gradients of the shared features", "gradient",
-        "none; T gradients of the features in memory",
+        "T gradients of the features in memory",
     ),
     "nash_mtl": _surgery(
         rules.nash_mtl, "Navon et al., ICML", 2022, "the bargaining solution between tasks",
