@@ -13,8 +13,9 @@ import optuna
 import gatesearch as gs
 from benchmarks.figure import Figure, seconds
 from benchmarks.made_up import new_store, one_trial
+from gatesearch.search.assembly import train_candidate
 from gatesearch.search.bench import open_bench
-from gatesearch.search.candidate import Candidate, train_candidate
+from gatesearch.search.candidate import Candidate
 from gatesearch.search.space import draw, sampler
 from gatesearch.study import Study
 

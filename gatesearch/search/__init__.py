@@ -4,7 +4,9 @@
 |---|---|
 | `space.py` | what Optuna draws, and the sampler |
 | `bench.py` | data, tasks and runtime of a study, made once a run |
-| `candidate.py` | one network: build, train, prune, count, evaluate |
+| `candidate.py` | what to train, as plain values |
+| `assembly.py` | one network: build, train, prune, count, evaluate |
+| `networks.py` | trained networks in their folders |
 | `phases.py` | how a network, gates and nested gates are trained |
 | `hardening.py` | from learned gates to the pattern that is cut |
 | `one_shot.py` | patterns of a one-shot supernet tried, networks chosen |
@@ -27,9 +29,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gatesearch.search.candidate import as_compact, kept_network
     from gatesearch.search.coordinator import Means, run
     from gatesearch.search.method_costs import costs
+    from gatesearch.search.networks import as_compact, kept_network
     from gatesearch.search.store import read_store
 
 __all__ = ["Means", "as_compact", "costs", "kept_network", "read_store", "run"]
@@ -38,9 +40,9 @@ __all__ = ["Means", "as_compact", "costs", "kept_network", "read_store", "run"]
 _HOMES = {
     "Means": "coordinator",
     "run": "coordinator",
-    "as_compact": "candidate",
+    "as_compact": "networks",
     "costs": "method_costs",
-    "kept_network": "candidate",
+    "kept_network": "networks",
     "read_store": "store",
 }
 

@@ -11,6 +11,7 @@ from gatesearch.cost import Budget, measure_layers, measure_of, name_of, parse_b
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.models import InterroGate, build_model, method_of, needs_stl
 from gatesearch.results import StudyRecord, TaskInfo, front
+from gatesearch.search.assembly import measure_on_test
 from gatesearch.search.backup import Backups
 from gatesearch.search.bench import (
     Bench,
@@ -20,7 +21,7 @@ from gatesearch.search.bench import (
     open_bench,
     progress,
 )
-from gatesearch.search.candidate import Candidate, measure_on_test
+from gatesearch.search.candidate import Candidate
 from gatesearch.search.crew import Crew
 from gatesearch.search.engine import Hunt, Search
 from gatesearch.search.executors import open_executor

@@ -10,10 +10,11 @@ import optuna
 
 from gatesearch.results import Result, delta_mtl
 from gatesearch.search.bench import Bench, Emit, progress
-from gatesearch.search.candidate import Candidate, keep_as, starts_from
+from gatesearch.search.candidate import Candidate, starts_from
 from gatesearch.search.crew import Crew
 from gatesearch.search.early import rivals_of
 from gatesearch.search.jobs import SPEC, Job, forget_result, read_result
+from gatesearch.search.networks import keep_as
 from gatesearch.search.space import (
     SCALAR,
     Params,

@@ -13,7 +13,7 @@ from torch import Tensor
 from gatesearch.files import write_atomic
 from gatesearch.results import Result
 from gatesearch.search.bench import Bench
-from gatesearch.search.candidate import load_network
+from gatesearch.search.networks import load_network
 from gatesearch.search.store import PREDICTIONS
 from gatesearch.training import predict
 

@@ -17,8 +17,9 @@ from gatesearch.models import InterroGate, build_model
 from gatesearch.pruning import extract
 from gatesearch.results import Result, delta_mtl
 from gatesearch.search.bench import Bench, Emit, progress
-from gatesearch.search.candidate import Candidate, network_state
+from gatesearch.search.candidate import Candidate
 from gatesearch.search.hardening import opened
+from gatesearch.search.networks import network_state
 from gatesearch.search.phases import pattern_cost
 from gatesearch.search.space import draw_shares
 from gatesearch.search.store import Store

@@ -15,8 +15,9 @@ import torch
 from gatesearch.errors import StudyRefusedError
 from gatesearch.results import Result
 from gatesearch.search import executors
+from gatesearch.search.assembly import train_candidate
 from gatesearch.search.bench import Bench, Emit, open_bench
-from gatesearch.search.candidate import Candidate, train_candidate
+from gatesearch.search.candidate import Candidate
 from gatesearch.search.early import Judge
 from gatesearch.search.jobs import EVENTS, Attempts, Job, keep_result, read_result
 from gatesearch.search.stopping import Stop

@@ -11,7 +11,7 @@ from gatesearch.errors import UsageError
 from gatesearch.report.view import training_ratio
 from gatesearch.results import delta
 from gatesearch.search import read_store, run
-from gatesearch.search.candidate import kept_network
+from gatesearch.search.networks import kept_network
 from tests.search.tiny import tiny
 
 SCALAR = ("search.scalar_trials=3", "search.sampler='random'")
