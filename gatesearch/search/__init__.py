@@ -20,7 +20,6 @@
 | `executors.py`, `ray_executor.py` | this process, processes with a device each, Ray |
 | `crew.py` | jobs in work, results as they come in |
 | `early.py` | trials that lag behind are stopped |
-| `stopping.py` | an orderly end on SIGTERM and Ctrl-C |
 | `engine.py` | the search: trials drawn, gone on with, told; nothing twice |
 | `coordinator.py` | the run: store and data opened, baselines, trials, then the test part |
 """

@@ -31,8 +31,8 @@ from gatesearch.search.method_costs import costs
 from gatesearch.search.one_shot import chooser
 from gatesearch.search.space import SCALAR, draw, draw_shares, search_of
 from gatesearch.search.status import Board
-from gatesearch.search.stopping import stoppable
 from gatesearch.search.store import Store, explained, open_store
+from gatesearch.stopping import stoppable
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import resolve_runtime

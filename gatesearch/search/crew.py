@@ -12,8 +12,8 @@ from gatesearch.search.bench import Bench, Emit
 from gatesearch.search.executors import Here, Processes
 from gatesearch.search.jobs import EVENTS, RESULT, Attempts, Job, read_result
 from gatesearch.search.status import Board
-from gatesearch.search.stopping import Stop
 from gatesearch.search.worker import perform, work
+from gatesearch.stopping import Stop
 from gatesearch.training import Preempted, TrainingError
 
 # Seconds between two looks at what workers tell.

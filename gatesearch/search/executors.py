@@ -12,9 +12,9 @@ from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from typing import Any
 
 from gatesearch.errors import UsageError
-from gatesearch.search.stopping import Stop, heed
+from gatesearch.stopping import Stop, heed, never
 
-stopping: Stop = lambda: False  # noqa: E731 - a worker process puts its own here
+stopping: Stop = never  # a worker process puts its own here
 
 
 class Here(Executor):

@@ -20,7 +20,7 @@ from gatesearch.search.bench import Bench, Emit, open_bench
 from gatesearch.search.candidate import Candidate
 from gatesearch.search.early import Judge
 from gatesearch.search.jobs import EVENTS, Attempts, Job, keep_result, read_result
-from gatesearch.search.stopping import Stop
+from gatesearch.stopping import Stop
 from gatesearch.study import Study
 from gatesearch.training import Checkpoints, Ranks, TrainingError, launch
 

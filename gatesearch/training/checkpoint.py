@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from gatesearch.files import write_atomic
+from gatesearch.stopping import Stop, never
 
 _NAME = re.compile(r"checkpoint-(\d{1,12})\.safetensors")
 _KEPT = 2
 
-Stop = Callable[[], bool]
 Tell = Callable[[str], None]
 
 
@@ -37,11 +37,6 @@ class Checkpoint:
 
     state: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
 
 
 def nothing(message: str) -> None:

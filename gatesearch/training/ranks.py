@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import signal
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.errors import GatesearchError, UsageError
-from gatesearch.training.checkpoint import Preempted, Stop, never
+from gatesearch.stopping import Stop, heed, never
+from gatesearch.training.checkpoint import Preempted
 from gatesearch.training.frames import Batch
 
 _PATIENCE = timedelta(minutes=30)  # of a process for the others
@@ -174,11 +174,7 @@ def _run(
     function: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    ranks = replace(ranks, asked=asked.is_set)
+    ranks = replace(ranks, asked=heed())
     result, preempted = None, False
     try:
         _meet(ranks, folder)
@@ -194,13 +190,6 @@ def _run(
         with contextlib.suppress(FileExistsError), (folder / _FAILURE).open("x") as file:
             file.write(f"{ranks.rank}\n{traceback.format_exc()}")
         raise
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _meet(ranks: Ranks, folder: Path) -> None:

@@ -13,6 +13,11 @@ GRACE = 8.0
 Stop = Callable[[], bool]
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 @contextmanager
 def stoppable(grace: float = GRACE) -> Iterator[Stop]:
     """Turn the first SIGTERM or SIGINT into a request: the function given says whether there was.
@@ -24,7 +29,7 @@ def stoppable(grace: float = GRACE) -> Iterator[Stop]:
         grace: Seconds.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield never
         return
     asked = threading.Event()
     # To the process, so that its main thread is woken from whatever it waits for.
@@ -47,7 +52,7 @@ def stoppable(grace: float = GRACE) -> Iterator[Stop]:
 
 
 def heed() -> Stop:
-    """In a worker process: SIGTERM asks, Ctrl-C is the coordinator's, and its death ends all."""
+    """In a child process: SIGTERM asks, Ctrl-C is the parent's, and the parent's death ends all."""
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
