@@ -224,12 +224,8 @@ class Store:
             pruned = result.state == "pruned"
             search.tell(begun.handle, state=TrialState.PRUNED if pruned else TrialState.FAIL)
 
-    def finished(self, name: str = "") -> int:
-        """Trials of a search that came to a result, failures with their reason included."""
-        return len(_ended(self.searches[name])) if name in self.searches else 0
-
     def results(self, name: str) -> list[Result]:
-        """Results of a search, in the order in which its trials were begun."""
+        """Results of a search, failures included, in the order in which its trials were begun."""
         if name not in self.searches:
             return []
         return [self._result(trial) for trial in _ended(self.searches[name])]

@@ -73,7 +73,7 @@ def test_everything_comes_back(store, study, out) -> None:
     assert (record.name, record.protocol, record.tasks) == ("tiny", "scenes-16", TASKS)
     assert record.fingerprint == study.fingerprint
     assert record.definition == study.definition()
-    assert store.finished() == 3
+    assert len(store.results("")) == 3
 
 
 def test_baselines_come_single_tasks_first_then_hard_sharing(store) -> None:
@@ -106,7 +106,7 @@ def test_a_trial_that_was_cut_off_is_found_again(store, study, out) -> None:
     kept = ended(store)
     cut = begun(store)  # a process is killed here
     later = open_store(study, folder=out, tasks=TASKS)
-    assert later.finished() == 1
+    assert len(later.results("")) == 1
     assert later.unfinished() == [cut]
     assert later.record().trials == (kept,)
     assert later.results("") == [kept]
@@ -123,9 +123,9 @@ def test_a_trial_whose_drawing_was_cut_off_was_never_begun(store, study, out) ->
     assert later.unfinished() == []
     later.drop_undrawn()
     later.drop_undrawn()
-    assert later.finished() == 0
+    assert len(later.results("")) == 0
     assert ended(later).trial == 0
-    assert later.finished() == 1
+    assert len(later.results("")) == 1
 
 
 def test_a_trial_is_told_once(store) -> None:
@@ -133,7 +133,7 @@ def test_a_trial_is_told_once(store) -> None:
     store.finish(trial, result(trial=0), [1.0, 1.0])
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
         store.finish(trial, result(trial=0), [2.0, 1.0])
-    assert store.finished() == 1
+    assert len(store.results("")) == 1
 
 
 def test_a_trial_that_a_backup_does_not_know_is_adopted(study, store, out, tmp_path) -> None:
@@ -153,10 +153,10 @@ def test_trials_under_a_budget_are_a_search_of_their_own(store, study, out) -> N
     ended(store)
     for count in (1, 2):
         assert ended(store, search="1.3xMTL").trial == count
-        assert store.finished("1.3xMTL") == count
+        assert len(store.results("1.3xMTL")) == count
     begun(store, "20M")  # killed
     later = open_store(study, folder=out, tasks=TASKS)
-    assert [later.finished(budget) for budget in ("", "1.3xMTL", "20M", "9G")] == [1, 2, 0, 0]
+    assert [len(later.results(budget)) for budget in ("", "1.3xMTL", "20M", "9G")] == [1, 2, 0, 0]
     assert begun(later).number == 4  # numbers are the whole store's
     later.keep_test(later.record().trials[2], {"semseg": 3.0, "depth": 0.1})
     record = read_store(out)
