@@ -14,7 +14,7 @@ from gatesearch.search.jobs import EVENTS, RESULT, Attempts, Job, read_result
 from gatesearch.search.status import Board
 from gatesearch.search.worker import perform, work
 from gatesearch.stopping import Stop
-from gatesearch.training import Preempted, TrainingError
+from gatesearch.training import Preempted, RankError, TrainingError
 
 # Seconds between two looks at what workers tell.
 _GLANCE = 0.2
@@ -111,6 +111,10 @@ class Crew:
         except BrokenExecutor as error:
             self._crashed(ended, error)
             return False
+        except RankError as error:
+            # Its worker lives, and has counted the attempt.
+            self._again(ended, str(error).splitlines()[0])
+            return False
         except Preempted as error:
             raise KeyboardInterrupt from error
         return True
@@ -125,8 +129,14 @@ class Crew:
                 f"{error}; see {ended.job.folder}"
             ) from error
         if not (ended.job.folder / RESULT).exists():
-            message = f"{label}: its worker ended without a word; it goes on in another"
-            self.emit({"event": "warning", "message": message})
+            self._again(ended, "its worker ended without a word")
+        else:
+            self._submit(ended)
+
+    def _again(self, ended: Work, why: str) -> None:
+        """Have it done again, from its last checkpoint."""
+        message = f"{ended.job.candidate.label}: {why}; it goes on where its last checkpoint is"
+        self.emit({"event": "warning", "message": message})
         self._submit(ended)
 
     def _stop(self) -> None:

@@ -166,7 +166,7 @@ class Attempts:
                 break
             causes.append(
                 f"process {attempt['process']} on {attempt['host']}, begun {attempt['started']}, "
-                "ended without a word (killed, or out of memory)"
+                f"{attempt.get('crash', 'ended without a word (killed, or out of memory)')}"
             )
         return causes[::-1]
 
@@ -183,8 +183,13 @@ class Attempts:
         )
         self._keep()
 
+    def crash(self, how: str) -> None:
+        """Say what cut the last one off."""
+        self._all[-1]["crash"] = how
+        self._keep()
+
     def end(self, why: str) -> None:
-        """Say how the last one ended."""
+        """Say how the last one ended in order."""
         self._all[-1]["end"] = why
         self._keep()
 

@@ -22,7 +22,7 @@ from gatesearch.search.early import Judge
 from gatesearch.search.jobs import EVENTS, Attempts, Job, keep_result, read_result
 from gatesearch.stopping import Stop
 from gatesearch.study import Study
-from gatesearch.training import Checkpoints, Ranks, TrainingError, launch
+from gatesearch.training import Checkpoints, RankError, Ranks, TrainingError, launch
 
 # Seconds that a process whose coordinator was killed takes to follow it.
 _PATIENCE = 10.0
@@ -36,6 +36,7 @@ def work(text: str) -> None:
 
     Raises:
         Preempted: It was asked to stop; a checkpoint is kept.
+        RankError: As for `perform`.
         StudyRefusedError: The data are not those that the store was begun with.
     """
     job = Job.from_json(json.loads(text))
@@ -91,6 +92,7 @@ def perform(job: Job, bench: Bench, *, emit: Emit, stop: Stop) -> Result:
 
     Raises:
         Preempted: It was asked to stop.
+        RankError: One of several processes that train together failed; to be done again.
         StudyRefusedError: Another process does it, or its folder holds another job's result.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +117,9 @@ def _done(job: Job, bench: Bench, emit: Emit, stop: Stop) -> Result:
             result = launch(job.devices, _together, json.dumps(job.to_json()), stop=stop)
         else:
             result = _trained(job, bench, emit, stop, Ranks())
+    except RankError as error:
+        attempts.crash(str(error).splitlines()[0])
+        raise
     except BaseException as error:
         attempts.end(f"{type(error).__name__}: {error}")
         raise
@@ -130,6 +135,9 @@ def _trained(job: Job, bench: Bench, emit: Emit, stop: Stop, ranks: Ranks) -> Re
             ranks=ranks,
         )  # fmt: skip
     except (TrainingError, torch.OutOfMemoryError) as error:
+        # Of several processes all see the same losses, but one alone may lack memory.
+        if ranks.size > 1 and isinstance(error, torch.OutOfMemoryError):
+            raise
         return failed(job.candidate, str(error))
 
 

@@ -227,6 +227,8 @@ def _told(failed: dict[int, int], folder: Path, size: int) -> str:
     for rank, code in failed.items():
         if code < 0:
             return f"rank {rank} of {size} was killed by {signal.Signals(-code).name}"
+        if code != 1:  # that of one that raised
+            return f"rank {rank} of {size} exited with {code}"
     told = folder / _FAILURE
     # Its writer may have been ended before it was done.
     if not told.exists() or "\n" not in told.read_text():

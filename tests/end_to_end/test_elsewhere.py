@@ -1,6 +1,8 @@
 """The same search on Ray, with its store on a PostgreSQL server, and on two devices."""
 
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from gatesearch.search import read_store
 from tests.end_to_end.conftest import TINY
-from tests.end_to_end.test_ordeals import outcome
+from tests.end_to_end.test_ordeals import children, outcome
 
 pytestmark = pytest.mark.end_to_end
 
@@ -78,14 +80,25 @@ def test_a_store_on_a_server(tiny, cli, postgres_url) -> None:
     assert (told["trials"]["complete"], told["damage"]) == (3, None)
 
 
-def test_a_trial_on_two_devices(tiny, cli) -> None:
-    done = cli(
-        *("run", "--study", TINY, "--data", tiny / "data", "--n-trials", 1, "--json"),
-        *("--devices-per-trial", 2),
-    )
+def test_a_trial_on_two_devices_survives_the_death_of_one(tiny, cli) -> None:
+    run = ("run", "--study", TINY, "--data", tiny / "data", "--set", "training.epochs=30")
+    here, there = (("--out", name, "--n-trials", 1, "--json") for name in ("here", "there"))
+    together = ("--devices-per-trial", 2, "--set", "execution.checkpoint_minutes=0.001")
+    assert cli(*run, "--out", "here", "--n-trials", 0).code == 0
+    shutil.copytree(cli.folder / "here", cli.folder / "there")
+    done = cli(*run, *together, *here)
     assert done.json["trials"]["complete"] == 1, done.stderr
-    assert "trial 0: 2/2 epochs" in done.stderr
-    assert list((cli.folder / "runs" / "tiny").rglob("checkpoint-*")) == []
+    assert "trial 0: 30/30 epochs" in done.stderr
+    running = cli.start(*run, *together, *there)
+    running.wait_for("trial 0: 1/30 epochs")
+    (worker,) = children(running.process.pid)
+    os.kill(max(children(worker)), signal.SIGKILL)
+    done = running.end()
+    assert done.json["trials"]["complete"] == 1, done.stderr
+    assert re.search(r"trial 0: rank \d of 2 was killed by SIGKILL; it goes on", done.stderr)
+    assert outcome(cli.folder / "there") == outcome(cli.folder / "here")
+    assert [t.attempts for t in read_store(cli.folder / "there").trials] == [2]
+    assert list((cli.folder / "there").rglob("checkpoint-*")) == []
 
 
 def test_trials_that_lag_behind_are_stopped(tiny, cli) -> None:

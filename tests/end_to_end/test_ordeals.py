@@ -60,8 +60,8 @@ def run(cli, undisturbed):
     return (*ARGUMENTS, "--data", undisturbed / "data")
 
 
-def children(process):
-    """Worker processes of a run; not multiprocessing's own helper."""
+def children(pid):
+    """Worker processes of a run, or of a worker; not multiprocessing's own helper."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -69,7 +69,7 @@ def children(process):
             command = path.with_name("cmdline").read_bytes()
         except OSError:
             continue
-        if int(fields[1]) == process.pid and b"spawn_main" in command:
+        if int(fields[1]) == pid and b"spawn_main" in command:
             found.append(int(path.parent.name))
     return found
 
@@ -96,7 +96,7 @@ def test_sigkill_at_any_moment(cli, run, expected, workers, whom) -> None:
         running = cli.start(*run, "--workers", workers)
         # From the first line of a process to the middle of its third or fourth trial.
         time.sleep(chance.uniform(0.5, 14.0 if KILLS > 1 else 9.0))
-        victims = children(running.process) if whom != "coordinator" else []
+        victims = children(running.process.pid) if whom != "coordinator" else []
         for victim in victims[: 1 if whom == "worker" else None]:
             os.kill(victim, signal.SIGKILL)
             kills += 1

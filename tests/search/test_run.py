@@ -1,5 +1,6 @@
 """Whole runs of a tiny study: kept, continued, interrupted, failing."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -14,8 +15,13 @@ from gatesearch.datasets import scenes
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.pruning import load_compact
 from gatesearch.results import StudyRecord, front
-from gatesearch.search import costs, read_store, run
-from gatesearch.search.status import read_status
+from gatesearch.search import Means, costs, read_store, run
+from gatesearch.search.crew import Crew
+from gatesearch.search.executors import Here
+from gatesearch.search.jobs import Job
+from gatesearch.search.status import Board, read_status
+from gatesearch.stopping import never
+from gatesearch.training import RankError
 from tests.search.tiny import tiny
 
 
@@ -265,6 +271,33 @@ def test_a_failing_network_does_not_end_the_study(finished, data, tmp_path) -> N
     run(study, n_trials=1, out=tmp_path / "out", data=data, emit=events.append)
     trained = [e["message"] for e in events if e["event"] in ("trial", "baseline")]
     assert [message.split(":")[0] for message in trained] == ["mtl"]
+
+
+def test_a_training_that_fails_on_two_devices_fails_its_trial(data, tmp_path) -> None:
+    absurd = ('methods=["stl"]', "options.interrogate.training.lr=1e30", "training.batch_size=4")
+    study, common = tiny(tmp_path, *absurd), {"out": tmp_path / "out", "data": data}
+    run(study, n_trials=0, emit=lambda event: None, **common)
+    record = run(study, n_trials=2, emit=lambda event: None, means=Means(devices=2), **common)
+    assert [(r.state, r.attempts) for r in record.trials] == [("failed", 1)] * 2
+    for result in record.trials:
+        assert "the loss of " in result.reason
+
+
+def test_a_job_whose_ranks_die_again_and_again_is_given_up(finished, tmp_path, monkeypatch) -> None:
+    def launched(*arguments, **options):
+        raise RankError(f"rank 1 of 2 was killed by SIGKILL\nand more {len(told)}")
+
+    monkeypatch.setattr("gatesearch.search.worker.launch", launched)
+    spec = json.loads((finished[0] / "trials" / "0000" / "spec.json").read_bytes())
+    job, told = replace(Job.from_json(spec), out=tmp_path, devices=2), []
+    board = Board(tmp_path, study="tiny", fingerprint="", wanted=1)
+    crew = Crew(Here(), 1, None, told.append, never, board)
+    crew.begin(job)
+    ((ended, result),) = crew.results()
+    assert (ended, result.state, result.attempts) == (job, "failed", 4)
+    assert result.reason.count("rank 1 of 2 was killed by SIGKILL") == 4
+    assert "and more" not in result.reason
+    assert [event["event"] for event in told] == ["warning"] * 4
 
 
 @pytest.mark.parametrize(
