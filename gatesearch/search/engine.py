@@ -214,7 +214,6 @@ class Search:
             hunt: The search.
             n_trials: Its total.
         """
-        self.store.drop_undrawn()
         self._adopt_orphans()
         self._tell_results()
         open_trials = [begun for begun in self.store.unfinished() if begun.search == hunt.name]

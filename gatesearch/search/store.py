@@ -3,6 +3,9 @@
 Baselines and test figures are attributes of the Optuna study, since attributes of finished trials
 cannot change. Trials under a budget are in an Optuna study of their own beside it: what is good
 under one budget says little of another. Nothing here needs torch.
+
+Optuna commits every parameter that it draws. So trials are drawn in a mirror of their search, in
+memory, and written whole: one commit begins a trial.
 """
 
 import contextlib
@@ -77,6 +80,7 @@ class Store:
         self.handle = handle
         self._storage = storage
         self._read: dict[int, Result] = {}
+        self._mirrors: dict[str, optuna.Study] = {}
         prefix = f"{handle.study_name} "
         self.searches = {"": handle} | {
             name.removeprefix(prefix): optuna.load_study(study_name=name, storage=storage)
@@ -132,16 +136,44 @@ class Store:
             draw: Suggests every parameter.
             params: What to draw instead.
         """
-        search = self.search(name)
-        search.sampler = sampler
-        if params is not None:
-            search.enqueue_trial(dict(params))
-        trial = search.ask()
-        drawn = dict(draw(trial))
-        number = next(self._coming)
-        trial.set_user_attr(_NUMBER, number)
-        self.numbers.add(number)
-        return Begun(name, number, drawn, trial.number, _as_json(trial.distributions))
+        mirror = self._mirror(name)
+        mirror.sampler = sampler
+        try:
+            if params is not None:
+                mirror.enqueue_trial(dict(params))
+            trial = mirror.ask()
+            drawn = dict(draw(trial))
+            frozen = mirror.get_trials(deepcopy=False)[trial.number]
+            begun = Begun(
+                name, next(self._coming), drawn, trial.number, _as_json(frozen.distributions)
+            )
+            # Some samplers keep notes of their own there.
+            self._write(begun, frozen.system_attrs)
+        except BaseException:
+            del self._mirrors[name]  # which has one trial more than the search
+            raise
+        return begun
+
+    def _write(self, begun: Begun, system_attrs: Mapping[str, Any] | None = None) -> None:
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(begun.params),
+            distributions={
+                name: json_to_distribution(text) for name, text in begun.drawn_from.items()
+            },
+            user_attrs={_NUMBER: begun.number},
+            system_attrs=dict(system_attrs or {}),
+        )
+        self.search(begun.search).add_trial(template)
+        self.numbers.add(begun.number)
+
+    def _mirror(self, name: str) -> optuna.Study:
+        """What samplers must know of a search, with the numbers that it has there."""
+        if name not in self._mirrors:
+            search = self.search(name)
+            self._mirrors[name] = optuna.create_study(directions=search.directions)
+            self._mirrors[name].add_trials(map(_without_results, search.get_trials(deepcopy=False)))
+        return self._mirrors[name]
 
     def unfinished(self) -> list[Begun]:
         """Trials of all searches that were begun and have no result, in the order of beginning."""
@@ -159,26 +191,10 @@ class Store:
         ]
         return sorted(found, key=lambda begun: begun.number)
 
-    def drop_undrawn(self) -> None:
-        """Close trials whose drawing was cut off; they were never begun and count for nothing."""
-        for search in self.searches.values():
-            for trial in search.get_trials(deepcopy=False):
-                if not trial.state.is_finished() and _NUMBER not in trial.user_attrs:
-                    search._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-
     def adopt(self, begun: Begun) -> None:
         """Take up a trial that an earlier state of the store, put back since, did not know."""
-        search = self.search(begun.search)
-        template = create_trial(
-            state=TrialState.RUNNING,
-            params=dict(begun.params),
-            distributions={
-                name: json_to_distribution(text) for name, text in begun.drawn_from.items()
-            },
-            user_attrs={_NUMBER: begun.number},
-        )
-        search._storage.create_new_trial(search._study_id, template_trial=template)
-        self.numbers.add(begun.number)
+        self._write(begun)
+        self._mirrors.pop(begun.search, None)
         self.__dict__.pop("_coming", None)
 
     def close(self) -> None:
@@ -211,18 +227,20 @@ class Store:
 
     def finish(self, begun: Begun, result: Result, values: list[float] | None) -> None:
         """Tell a trial's result; without values it has failed, or was stopped early."""
-        search = self.search(begun.search)
-        own = search.get_trials(deepcopy=False)[begun.handle]._trial_id
+        search, storage = self.search(begun.search), self._storage
+        study = storage.get_study_id_from_name(search.study_name)
+        own = storage.get_trial_id_from_study_id_trial_number(study, begun.handle)
         for name, value in (
             (_VALIDATION, dict(result.metrics.get("validation", {}))),
             (_RESULT, result.to_json()),
         ):
-            search._storage.set_trial_user_attr(own, name, value)
-        if values is not None:
-            search.tell(begun.handle, values)
-        else:
-            pruned = result.state == "pruned"
-            search.tell(begun.handle, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+            storage.set_trial_user_attr(own, name, value)
+        state = None
+        if values is None:
+            state = TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL
+        for told in (search, self._mirrors.get(begun.search)):
+            if told is not None:
+                told.tell(begun.handle, values, state=state)
 
     def results(self, name: str) -> list[Result]:
         """Results of a search, failures included, in the order in which its trials were begun."""
@@ -450,6 +468,17 @@ def _no_room(path: Path, what: str) -> DataError:
 
 def _as_json(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
     return {name: distribution_to_json(drawn) for name, drawn in distributions.items()}
+
+
+def _without_results(trial: FrozenTrial) -> FrozenTrial:
+    """A trial as samplers see it; what has no number was never begun."""
+    return create_trial(
+        state=trial.state if _NUMBER in trial.user_attrs else TrialState.FAIL,
+        values=trial.values,
+        params=trial.params,
+        distributions=trial.distributions,
+        system_attrs=trial.system_attrs,
+    )
 
 
 def _begun(handle: optuna.Study) -> list[FrozenTrial]:

@@ -121,11 +121,25 @@ def test_a_trial_whose_drawing_was_cut_off_was_never_begun(store, study, out) ->
     store.handle.enqueue_trial({"x": 0.5})  # killed before it was asked for
     later = open_store(study, folder=out, tasks=TASKS)
     assert later.unfinished() == []
-    later.drop_undrawn()
-    later.drop_undrawn()
     assert len(later.results("")) == 0
     assert ended(later).trial == 0
     assert len(later.results("")) == 1
+
+
+@pytest.mark.parametrize("name", ["", "1.3xMTL"])
+def test_a_trial_is_begun_whole_or_not_at_all(store, study, out, name) -> None:
+    ended(store, search=name)
+
+    def cut(trial):
+        trial.suggest_float("x", 0.0, 1.0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.begin(name, RANDOM, cut)
+    assert len(store.search(name).get_trials()) == 1
+    next_one = begun(store, name)
+    assert next_one.handle == 1
+    assert open_store(study, folder=out, tasks=TASKS).unfinished() == [next_one]
 
 
 def test_a_trial_is_told_once(store) -> None:
