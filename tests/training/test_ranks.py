@@ -25,6 +25,7 @@ from gatesearch.training import (
     memory,
     train,
 )
+from gatesearch.training.weightings import WEIGHTINGS, build_weighting
 from tests.training.toys import (
     CPU,
     Toy,
@@ -47,7 +48,7 @@ def pack(tmp_path_factory):
 def build(kind: str) -> nn.Module:
     """In float64: batch norm over a few frames amplifies what float32 rounds."""
     model = toy_supernet(*NAMES) if kind == "gates" else Toy(*NAMES, dropout=0.0)
-    if kind == "without norm":
+    if kind not in ("norm", "gates"):
         model.body[1] = nn.Identity()
     model.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
     return model.double()
@@ -64,7 +65,10 @@ def losses(ranks: Ranks, pack, kind: str, **options):
         own["penalty"] = lambda image, outputs: 0.5 * model.sparsity(torch.tensor([0.2, 0.3]))
     history = train(
         model, toy_frames(pack, *NAMES), toy_tasks(*NAMES),
-        weighting=uniform(depth=1.0, normals=0.5),
+        weighting=build_weighting(
+            kind if kind in WEIGHTINGS else "uniform", {"depth": 1.0, "normals": 0.5}, seed=3
+        ),
+        held_out=toy_frames(pack, *NAMES),
         spec=spec(epochs=3, batch_size=4, optimizer="sgd", augment=AugmentSpec(flip=True)),
         runtime=CPU, seed=3, ranks=ranks, **own, **options,
     )  # fmt: skip
@@ -80,7 +84,8 @@ def in_parts(monkeypatch, parts: int) -> None:
     monkeypatch.setattr(memory.MicroBatches, "__init__", begun)
 
 
-KINDS = ("without norm", "norm", "gates")
+BALANCED = ("pcgrad", "uncertainty", "auto_lambda")  # without norm
+KINDS = ("without norm", "norm", "gates", *BALANCED)
 
 
 def all_losses(ranks: Ranks, pack):
@@ -98,10 +103,10 @@ def together(pack):
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_lose_as_one_does(pack, together, monkeypatch, kind) -> None:
     curves, state = together[0][kind]
-    if kind != "without norm":
+    if kind in ("norm", "gates"):
         in_parts(monkeypatch, 2)  # batch norm sees the halves
     alone, expected = losses(Ranks(), pack, kind)
-    for name in ("loss.depth", "loss.normals", "lr"):
+    for name in ("loss.depth", "loss.normals", "weight.depth", "weight.normals", "lr"):
         assert curves[name] == pytest.approx(alone[name], rel=1e-5)
     for name, tensor in expected.items():
         if "running" not in name and "tracked" not in name:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatesearch.training.weightings.outside import moved, undisturbed
+from gatesearch.training.weightings.outside import moved, owned, undisturbed
 from gatesearch.training.weightings.weighting import (
     Basis,
     Losses,
@@ -68,7 +68,8 @@ class AutoLambda(Weighting):
         def slopes_of(evaluate: Losses, weights: Tensor) -> tuple[Tensor, ...]:
             with undisturbed(training.model):
                 loss = torch.dot(evaluate(), weights)
-                slopes = torch.autograd.grad(loss, parameters, materialize_grads=True)
+                found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            slopes = tuple(map(owned, found))
             training.average(slopes)
             return slopes
 

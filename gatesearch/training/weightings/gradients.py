@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from gatesearch.training.weightings.outside import owned
 from gatesearch.training.weightings.weighting import Basis, Weighting, refuse_nonfinite
 
 
@@ -48,7 +49,7 @@ class PerTask(Weighting):
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     rows = self._rows.setdefault(parameter, {})
-                    rows[t] = rows[t] + gradient if t in rows else gradient
+                    rows[t] = rows[t] + gradient if t in rows else owned(gradient)
         if penalty is not None and penalised:
             (share * penalty).backward()
 

@@ -21,6 +21,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
+def owned(gradient: Tensor) -> Tensor:
+    """A gradient whose entries each have their place in memory: autograd gives expanded ones too."""
+    return gradient.clone() if 0 in gradient.stride() else gradient
+
+
 @contextmanager
 def moved(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
     """Have parameters hold other values for a while; theirs come back to the bit."""
