@@ -22,7 +22,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def owned(gradient: Tensor) -> Tensor:
-    """A gradient whose entries each have their place in memory: autograd gives expanded ones too."""
+    """A gradient whose entries have a place in memory each: autograd gives expanded ones too."""
     return gradient.clone() if 0 in gradient.stride() else gradient
 
 
