@@ -48,7 +48,7 @@ def select(
     budgets = names(budget, "--budget") if budget else ()
     found = chosen(record, budgets=budgets, prefer=weights)
     result = found.result
-    better = [other.name for other in found.better]
+    better = list(dict.fromkeys(other.name for other in found.better))  # seeds share a name
     if json:
         selected = {"budget": list(budgets), "prefer": weights, "gain": found.gain}
         print_json(

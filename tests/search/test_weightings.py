@@ -140,7 +140,11 @@ def test_the_only_weighting_of_a_search_is_not_drawn(tmp_path, data) -> None:
         ((), ("search.weighting=['scalar']",), "search.weighting cannot have 'scalar'"),
         ((), ("balance.scalar.weights.depth=2",), "balance cannot have 'scalar'"),
         ((), ("balance.cagrad.d=2",), r"unknown option of weighting cagrad 'd' \(known: c\)"),
-        ((), ("balance.dwa.temperature='hot'",), "weighting dwa: "),
+        (
+            (),
+            ("balance.dwa.temperature='hot'",),
+            "temperature of weighting dwa must be a number such as 2.0, found 'hot'",
+        ),
     ],
 )
 def test_a_weighting_that_cannot_be_is_refused_at_once(

@@ -164,10 +164,16 @@ def build_weighting(
         raise unknown("weighting", name, WEIGHTINGS)
     build = WEIGHTINGS[name].build
     options = options or {}
-    allowed = list(inspect.signature(build).parameters)[1:]
-    for option in options:
+    allowed = dict(list(inspect.signature(build).parameters.items())[1:])
+    for option, value in options.items():
         if option not in allowed:
             raise unknown(f"option of weighting {name}", option, allowed)
+        wanted = allowed[option].default
+        if isinstance(wanted, float | int) and type(value) not in (float, int):
+            raise UsageError(
+                f"option {option} of weighting {name} must be a number such as {wanted}, found "
+                f"{value!r}"
+            )
     try:
         return build(Basis(dict(omega), seed, device), **options)
     except (TypeError, ValueError) as error:
