@@ -401,4 +401,8 @@ def _plain(value: Any) -> Any:
 def _frozen(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _frozen(item) for key, item in value.items()}
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    # Most are long and hold numbers.
+    nested = any(isinstance(item, (list, dict)) for item in value)
+    return tuple(map(_frozen, value)) if nested else tuple(value)

@@ -21,7 +21,8 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
     if not trials:
         return
     yield _history(record, trials)
-    parameters = [name for name in _parameters(record) if any(name in t.numbers for t in trials)]
+    found = {name for trial in trials for name in trial.params}
+    parameters = [name for name in _parameters(record) if name in found]
     if parameters:
         yield _influence(record, trials, parameters)
 
@@ -114,6 +115,7 @@ def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[st
         hspace=0.2, wspace=0.14,
     )  # fmt: skip
     chosen = {t.trial for t in front(record)}
+    numbers, good = [t.numbers for t in trials], [t.trial in chosen for t in trials]
     rows = (
         ("Δ MTL, %", [delta(record, t, "validation") for t in trials]),
         ("GFLOPs", [t.gflops for t in trials]),
@@ -124,14 +126,14 @@ def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[st
             axes = figure.add_subplot(grid[i, j], sharey=first)
             first = first or axes
             points = [
-                (t.numbers[name], y, t.trial in chosen)
-                for t, y in zip(trials, values, strict=True)
-                if name in t.numbers and math.isfinite(t.numbers[name])
+                (own[name], y, on_front)
+                for own, y, on_front in zip(numbers, values, good, strict=True)
+                if name in own and math.isfinite(own[name])
             ]
             if not points:
                 continue
-            x, y, good = (list(column) for column in zip(*points, strict=True))
-            colors = [style.ACCENT if g else "#9fb0b3" for g in good]
+            x, y, green = (list(column) for column in zip(*points, strict=True))
+            colors = [style.ACCENT if g else "#9fb0b3" for g in green]
             axes.scatter(
                 x, y, c=colors, s=22, edgecolor="white", linewidth=0.5,
                 rasterized=style.crowded(x),
@@ -180,7 +182,6 @@ def _number(trial: Result) -> int:
 
 
 def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    data = np.asarray(values, dtype=np.float64)
-    below = (data[None, :] < data[:, None]).sum(1)
-    equal = (data[None, :] == data[:, None]).sum(1)
-    return np.asarray(below + (equal + 1) / 2, dtype=np.float64)
+    _, place, equal = np.unique(values, return_inverse=True, return_counts=True)
+    below = np.cumsum(equal) - equal
+    return np.asarray((below + (equal + 1) / 2)[place], dtype=np.float64)

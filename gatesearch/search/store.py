@@ -11,6 +11,7 @@ memory, and written whole: one commit begins a trial.
 import contextlib
 import errno
 import functools
+import gc
 import itertools
 import json
 import uuid
@@ -60,6 +61,18 @@ class Begun:
     params: Mapping[str, float | str]
     handle: int
     drawn_from: Mapping[str, str]
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from looking again and again at all that is being read."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 class Store:
@@ -242,6 +255,7 @@ class Store:
             if told is not None:
                 told.tell(begun.handle, values, state=state)
 
+    @_uncollected()
     def results(self, name: str) -> list[Result]:
         """Results of a search, failures included, in the order in which its trials were begun."""
         if name not in self.searches:
@@ -279,6 +293,7 @@ class Store:
         )  # fmt: skip
         return baselines, starts
 
+    @_uncollected()
     def record(self) -> StudyRecord:
         """Everything in it, for reports."""
         attributes = self.handle.user_attrs
@@ -481,6 +496,7 @@ def _without_results(trial: FrozenTrial) -> FrozenTrial:
     )
 
 
+@_uncollected()
 def _begun(handle: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in handle.get_trials(deepcopy=False) if _NUMBER in trial.user_attrs]
 
