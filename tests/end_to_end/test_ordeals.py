@@ -134,6 +134,25 @@ def test_preemption_keeps_a_checkpoint_in_time(cli, run, expected, workers) -> N
     assert all(trial.attempts <= 3 for trial in read_store(store).trials)
 
 
+def test_a_second_signal_ends_at_once(own_tiny, cli) -> None:
+    running = cli.start("run", "--study", TINY, "--n-trials", 5, "--workers", 2)
+    running.wait_for("trial 4: lambda_s")
+    workers = children(running.process.pid)
+    for worker in workers:  # none can end in order
+        os.kill(worker, signal.SIGSTOP)
+    running.process.send_signal(signal.SIGTERM)
+    time.sleep(2)
+    assert running.process.poll() is None
+    begun = time.monotonic()
+    done = running.end(signal.SIGINT)
+    assert time.monotonic() - begun < 5
+    assert done.code == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert workers
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert len(read_store(own_tiny / "runs" / "tiny").trials) == 3
+
+
 def test_two_coordinators_at_the_same_instant(own_tiny, cli) -> None:
     runs = [cli.start("run", "--study", TINY, "--n-trials", 4) for _ in range(2)]
     done = [running.end() for running in runs]
