@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import subprocess
 import tomllib
 
 import pytest
 
-from tests.end_to_end.conftest import ROOT, TINY, CommandLine, contents
+from tests.end_to_end.conftest import ROOT, TINY, CommandLine, contents, obey_modes
 
 pytestmark = pytest.mark.end_to_end
 
@@ -73,6 +74,35 @@ def test_a_store_that_cannot_be_made(cli):
     (cli.folder / "file").write_text("")
     said = cli("run", "--study", TINY, "--out", "file/below").refused(3)
     assert "cannot write file/below: Not a directory; name another folder with --out" in said
+
+
+@pytest.fixture
+def read_only(own_tiny):
+    """A store that nobody may write, not even root."""
+    try:
+        subprocess.run(["true"], preexec_fn=obey_modes, check=True)
+    except subprocess.SubprocessError:
+        pytest.skip("root cannot give up its right to write anywhere here")
+    store = own_tiny / "runs" / "tiny"
+    paths = [store, *store.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield store
+    for path in paths:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_read_only_store_is_read_and_not_written(read_only, cli):
+    before = contents(read_only)
+    told = cli("status", "--study", TINY, "--json", bound_by_modes=True)
+    assert told.json["trials"]["complete"] == 3, told.stderr
+    done = cli("report", "--study", TINY, "--reports", "new", bound_by_modes=True)
+    assert done.code == 0, done.stderr
+    assert (cli.folder / "new" / "tiny.pdf").is_file()
+    said = cli("run", "--study", TINY, "--n-trials", 4, bound_by_modes=True).refused(3)
+    assert "cannot write" in said
+    assert "runs/tiny" in said
+    assert contents(read_only) == before
 
 
 def test_built_in_studies_are_found_outside_a_checkout(tmp_path, environment):
