@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -88,21 +89,40 @@ BALANCED = ("pcgrad", "uncertainty", "auto_lambda")  # without norm
 KINDS = ("without norm", "norm", "gates", *BALANCED)
 
 
-def all_losses(ranks: Ranks, pack):
-    found = {kind: losses(ranks, pack, kind) for kind in KINDS}
-    own = torch.from_numpy(found["norm"][1]["body.1.running_mean"])
+@dataclass(frozen=True)
+class Together:
+    """What rank 0 of two processes saw, which take seconds to start: all of it in one go."""
+
+    whole: dict
+    statistics_are_alike: bool
+    resumed: tuple
+    frames: list
+
+
+def do_all(ranks: Ranks, pack, folder: str) -> Together:
+    whole = {kind: losses(ranks, pack, kind) for kind in KINDS}
+    own = torch.from_numpy(whole["norm"][1]["body.1.running_mean"])
     ranks.average([mean := own.clone()])
-    return found, bool(torch.equal(own, mean))
+    with pytest.raises(Preempted):
+        ask_one(ranks, pack, folder)
+    ranks.any(False)  # until rank 0 has kept it
+    resumed = go_on(ranks, pack, f"{folder}/0")
+    return Together(whole, bool(torch.equal(own, mean)), resumed, tight(ranks, pack))
 
 
 @pytest.fixture(scope="module")
-def together(pack):
-    return launch(2, all_losses, pack)
+def checkpoints(tmp_path_factory):
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def together(pack, checkpoints):
+    return launch(2, do_all, pack, str(checkpoints))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_lose_as_one_does(pack, together, monkeypatch, kind) -> None:
-    curves, state = together[0][kind]
+    curves, state = together.whole[kind]
     if kind in ("norm", "gates"):
         in_parts(monkeypatch, 2)  # batch norm sees the halves
     alone, expected = losses(Ranks(), pack, kind)
@@ -114,8 +134,8 @@ def test_two_processes_lose_as_one_does(pack, together, monkeypatch, kind) -> No
 
 
 def test_running_statistics_are_those_of_all_frames(together) -> None:
-    _, state = together[0]["norm"]
-    assert together[1]
+    _, state = together.whole["norm"]
+    assert together.statistics_are_alike
     assert state["body.1.running_mean"].any()
 
 
@@ -135,14 +155,12 @@ def ask_one(ranks: Ranks, pack, folder: str):
     losses(ranks, pack, "norm", phase=Phase(checkpoints, "p", {}), before_step=count)
 
 
-def test_one_that_is_asked_to_stop_stops_both_at_the_same_step(pack, together, tmp_path) -> None:
-    with pytest.raises(Preempted):
-        launch(2, ask_one, pack, str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["0"]
-    found = Checkpoints(tmp_path / "0", identity="x").newest()
+def test_one_that_is_asked_to_stop_stops_both_at_the_same_step(together, checkpoints) -> None:
+    assert [path.name for path in checkpoints.iterdir()] == ["0"]
+    found = Checkpoints(checkpoints / "0", identity="x").newest()
     assert found.state["loop"]["progress"]["done"] == 3
-    curves, state = launch(2, go_on, pack, str(tmp_path / "0"))
-    expected, whole = together[0]["norm"]
+    curves, state = together.resumed
+    expected, whole = together.whole["norm"]
     assert curves == expected
     assert all((state[name] == tensor).all() for name, tensor in whole.items())
 
@@ -174,8 +192,8 @@ def tight(ranks: Ranks, pack):
     return model.seen
 
 
-def test_both_split_where_one_runs_out_of_memory(pack) -> None:
-    assert launch(2, tight, pack) == [4, 2, 2, 2, 2]
+def test_both_split_where_one_runs_out_of_memory(together) -> None:
+    assert together.frames == [4, 2, 2, 2, 2]
 
 
 def obey(ranks: Ranks, folder: str):
