@@ -15,9 +15,19 @@ from pathlib import Path
 
 import pytest
 
+from gatesearch.results import front
+from gatesearch.search import read_store
+
 ROOT = Path(__file__).parents[2]
 TINY = str(Path(__file__).with_name("tiny.toml"))
 PATIENCE = 300  # seconds; a whole run takes ten on an idle core
+KILLS = int(os.environ.get("GATESEARCH_ORDEALS", "1"))
+TRIALS = 12 if KILLS > 1 else 4
+# Draws that depend on nothing but their number; checkpoints after nearly every step.
+ARGUMENTS = (
+    *("run", "--study", TINY, "--n-trials", TRIALS, "--set", "search.sampler=random"),
+    *("--set", "execution.checkpoint_minutes=0.001", "--set", "execution.attempts=1000"),
+)
 
 
 @dataclass(frozen=True)
@@ -130,10 +140,50 @@ def tiny(tmp_path_factory, environment):
     return folder
 
 
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, environment, tiny):
+    """The folder of a run whose ordeals others have; only read it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = CommandLine(folder, environment)(*ARGUMENTS, "--data", tiny / "data")
+    assert done.code == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def expected(undisturbed):
+    return outcome(undisturbed / "runs" / "tiny")
+
+
 @pytest.fixture
 def own_tiny(tiny, tmp_path):
     """A copy of that folder for tests that change it."""
     return shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+
+
+def outcome(store, **server):
+    """Everything that a search found, bit for bit, and its networks."""
+    record = read_store(store, **server)
+    networks = {p.parent.name: p.read_bytes() for p in store.glob("trials/*/model.safetensors")}
+    return (
+        [(r.method, r.metrics, r.gflops) for r in record.baselines],
+        [(r.trial, r.state, dict(r.params), r.metrics, r.gflops, r.curves) for r in record.trials],
+        [r.trial for r in front(record)],
+        networks,
+    )
+
+
+def children(pid):
+    """Worker processes of a run, or of a worker; not multiprocessing's own helper."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+            command = path.with_name("cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and b"spawn_main" in command:
+            found.append(int(path.parent.name))
+    return found
 
 
 def contents(folder):
