@@ -65,25 +65,26 @@ def test_a_store_on_a_server(tiny, cli, postgres_url, expected) -> None:
     assert (told["trials"]["complete"], told["damage"]) == (TRIALS, None)
 
 
-def test_a_trial_on_two_devices_survives_the_death_of_one(tiny, cli) -> None:
-    run = ("run", "--study", TINY, "--data", tiny / "data", "--set", "training.epochs=30")
-    here, there = (("--out", name, "--n-trials", 1, "--json") for name in ("here", "there"))
-    together = ("--devices-per-trial", 2, "--set", "execution.checkpoint_minutes=0.001")
-    assert cli(*run, "--out", "here", "--n-trials", 0).code == 0
-    shutil.copytree(cli.folder / "here", cli.folder / "there")
-    done = cli(*run, *together, *here)
-    assert done.json["trials"]["complete"] == 1, done.stderr
-    assert "trial 0: 30/30 epochs" in done.stderr
-    running = cli.start(*run, *together, *there)
-    running.wait_for("trial 0: 1/30 epochs")
+def test_a_trial_on_two_devices_survives_the_death_of_one(own_tiny, cli) -> None:
+    here, there = own_tiny / "runs" / "tiny", own_tiny / "there"
+    shutil.copytree(here, there)
+    run = ("run", "--study", TINY, "--n-trials", 4, "--devices-per-trial", 2)
+    run += ("--set", "execution.checkpoint_minutes=0.001", "--json")
+    done = cli(*run)
+    assert done.json["trials"]["complete"] == 4, done.stderr
+    assert "trial 3: 2/2 epochs" in done.stderr
+    running = cli.start(*run, "--out", there)
+    running.wait_for("trial 3: lambda_s")
+    while not list(there.rglob("checkpoint-*.safetensors")):
+        time.sleep(0.01)
     (worker,) = children(running.process.pid)
     os.kill(max(children(worker)), signal.SIGKILL)
     done = running.end()
-    assert done.json["trials"]["complete"] == 1, done.stderr
-    assert re.search(r"trial 0: rank \d of 2 was killed by SIGKILL; it goes on", done.stderr)
-    assert outcome(cli.folder / "there") == outcome(cli.folder / "here")
-    assert [t.attempts for t in read_store(cli.folder / "there").trials] == [2]
-    assert list((cli.folder / "there").rglob("checkpoint-*")) == []
+    assert done.json["trials"]["complete"] == 4, done.stderr
+    assert re.search(r"trial 3: rank \d of 2 was killed by SIGKILL; it goes on", done.stderr)
+    assert outcome(there) == outcome(here)
+    assert [trial.attempts for trial in read_store(there).trials] == [1, 1, 1, 2]
+    assert list(there.rglob("checkpoint-*")) == []
 
 
 def test_trials_that_lag_behind_are_stopped(tiny, cli) -> None:
