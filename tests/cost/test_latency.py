@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gatesearch.cost import (
@@ -133,6 +133,7 @@ def ends(alpha, measure) -> tuple[float, float]:
     multiple=st.sampled_from([1, 4]),
     seed=st.integers(0, 2**31),
 )
+@example(granularity="block", share=0.75, factor=1.0, offset=0.0, power=1.5, multiple=4, seed=5)
 def test_fit_takes_up_a_latency_that_the_table_does_not_know(
     granularity, share, factor, offset, power, multiple, seed
 ) -> None:
@@ -145,7 +146,9 @@ def test_fit_takes_up_a_latency_that_the_table_does_not_know(
     least, most = ends(alpha, measure)
     budget = Budget("x", "latency", least + share * (most - least))
     gates = fit_latency(alpha, cost, [budget], measure=measure, multiple=multiple)
-    assert 0.9 * budget.limit <= measure(gates) <= budget.limit
+    # Four channels at a tenth of the width are a step of many hundredths.
+    least_taken = 0.9 if multiple == 1 else 0.8
+    assert least_taken * budget.limit <= measure(gates) <= budget.limit
 
 
 @settings(max_examples=6, deadline=None)
