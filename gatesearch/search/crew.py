@@ -10,7 +10,7 @@ from typing import Any
 from gatesearch.results import Result
 from gatesearch.search.bench import Bench, Emit
 from gatesearch.search.executors import Here, Processes
-from gatesearch.search.jobs import EVENTS, RESULT, Attempts, Job, read_result
+from gatesearch.search.jobs import EVENTS, RESULT, STOP, Attempts, Job, read_result
 from gatesearch.search.status import Board
 from gatesearch.search.worker import perform, work
 from gatesearch.stopping import Stop
@@ -69,8 +69,8 @@ class Crew:
     def begin(self, job: Job) -> None:
         """Take a job."""
         job.write()
-        events = job.folder / EVENTS
-        events.unlink(missing_ok=True)
+        for name in (EVENTS, STOP):
+            (job.folder / name).unlink(missing_ok=True)
         self.board.begin(job.candidate.label, attempt=len(Attempts(job.folder)) + 1)
         self._submit(Work(job))
 
@@ -143,6 +143,9 @@ class Crew:
         """Wait until every job has kept its checkpoint."""
         if isinstance(self.executor, Processes):
             self.executor.stop()
+        elif not isinstance(self.executor, Here):
+            for job in self.jobs:  # on whichever machine
+                (job.folder / STOP).touch()
         while wait(self._works, timeout=_GLANCE).not_done:
             pass
         raise KeyboardInterrupt

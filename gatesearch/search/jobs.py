@@ -6,6 +6,7 @@
 | `attempts.json` | every beginning of it: where, from which checkpoint, how it ended |
 | `checkpoint-*.safetensors` | where its training stands; gone once there is a result |
 | `events.jsonl` | progress, told by another process than the coordinator's |
+| `stop` | while it is there, who does the job elsewhere is asked to stop |
 | `model.*` | the network |
 | `result.json` | the result; whoever finds it need not train |
 """
@@ -31,6 +32,7 @@ SPEC = "spec.json"
 RESULT = "result.json"
 ATTEMPTS = "attempts.json"
 EVENTS = "events.jsonl"
+STOP = "stop"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Jobs on Ray: it packs devices, spans machines, and retries after the loss of a node."""
 
+import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from importlib.util import find_spec
@@ -29,10 +31,15 @@ class RayExecutor(Executor):
         import ray
 
         self._ray = ray
+        asking = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(f"ray{address}" if address else None, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
             raise DataError(f"no Ray cluster at ray{address}: {error}") from error
+        finally:
+            # Ray has SIGTERM end the process at once.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, asking)
         gpus = devices if ray.cluster_resources().get("GPU", 0) else 0
         self._options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES}
 

@@ -19,7 +19,7 @@ from gatesearch.search.assembly import train_candidate
 from gatesearch.search.bench import Bench, Emit, open_bench
 from gatesearch.search.candidate import Candidate
 from gatesearch.search.early import Judge
-from gatesearch.search.jobs import EVENTS, Attempts, Job, keep_result, read_result
+from gatesearch.search.jobs import EVENTS, STOP, Attempts, Job, keep_result, read_result
 from gatesearch.stopping import Stop
 from gatesearch.study import Study
 from gatesearch.training import Checkpoints, RankError, Ranks, TrainingError, launch
@@ -42,7 +42,9 @@ def work(text: str) -> None:
     job = Job.from_json(json.loads(text))
     job.folder.mkdir(parents=True, exist_ok=True)
     with _telling(job) as emit:
-        perform(job, bench_of(job), emit=emit, stop=lambda: executors.stopping())
+        asked = job.folder / STOP
+        stop = lambda: executors.stopping() or asked.exists()  # noqa: E731
+        perform(job, bench_of(job), emit=emit, stop=stop)
 
 
 @contextmanager

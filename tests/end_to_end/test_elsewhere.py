@@ -29,9 +29,15 @@ def ray_workers():
     return found
 
 
-def test_ray_goes_on_where_a_killed_worker_was(tiny, cli, expected) -> None:
-    run = (*ARGUMENTS, "--data", tiny / "data")
-    running = cli.start(*run, "--executor", "ray", "--workers", 2)
+def test_ray_stops_in_order_and_goes_on_where_a_killed_worker_was(tiny, cli, expected) -> None:
+    run = (*ARGUMENTS, "--data", tiny / "data", "--executor", "ray", "--workers", 2)
+    long = ("--set", "training.epochs=9999", "--set", "execution.checkpoint_minutes=60")
+    running = cli.start(*run, *long, "--out", "long")
+    running.wait_for("/9999 epochs")
+    assert running.end(signal.SIGTERM).code == 130
+    (kept,) = cli.folder.glob("long/baselines/*/checkpoint-*.safetensors")
+    assert kept.name == "checkpoint-1.safetensors"
+    running = cli.start(*run)
     running.wait_for("trial 1: ")
     while not (workers := ray_workers()):
         time.sleep(0.05)
