@@ -241,6 +241,8 @@ def test_an_interrupt_ends_all_processes(files, said) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell started in the background has its children ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stderr is not None
         while not process.stderr.readline().startswith(said):
