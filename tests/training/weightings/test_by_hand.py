@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gatesearch.training.weightings import Training, build_weighting
+from gatesearch.training.weightings.gradients import gramian_of, weighted
 from tests.training.weightings.toys import Point, built, combined
 
 TWO = [[1.0, 0.0], [-1.0, 1.0]]
@@ -227,3 +228,19 @@ def test_gradient_methods_balance_losses_that_the_study_weighs() -> None:
     weighting = build_weighting("mgda", {"a": 1.0, "b": 2.0})
     assert combined(weighting, [[1.0, 0.0], [-0.5, 0.5]]).tolist() == pytest.approx([0.2, 0.4])
     assert weighting.weights.tolist() == pytest.approx([0.6, 2 * 0.4])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (40000,), (64, 48, 3, 3)])
+def test_combinations_of_gradients_of_any_size_and_layout(shape) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = {t: torch.randn(shape, generator=generator) for t in (0, 2, 1)}
+    if len(shape) == 4:
+        rows[2] = rows[2].to(memory_format=torch.channels_last)
+        rows[1] = rows[1].transpose(2, 3)
+    expected = 0.5 * rows[0] - 3.0 * rows[1] + 2.0 * rows[2]
+    found = weighted(rows, [0.5, -3.0, 2.0])
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert found.stride() == rows[0].stride()
+    gramian = gramian_of([rows], 3)
+    flat = torch.stack([rows[t].flatten() for t in range(3)]).double()
+    assert torch.allclose(gramian, flat @ flat.T, rtol=1e-4)
