@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from gatesearch.training.weightings.outside import owned
 from gatesearch.training.weightings.weighting import Basis, Weighting, refuse_nonfinite
 
-_CACHED = 2**14  # entries
-
 
 class PerTask(Weighting):
     """Keeps the gradients g_t of ω_t L_t apart, one backward pass each, until all are in.
@@ -138,8 +136,7 @@ def gramian_of(shared: Iterable[Mapping[int, Tensor]], tasks: int) -> Tensor:
     for rows in shared:
         # Parts of a batch can lack labels, so that a later task's gradient came first.
         names = sorted(rows)
-        own = [rows[t] for t in names]
-        flat = [row.float() for row in _flat(own, _order(own[0]))]
+        flat = _flat([rows[t] for t in names])
         pairs += itertools.combinations_with_replacement(names, 2)
         both = itertools.combinations_with_replacement(flat, 2)
         products += [torch.dot(s, t) for s, t in both]
@@ -154,27 +151,17 @@ def gramian_of(shared: Iterable[Mapping[int, Tensor]], tasks: int) -> Tensor:
 
 def weighted(rows: Mapping[int, Tensor], factors: Sequence[float]) -> Tensor:
     """Σ_t w_t g_t."""
-    like, *_ = rows.values()
-    total = torch.empty_like(like)
-    first, *others = (factors[t] for t in rows)
-    # In parts that a processor's cache holds, since memory is what takes its time.
-    size = _CACHED if total.device.type == "cpu" else max(1, total.numel())
-    vectors = _flat([total, *rows.values()], _order(total))
-    for sum_, start, *parts in zip(*(vector.split(size) for vector in vectors), strict=True):
-        torch.mul(start, first, out=sum_)
-        for part, factor in zip(parts, others, strict=True):
-            sum_.add_(part, alpha=factor)
+    (first, start), *others = rows.items()
+    total = start * factors[first]
+    for t, row in others:
+        total.add_(row, alpha=factors[t])
     return total
 
 
-def _order(like: Tensor) -> list[int]:
-    """Axes from the outermost in memory."""
-    return sorted(range(like.dim()), key=like.stride, reverse=True)
-
-
-def _flat(tensors: Iterable[Tensor], order: list[int]) -> list[Tensor]:
-    """Vectors in one order of entries, which for tensors of that layout are no copies."""
-    return [tensor.permute(order).reshape(-1) for tensor in tensors]
+def _flat(rows: Sequence[Tensor]) -> list[Tensor]:
+    """Vectors in one order of entries, which for gradients of one layout are no copies."""
+    order = sorted(range(rows[0].dim()), key=rows[0].stride, reverse=True)
+    return [row.permute(order).reshape(-1).float() for row in rows]
 
 
 def put(parameter: nn.Parameter, gradient: Tensor) -> None:
