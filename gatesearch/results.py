@@ -339,14 +339,14 @@ def front(record: StudyRecord) -> list[Result]:
 def point(record: StudyRecord, result: Result) -> dict[str, Any]:
     """One network as the command line prints it: strict JSON, null where a value is undefined."""
     split = result.split
-    named: dict[str, Any] = (
+    what: dict[str, Any] = (
         {"method": result.method, "weighting": result.weighting}
         if result.trial is None
         else {"trial": result.trial}
         | ({"budget": result.budget} if result.budget else {})
         | ({"weighting": result.weighting} if result.weighting != "uniform" else {})
     )
-    return named | {
+    return what | {
         "seed": result.seed,
         "delta_mtl": _or_null(delta(record, result, split)),
         "gflops": _or_null(result.gflops),

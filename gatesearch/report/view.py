@@ -95,8 +95,9 @@ def weighed(record: StudyRecord) -> bool:
 
 def training_ratio(record: StudyRecord, result: Result) -> float:
     """Training FLOPs over those of the same method and seed, uniformly weighted; NaN without."""
-    shared = [other for other in record.baselines if other.method != "stl"]
-    for other in shared:
+    if result.method == "stl":  # has nothing to balance
+        return math.nan
+    for other in record.baselines:
         if _plain(other) and (other.method, other.seed) == (result.method, result.seed):
             return result.train_pflops / other.train_pflops if other.train_pflops else math.nan
     return math.nan

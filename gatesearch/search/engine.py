@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -185,16 +186,12 @@ class Search:
         )
         if result.trial is not None:
             keep_as(Candidate.of(result), first, out=self.store.folder)
-        result = replace(
-            result,
-            trial=None,
-            train_seconds=result.reused_seconds
-            + sum(r.train_seconds - r.reused_seconds for r in tried),
-            train_images=result.reused_images
-            + sum(r.train_images - r.reused_images for r in tried),
-            train_pflops=result.reused_pflops
-            + sum(r.train_pflops - r.reused_pflops for r in tried),
-        )
+        spent: dict[str, Any] = {
+            f"train_{unit}": getattr(result, f"reused_{unit}")
+            + sum(getattr(r, f"train_{unit}") - getattr(r, f"reused_{unit}") for r in tried)
+            for unit in ("seconds", "images", "pflops")
+        }
+        result = replace(result, trial=None, **spent)
         self._keep(self._job(first), result)
         self.emit({"event": "baseline", "message": self._line(first.label, result)})
 
