@@ -269,15 +269,18 @@ class OneShotSpec(_Strict):
             gates open.
         patterns: Gate patterns that Optuna tries on the validation part, without training.
         statistics: Training frames that a tried pattern's batch norm statistics are taken from.
-        warmup: Share of `training.epochs`, the first, as one multi-task network whose weights all
-            streams start from: nested patterns learn slowly from scratch.
-        finetune: Share of `training.epochs`, the last, in which each chosen network is trained.
+        epochs: Passes over the training part, warm-up and fine-tuning included; `training.epochs`
+            where it is not given. One training stands for all budgets, so a longer one pays.
+        warmup: Share of the epochs, the first, as one multi-task network whose weights all streams
+            start from: nested patterns learn slowly from scratch.
+        finetune: Share of the epochs, the last, in which each chosen network is trained.
     """
 
     ends: float = Field(default=0.2, ge=0, le=0.5)
     distillation: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     patterns: int = Field(default=1000, ge=1)
     statistics: int = Field(default=256, ge=2)
+    epochs: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.4, ge=0, lt=1)
     finetune: float = Field(default=0.25, ge=0, lt=1)
 
@@ -329,9 +332,16 @@ class Study(_Strict):
         """Names of the tasks, in the definition's order."""
         return tuple(self.tasks)
 
-    def training_of(self, method: str) -> TrainingSpec:
-        """The training of one method: the study's, with that method's own keys laid over it."""
-        own = self.options.get(method, MethodOptions()).training
+    def training_of(self, method: str, *, one_shot: bool = False) -> TrainingSpec:
+        """The training of one method: the study's, with that method's own keys laid over it.
+
+        Args:
+            method: Its name.
+            one_shot: Whether it is of the one training for the whole front.
+        """
+        own = dict(self.options.get(method, MethodOptions()).training)
+        if one_shot and self.one_shot.epochs is not None:
+            own["epochs"] = self.one_shot.epochs
         merged = _merge(self.training.model_dump(), own)
         where = f"study {self.name}, options.{method}.training"
         spec: TrainingSpec = _validate(TrainingSpec, merged, where=where)

@@ -212,6 +212,7 @@ def _trained(
     told: dict[str, Any] = {
         "method": candidate.method, "seed": candidate.seed, "label": candidate.label, "emit": emit,
         "ranks": ranks, "weighting": candidate.weighting, "balance": _balance(candidate, bench),
+        "one_shot": one_shot,
     }  # fmt: skip
     if saved is not None and saved.state["phase"] == _TUNE:
         trained = _untuned(saved)

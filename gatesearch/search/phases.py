@@ -19,7 +19,7 @@ from gatesearch.training.weightings import WEIGHTINGS, build_weighting
 
 def spans(study: Study, *, one_shot: bool) -> tuple[int, int, int]:
     """Epochs at which InterroGate's warm-up, its gates and its fine-tuning end."""
-    epochs = study.training_of("interrogate").epochs
+    epochs = study.training_of("interrogate", one_shot=one_shot).epochs
     spec = study.interrogate
     if one_shot:
         own = {"warmup": study.one_shot.warmup, "finetune": study.one_shot.finetune}
@@ -44,8 +44,8 @@ def train_gates(
         bench: Data, tasks, runtime.
         budgets: Bounds of the regulariser `flops`.
         judge: May stop it early.
-        options: `span`, `method`, `seed`, `label`, `phase`, `ranks`, `emit`, `weighting` and
-            `balance` of `fit`.
+        options: `span`, `method`, `seed`, `label`, `phase`, `ranks`, `emit`, `one_shot`,
+            `weighting` and `balance` of `fit`.
     """
     judging = judge is not None and bench.study.search.stop != "none"
     cost = pattern_cost(supernet, bench) if budgets or judging else None
@@ -125,6 +125,7 @@ def fit(
     emit: Emit,
     gate_rate: float = 1.0,
     forward: float | None = None,
+    one_shot: bool = False,
     judge: Judge | None = None,
     weighting: str = "uniform",
     balance: Mapping[str, Any] | None = None,
@@ -141,12 +142,13 @@ def fit(
         emit: Receives it.
         gate_rate: Multiple of the learning rate for gates and mixes.
         forward: GFLOPs of a forward pass on average; counted when None.
+        one_shot: Whether it is part of the one training for the whole front.
         judge: May stop it early, if nothing else is observed.
         weighting: Of losses or gradients, which begins anew with every phase.
         balance: Its options.
         options: Of `train`.
     """
-    spec = bench.study.training_of(method)
+    spec = bench.study.training_of(method, one_shot=one_shot)
     gflops, shared = forward, 0.0
     if gflops is None:
         cost = _cost(bench, model)

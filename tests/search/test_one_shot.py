@@ -14,8 +14,12 @@ from gatesearch.search import costs, read_store, run
 from gatesearch.search.one_shot import Tried, _fraction, chosen
 from tests.search.tiny import tiny
 
-PHASES = ("one_shot.warmup=0.25", "one_shot.finetune=0.25", "training.epochs=4")
-QUICK = (*PHASES, "one_shot.patterns=12", "one_shot.statistics=4", 'search.mode="one_shot"')
+# The one training is twice as long as the others.
+PHASES = ("one_shot.warmup=0.25", "one_shot.finetune=0.25", "one_shot.epochs=4")
+QUICK = (
+    *PHASES, "training.epochs=2", "one_shot.patterns=12", "one_shot.statistics=4",
+    'search.mode="one_shot"',
+)  # fmt: skip
 
 
 def tried(*points: tuple[float, float]) -> list[Tried]:
@@ -66,7 +70,7 @@ def finished(tmp_path_factory, data):
 
 
 def test_one_supernet_serves_all_points(finished) -> None:
-    out, _, record, events = finished
+    out, study, record, events = finished
     assert read_store(out) == record
     epochs = [(e["stage"], e["done"]) for e in events if e.get("unit") == "epochs"]
     assert [e for e in epochs if e[0] not in ("stl", "mtl")] == [
@@ -78,13 +82,17 @@ def test_one_supernet_serves_all_points(finished) -> None:
     assert not supernet.metrics
     assert supernet.reused_images == warmup.train_images == 6
     assert supernet.train_images == 6 + 12
+    rates = [start.curves["lr"] for start in record.starts]
+    assert rates[0][-1] == pytest.approx(study.training.lr * 0.75**0.9)
+    assert rates[1][-1] == pytest.approx(study.training.lr * 0.25**0.9)
     for trial in record.trials:
         assert set(trial.params) == {"share.semseg", "share.depth"}
         assert (trial.epochs, trial.train_images, trial.reused_images) == (4, 24, 18)
+        assert trial.curves["lr"][-1] == 0
         assert trial.reused_pflops == supernet.train_pflops
         assert math.isfinite(delta(record, trial, "validation"))
     # every network anew, the warm-up and the supernet once
-    assert record.training_images == 2 * 24 + 6 + 12 + 3 * 6
+    assert record.training_images == 2 * 12 + 6 + 12 + 3 * 6
 
 
 def test_the_first_points_are_the_ends(finished) -> None:
