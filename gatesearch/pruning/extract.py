@@ -8,9 +8,9 @@ from torch import Tensor
 from gatesearch.models.encoder import ConvNorm, Encoder, key
 from gatesearch.models.graph import Add, Conv
 from gatesearch.models.interrogate import SHARED, InterroGate
-from gatesearch.pruning.compact import (
+from gatesearch.pruning.compact import CompactNet
+from gatesearch.pruning.description import (
     AddStep,
-    CompactNet,
     ConvStep,
     Description,
     Gather,

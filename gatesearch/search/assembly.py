@@ -14,7 +14,7 @@ from torch import nn
 from gatesearch.cost import count_macs, median_latency
 from gatesearch.models import InterroGate, build_model
 from gatesearch.pruning import CompactNet, extract, sharing
-from gatesearch.pruning.compact import Description
+from gatesearch.pruning.description import Description
 from gatesearch.results import Result
 from gatesearch.search.bench import Bench, Emit
 from gatesearch.search.candidate import Candidate, starts_from

@@ -22,7 +22,7 @@ from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.graph import Conv
 from gatesearch.models.interrogate import InterroGate
 from gatesearch.pruning import extract
-from gatesearch.pruning.compact import AddStep, PoolStep
+from gatesearch.pruning.description import AddStep, PoolStep
 from gatesearch.training import Runtime
 from tests.cost.test_pattern import chain
 from tests.pruning.test_extract import parts, put

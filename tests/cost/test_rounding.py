@@ -10,7 +10,7 @@ from gatesearch.cost.rounding import allowed_counts
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.interrogate import InterroGate
 from gatesearch.pruning import extract
-from gatesearch.pruning.compact import ConvStep
+from gatesearch.pruning.description import ConvStep
 from tests.pruning.test_extract import parts
 
 SHAPE = (1, 3, 40, 56)

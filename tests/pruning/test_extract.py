@@ -28,7 +28,7 @@ from gatesearch.pruning import (
     save_compact,
     sharing,
 )
-from gatesearch.pruning.compact import ConvStep, MixStep
+from gatesearch.pruning.description import ConvStep, MixStep
 
 HEADS = {"a": 3, "b": 1, "c": 2}
 SHAPE = (1, 3, 32, 32)
@@ -92,15 +92,25 @@ def gap(ours: nn.Module, theirs: nn.Module, image: Tensor) -> float:
     granularity=st.sampled_from(["conv", "block"]),
     width=st.sampled_from([0.05, 0.08]),
     tasks=st.integers(1, 3),
+    memory_format=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 2**31),
 )
-def test_compact_computes_what_the_supernet_does(backbone, granularity, width, tasks, seed) -> None:
+def test_compact_computes_what_the_supernet_does(
+    backbone, granularity, width, tasks, memory_format, seed
+) -> None:
     graph = BACKBONES[backbone](output_stride=32, width=width)
     model = scattered(InterroGate(parts(graph, tasks), granularity=granularity), seed)
     put(model, np.random.default_rng(seed))
     compact = extract(model)
-    image = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(seed))
-    assert gap(compact.double(), model.double(), image.double()) < 1e-5
+    image = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(seed)).double()
+    image = image.contiguous(memory_format=memory_format)
+    compact.to(torch.float64, memory_format=memory_format)
+    assert gap(compact, model.double(), image) < 1e-5
+    with torch.no_grad():
+        inferred = compact(image)
+    followed = compact(image)  # channels are moved in other ways where autograd looks on
+    for task, output in inferred.items():
+        assert torch.allclose(output, followed[task], rtol=1e-12, atol=1e-12)
     assert not any(
         word in name for name in compact.state_dict() for word in ("alpha", "beta", "gate")
     )

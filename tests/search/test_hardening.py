@@ -5,7 +5,7 @@ import torch
 
 from gatesearch.errors import UsageError
 from gatesearch.pruning import load_compact
-from gatesearch.pruning.compact import ConvStep
+from gatesearch.pruning.description import ConvStep
 from gatesearch.search import Means, run
 from gatesearch.search.coordinator import start_stopwatch
 from tests.search.tiny import tiny
