@@ -65,7 +65,8 @@ class Read(nn.Module):
     def __init__(self, gather: Gather, widths: Sequence[int]) -> None:
         super().__init__()
         self.gather = gather
-        self.in_runs = all(piece.channels is None for piece in gather)
+        # Whether what is read lies in one run and is not copied.
+        self.in_place = len(gather) == 1 and gather[0].channels is None
         self.indexed = Indexed(places(gather), widths) if len(gather) > 2 else None
         for i, piece in enumerate(gather):
             if piece.channels is not None:
@@ -129,14 +130,11 @@ def _halved(x: Tensor, dim: int) -> Tensor:
 
 
 def added(left: Read, right: Read, tensors: Tensors) -> Tensor:
-    """The sum of two reads, without putting together a side that lies in runs."""
-    if len(left.gather) > 1 and left.in_runs:
+    """The sum of two reads, one of them piece by piece where the other is a copy of its own."""
+    if left.in_place:
         left, right = right, left
-    if (len(left.gather) == 1 and left.in_runs) or not right.in_runs:
+    if left.in_place or torch.compiler.is_exporting():
         return left(tensors) + right(tensors)
-    if torch.compiler.is_exporting():
-        return left(tensors) + right(tensors)
-    # What `left` returns here is a copy of its own.
     total, at = left(tensors), 0
     for piece in right.pieces(tensors):
         total[:, at : at + piece.shape[1]].add_(piece)
