@@ -293,6 +293,17 @@ class Store:
         )  # fmt: skip
         return baselines, starts
 
+    @property
+    def one_shot(self) -> bool:
+        """Whether something of the one training for the whole front is in it."""
+        _, starts = self._bases(self.handle.user_attrs)
+        return any(start.role.startswith("supernet") for start in starts)
+
+    def keep_definition(self, study: Study) -> None:
+        """Write what all its results belong to."""
+        self.keep("fingerprint", study.fingerprint)
+        self.keep("definition", study.definition())
+
     @_uncollected()
     def record(self) -> StudyRecord:
         """Everything in it, for reports."""
@@ -352,11 +363,14 @@ def open_store(
             store.keep("name", study.name)
             store.keep("identity", uuid.uuid4().hex)
             store.keep("tasks", [vars(task) for task in tasks])
-            store.keep("fingerprint", study.fingerprint)
-            store.keep("definition", study.definition())
+            store.keep_definition(study)
             return store
     if store.attribute("fingerprint") != study.fingerprint:
         lines = differences(study.definition(), theirs)
+        # Options of the one-shot supernet bind nobody before there is one.
+        if all(line.startswith("one_shot.") for line in lines) and not store.one_shot:
+            store.keep_definition(study)
+            return store
         raise StudyRefusedError(
             f"{folder} was made with another definition (fingerprint "
             f"{store.attribute('fingerprint')}, now {study.fingerprint}); results would not be "

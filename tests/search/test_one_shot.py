@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gatesearch.errors import UsageError
+from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.models import build_model
 from gatesearch.pruning import extract, load_compact
 from gatesearch.results import delta
@@ -132,3 +132,20 @@ def test_separate_trials_and_budgets_share_the_store(finished, data) -> None:
     assert all(trial.gflops <= 0.8 * stl.gflops for trial in new)
     assert not [e for e in events if e.get("stage") == "supernet"]
     assert {e["done"] for e in events if e.get("stage") == "patterns"} == {12}
+
+
+def test_options_of_the_supernet_bind_once_there_is_one(finished, data, tmp_path) -> None:
+    out, record = finished[0], read_store(finished[0])
+    other = tiny(tmp_path, *QUICK, "one_shot.epochs=5")
+    options = {"data": data, "emit": lambda event: None}
+    with pytest.raises(StudyRefusedError, match=r"one_shot\.epochs: 4 -> 5"):
+        run(other, n_trials=3, out=out, **options)
+    assert read_store(out) == record
+
+    before = run(tiny(tmp_path, "training.epochs=2"), n_trials=0, out=tmp_path / "out", **options)
+    after = run(other, n_trials=0, out=tmp_path / "out", **options)
+    assert after.baselines == before.baselines
+    assert after.definition["one_shot"]["epochs"] == 5
+    assert read_store(tmp_path / "out").fingerprint == other.fingerprint
+    with pytest.raises(StudyRefusedError, match=r"training\.lr"):
+        run(tiny(tmp_path, *QUICK, "training.lr=2e-3"), n_trials=0, out=tmp_path / "out", **options)
