@@ -22,7 +22,8 @@ MEASUREMENTS: dict[str, str] = {
     "workers": "trials an hour of two processes against one (minutes)",
     "scenes": "the whole of `gatesearch run --study scenes --n-trials 6` (minutes)",
     "one_shot": "one training for the front against eight separate searches (an hour, resumable)",
+    "recipe": "InterroGate against MTL and Cross-stitch on real frames (a day, resumable)",
 }
 
 # Measured when they are named.
-LONG = ("one_shot",)
+LONG = ("one_shot", "recipe")
