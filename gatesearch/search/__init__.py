@@ -11,6 +11,7 @@
 | `hardening.py` | from learned gates to the pattern that is cut |
 | `one_shot.py` | patterns of a one-shot supernet tried, networks chosen |
 | `select.py` | which network of a store to take |
+| `database.py` | a store's database: opened, checked, its complaints explained |
 | `store.py` | what is kept: definition, baselines, trials, test figures |
 | `lock.py`, `backup.py`, `status.py` | one writer; copies of the store; what is going on |
 | `gallery.py` | predictions on a few test frames, for the report |

@@ -23,6 +23,7 @@ from gatesearch.search.bench import (
 )
 from gatesearch.search.candidate import Candidate
 from gatesearch.search.crew import Crew
+from gatesearch.search.database import explained
 from gatesearch.search.engine import Hunt, Search
 from gatesearch.search.executors import open_executor
 from gatesearch.search.gallery import draw_gallery
@@ -31,7 +32,7 @@ from gatesearch.search.method_costs import costs
 from gatesearch.search.one_shot import chooser
 from gatesearch.search.space import SCALAR, draw, draw_shares, search_of
 from gatesearch.search.status import Board
-from gatesearch.search.store import Store, explained, open_store
+from gatesearch.search.store import Store, open_store
 from gatesearch.stopping import stoppable
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks

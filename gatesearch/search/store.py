@@ -9,11 +9,9 @@ memory, and written whole: one commit begins a trial.
 """
 
 import contextlib
-import errno
 import functools
 import gc
 import itertools
-import json
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +25,10 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from gatesearch.errors import DataError, StudyRefusedError, UsageError
+from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.results import Result, StudyRecord, TaskInfo
-from gatesearch.search.backup import DATABASE, damage, damaged, last_backup
-from gatesearch.search.lock import server_url
+from gatesearch.search.backup import DATABASE
+from gatesearch.search.database import close_database, explained, open_database
 from gatesearch.search.space import directions, is_scalar
 from gatesearch.study import Study, differences
 
@@ -212,7 +210,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the database."""
-        _close(self._storage)
+        close_database(self._storage)
 
     def attribute(self, name: str) -> Any:
         """An attribute of the store, None where it was never set."""
@@ -349,7 +347,7 @@ def open_store(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with explained(folder):
-        opened = _storage(folder, storage)
+        opened = open_database(folder, storage)
         handle = optuna.create_study(
             study_name=study.name,
             storage=opened,
@@ -397,8 +395,8 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
     with explained(folder), contextlib.ExitStack() as stack:
         try:
-            opened = _storage(folder, storage)
-            stack.callback(_close, opened)
+            opened = open_database(folder, storage)
+            stack.callback(close_database, opened)
             # Names of studies have no spaces, those of their searches do.
             names = [n for n in optuna.get_all_study_names(opened) if " " not in n]
             handle = optuna.load_study(study_name=name or "".join(names[:1]), storage=opened)
@@ -410,89 +408,10 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
             ) from error
 
 
-def _storage(folder: Path, url: str = "") -> RDBStorage:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if url:
-        return RDBStorage(server_url(url).render_as_string(hide_password=False))
-    _check_database(folder)
-    try:
-        return RDBStorage(f"sqlite:///{folder.absolute() / DATABASE}")
-    except RuntimeError as error:  # tables of another version of Optuna
-        raise StudyRefusedError(
-            f"{folder / DATABASE} cannot be used: {str(error).splitlines()[0]}; name another "
-            "folder with --out"
-        ) from error
-
-
-def _close(storage: RDBStorage) -> None:
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def _check_database(folder: Path) -> None:
-    """Find damage before anything is written: Optuna opens, and writes to, half a database."""
-    path = folder / DATABASE
-    fresh = not path.exists() or path.stat().st_size == 0
-    # A killed first start leaves an empty file, which is no loss; one beside networks is.
-    if fresh and last_backup(folder) is None and not (folder / "baselines").exists():
-        return
-    wrong = damage(path)
-    if wrong is not None:
-        raise damaged(path, wrong)
-
-
 def _name_metrics(handle: optuna.Study) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         handle.set_metric_names(["delta_mtl", "gflops"][: len(handle.directions)])
-
-
-# Codes of a disk or folder that takes no more: a cure outside the store makes them go away.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-_NO_ROOM_SQLITE = {"SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"}
-
-
-@contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Turn what a disk or database complains of into an error that names the cure.
-
-    Raises:
-        DataError: The disk is full or the folder cannot be written.
-        StudyRefusedError: The database cannot be used.
-    """
-    import sqlalchemy.exc
-
-    try:
-        yield
-    except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
-        cause = _sqlite_error(error)
-        # Extended codes such as SQLITE_IOERR_WRITE begin with their family.
-        code = "_".join(getattr(cause, "sqlite_errorname", "").split("_")[:2])
-        if code in _NO_ROOM_SQLITE:
-            raise _no_room(folder / DATABASE, str(cause)) from error
-        raise StudyRefusedError(
-            f"{folder / DATABASE} cannot be used: {str(cause).splitlines()[0]}; if it is damaged, "
-            "move it away and put a backup in its place, or name another folder with --out"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise damaged(folder / DATABASE, str(error)) from error
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise _no_room(Path(error.filename or folder), str(error.strerror)) from error
-
-
-def _sqlite_error(error: BaseException) -> BaseException:
-    """The database's own error, under those of SQLAlchemy and Optuna."""
-    below = getattr(error, "orig", None) or error.__cause__
-    return _sqlite_error(below) if below is not None else error
-
-
-def _no_room(path: Path, what: str) -> DataError:
-    return DataError(
-        f"cannot write {path}: {what}; what is finished is kept. Make room or name another "
-        "folder, then run the same command again"
-    )
 
 
 def _as_json(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:

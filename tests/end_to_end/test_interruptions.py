@@ -8,7 +8,7 @@ import sqlalchemy
 
 from gatesearch.errors import DataError
 from gatesearch.search import read_store
-from gatesearch.search.store import explained
+from gatesearch.search.database import explained
 from tests.end_to_end.conftest import TINY, contents, trained
 
 pytestmark = pytest.mark.end_to_end

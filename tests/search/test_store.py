@@ -10,7 +10,8 @@ import pytest
 
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.results import Result, TaskInfo
-from gatesearch.search.store import DATABASE, Begun, Store, open_store, read_store
+from gatesearch.search.backup import DATABASE
+from gatesearch.search.store import Begun, Store, open_store, read_store
 from tests.search.tiny import tiny
 
 TASKS = (TaskInfo("semseg", "mIoU", "%", True, 8), TaskInfo("depth", "RMSE", "m", False, 1))
