@@ -107,6 +107,8 @@ class GateSpec(_Strict):
             stream then starts from; done once a seed for all trials. 0 in the paper.
         finetune: Share of `training.epochs`, the last, in which the compact network is trained
             after pruning. 0 in the paper. One learning rate schedule runs through all phases.
+        spread: Where a task's open gates are: `learned` leaves them (the paper), `even` opens the
+            same share of every layer, those of the highest α (see `evened`).
         round_to: Live channels of every convolution become multiples of this; 1 leaves them. The
             log says what it costs and wins.
     """
@@ -119,6 +121,7 @@ class GateSpec(_Strict):
     ramp: float = Field(default=0.0, ge=0, le=1)
     warmup: float = Field(default=0.0, ge=0, lt=1)
     finetune: float = Field(default=0.0, ge=0, lt=1)
+    spread: Literal["learned", "even"] = "learned"
     round_to: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")

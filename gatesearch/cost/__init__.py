@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gatesearch.cost.layers import measure_layers
     from gatesearch.cost.macs import count_macs
     from gatesearch.cost.pattern import PatternCost
-    from gatesearch.cost.projection import project
+    from gatesearch.cost.projection import evened, project
     from gatesearch.cost.record import Cost
     from gatesearch.cost.rounding import rounded
 
@@ -23,6 +23,7 @@ _HOMES = {
     "LatencyTable": "latency",
     "PatternCost": "pattern",
     "count_macs": "macs",
+    "evened": "projection",
     "fit_latency": "fit",
     "measure_layers": "layers",
     "measure_of": "budget",
@@ -39,6 +40,7 @@ __all__ = [
     "LatencyTable",
     "PatternCost",
     "count_macs",
+    "evened",
     "fit_latency",
     "measure_layers",
     "measure_of",

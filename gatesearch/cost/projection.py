@@ -62,6 +62,31 @@ def project(
     return gates if multiple == 1 else _in_groups(gates, logits, cost, budgets, multiple)
 
 
+def evened(alpha: Mapping[str, Tensor], cost: PatternCost | None) -> dict[str, Tensor]:
+    """Logits that give every task the same share of open gates in each layer.
+
+    A task's share is that of all its gates that are open. In every layer those of its highest α
+    open, and `project` then raises or lowers the shares of all tasks by one factor. So a task's own
+    channels are a thin stream through the whole network instead of a thick one through the layers
+    where gates are dear. The paper has nothing like it.
+
+    Args:
+        alpha: Gated node -> (T, C) logits.
+        cost: Whose prices `project` will divide by; None where there is no budget.
+
+    Returns:
+        Gated node -> (T, C) logits, in the order of α within each row.
+    """
+    whole = torch.cat(list(alpha.values()), 1)
+    share = (whole > 0).double().mean(1).clamp(min=1e-6)[:, None].cpu()
+    spread = {}
+    for name, a in alpha.items():
+        rank = (-a.detach().cpu()).argsort(dim=1, stable=True).argsort(dim=1)
+        quantile = (rank.double() + 0.5) / a.shape[1]
+        spread[name] = (1 - quantile / share) * (1 if cost is None else _price(cost, name))
+    return spread
+
+
 def _projected(
     alpha: Mapping[str, Tensor], cost: PatternCost, budgets: Sequence[Budget]
 ) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from gatesearch.cost import (
     Budget,
     PatternCost,
     count_macs,
+    evened,
     fit_latency,
     median_latency,
     rounded,
@@ -64,7 +65,10 @@ def harden(
     """
     multiple = bench.study.interrogate.round_to
     cost = pattern_cost(supernet, bench) if budgets else None
-    alpha, learned = supernet.logits(), supernet.hard_gates()
+    alpha = supernet.logits()
+    if bench.study.interrogate.spread == "even":
+        alpha = evened(alpha, cost)
+    learned = {name: (a > 0).detach().cpu() for name, a in alpha.items()}
 
     def seconds(gates: Mapping[str, Tensor]) -> float:
         assert bench.stopwatch is not None

@@ -10,6 +10,7 @@ from gatesearch.cost import (
     Cost,
     PatternCost,
     count_macs,
+    evened,
     measure_of,
     name_of,
     parse_budget,
@@ -92,9 +93,10 @@ def test_the_name_of_several_does_not_depend_on_their_order() -> None:
     share=st.floats(0, 1),
     measure=st.sampled_from(["macs", "params"]),
     lean=st.floats(-2, 2),
+    even=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_projection_takes_a_budget_up(granularity, share, measure, lean, seed) -> None:
+def test_projection_takes_a_budget_up(granularity, share, measure, lean, even, seed) -> None:
     graph = BACKBONES["resnet18"](output_stride=8, width=0.2)
     model = InterroGate(parts(graph), granularity=granularity)
     shape = (1, 3, 40, 56)
@@ -109,7 +111,8 @@ def test_projection_takes_a_budget_up(granularity, share, measure, lean, seed) -
     ]
     least, most = (float(getattr(cost, measure)(gates)) for gates in ends)
     budget = Budget("x", measure, least + share * (most - least))
-    model.set_gates(project(model.logits(), cost, [budget]))
+    alpha = evened(model.logits(), cost) if even else model.logits()
+    model.set_gates(project(alpha, cost, [budget]))
     counted = count_macs(extract(model), shape, cross_check=False)
     assert 0.98 <= budget.share(counted) <= 1
 
@@ -134,6 +137,36 @@ def test_projection_leaves_gates_alone_that_are_inside() -> None:
     closed = {n: learned[n] & ~tight[n] for n in learned}
     lost = max(float(ratio[n][closed[n]].max()) for n in learned if closed[n].any())
     assert lost <= kept
+
+
+def test_an_even_spread_by_hand() -> None:
+    # The first task has half of its gates open, the second a third of them.
+    alpha = {
+        "wide": torch.tensor([[3.0, 1.0, 2.0, -9.0], [-1.0, 5.0, -2.0, -3.0]]),
+        "thin": torch.tensor([[-1.0, -2.0], [0.5, -0.5]]),
+    }
+    opened = {name: (a > 0).tolist() for name, a in evened(alpha, None).items()}
+    assert opened == {
+        "wide": [[True, False, True, False], [False, True, False, False]],
+        "thin": [[True, False], [True, False]],
+    }
+
+
+def test_an_even_spread_stays_even_within_a_budget() -> None:
+    model = InterroGate(parts(BACKBONES["resnet18"](output_stride=32, width=0.25)))
+    cost = PatternCost.of(model, (1, 3, 32, 32))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for alpha in model.alpha.values():
+            alpha.copy_(torch.randn(alpha.shape, generator=generator))
+            alpha[1] += 0.7
+    macs = float(cost.macs(model.hard_gates()))
+    gates = project(evened(model.logits(), cost), cost, [Budget("x", "macs", 0.8 * macs)])
+    counts = torch.stack([on.sum(1) for on in gates.values()])
+    widths = torch.tensor([on.shape[1] for on in gates.values()])[:, None]
+    common = counts.sum(0) / widths.sum()
+    assert ((counts - common * widths).abs() <= 1).all()
+    assert common[1] > common[0]
 
 
 def test_projection_into_less_than_all_gates_closed_is_refused() -> None:

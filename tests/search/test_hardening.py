@@ -1,13 +1,17 @@
 """Networks that are cut inside latency budgets and with rounded channels, in whole runs."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from gatesearch.errors import UsageError
+from gatesearch.models import build_model
 from gatesearch.pruning import load_compact
 from gatesearch.pruning.description import ConvStep
 from gatesearch.search import Means, run
 from gatesearch.search.coordinator import start_stopwatch
+from gatesearch.search.hardening import harden
 from tests.search.tiny import tiny
 
 WIDE = ("model.width=0.25", "training.epochs=1")
@@ -66,3 +70,17 @@ def test_a_device_that_is_not_there(data, tmp_path) -> None:
             budgets=["5ms"], means=Means(device="cuda"),
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+def test_an_even_spread_opens_as_much_in_every_layer(tmp_path) -> None:
+    study = tiny(tmp_path, 'interrogate.spread="even"', "model.width=0.25")
+    supernet = build_model(study, "interrogate")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for alpha in supernet.alpha.values():
+            alpha.copy_(torch.randn(alpha.shape, generator=generator))
+    learned = torch.cat(list(supernet.hard_gates().values()), 1).float().mean(1)
+    bench = SimpleNamespace(study=study)
+    harden(supernet, bench, budgets=(), fill=True, label="trial 0", emit=lambda event: None)
+    for on in supernet.hard_gates().values():
+        assert (on.float().mean(1) - learned).abs().max() <= 0.5 / on.shape[1] + 1e-6
