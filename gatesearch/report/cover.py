@@ -288,8 +288,19 @@ def _caption(record: StudyRecord, split: Split, hidden: int, remark: str) -> str
         more.append(f"{_trials(missing)} without {split} figures not drawn.")
     if hidden:
         more.append(f"{_trials(hidden)} below the chart.")
-    more.append(remark)
+    more += [_lengths(record), remark]
     return first + "\n" + " ".join(part for part in more if part)
+
+
+def _lengths(record: StudyRecord) -> str:
+    """A warning where networks that are compared were trained for unequal lengths."""
+    front, others = (
+        "/".join(str(epochs) for epochs in sorted({result.epochs for result in results}))
+        for results in (record.front, record.baselines)
+    )
+    if not record.front or front == others:
+        return ""
+    return f"UNEQUAL TRAINING: the front {front} epochs, baselines {others}."
 
 
 def _overlay(record: StudyRecord) -> tuple[tuple[PublishedRow, ...], str]:

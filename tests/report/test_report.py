@@ -270,6 +270,13 @@ class TestWhatIsSaid:
         assert style.signed(delta(study, best, "test")) in first
         assert f"{fewer} % fewer than STL" in first or f"{-fewer} % more than STL" in first
 
+    def test_unequal_training_is_said(self):
+        study = record(trials=3, failed=())
+        assert "UNEQUAL" not in words(cover, study)
+        longer = tuple(dataclasses.replace(trial, epochs=90) for trial in study.trials)
+        told = words(cover, dataclasses.replace(study, trials=longer))
+        assert "UNEQUAL TRAINING: the front 90 epochs, baselines 30." in told
+
     def test_no_trials_is_said(self):
         assert headline(record(trials=0), "test") == [
             "No trial has been run yet: the baselines stand alone."
