@@ -1,5 +1,6 @@
 """`gatesearch select`: which network of a store to take."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -73,8 +74,10 @@ def select(
         + (f", {result.latency_ms:.3g} ms" if result.latency_ms is not None else "")
     )
     print_table(["task", "metric", "validation", "test"], rows, numbers_from=2, title=title)
+    place = f" --out {shlex.quote(str(out))}" if out else ""
     console.print(
-        f"ship it: gatesearch export --study {study} --trial {result.trial} --to network.onnx",
+        f"ship it: gatesearch export --study {study}{place} --trial {result.trial} "
+        "--to network.onnx",
         markup=False,
         soft_wrap=True,
     )

@@ -121,4 +121,4 @@ def test_one_training_gives_a_front_to_select_from(scenes):
     assert selected["prefer"] == {"depth": 2.0}
     shown = cli("select", "--study", "scenes", *folder)
     assert shown.code == 0
-    assert "ship it: gatesearch export --study scenes --trial" in shown.stdout
+    assert "gatesearch export --study scenes --out runs/one-shot --trial" in shown.stdout
