@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gatesearch.errors import UsageError, nearest, unknown
 
 # Raised whenever a change of the code changes what the same definition results in.
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 
 
 class _Strict(BaseModel):

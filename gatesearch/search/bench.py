@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gatesearch.cost import LatencyTable
 from gatesearch.datasets import DATASETS, Pack, ensure_pack
 from gatesearch.errors import DataError, UsageError, unknown
@@ -18,7 +21,8 @@ from gatesearch.training import (
     measure_memory_format,
     resolve_runtime,
 )
-from gatesearch.training.frames import spread
+from gatesearch.training.augment import augment
+from gatesearch.training.frames import Batch, spread
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -64,6 +68,17 @@ class Bench:
     def weights(self) -> dict[str, float]:
         """Task -> ω_t."""
         return {name: spec.weight for name, spec in self.study.tasks.items()}
+
+    def seen(self) -> Callable[[Batch], Tensor]:
+        """Batch -> its images augmented as in training, by draws that are always the same."""
+        generator = torch.Generator().manual_seed(0)
+        options = self.study.training.augment.model_dump()
+
+        def images(batch: Batch) -> Tensor:
+            image = {"image": batch["image"]}
+            return augment(self.runtime.tensors(image), {}, generator=generator, **options)["image"]
+
+        return images
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:

@@ -40,16 +40,22 @@ def test_channels_come_in_groups(data, tmp_path, mode) -> None:
 
 
 def test_a_budget_of_latency_is_met_when_it_is_cut(data, tmp_path) -> None:
-    study = tiny(tmp_path, *WIDE)
-    least, most = start_stopwatch(study, "cpu").table.ends
-    assert 0 < least < most
-    limit = 1e3 * (least + most) / 2
-    out = tmp_path / "out"
-    budget = f"{limit:.4f}ms"
-    record = run(
-        study, n_trials=1, out=out, data=data, emit=lambda event: None, budgets=[budget],
-        means=Means(device="cpu"),
-    )  # fmt: skip
+    study, out = tiny(tmp_path, *WIDE), tmp_path / "out"
+    for _ in range(5):
+        least, most = start_stopwatch(study, "cpu").table.ends
+        assert 0 < least < most
+        budget = f"{1e3 * (least + most) / 2:.4f}ms"
+        try:
+            record = run(
+                study, n_trials=1, out=out, data=data, emit=lambda event: None,
+                budgets=[budget], means=Means(device="cpu"),
+            )  # fmt: skip
+            break
+        except UsageError as error:  # a machine that became busy since
+            if "out of reach" not in str(error):
+                raise
+    else:
+        pytest.skip("this machine's speed changed twofold from one second to the next, five times")
     (trial,) = record.trials
     assert trial.budget == f"{budget}@cpu"
     # That a fresh process finds it inside too is for `benchmarks/`, where nothing else runs; a busy

@@ -133,6 +133,9 @@ with locked(Path({str(tmp_path)!r})):
         try:
             assert holder(tmp_path).pid == parent.pid
             gone(parent)
+            deadline = time.monotonic() + 30  # the child lets go as soon as it first runs
+            while holder(tmp_path) is not None and time.monotonic() < deadline:
+                time.sleep(0.05)
             assert holder(tmp_path) is None
             os.kill(child, 0)
         finally:

@@ -259,6 +259,17 @@ def test_recomputed_statistics_are_the_mean_over_batches(frames) -> None:
     assert model.norm.num_batches_tracked == 2
 
 
+def test_statistics_are_recomputed_on_what_training_saw(frames) -> None:
+    model = Normed(momentum=0.1)
+    drawn = [torch.rand(5, 3, 4, 4) * 255 for _ in range(2)]
+    left = iter(drawn)
+    recompute_statistics(
+        model, frames, runtime=CPU, batch_size=5, most=10, seen=lambda batch: next(left)
+    )
+    expected = torch.stack([normalised(image).mean((0, 2, 3)) for image in drawn]).mean(0)
+    torch.testing.assert_close(model.norm.running_mean, expected)
+
+
 def test_evaluate_is_the_meter_over_all_frames(frames) -> None:
     model = Toy(dropout=0.9)
     model.train()
