@@ -1,11 +1,12 @@
 """The same search on Ray, with its store on a PostgreSQL server, and on two devices."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import time
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 
@@ -17,16 +18,18 @@ pytestmark = pytest.mark.end_to_end
 RUN = ("run", "--study", TINY, "--n-trials", 3)
 
 
-def ray_workers():
-    """Processes in which Ray does our work at this moment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::work"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+def kill_at_work(running, trials):
+    """Kill the process of one of these trials in the midst of it."""
+    while running.process.poll() is None:
+        for kept in trials.glob("*/attempts.json"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                process = json.loads(kept.read_text())["attempts"][-1]["process"]
+                os.kill(process, signal.SIGSTOP)
+                at_work = kept.exists() and not (kept.parent / "result.json").exists()
+                os.kill(process, signal.SIGKILL if at_work else signal.SIGCONT)
+                if at_work:
+                    return
+        time.sleep(0.05)
 
 
 def test_ray_stops_in_order_and_goes_on_where_a_killed_worker_was(tiny, cli, expected) -> None:
@@ -39,12 +42,10 @@ def test_ray_stops_in_order_and_goes_on_where_a_killed_worker_was(tiny, cli, exp
     assert kept.name == "checkpoint-1.safetensors"
     running = cli.start(*run)
     running.wait_for("trial 1: ")
-    while not (workers := ray_workers()):
-        time.sleep(0.05)
-    os.kill(workers[0], signal.SIGKILL)
+    store = cli.folder / "runs" / "tiny"
+    kill_at_work(running, store / "trials")
     done = running.end()
     assert done.code == 0, done.stderr
-    store = cli.folder / "runs" / "tiny"
     assert outcome(store) == expected
     assert sum(trial.attempts for trial in read_store(store).trials) > TRIALS
 
