@@ -3,7 +3,8 @@
 Eight searches, one under each of eight budgets spread evenly from MTL to STL, against eight points
 of one supernet: the area that their validation figures dominate, and what their trainings cost.
 Stores are kept in `$GATESEARCH_BENCH` (a temporary folder otherwise): a stopped run goes on;
-the studies are `$GATESEARCH_BENCH_STUDIES` (`scenes`), the data in `$GATESEARCH_DATA`.
+the studies are `$GATESEARCH_BENCH_STUDIES` (`scenes`), the data in `$GATESEARCH_DATA`, keys to
+change in them `$GATESEARCH_BENCH_SET` (`training.epochs=6 one_shot.epochs=12`).
 """
 
 import math
@@ -27,10 +28,11 @@ def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(os.environ.get("GATESEARCH_BENCH", temporary))
         data = Path(os.environ.get("GATESEARCH_DATA", str(work / "data")))
+        changed = os.environ.get("GATESEARCH_BENCH_SET", "").split()
         figures = []
         for name in os.environ.get("GATESEARCH_BENCH_STUDIES", "scenes").split(","):
             for seed in SEEDS:
-                base = gs.load_study(name).model_copy(update={"seed": seed})
+                base = gs.load_study(name, changed).model_copy(update={"seed": seed})
                 figures += _compared(base, out=work / f"{name}-seed{seed}", data=data)
         return figures
 

@@ -42,7 +42,7 @@ def measure() -> list[Figure]:
     for epochs, gains in found.items():
         for other in ("mtl", "cross_stitch"):
             differences = [ours - theirs for ours, theirs in gains[other]]
-            mean, deviation = _mean_deviation(differences)
+            mean, deviation = statistics.mean(differences), statistics.stdev(differences)
             # Met from below: against MTL the mean gain must exceed its deviation.
             value = deviation - mean if other == "mtl" else -mean
             pairs = ", ".join(f"{a:+.2f} / {b:+.2f}" for a, b in gains[other])
@@ -97,7 +97,3 @@ def _study(epochs: int, seed: int) -> Study:
             'methods=["stl", "mtl", "cross_stitch"]',
         ],
     ).model_copy(update={"seed": seed})  # fmt: skip
-
-
-def _mean_deviation(values: list[float]) -> tuple[float, float]:
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0

@@ -126,7 +126,7 @@ def _measured(network: nn.Module, candidate: Candidate, bench: Bench, emit: Emit
     """Cost and validation metrics, as fields of `Result`."""
     size = bench.study.training.batch_size
     options: dict[str, Any] = {"runtime": bench.runtime, "batch_size": size}
-    recompute_statistics(network, bench.train, seen=bench.seen(), **options)
+    recompute_statistics(network, bench.train, seen=bench.seen(candidate.method), **options)
     cost = count_macs(network, bench.input_shape)
     bounds = [budget for budget in candidate.budgets if budget.measure != "latency"]
     assert all(budget.share(cost) <= 1 for budget in bounds)

@@ -69,10 +69,10 @@ class Bench:
         """Task -> ω_t."""
         return {name: spec.weight for name, spec in self.study.tasks.items()}
 
-    def seen(self) -> Callable[[Batch], Tensor]:
-        """Batch -> its images augmented as in training, by draws that are always the same."""
+    def seen(self, method: str) -> Callable[[Batch], Tensor]:
+        """Batch -> its images augmented as the method trains, by draws that are always the same."""
         generator = torch.Generator().manual_seed(0)
-        options = self.study.training.augment.model_dump()
+        options = self.study.training_of(method).augment.model_dump()
 
         def images(batch: Batch) -> Tensor:
             image = {"image": batch["image"]}

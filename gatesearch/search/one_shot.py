@@ -171,7 +171,7 @@ def _measured(
     size = bench.study.training.batch_size
     recompute_statistics(
         network, bench.train, runtime=bench.runtime, batch_size=size,
-        most=bench.study.one_shot.statistics, seen=bench.seen(),
+        most=bench.study.one_shot.statistics, seen=bench.seen("interrogate"),
     )  # fmt: skip
     metrics = evaluate(
         network, bench.validation, bench.tasks, runtime=bench.runtime, batch_size=size
