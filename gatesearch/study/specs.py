@@ -1,25 +1,13 @@
-"""A study: what is trained, on which data, under which protocol, and what is searched.
+"""The tables of a study's file, each with its keys, their bounds and what they mean."""
 
-A study is a TOML file. This module reads it, validates it and gives it a fingerprint; it knows
-nothing of torch. Everything below unpacks a study at its edge and takes plain arguments.
-"""
-
-import hashlib
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from gatesearch.errors import UsageError, nearest, unknown
-
-# Raised whenever a change of the code changes what the same definition results in.
-RESULTS_VERSION = 3
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A table whose keys are all known."""
+
     # Schemas are built on first use: `--help` must not wait for them.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -27,7 +15,7 @@ class _Strict(BaseModel):
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class ProtocolSpec(_Strict):
+class ProtocolSpec(Strict):
     """What makes two figures comparable: one name for classes, size, encodings and metrics.
 
     Attributes:
@@ -41,7 +29,7 @@ class ProtocolSpec(_Strict):
     published: Literal["", "nyud", "pascal"] = ""
 
 
-class TaskSpec(_Strict):
+class TaskSpec(Strict):
     """One task: its kind (a name in `gatesearch.tasks.TASKS`), classes, and weight in the loss."""
 
     kind: str
@@ -49,7 +37,7 @@ class TaskSpec(_Strict):
     weight: float = Field(default=1.0, ge=0)
 
 
-class DataSpec(_Strict):
+class DataSpec(Strict):
     """Which data set, and how its official training part is split.
 
     Attributes:
@@ -68,7 +56,7 @@ class DataSpec(_Strict):
     validation_seed: int = 0
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """Backbone and heads that every method builds on.
 
     Attributes:
@@ -91,7 +79,7 @@ class ModelSpec(_Strict):
     weights: str = "imagenet"
 
 
-class GateSpec(_Strict):
+class GateSpec(Strict):
     """The InterroGate supernet (the paper leaves all of these open; see docs of each option).
 
     Attributes:
@@ -144,7 +132,7 @@ class GateSpec(_Strict):
         return int(self.warmup * epochs), epochs - int(self.finetune * epochs)
 
 
-class AugmentSpec(_Strict):
+class AugmentSpec(Strict):
     """Augmentation of whole training batches; each task transforms its own labels.
 
     Attributes:
@@ -166,7 +154,7 @@ class AugmentSpec(_Strict):
         return self
 
 
-class TrainingSpec(_Strict):
+class TrainingSpec(Strict):
     """How every network of the study is trained.
 
     Attributes:
@@ -202,7 +190,7 @@ class MethodOptions(BaseModel):
         return dict(self.model_extra or {})
 
 
-class SearchSpec(_Strict):
+class SearchSpec(Strict):
     """What Optuna chooses: λ_s log-uniform, each task's τ_t uniform.
 
     Attributes:
@@ -248,7 +236,7 @@ class SearchSpec(_Strict):
         return self
 
 
-class ExecutionSpec(_Strict):
+class ExecutionSpec(Strict):
     """How a run guards its work; nothing of this changes results, so it is not in the fingerprint.
 
     Attributes:
@@ -263,7 +251,7 @@ class ExecutionSpec(_Strict):
     backup_minutes: float = Field(default=10.0, ge=0, allow_inf_nan=False)
 
 
-class OneShotSpec(_Strict):
+class OneShotSpec(Strict):
     """One training for the whole front (`search.mode = "one_shot"`).
 
     Attributes:
@@ -286,235 +274,3 @@ class OneShotSpec(_Strict):
     epochs: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.4, ge=0, lt=1)
     finetune: float = Field(default=0.25, ge=0, lt=1)
-
-
-class Study(_Strict):
-    """A validated study definition.
-
-    Attributes:
-        name: Names the store's folder and the report.
-        summary: One line for `gatesearch studies`.
-        seed: Seed of initialisation, data order and search; `--seed` changes it.
-        methods: Baselines trained beside InterroGate, names in `gatesearch.models.METHODS`.
-        weightings: How the losses or gradients of these baselines are balanced, each in every way;
-            names in `gatesearch.training.WEIGHTINGS`. Single-task networks have nothing to balance.
-        balance: Weighting -> its options, as `[balance.cagrad]` with `c = 0.5`.
-        report_frames: Frames drawn with predictions in the report.
-    """
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    summary: str = ""
-    seed: int = Field(default=0, ge=0)
-    methods: tuple[str, ...] = ("stl", "mtl", "cross_stitch", "mtan")
-    weightings: tuple[str, ...] = Field(default=("uniform",), min_length=1)
-    report_frames: int = Field(default=3, ge=0, le=16)
-    protocol: ProtocolSpec
-    tasks: dict[str, TaskSpec] = Field(min_length=1)
-    data: DataSpec
-    model: ModelSpec
-    interrogate: GateSpec = GateSpec()
-    training: TrainingSpec
-    search: SearchSpec = SearchSpec()
-    one_shot: OneShotSpec = OneShotSpec()
-    execution: ExecutionSpec = ExecutionSpec()
-    options: dict[str, MethodOptions] = {}
-    balance: dict[str, dict[str, Any]] = {}
-
-    @model_validator(mode="after")
-    def _supernet_has_epochs(self) -> "Study":
-        rest = 1 - self.one_shot.warmup - self.one_shot.finetune
-        if self.search.mode == "one_shot" and rest <= 0:
-            raise ValueError(
-                "one_shot.warmup + one_shot.finetune must leave a share of the epochs for the "
-                f"supernet, found {self.one_shot.warmup} + {self.one_shot.finetune}"
-            )
-        return self
-
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """Names of the tasks, in the definition's order."""
-        return tuple(self.tasks)
-
-    def training_of(self, method: str, *, one_shot: bool = False) -> TrainingSpec:
-        """The training of one method: the study's, with that method's own keys laid over it.
-
-        Args:
-            method: Its name.
-            one_shot: Whether it is of the one training for the whole front.
-        """
-        own = dict(self.options.get(method, MethodOptions()).training)
-        if one_shot and self.one_shot.epochs is not None:
-            own["epochs"] = self.one_shot.epochs
-        merged = _merge(self.training.model_dump(), own)
-        where = f"study {self.name}, options.{method}.training"
-        spec: TrainingSpec = _validate(TrainingSpec, merged, where=where)
-        return spec
-
-    def arguments_of(self, method: str) -> dict[str, Any]:
-        """Keyword arguments that the study gives the method's builder."""
-        return self.options.get(method, MethodOptions()).arguments
-
-    def definition(self) -> dict[str, Any]:
-        """All that changes results, as plain JSON values; what `fingerprint` is made of."""
-        # The seed is kept with every result; methods and frames only say what is added.
-        kept = self.model_dump(
-            mode="json",
-            exclude={
-                "summary": True, "seed": True, "methods": True, "weightings": True,
-                "report_frames": True, "execution": True, "search": {"mode"},
-            },
-        )  # fmt: skip
-        return {"results_version": RESULTS_VERSION, **kept}
-
-    @classmethod
-    def from_definition(cls, definition: Mapping[str, Any]) -> "Study":
-        """The study of a stored definition; seed and methods are the defaults."""
-        kept = {key: value for key, value in definition.items() if key != "results_version"}
-        study: Study = _validate(cls, kept, where="the store's definition")
-        return study
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change whenever results would."""
-        text = json.dumps(self.definition(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys on which two definitions differ, as `key: theirs -> ours`.
-
-    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
-    ['a.b: 2 -> 1']
-    """
-    left, right = _flatten(ours), _flatten(theirs)
-    return [
-        f"{key}: {right.get(key, 'absent')} -> {left.get(key, 'absent')}"
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key)
-    ]
-
-
-def studies_folder() -> Path:
-    """Folder of the built-in studies: inside the wheel, or `studies/` of a checkout."""
-    packaged = Path(__file__).parent / "builtin_studies"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "studies"
-
-
-def builtin_studies() -> dict[str, Path]:
-    """The built-in studies, name -> file."""
-    return {path.stem: path for path in sorted(studies_folder().glob("*.toml"))}
-
-
-def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """Read and validate a study.
-
-    Args:
-        name_or_path: A built-in study's name, or a TOML file.
-        overrides: `a.b=value` items, values written as in TOML (a bare word is a string);
-            `preset=NAME` lays one of the file's `[presets.NAME]` tables over it.
-
-    Raises:
-        UsageError: Unknown study, unknown key (the nearest known one is named), or a bad value.
-    """
-    path = _find(name_or_path)
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
-    presets = raw.pop("presets", {})
-    for item in overrides:
-        key, separator, text = item.partition("=")
-        if not separator or not key.strip():
-            raise UsageError(f"--set takes key=value, found '{item}'")
-        if key.strip() == "preset":
-            if text not in presets:
-                raise unknown("preset", text, presets)
-            raw = _merge(raw, presets[text])
-        else:
-            raw = _merge(raw, _nested(key.strip().split("."), _value(text)))
-    study: Study = _validate(Study, raw, where=str(path))
-    for method in study.options:
-        study.training_of(method)
-    return study
-
-
-def _find(name_or_path: str | Path) -> Path:
-    builtin = builtin_studies()
-    if str(name_or_path) in builtin:
-        return builtin[str(name_or_path)]
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise UsageError(f"no study file {path}")
-        return path
-    hint = unknown("study", str(name_or_path), builtin)
-    raise UsageError(f"{hint}; a file of your own must end in .toml")
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
-
-
-def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    return dict(value)
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            value = _merge(old, value)
-        merged[key] = value
-    return merged
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _validate(model: type[_Strict], raw: Mapping[str, Any], *, where: str) -> Any:
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        lines = [_explain(model, item) for item in error.errors()]
-        raise UsageError(f"{where}:\n  " + "\n  ".join(lines)) from error
-
-
-def _explain(model: type[BaseModel], item: Any) -> str:
-    path = [str(part) for part in item["loc"]]
-    dotted = ".".join(path)
-    if item["type"] == "extra_forbidden":
-        return f"unknown key '{dotted}'{nearest(path[-1], _keys_at(model, path[:-1]))}"
-    if item["type"] == "missing":
-        return f"missing key '{dotted}'"
-    if item["type"] == "value_error":
-        return f"{dotted}: {item['ctx']['error']}"
-    return f"{dotted}: {item['msg']}, found {item['input']!r}"
-
-
-def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(part)
-        candidates = [] if field is None else [field.annotation, *_arguments(field.annotation)]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if models:
-            model = models[0]
-        elif field is not None:
-            return []
-    return list(model.model_fields)
-
-
-def _arguments(annotation: Any) -> tuple[Any, ...]:
-    return tuple(getattr(annotation, "__args__", ()))

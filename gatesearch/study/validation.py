@@ -1,0 +1,60 @@
+"""Values checked against their tables, and what to say of those that do not fit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gatesearch.errors import UsageError, nearest
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """One tree of tables laid over another."""
+    whole = dict(base)
+    for key, value in over.items():
+        old = whole.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = merged(old, value)
+        whole[key] = value
+    return whole
+
+
+def validated(model: type[BaseModel], raw: Mapping[str, Any], *, where: str) -> Any:
+    """The model of these values.
+
+    Raises:
+        UsageError: What is wrong with each, `where` first.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(model, item) for item in error.errors()]
+        raise UsageError(f"{where}:\n  " + "\n  ".join(lines)) from error
+
+
+def _explain(model: type[BaseModel], item: Any) -> str:
+    path = [str(part) for part in item["loc"]]
+    dotted = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{dotted}'{nearest(path[-1], _keys_at(model, path[:-1]))}"
+    if item["type"] == "missing":
+        return f"missing key '{dotted}'"
+    if item["type"] == "value_error":
+        return f"{dotted}: {item['ctx']['error']}"
+    return f"{dotted}: {item['msg']}, found {item['input']!r}"
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        candidates = [] if field is None else [field.annotation, *_arguments(field.annotation)]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if models:
+            model = models[0]
+        elif field is not None:
+            return []
+    return list(model.model_fields)
+
+
+def _arguments(annotation: Any) -> tuple[Any, ...]:
+    return tuple(getattr(annotation, "__args__", ()))
