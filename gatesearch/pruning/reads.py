@@ -87,7 +87,7 @@ class Read(nn.Module):
         x = cast(Tensor, tensors[piece.tensor])
         if piece.channels is not None:
             return _chosen(x, self.get_buffer(f"index{i}"))
-        return x if piece.stop - piece.start == x.shape[1] else x[:, piece.start : piece.stop]
+        return x if piece.stop - piece.start == x.shape[1] else _run(x, piece.start, piece.stop)
 
 
 def _in_inference(x: Tensor) -> bool:
@@ -98,13 +98,20 @@ def _in_inference(x: Tensor) -> bool:
 
 def _chosen(x: Tensor, index: Tensor) -> Tensor:
     """Channels (B, C, H, W) by their numbers, in x's memory format."""
-    if not _in_inference(x) or x.is_contiguous():
+    if x.is_contiguous():
         return x.index_select(1, index)
-    # Of a channels-last tensor index_select makes one in the other format, ten times slower.
-    count, channels, height, width = x.shape
-    rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    # Of a channels-last tensor that makes one in the other format, ten times slower, and such a
+    # gradient, which slows all that it goes back through.
+    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     taken = rows.gather(1, index.expand(len(rows), -1))
-    return taken.view(count, height, width, len(index)).permute(0, 3, 1, 2)
+    return taken.view(len(x), *x.shape[2:], len(index)).permute(0, 3, 1, 2)
+
+
+def _run(x: Tensor, start: int, stop: int) -> Tensor:
+    """Channels (B, C, H, W) from start to stop, not copied; the gradient is in x's format."""
+    if x.is_contiguous():
+        return x[:, start:stop]
+    return x.permute(0, 2, 3, 1)[..., start:stop].permute(0, 3, 1, 2)
 
 
 def pooled(x: Tensor) -> Tensor:
@@ -133,7 +140,7 @@ def added(left: Read, right: Read, tensors: Tensors) -> Tensor:
     """The sum of two reads, one of them piece by piece where the other is a copy of its own."""
     if left.in_place:
         left, right = right, left
-    if left.in_place or torch.compiler.is_exporting():
+    if left.in_place or not _in_inference(cast(Tensor, tensors[left.gather[0].tensor])):
         return left(tensors) + right(tensors)
     total, at = left(tensors), 0
     for piece in right.pieces(tensors):

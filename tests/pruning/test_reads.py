@@ -1,10 +1,11 @@
-"""What is done in inference only gives what torch's own operators give."""
+"""Ways to move channels that are faster than torch's own operators give what those give."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from gatesearch.pruning.reads import _chosen, pooled
+from gatesearch.pruning.description import Piece
+from gatesearch.pruning.reads import Read, _chosen, pooled
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -30,3 +31,19 @@ def test_choosing_keeps_values_and_memory_format(count, memory_format) -> None:
         chosen = _chosen(x, index)
     assert torch.equal(chosen, x[:, index])
     assert chosen.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize(
+    "piece", [Piece(tensor=0, start=1, stop=4), Piece(tensor=0, channels=(0, 3, 4))]
+)
+def test_gradients_keep_the_memory_format_of_what_was_read(piece, memory_format) -> None:
+    x = torch.randn(2, 5, 3, 4).contiguous(memory_format=memory_format).requires_grad_()
+    read = Read((piece,), widths=[5])([x])
+    weight = torch.randn(read.shape).contiguous(memory_format=memory_format)
+    (gradient,) = torch.autograd.grad((read * weight).sum(), x)
+    places = piece.channels or range(piece.start, piece.stop)
+    expected = torch.zeros_like(x)
+    expected[:, list(places)] = weight
+    assert torch.equal(gradient, expected)
+    assert gradient.is_contiguous(memory_format=memory_format)
