@@ -80,6 +80,10 @@ def test_a_missing_key_is_named(mine: Path, change: str, said: str) -> None:
         ("[search]\nlambda_s = [2.0, 1.0]", "ascending positive range"),
         ("[search]\nlambda_s = [0.0, 1.0]", "ascending positive range"),
         ("[search]\ntau = [0.0, 1.5]", "within [0, 1]"),
+        ("[[search.first]]\nlambda_ = 1.0\ntau = {}", "did you mean 'lambda_s'?"),
+        ("[[search.first]]\nlambda_s = 1.0\ntau = { dept = 1.0 }", "tau must name every task"),
+        ("[[search.first]]\nlambda_s = 99.0\ntau = {}", "first: lambda_s must be in [0.01, 10.0]"),
+        ("[[search.first]]\nlambda_s = 1.0\ntau = { depth = 2 }", "search.first.0.tau.depth"),
         ("[options.mtan]\ntraining = { epoch = 3 }", "did you mean 'epochs'?"),
         ("[options.mtan]\ntraining = { epochs = 0 }", "options.mtan.training"),
     ],
@@ -168,7 +172,8 @@ def test_a_method_trains_as_the_study_but_for_its_own_keys() -> None:
 
 def test_fingerprint_ignores_what_only_adds_results() -> None:
     scenes = load_study("scenes")
-    for item in ["seed=7", "summary=other", "methods=['stl']", "report_frames=0"]:
+    first = "search.first=[{lambda_s=1, tau={semseg=1, depth=0, normals=0, edges=0}}]"
+    for item in ["seed=7", "summary=other", "methods=['stl']", "report_frames=0", first]:
         assert load_study("scenes", [item]).fingerprint == scenes.fingerprint, item
     assert scenes.model_copy(update={"seed": 3}).fingerprint == scenes.fingerprint
 

@@ -30,7 +30,7 @@ from gatesearch.search.gallery import draw_gallery
 from gatesearch.search.lock import advisory_lock, locked, server_url
 from gatesearch.search.method_costs import costs
 from gatesearch.search.one_shot import chooser
-from gatesearch.search.space import SCALAR, draw, draw_shares, search_of
+from gatesearch.search.space import SCALAR, draw, draw_shares, listed, search_of
 from gatesearch.search.status import Board
 from gatesearch.search.store import Store, open_store
 from gatesearch.stopping import stoppable
@@ -139,7 +139,10 @@ def run(
             "interrogate", study.seed, 0, budgets=bounds, one_shot=one_shot,
             weighting="uniform" if one_shot else study.search.weighting[0],
         )  # fmt: skip
-        hunt = Hunt(name, first, lambda trial: draw(trial, study.search, study.task_names))
+        hunt = Hunt(
+            name, first, lambda trial: draw(trial, study.search, study.task_names),
+            choose=lambda: listed(study.search.first, _tried(store, name, study.seed)),
+        )  # fmt: skip
         if one_shot:
             stl = search.known(Candidate("stl", study.seed))
             assert stl is not None
@@ -151,6 +154,12 @@ def run(
             )  # fmt: skip
         search.run_trials(hunt, n_trials)
         return _measure_chosen(bench, store, emit)
+
+
+def _tried(store: Store, name: str, seed: int) -> list[Mapping[str, float | str]]:
+    """Parameters of a search's trials with this seed, and of those that will go on."""
+    ended = [result.params for result in store.results(name) if result.seed == seed]
+    return ended + [begun.params for begun in store.unfinished() if begun.search == name]
 
 
 @contextlib.contextmanager

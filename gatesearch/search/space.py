@@ -1,12 +1,12 @@
 """What Optuna draws: λ_s log-uniform, each task's τ_t uniform, regulariser and weighting."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import optuna
 from optuna.study import StudyDirection
 
-from gatesearch.study import SearchSpec
+from gatesearch.study import Configuration, SearchSpec
 
 Params = dict[str, float | str]
 
@@ -48,6 +48,20 @@ def draw(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> Param
     if len(spec.weighting) > 1:
         drawn["weighting"] = trial.suggest_categorical("weighting", spec.weighting)
     return drawn
+
+
+def listed(
+    first: Sequence[Configuration], tried: Sequence[Mapping[str, float | str]]
+) -> Callable[[int], dict[str, float] | None]:
+    """What a search is to try next of the study's configurations; None when it has tried all.
+
+    Args:
+        first: Of the study.
+        tried: Parameters of the search's trials.
+    """
+    known = [params.items() for params in tried]
+    left = [c.params for c in first if not any(c.params.items() <= items for items in known)]
+    return lambda index: left.pop(0) if left else None
 
 
 def draw_weights(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> Params:

@@ -5,11 +5,19 @@ Nothing here knows of torch. Everything below unpacks a study at its edge and ta
 
 from gatesearch.study.definition import RESULTS_VERSION, Study, differences
 from gatesearch.study.files import builtin_studies, load_study
-from gatesearch.study.specs import AugmentSpec, ExecutionSpec, SearchSpec, TaskSpec, TrainingSpec
+from gatesearch.study.specs import (
+    AugmentSpec,
+    Configuration,
+    ExecutionSpec,
+    SearchSpec,
+    TaskSpec,
+    TrainingSpec,
+)
 
 __all__ = [
     "RESULTS_VERSION",
     "AugmentSpec",
+    "Configuration",
     "ExecutionSpec",
     "SearchSpec",
     "Study",

@@ -68,6 +68,16 @@ class Study(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _first_are_whole(self) -> "Study":
+        for given in self.search.first:
+            if given.tau.keys() != self.tasks.keys():
+                raise ValueError(
+                    f"search.first: tau must name every task ({', '.join(self.tasks)}), found "
+                    f"{', '.join(given.tau) or 'none'}"
+                )
+        return self
+
     @property
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks, in the definition's order."""
@@ -94,12 +104,13 @@ class Study(Strict):
 
     def definition(self) -> dict[str, Any]:
         """All that changes results, as plain JSON values; what `fingerprint` is made of."""
-        # The seed is kept with every result; methods and frames only say what is added.
+        # The seed is kept with every result, and so is what a trial draws; methods, weightings,
+        # frames and first configurations only say what is added.
         kept = self.model_dump(
             mode="json",
             exclude={
                 "summary": True, "seed": True, "methods": True, "weightings": True,
-                "report_frames": True, "execution": True, "search": {"mode"},
+                "report_frames": True, "execution": True, "search": {"mode", "first"},
             },
         )  # fmt: skip
         return {"results_version": RESULTS_VERSION, **kept}

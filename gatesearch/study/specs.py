@@ -190,6 +190,18 @@ class MethodOptions(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Configuration(Strict):
+    """λ_s and every task's τ_t of one trial."""
+
+    lambda_s: Positive
+    tau: dict[str, Annotated[float, Field(ge=0, le=1)]]
+
+    @property
+    def params(self) -> dict[str, float]:
+        """As a trial's parameters: `lambda_s` and `tau.<task>`."""
+        return {"lambda_s": self.lambda_s, **{f"tau.{t}": value for t, value in self.tau.items()}}
+
+
 class SearchSpec(Strict):
     """What Optuna chooses: λ_s log-uniform, each task's τ_t uniform.
 
@@ -198,6 +210,8 @@ class SearchSpec(Strict):
         sampler: `tpe`, `nsga2` or `random`.
         lambda_s: Range of the weight of the sparsity loss.
         tau: Range of every task's hinge target.
+        first: Configurations that every separate search tries before any is drawn, unless it has
+            tried them: known good ones, or one to repeat with other seeds.
         startup: Random draws before the sampler models anything.
         regulariser: `hinge` bounds σ(α) by τ_t (the paper); `flops` bounds the expected cost by
             the budget of the run. Of several each trial draws one.
@@ -216,6 +230,7 @@ class SearchSpec(Strict):
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
     lambda_s: tuple[float, float] = (0.01, 10.0)
     tau: tuple[float, float] = (0.0, 1.0)
+    first: tuple[Configuration, ...] = ()
     startup: int = Field(default=10, ge=1)
     regulariser: tuple[Literal["hinge", "flops"], ...] = Field(default=("hinge",), min_length=1)
     stop: Literal["none", "median", "halving"] = "none"
@@ -233,6 +248,11 @@ class SearchSpec(Strict):
             raise ValueError(f"tau must be an ascending range within [0, 1], found {self.tau}")
         if not 0 < self.scalar[0] <= self.scalar[1]:
             raise ValueError(f"scalar must be an ascending positive range, found {self.scalar}")
+        for given in self.first:
+            for name, value in given.params.items():
+                low, high = self.lambda_s if name == "lambda_s" else self.tau
+                if not low <= value <= high:
+                    raise ValueError(f"first: {name} must be in [{low}, {high}], found {value}")
         return self
 
 

@@ -21,6 +21,7 @@ from gatesearch.search.executors import Here
 from gatesearch.search.jobs import Job
 from gatesearch.search.status import Board, read_status
 from gatesearch.stopping import never
+from gatesearch.study import Configuration
 from gatesearch.training import RankError
 from tests.search.tiny import tiny
 
@@ -124,6 +125,33 @@ def test_an_interrupted_run_ends_as_one_in_one_go(finished, data, tmp_path) -> N
     record = run(study, n_trials=1, out=out, data=data, emit=lambda event: None)
     assert [r.trial for r in record.trials] == [0]
     assert untimed(record) == untimed(whole)
+
+
+def test_given_configurations_are_tried_first_and_once(finished, data, tmp_path) -> None:
+    folder, study, record, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    given = [{"lambda_s": weight, "tau": {"semseg": 0.75, "depth": 0.25}} for weight in (0.5, 2.0)]
+
+    def with_first(count: int, **changed):
+        first = tuple(Configuration.model_validate(table) for table in given[:count])
+        search = study.search.model_copy(update={"first": first})
+        return study.model_copy(update={"search": search, **changed})
+
+    def emit(event) -> None:
+        if event.get("stage") == "trial 1" and event["done"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(with_first(1), n_trials=2, out=out, data=data, emit=emit)
+    again = {"out": out, "data": data, "emit": lambda event: None}
+    params = [t.params for t in run(with_first(2), n_trials=4, **again).trials]
+    assert params[0] == record.trials[0].params
+    assert params[1:3] == [{"lambda_s": w, "tau.semseg": 0.75, "tau.depth": 0.25} for w in (0.5, 2)]
+    assert params[3] not in params[:3]
+    # another seed has tried none of them
+    last = run(with_first(1, seed=1), n_trials=5, **again).trials[-1]
+    assert (last.seed, last.params) == (1, params[1])
 
 
 def test_trials_share_one_warmup(data, tmp_path) -> None:
