@@ -234,7 +234,7 @@ def _trained(
         if judge is not None and judge.verdict:
             return trained
         harden(
-            model, bench, budgets=candidate.budgets, fill=not candidate.one_shot,
+            model, bench, budgets=candidate.budgets, tried=candidate.one_shot,
             label=candidate.label, emit=emit,
         )  # fmt: skip
         trained.layers, trained.sharing = sharing(model)

@@ -46,7 +46,7 @@ def harden(
     bench: Bench,
     *,
     budgets: Sequence[Budget],
-    fill: bool,
+    tried: bool,
     label: str,
     emit: Emit,
 ) -> None:
@@ -56,7 +56,8 @@ def harden(
         supernet: With learned gates.
         bench: Of the study; its stopwatch measures latency.
         budgets: All of them hold afterwards.
-        fill: Whether to take the budgets up too, instead of closing gates alone.
+        tried: Whether the pattern was chosen as it is, which is then kept inside the budgets;
+            else it is spread as the study asks, and budgets are taken up.
         label: Of the network, for the log.
         emit: Is told what rounding costs and wins.
 
@@ -66,7 +67,7 @@ def harden(
     multiple = bench.study.interrogate.round_to
     cost = pattern_cost(supernet, bench) if budgets else None
     alpha = supernet.logits()
-    if bench.study.interrogate.spread == "even":
+    if bench.study.interrogate.spread == "even" and not tried:
         alpha = evened(alpha, cost)
     learned = {name: (a > 0).detach().cpu() for name, a in alpha.items()}
 
@@ -77,7 +78,7 @@ def harden(
 
     def fitted(multiple: int) -> dict[str, Tensor]:
         gates = rounded(learned, alpha, multiple=multiple)
-        if cost is None or (not fill and _inside(gates, cost, budgets, seconds)):
+        if cost is None or (tried and _inside(gates, cost, budgets, seconds)):
             return gates
         try:
             return fit_latency(alpha, cost, budgets, measure=seconds, multiple=multiple)

@@ -96,7 +96,8 @@ class GateSpec(Strict):
         finetune: Share of `training.epochs`, the last, in which the compact network is trained
             after pruning. 0 in the paper. One learning rate schedule runs through all phases.
         spread: Where a task's open gates are: `learned` leaves them (the paper), `even` opens the
-            same share of every layer, those of the highest α (see `evened`).
+            same share of every layer, those of the highest α (see `evened`). Patterns of the
+            one-shot search stay as they were tried.
         round_to: Live channels of every convolution become multiples of this; 1 leaves them. The
             log says what it costs and wins.
     """

@@ -85,8 +85,12 @@ def test_an_even_spread_opens_as_much_in_every_layer(tmp_path) -> None:
     with torch.no_grad():
         for alpha in supernet.alpha.values():
             alpha.copy_(torch.randn(alpha.shape, generator=generator))
-    learned = torch.cat(list(supernet.hard_gates().values()), 1).float().mean(1)
+    before = supernet.hard_gates()
+    learned = torch.cat(list(before.values()), 1).float().mean(1)
     bench = SimpleNamespace(study=study)
-    harden(supernet, bench, budgets=(), fill=True, label="trial 0", emit=lambda event: None)
+    options = {"budgets": (), "label": "trial 0", "emit": lambda event: None}
+    harden(supernet, bench, tried=True, **options)
+    assert all(torch.equal(on, before[name]) for name, on in supernet.hard_gates().items())
+    harden(supernet, bench, tried=False, **options)
     for on in supernet.hard_gates().values():
         assert (on.float().mean(1) - learned).abs().max() <= 0.5 / on.shape[1] + 1e-6
