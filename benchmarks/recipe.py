@@ -1,10 +1,10 @@
 """InterroGate against multi-task learning and Cross-stitch, on real frames, with three seeds.
 
 At 1.25 x MTL's FLOPs against MTL, which trains so much longer that both trainings cost the same;
-and at 0.8 x Cross-stitch's against Cross-stitch. Of `TRIALS` trials each the best on the validation
-part counts, Δ_MTL is of the test part. `$GATESEARCH_BENCH_EPOCHS` (the study's own) are the lengths
-to compare at, as `60,120`: with several, how far doubling moves Δ_MTL is a figure too. Stores are
-kept in `$GATESEARCH_BENCH` (a temporary folder otherwise): a stopped run goes on.
+and at 0.8 x Cross-stitch's against Cross-stitch. Trials are the study's `search.first`; the best on
+the validation part counts, Δ_MTL is of the test part. `$GATESEARCH_BENCH_EPOCHS` (the study's own)
+are the lengths to compare at, as `60,120`: with several, how far doubling moves Δ_MTL is a figure
+too. Stores are kept in `$GATESEARCH_BENCH` (a temporary folder otherwise): a stopped run goes on.
 `$GATESEARCH_DATA` holds the prepared data.
 """
 
@@ -27,7 +27,6 @@ from gatesearch.study import Study
 
 STUDY = "nyud-small"
 SEEDS = (0, 1, 2)
-TRIALS = 3
 AGAINST_MTL, AGAINST_CROSS_STITCH = 1.25, 0.8
 
 
@@ -73,7 +72,8 @@ def _gains(epochs: int, work: Path, data: Path) -> dict[str, list[tuple[float, .
         }
         options = {"out": out, "data": data, "emit": lambda event: None}
         for limit in limits.values():
-            record = run(study, n_trials=TRIALS, budgets=[f"{limit:.6g}G"], **options)
+            count = len(study.search.first)
+            record = run(study, n_trials=count, budgets=[f"{limit:.6g}G"], **options)
         for other, limit in limits.items():
             theirs = next(b for b in record.baselines if b.method == other)
             best = [trial for trial in front(record) if trial.gflops <= limit][-1]
