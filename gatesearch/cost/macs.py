@@ -186,6 +186,11 @@ def _attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+# What `_convolution` ends in on device meta in torch 2.11, where it has no kernel.
+_ON_META = torch.library.Library("aten", "IMPL", "Meta")
+_ON_META.impl("convolution_overrideable", lambda *given: torch.ops.aten.convolution.default(*given))
+
+
 class _RecordConvolutions(TorchFunctionMode):
     """Makes convolutions visible to the tracer on device meta.
 
