@@ -188,7 +188,9 @@ def _channel_dot(a: Tensor, b: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(a.dtype, torch.float32)
     zero = torch.zeros(a.shape[1], dtype=dtype, device=a.device)
+    one = torch.ones_like(zero)
+    # Without a weight CUDA gives no gradient of one.
     dot: Tensor = torch.ops.aten.native_batch_norm_backward(
-        a, b, None, None, None, zero, torch.ones_like(zero), True, 0.0, [False, True, False]
+        a, b, one, None, None, zero, one, True, 0.0, [False, True, False]
     )[1]
     return dot

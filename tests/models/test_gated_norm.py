@@ -11,12 +11,24 @@ from gatesearch.models.gated_norm import gate_and_mix, norm_gate_and_mix
 
 TASKS, CHANNELS = 2, 3
 SHAPE = (2, CHANNELS, 4, 3)
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
 
 
-def case(*, hard: bool, mix: bool, dtype: torch.dtype = torch.float64, shape=SHAPE):
+@pytest.fixture(autouse=True)
+def _device(request):
+    """Where all tensors are made: `device` of the test's parameters."""
+    callspec = getattr(request.node, "callspec", None)
+    with torch.device(callspec.params.get("device", "cpu") if callspec else "cpu"):
+        yield
+
+
+def case(*, hard: bool, mix: bool, dtype: torch.dtype = torch.float64, shape=SHAPE, form=None):
     """Leaves (outputs, gates, logits of the mix) and norms with weights of both signs."""
     torch.manual_seed(5)
     outputs = [torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(TASKS + 1)]
+    if form is not None:
+        outputs = [x.detach().to(memory_format=form).requires_grad_() for x in outputs]
     gates = torch.rand(TASKS, shape[1], dtype=dtype)
     gates = (gates > 0.5).to(dtype) if hard else gates
     norms = []
@@ -67,8 +79,10 @@ def everything(function, outputs, norms, gates, logits, relu):
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("mix", [True, False])
 @pytest.mark.parametrize("hard", [True, False])
-def test_fused_is_the_same_as_separate(relu, mix, hard) -> None:
-    outputs, norms, gates, logits = case(hard=hard, mix=mix)
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("device", DEVICES)
+def test_fused_is_the_same_as_separate(relu, mix, hard, form, device) -> None:
+    outputs, norms, gates, logits = case(hard=hard, mix=mix, form=form)
     again = copy.deepcopy(norms)
     fused = everything(norm_gate_and_mix, outputs, norms, gates, logits, relu)
     plain = everything(separately, outputs, again, gates, logits, relu)
@@ -168,14 +182,15 @@ def test_a_mix_by_hand() -> None:
     assert total.item() == 0.75 * 3 + 0.25 * 2
 
 
-def test_bfloat16_is_fp32_up_to_its_precision() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_bfloat16_is_fp32_up_to_its_precision(device) -> None:
     torch.manual_seed(7)
     convs = [nn.Conv2d(3, CHANNELS, 3, bias=False) for _ in range(TASKS + 1)]
     _, norms, gates, logits = case(hard=False, mix=True, dtype=torch.float32)
     image = torch.randn(4, 3, 8, 8)
 
     def run(enabled: bool, norms):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled):
             outputs = [conv(image) for conv in convs]
             gated, total = norm_gate_and_mix(outputs, norms, gates, logits.softmax(0), True)
         loss = sum(F.mse_loss(x.float(), torch.ones_like(x).float()) for x in (*gated, total))
