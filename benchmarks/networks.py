@@ -48,7 +48,7 @@ class SupernetStep:
         with self.runtime.autocast():
             outputs = self.model(self.image)
         losses = [output.square().mean() for output in outputs.values()]
-        penalty = self.model.sparsity(torch.full((len(losses),), 0.1))
+        penalty = self.model.sparsity(torch.full((len(losses),), 0.1, device=self.image.device))
         self.optimizer.zero_grad(set_to_none=True)
         (torch.stack(losses).sum() + penalty).backward()
         self.optimizer.step()

@@ -33,6 +33,11 @@ def measure() -> list[Figure]:
 def peak_bytes(step: Callable[[], None]) -> int:
     """Highest sum of bytes allocated during a step beyond what was alive before it."""
     step()  # makes the optimizer's state
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:

@@ -146,6 +146,7 @@ def open_bench(study: Study, *, data: Path, stored: dict[str, str] | None, emit:
         )
     digest = _digest(pack, {name: len(part) for name, part in parts.items()})
     runtime = _runtime(study, stored, emit)
+    parts["train"].keep_on(runtime.device)
     return Bench(study=study, tasks=tasks, runtime=runtime, data=digest, **parts)
 
 

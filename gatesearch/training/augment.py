@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatesearch.tasks import Task, Warp
-from gatesearch.training.frames import MEAN, Batch
+from gatesearch.training.frames import Batch, statistics
 
 
 def augment(
@@ -69,7 +69,7 @@ def augment(
     device = image.device
     warp = Warp(warp.flip.to(device), warp.zoom.to(device), warp.angle.to(device))
     grid = F.affine_grid(theta.to(device), [count, 1, height, width], align_corners=False)
-    mean = torch.tensor(MEAN, device=device)[:, None, None] * 255.0
+    mean, _ = statistics(device)
     moved = {"image": F.grid_sample(image.float() - mean, grid, align_corners=False) + mean}
     for name, task in tasks.items():
         target = labels[name]

@@ -13,6 +13,7 @@ from gatesearch.errors import GatesearchError
 from gatesearch.study import TrainingSpec
 from gatesearch.tasks import Task
 from gatesearch.training.augment import augment
+from gatesearch.training.captured import Captured
 from gatesearch.training.checkpoint import Phase, Preempted, Tell, nothing
 from gatesearch.training.forward import Forward
 from gatesearch.training.frames import Batch, Frames
@@ -115,7 +116,10 @@ def train(
         losses = forward.losses(outputs, part)
         extra = None if penalty is None else penalty(image, outputs)
         weighting.backward(losses, share=share, penalty=extra)
-        return torch.stack(losses).detach().double().cpu()
+        return torch.stack(losses).detach()
+
+    alike = type(weighting) is Weighting and penalty is None and before_step is None
+    learner = Captured(learn, trained, tell=tell) if runtime.graphs and alike else learn
 
     def unseen(*, exact: bool = False) -> Tensor:
         assert held_out is not None, "this weighting looks at held-out frames"
@@ -146,7 +150,7 @@ def train(
                 part = ranks.slice(batch)
                 again = partial(forward.again, part)
                 weighting.before_step(losses=again, held_out=unseen)
-                values = batches.run(part, learn)
+                values = batches.run(part, learner)
                 gradients = (p.grad for p in trained if p.grad is not None)
                 ranks.average(chain([values], gradients, weighting.pending(), running))
                 with _placed(epoch, progress.done + 1):

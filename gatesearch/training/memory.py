@@ -60,6 +60,9 @@ class MicroBatches:
             batch: Of one step.
             learn: (part, share of the batch's frames) -> its losses, (T,), without gradient.
 
+        Returns:
+            (T,) float64 on the processor.
+
         Raises:
             torch.OutOfMemoryError: Two frames are too many.
         """
@@ -90,7 +93,8 @@ class MicroBatches:
             split = {name: tensor.tensor_split(self.parts) for name, tensor in batch.items()}
             for i, image in enumerate(split["image"]):
                 share = len(image) / frames
-                values.append(share * learn({n: parts[i] for n, parts in split.items()}, share))
+                losses = learn({n: parts[i] for n, parts in split.items()}, share)
+                values.append(share * losses.double().cpu())
         except torch.OutOfMemoryError:
             if self._finer(frames) == self.parts:
                 raise

@@ -22,11 +22,13 @@ class Runtime:
         device: `cuda`, `mps` or `cpu`.
         precision: `bf16` runs forward passes under autocast; losses stay fp32.
         memory_format: `nhwc` is channels-last.
+        graphs: Whether training steps are recorded as CUDA graphs where they are alike.
     """
 
     device: str
     precision: Literal["fp32", "bf16"]
     memory_format: MemoryFormat
+    graphs: bool = False
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device, in the memory format."""
@@ -75,6 +77,7 @@ def resolve_runtime(precision: str, memory_format: str) -> Runtime:
         device=device,
         precision="bf16" if precision == "bf16" else "fp32",
         memory_format="nchw" if memory_format == "nchw" else "nhwc",
+        graphs=device == "cuda",
     )
 
 

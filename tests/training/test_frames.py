@@ -37,6 +37,17 @@ def test_memory_and_disk_give_the_same_batches(pack, monkeypatch, size) -> None:
             assert torch.equal(ours[name], theirs[name])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_frames_kept_on_a_gpu_give_the_same_batches(pack) -> None:
+    here, there = toy_frames(pack), toy_frames(pack)
+    there.keep_on("cuda")
+    for ours, theirs in zip(collected(here), collected(there), strict=True):
+        for name in ours:
+            assert theirs[name].is_cuda
+            assert torch.equal(ours[name], theirs[name].cpu())
+
+
 def test_a_batch_is_the_frames_asked_for(pack) -> None:
     part = toy_frames(pack, indices=[9, 2, 5])
     batch = part.batch(torch.tensor([2, 0]))
