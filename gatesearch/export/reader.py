@@ -1,5 +1,6 @@
 """Shipped networks read again, to predict with."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,10 @@ def _safetensors(path: Path) -> Model:
 
 def _pt2(path: Path) -> Model:
     extra = {CARD: ""}
-    program = torch.export.load(path, extra_files=extra).module()
+    with warnings.catch_warnings():
+        # Of torch 2.11, about bytes of its own.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        program = torch.export.load(path, extra_files=extra).module()
 
     def run(image: Pixels) -> list[Pixels]:
         with torch.inference_mode():
