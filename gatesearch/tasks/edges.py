@@ -63,10 +63,9 @@ class Edges:
 
 def weighted_sum(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """(sum of the weighted cross entropy over labelled pixels, their number)."""
-    known, positive = target != IGNORE, (target == 1).to(prediction.dtype)
-    # Numbers in `torch.where` would be copied to the device, which no CUDA graph may do.
-    weight = ((2 * POSITIVE_WEIGHT - 1) * positive + (1 - POSITIVE_WEIGHT)) * known
+    known, positive = target != IGNORE, target == 1
+    weight = torch.where(positive, POSITIVE_WEIGHT, 1 - POSITIVE_WEIGHT) * known
     total = F.binary_cross_entropy_with_logits(
-        prediction[:, 0], positive, weight=weight, reduction="sum"
+        prediction[:, 0], positive.to(prediction.dtype), weight=weight, reduction="sum"
     )
     return total, known.sum()

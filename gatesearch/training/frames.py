@@ -71,7 +71,7 @@ class Frames:
         return self._read(self._indices[positions.numpy()])
 
     def keep_on(self, device: str) -> None:
-        """Move what is held in memory to a CUDA device, where it takes a tenth of what is free."""
+        """Move what is held in memory to a CUDA device that has ten times its size free."""
         if self._memory is None or device != "cuda":
             return
         size = sum(tensor.nbytes for tensor in self._memory.values())

@@ -11,15 +11,8 @@ from gatesearch.pruning import extract
 from gatesearch.study import AugmentSpec, load_study
 from gatesearch.training import Runtime, train
 from gatesearch.training.captured import Captured
-from tests.training.toys import (
-    Toy,
-    spec,
-    toy_frames,
-    toy_pack,
-    toy_supernet,
-    toy_tasks,
-    uniform,
-)  # fmt: skip
+from gatesearch.training.weightings import build_weighting
+from tests.training.toys import Toy, spec, toy_frames, toy_pack, toy_supernet, toy_tasks
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,12 +29,13 @@ def frames(tmp_path_factory):
 def trained(frames, model: nn.Module, *, graphs: bool, **options):
     told: list[str] = []
     model = model.cuda()
+    weighting = build_weighting("uniform", dict.fromkeys(toy_tasks(), 1.0), device="cuda")
     history = train(
-        model, frames, toy_tasks(), weighting=uniform(*toy_tasks()), seed=1, tell=told.append,
+        model, frames, toy_tasks(), weighting=weighting, seed=1, tell=told.append,
         runtime=replace(CUDA, graphs=graphs),
         spec=spec(epochs=4, augment=AugmentSpec(zoom=(1.0, 1.5)), **options),
     )  # fmt: skip
-    return history, model.state_dict(), told
+    return history, {name: tensor.clone() for name, tensor in model.state_dict().items()}, told
 
 
 @pytest.mark.parametrize("make", [
