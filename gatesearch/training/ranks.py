@@ -13,6 +13,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -175,7 +176,7 @@ def _run(
     args: tuple[Any, ...],
 ) -> None:
     ranks = replace(ranks, asked=heed())
-    result, preempted = None, False
+    result, preempted, code = None, False, 1
     try:
         _meet(ranks, folder)
         try:
@@ -185,11 +186,16 @@ def _run(
         if ranks.rank == 0:
             ending.send((result, preempted))
         torch.distributed.destroy_process_group()
+        code = 0
     except BaseException:
         # The first to fail tells; the others fail for its absence.
         with contextlib.suppress(FileExistsError), (folder / _FAILURE).open("x") as file:
             file.write(f"{ranks.rank}\n{traceback.format_exc()}")
-        raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python's own way out may abort in a thread of gloo that lets go of a tensor late, which would
+    # have the work that is done count as failed.
+    os._exit(code)
 
 
 def _meet(ranks: Ranks, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Two processes train as one does on the whole batch, and end together."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -233,6 +234,15 @@ def test_one_that_fails_ends_all_and_is_named(how, message) -> None:
         launch(2, fail, how)
     assert time.monotonic() - start < 50
     assert not multiprocessing.active_children()
+
+
+def abort_at_the_end(ranks: Ranks):
+    atexit.register(os.abort)
+    return "done"
+
+
+def test_what_is_done_counts_whatever_the_way_out_of_python_does() -> None:
+    assert launch(2, abort_at_the_end) == "done"
 
 
 def wait(ranks: Ranks, folder: str):
