@@ -16,7 +16,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -357,8 +357,10 @@ def write_pack(
 def aside(folder: Path, *, purpose: str = "partial") -> Iterator[Path]:
     """A fresh sibling folder `.<name>.<purpose>-<pid>`, gone when the block ends.
 
-    What killed processes left there more than a day ago is removed first.
+    So are the folders above it that it needed and nobody else used. What killed processes left
+    there more than a day ago is removed first.
     """
+    needed = [above for above in folder.parents if not above.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     for old in folder.parent.glob(f".{folder.name}.{purpose}-*"):
         if time.time() - old.stat().st_mtime > _STALE_SECONDS:
@@ -370,6 +372,9 @@ def aside(folder: Path, *, purpose: str = "partial") -> Iterator[Path]:
         yield fresh
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        with suppress(OSError):
+            for above in needed:
+                above.rmdir()
 
 
 def _progress(dataset: str, done: int, total: int) -> dict[str, Any]:

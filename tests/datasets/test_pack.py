@@ -266,6 +266,14 @@ def test_leftovers_of_killed_runs_go_after_a_day(tmp_path):
     assert not partial.exists()
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_folders_made_for_nothing_go(tmp_path, used) -> None:
+    with aside(folder := tmp_path / "a" / "b" / "toy"):
+        if used:
+            folder.mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == (["a", "b", "toy"] if used else [])
+
+
 def test_notes_are_added_and_nothing_else_changes(folder):
     before = check_pack(folder)
     annotate(folder, ["normals are pseudo-labels"])
