@@ -11,7 +11,6 @@ deep. The official validation part becomes the pack's `test`.
 """
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -19,13 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
 from gatesearch.datasets.dataset import Dataset
 from gatesearch.datasets.edges import boundaries
+from gatesearch.datasets.fields import (
+    AGAIN,
+    Array,
+    of_one_size,
+    read_array,
+    read_picture,
+    to_depth,
+    to_edges,
+    to_image,
+    to_labels,
+    to_normals,
+)
 from gatesearch.datasets.pack import (
     IGNORE,
     SPLITS,
@@ -33,17 +40,12 @@ from gatesearch.datasets.pack import (
     SplitFrames,
     SplitName,
     aside,
-    map_array,
     write_pack,
 )
+from gatesearch.datasets.resize import resize
 from gatesearch.errors import DataError, UsageError
 
-Array = NDArray[Any]
 _OFFICIAL: dict[SplitName, int] = {"train": 795, "test": 654}
-_MAX_PIXELS = 2**24
-# The sensor sees 10 m.
-_MAX_DEPTH = 100.0
-_AGAIN = "get the release again"
 # What makes a frame useless for a task, though not for the others.
 _EMPTY: dict[str, Callable[[dict[str, Array]], Any]] = {
     "depth is unknown everywhere": lambda frame: not frame["depth"].any(),
@@ -103,15 +105,16 @@ def _nyud_mt(root: Path) -> Layout:
 
     def read(split: SplitName, frame: str) -> dict[str, Array]:
         paths = files(frame)
-        image = _picture(paths["image"], mode="RGB")
-        labels = {
-            "semseg": _labels(_picture(paths["semseg"]), paths["semseg"], ignore=0, classes=40)
+        classes = read_picture(paths["semseg"])
+        fields = {
+            "image": read_picture(paths["image"], mode="RGB"),
+            "semseg": to_labels(classes, paths["semseg"], ignore=0, classes=40),
+            "depth": to_depth(read_array(paths["depth"]), paths["depth"]),
+            "normals": to_normals(read_array(paths["normals"]), paths["normals"]),
         }
-        labels["depth"] = _depth(_array(paths["depth"]), paths["depth"])
-        labels["normals"] = _normals(_array(paths["normals"]), paths["normals"])
         if with_edges:
-            labels["edges"] = _edges(_array(paths["edges"]), paths["edges"])
-        return _same_size({"image": image, **labels}, paths)
+            fields["edges"] = to_edges(read_array(paths["edges"]), paths["edges"])
+        return of_one_size(fields, paths)
 
     ids: dict[SplitName, tuple[str, ...]] = {
         "train": _listed(root / "gt_sets" / "train.txt"),
@@ -121,7 +124,7 @@ def _nyud_mt(root: Path) -> Layout:
     if both:
         raise DataError(
             f"{root / 'gt_sets'}: no frame may be in train.txt and val.txt, "
-            f"found {min(both)} in both; {_AGAIN}"
+            f"found {min(both)} in both; {AGAIN}"
         )
     _all_there(path for split in SPLITS for frame in ids[split] for path in files(frame).values())
     return Layout(name="nyud_mt", classes=40, ids=ids, read=read)
@@ -136,14 +139,14 @@ def _mtan(root: Path) -> Layout:
 
     def read(split: SplitName, frame: str) -> dict[str, Array]:
         paths = files(split, frame)
-        loaded = {key: _array(path) for key, path in paths.items()}
-        labels = {
-            "image": _unit_image(loaded["image"], paths["image"]),
-            "semseg": _labels(loaded["semseg"], paths["semseg"], ignore=-1, classes=13),
-            "depth": _depth(loaded["depth"], paths["depth"]),
-            "normals": _normals(loaded["normals"], paths["normals"]),
+        loaded = {key: read_array(path) for key, path in paths.items()}
+        fields = {
+            "image": to_image(loaded["image"], paths["image"]),
+            "semseg": to_labels(loaded["semseg"], paths["semseg"], ignore=-1, classes=13),
+            "depth": to_depth(loaded["depth"], paths["depth"]),
+            "normals": to_normals(loaded["normals"], paths["normals"]),
         }
-        return _same_size(labels, paths)
+        return of_one_size(fields, paths)
 
     ids: dict[SplitName, tuple[str, ...]] = {}
     for split, part in parts.items():
@@ -152,7 +155,7 @@ def _mtan(root: Path) -> Layout:
         if odd:
             raise DataError(f"{part}: files must be named 0.npy, 1.npy ..., found {odd[0]}.npy")
         if not stems:
-            raise DataError(f"{part} has no frames; {_AGAIN}")
+            raise DataError(f"{part} has no frames; {AGAIN}")
         ids[split] = tuple(sorted(stems, key=int))
     _all_there(
         path for split in SPLITS for frame in ids[split] for path in files(split, frame).values()
@@ -164,15 +167,15 @@ def _listed(path: Path) -> tuple[str, ...]:
     try:
         ids = tuple(path.read_text(encoding="utf-8").split())
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {_AGAIN}") from error
+        raise DataError(f"{path} cannot be read ({error}); {AGAIN}") from error
     if not ids:
-        raise DataError(f"{path} lists no frames; {_AGAIN}")
+        raise DataError(f"{path} lists no frames; {AGAIN}")
     odd = [frame for frame in ids if not re.fullmatch(r"[A-Za-z0-9_-]+", frame)]
     if odd:
         raise DataError(f"{path} must list ids of letters and digits, found '{odd[0][:40]}'")
     if len(set(ids)) < len(ids):
         twice = next(frame for frame, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{path} must list each frame once, found {twice} twice; {_AGAIN}")
+        raise DataError(f"{path} must list each frame once, found {twice} twice; {AGAIN}")
     return ids
 
 
@@ -181,170 +184,8 @@ def _all_there(paths: Iterable[Path]) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(
-            f"every listed frame needs all its files, missing {missing[0]}{more}; {_AGAIN}"
+            f"every listed frame needs all its files, missing {missing[0]}{more}; {AGAIN}"
         )
-
-
-def _picture(path: Path, *, mode: str | None = None) -> Array:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG", "PNG")) as opened:
-                if opened.width * opened.height > _MAX_PIXELS:
-                    raise ValueError(f"{opened.width} x {opened.height} pixels")
-                opened.load()
-                if mode is None and opened.mode not in ("L", "P", "I", "I;16"):
-                    raise ValueError(f"labels must have one channel, found {opened.mode}")
-                return np.asarray(opened.convert(mode) if mode else opened)
-    # What Pillow's readers raise on damaged input is an open set.
-    except Exception as error:
-        raise DataError(f"{path} is not a whole picture ({error}); {_AGAIN}") from error
-
-
-def _array(path: Path) -> Array:
-    array = map_array(path, cure=_AGAIN)
-    if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or array.size > 3 * _MAX_PIXELS:
-        raise DataError(
-            f"{path} must hold numbers of shape (H, W) or (H, W, channels), "
-            f"found {array.dtype} {array.shape}; {_AGAIN}"
-        )
-    return np.array(array)
-
-
-def _plane(array: Array, path: Path) -> Array:
-    plane = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    if plane.ndim != 2:
-        raise DataError(f"{path} must have shape (H, W), found {array.shape}; {_AGAIN}")
-    return plane
-
-
-def _vectors(array: Array, path: Path) -> NDArray[np.float32]:
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise DataError(f"{path} must have shape (H, W, 3), found {array.shape}; {_AGAIN}")
-    return _float32(array)
-
-
-def _float32(array: Array) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and infinite is unknown
-        return array.astype(np.float32)
-
-
-def _unit_image(array: Array, path: Path) -> Array:
-    image = _vectors(array, path)
-    if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
-        raise DataError(
-            f"{path} must be an image in 0..1, found {image.min():g}..{image.max():g}; {_AGAIN}"
-        )
-    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _labels(array: Array, path: Path, *, ignore: int, classes: int) -> Array:
-    """Class indices from 0, where the release counts from `ignore` + 1."""
-    raw = _plane(array, path)
-    low, high = ignore, ignore + classes
-    wrong = raw[~((raw >= low) & (raw <= high) & (raw == np.round(raw)))]
-    if wrong.size:
-        raise DataError(
-            f"{path}: labels must be whole numbers {low}..{high} ({ignore} = ignore), "
-            f"found {wrong[0]:g}; {_AGAIN}"
-        )
-    return np.where(raw == ignore, IGNORE, raw.astype(np.int64) - ignore - 1).astype(np.uint8)
-
-
-def _depth(array: Array, path: Path) -> Array:
-    raw = _float32(_plane(array, path))
-    depth = np.where(np.isfinite(raw) & (raw > 0), raw, np.float32(0))
-    if depth.max(initial=0) > _MAX_DEPTH:
-        raise DataError(
-            f"{path}: depth must be in metres, found up to {depth.max():g}; "
-            "divide by 1000 if these are millimetres"
-        )
-    return depth
-
-
-def _normals(array: Array, path: Path) -> Array:
-    raw = _vectors(array, path)
-    raw[~np.isfinite(raw).all(-1)] = 0
-    if np.abs(raw).max(initial=0) > 1.5:
-        raise DataError(
-            f"{path}: normals must be unit vectors, found components up to {np.abs(raw).max():g}; "
-            "an encoding in 0..255 belongs to another protocol"
-        )
-    return _unit(raw)
-
-
-def _edges(array: Array, path: Path) -> Array:
-    raw = _plane(array, path)
-    wrong = raw[(raw != 0) & (raw != 1)]
-    if wrong.size:
-        raise DataError(f"{path}: edges must be 0 or 1, found {wrong[0]:g}; {_AGAIN}")
-    return raw.astype(np.uint8)
-
-
-def _unit(vectors: Array) -> Array:
-    """Unit vectors; those too short to have a direction become zero, unknown."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.where(length > 0.1, vectors / np.maximum(length, 0.1), 0).astype(np.float32)
-
-
-def _same_size(frame: dict[str, Array], paths: dict[str, Path]) -> dict[str, Array]:
-    size = frame["image"].shape[:2]
-    for key, array in frame.items():
-        if array.shape[:2] != size:
-            raise DataError(
-                f"{paths[key]} must be as large as its image, {size[0]} x {size[1]}, "
-                f"found {array.shape[0]} x {array.shape[1]}; {_AGAIN}"
-            )
-    return frame
-
-
-def resize(frame: dict[str, Array], size: tuple[int, int]) -> dict[str, Array]:
-    """A frame at another size, each field by the rule that keeps its meaning.
-
-    Image: Lanczos, antialiased. Labels and depth: the nearest pixel, nothing mixed. Normals:
-    antialiased bilinear, made unit again, unknown where the nearest pixel is. Edges: 1 where any
-    covered pixel is.
-    """
-    height, width = size
-    if frame["image"].shape[:2] == size:
-        return frame
-    picture = Image.fromarray(frame["image"]).resize((width, height), Image.Resampling.LANCZOS)
-    rows, columns = (
-        _centres(old, new) for old, new in zip(frame["image"].shape, size, strict=False)
-    )
-    nearest = np.ix_(rows, columns)
-    smooth = np.stack(
-        [
-            np.asarray(
-                Image.fromarray(np.ascontiguousarray(frame["normals"][..., i])).resize(
-                    (width, height), Image.Resampling.BILINEAR
-                )
-            )
-            for i in range(3)
-        ],
-        axis=-1,
-    )
-    known = frame["normals"][nearest].any(-1, keepdims=True)
-    return {
-        "image": np.asarray(picture),
-        "semseg": frame["semseg"][nearest],
-        "depth": frame["depth"][nearest],
-        "normals": _unit(smooth) * known,
-        "edges": _any_pixel(_any_pixel(frame["edges"], height, axis=0), width, axis=1),
-    }
-
-
-def _centres(old: int, new: int) -> NDArray[np.intp]:
-    return ((np.arange(new) + 0.5) * old / new).astype(np.intp)
-
-
-def _any_pixel(edges: Array, new: int, *, axis: int) -> Array:
-    old = edges.shape[axis]
-    if new >= old:
-        return edges.take(_centres(old, new), axis)
-    starts = np.arange(new) * old // new
-    covered: Array = np.maximum.reduceat(edges, starts, axis)
-    return covered
 
 
 def _frames(
@@ -366,7 +207,7 @@ def _frames(
         if found != first:
             raise DataError(
                 f"{layout.name}: all frames of a split must have one size, {ids[0]} has "
-                f"{first[0]} x {first[1]}, {frame_id} has {found[0]} x {found[1]}; {_AGAIN}"
+                f"{first[0]} x {first[1]}, {frame_id} has {found[0]} x {found[1]}; {AGAIN}"
             )
         frame.setdefault("edges", boundaries(frame["semseg"], ignore=IGNORE))
         for what, nothing in _EMPTY.items():
@@ -378,7 +219,7 @@ def _frames(
         yield resize(frame, size) if size else frame
     for what, count in empty.items():
         if count == len(ids):
-            raise DataError(f"nyud: {what} in every {split} frame; {_AGAIN}")
+            raise DataError(f"nyud: {what} in every {split} frame; {AGAIN}")
         notes.append(f"{split}: {what} in {count} of {len(ids)} frames")
     if 2 * away > known:
         notes.append(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gatesearch.datasets import DATASETS, check_pack, ensure_pack
-from gatesearch.datasets.nyud import resize
+from gatesearch.datasets.resize import resize
 from gatesearch.errors import DataError, UsageError
 from tests.nyud_layouts import IDS, SIZE, WRITERS, packed, raw_frame, write_mtan, write_nyud_mt
 
