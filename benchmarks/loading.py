@@ -14,7 +14,8 @@ import torch
 
 import gatesearch as gs
 from benchmarks.figure import Figure, in_turns
-from gatesearch.datasets.pack import Frame, Pack, SplitFrames, open_pack, write_pack
+from gatesearch.datasets.pack import Frame, Pack, open_pack
+from gatesearch.datasets.packing import SplitFrames, write_pack
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Frames, resolve_runtime

@@ -33,15 +33,8 @@ from gatesearch.datasets.fields import (
     to_labels,
     to_normals,
 )
-from gatesearch.datasets.pack import (
-    IGNORE,
-    SPLITS,
-    Emit,
-    SplitFrames,
-    SplitName,
-    aside,
-    write_pack,
-)
+from gatesearch.datasets.pack import IGNORE, SPLITS, Emit, SplitName
+from gatesearch.datasets.packing import SplitFrames, aside, write_pack
 from gatesearch.datasets.resize import resize
 from gatesearch.errors import DataError, UsageError
 

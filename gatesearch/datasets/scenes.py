@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from gatesearch.datasets.dataset import Dataset
 from gatesearch.datasets.edges import boundaries
-from gatesearch.datasets.pack import SPLITS, Emit, SplitFrames, SplitName, write_pack
+from gatesearch.datasets.pack import SPLITS, Emit, SplitName
+from gatesearch.datasets.packing import SplitFrames, write_pack
 from gatesearch.datasets.raycast import Camera, Floats, Ints, Solids, blocked, cast, dot
 from gatesearch.errors import UsageError
 

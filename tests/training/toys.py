@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.datasets import open_pack
-from gatesearch.datasets.pack import SplitFrames, write_pack
+from gatesearch.datasets.packing import SplitFrames, write_pack
 from gatesearch.models import InterroGate
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.parts import HeadSpec, Parts
