@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatesearch.datasets import scenes
+from gatesearch.datasets.furnishing import furnish
 from gatesearch.datasets.raycast import Camera, Solids, blocked, cast
 
 LEVEL = np.eye(3, dtype=np.float32)
@@ -122,7 +122,7 @@ def distances(world, points):
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_a_hit_lies_on_its_solid_and_nothing_lies_before_it(seed):
-    scene = scenes.furnish(np.random.default_rng(seed))
+    scene = furnish(np.random.default_rng(seed))
     room = scene.solids.room
     rays = scene.camera.rays((12, 12))
     hits = cast(scene.solids, scene.camera.position, rays)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatesearch.datasets import DATASETS, ensure_pack, open_pack, scenes
+from gatesearch.datasets.furnishing import CLASSES, furnish
 from gatesearch.datasets.raycast import cast
 from gatesearch.errors import UsageError
 
@@ -48,7 +49,7 @@ def test_every_frame_is_whole(index, split, size):
         "normals": ("<f4", (*size, 3)),
         "edges": ("|u1", size),
     }
-    assert frame["semseg"].max() < len(scenes.CLASSES)
+    assert frame["semseg"].max() < len(CLASSES)
     assert frame["depth"].min() > 0
     assert frame["depth"].max() < 12
     np.testing.assert_allclose(np.linalg.norm(frame["normals"], axis=-1), 1, atol=1e-5)
@@ -57,7 +58,7 @@ def test_every_frame_is_whole(index, split, size):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_normals_face_the_camera_and_agree_with_the_depth(seed):
-    scene = scenes.furnish(np.random.default_rng(seed))
+    scene = furnish(np.random.default_rng(seed))
     labels, _ = scenes.trace(scene, (96, 96))
     rays = pinhole((96, 96), scene.camera.fov)
     assert (np.sum(labels["normals"] * rays, axis=-1) < 0).all()
@@ -71,7 +72,7 @@ def test_normals_face_the_camera_and_agree_with_the_depth(seed):
     for i in range(3):
         for j in range(3):
             smooth &= edges[i : 94 + i, j : 94 + j] == 0
-    smooth &= labels["semseg"][1:-1, 1:-1] != scenes.CLASSES.index("ball")
+    smooth &= labels["semseg"][1:-1, 1:-1] != CLASSES.index("ball")
     cosines = np.sum(derived * labels["normals"][1:-1, 1:-1], axis=-1)[smooth]
     assert smooth.mean() > 0.3
     assert np.rad2deg(np.arccos(np.clip(cosines, -1, 1))).max() < 1.0
@@ -79,7 +80,7 @@ def test_normals_face_the_camera_and_agree_with_the_depth(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_edges_sit_exactly_where_the_surface_changes(seed):
-    scene = scenes.furnish(np.random.default_rng(seed))
+    scene = furnish(np.random.default_rng(seed))
     scene = dataclasses.replace(scene, pictures=scene.pictures[:0])
     labels, _ = scenes.trace(scene, (24, 32))
     hits = cast(scene.solids, scene.camera.position, scene.camera.rays((24, 32)))
@@ -95,14 +96,14 @@ def test_edges_sit_exactly_where_the_surface_changes(seed):
 def test_a_picture_has_the_wall_s_depth_and_normal():
     scene = next(
         scene
-        for scene in (scenes.furnish(np.random.default_rng(seed)) for seed in range(50))
-        if (scenes.trace(scene, (32, 32))[0]["semseg"] == scenes.CLASSES.index("picture")).any()
+        for scene in (furnish(np.random.default_rng(seed)) for seed in range(50))
+        if (scenes.trace(scene, (32, 32))[0]["semseg"] == CLASSES.index("picture")).any()
     )
     labels, _ = scenes.trace(scene, (32, 32))
     bare, _ = scenes.trace(dataclasses.replace(scene, pictures=scene.pictures[:0]), (32, 32))
     changed = labels["semseg"] != bare["semseg"]
-    assert (labels["semseg"][changed] == scenes.CLASSES.index("picture")).all()
-    assert (bare["semseg"][changed] == scenes.CLASSES.index("wall")).all()
+    assert (labels["semseg"][changed] == CLASSES.index("picture")).all()
+    assert (bare["semseg"][changed] == CLASSES.index("wall")).all()
     np.testing.assert_array_equal(labels["depth"], bare["depth"])
     np.testing.assert_array_equal(labels["normals"], bare["normals"])
 
