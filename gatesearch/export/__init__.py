@@ -1,7 +1,7 @@
 """Networks that leave gatesearch: what is written, how it is read again, and how fast it runs.
 
 A new format is one function in `formats` and one line in `FORMATS`; a new way to run networks one
-function in `timing` and one line in `RUNTIMES`.
+function in `runtimes` and one line in `RUNTIMES`.
 """
 
 import tempfile
@@ -11,8 +11,9 @@ from torch import nn
 
 from gatesearch.export.formats import FORMATS, write_network
 from gatesearch.export.reader import Model, parity, read_model
+from gatesearch.export.runtimes import RUNTIMES
 from gatesearch.export.shipped import Card, Shipped, card_of, choose
-from gatesearch.export.timing import RUNTIMES, Bench, Figures, Timing, time_models
+from gatesearch.export.timing import Bench, Figures, Timing, time_models
 from gatesearch.files import write_atomic
 
 __all__ = [

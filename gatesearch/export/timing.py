@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from gatesearch.errors import GatesearchError, UsageError, unknown
+from gatesearch.errors import UsageError, unknown
 from gatesearch.export.formats import write_network
-from gatesearch.export.reader import Pixels, read_model
-from gatesearch.export.shipped import Card, Shipped
+from gatesearch.export.reader import read_model
+from gatesearch.export.runtimes import RUNTIMES, Load, Run, said
+from gatesearch.export.shipped import Card
 from gatesearch.pruning import load_compact
 
 ROUNDS = 5
@@ -33,9 +33,6 @@ WARM_UP = 3
 # Seconds for a worker to end by itself; killed, torch's compiler leaves semaphores behind.
 GRACE = 5.0
 DEVICES = ("auto", "cpu", "cuda")
-
-Run = Callable[[], object]
-Load = Callable[[Path, tuple[str, ...], Pixels], Run]
 
 
 @dataclass(frozen=True)
@@ -154,69 +151,6 @@ def time_models(
     return Bench(batch, device, threads, tuple(_rows(workers)))
 
 
-def _eager(device: str) -> Load:
-    def load(file: Path, tasks: tuple[str, ...], images: Pixels) -> Run:
-        return _in_torch(_network(file, tasks, device), images, device)
-
-    return load
-
-
-def _compile(device: str) -> Load:
-    try:
-        # Loads the compiler, whose memory is not the network's.
-        torch.compile(torch.relu)(torch.zeros(1, device=device))
-    except Exception as error:  # dynamo's, inductor's, triton's
-        raise UsageError(
-            f"torch.compile must work here, found {_said(error)}; install a C++ compiler such as "
-            "g++ (triton for cuda), or leave compile out of --runtime"
-        ) from error
-
-    def load(file: Path, tasks: tuple[str, ...], images: Pixels) -> Run:
-        return _in_torch(torch.compile(_network(file, tasks, device)), images, device)
-
-    return load
-
-
-def _onnxruntime(device: str) -> Load:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UsageError("needs onnxruntime: pip install 'gatesearch[onnx]'") from error
-
-    def load(file: Path, tasks: tuple[str, ...], images: Pixels) -> Run:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        return lambda: session.run(list(tasks), {"image": images})
-
-    return load
-
-
-def _network(file: Path, tasks: tuple[str, ...], device: str) -> nn.Module:
-    return Shipped(load_compact(file.with_suffix("")), tasks).eval().to(device)
-
-
-def _in_torch(network: Callable[..., object], images: Pixels, device: str) -> Run:
-    image = torch.from_numpy(images).to(device)
-
-    def run() -> None:
-        with torch.inference_mode():
-            network(image)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return run
-
-
-# Name -> what imports the runtime on a device, and gives what loads a file to be run on images
-# 0..255 (B, 3, H, W). It is called in a process of its own.
-RUNTIMES: dict[str, Callable[[str], Load]] = {
-    "eager": _eager,
-    "compile": _compile,
-    "onnxruntime": _onnxruntime,
-}
-
-
 def _device(name: str) -> str:
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
@@ -296,7 +230,7 @@ class _Worker:
         try:
             file = _source(self.job, folder)
         except Exception as error:  # of torch's exporter, which have no common base
-            self.error = _said(error)
+            self.error = said(error)
         else:
             self.ask(file)
 
@@ -372,7 +306,7 @@ def _work(pipe: Connection, runtime: Callable[[str], Load], job: _Job) -> None:
         return
     except Exception as error:  # whatever a runtime raises is its row's error
         with suppress(OSError):
-            pipe.send(_said(error))
+            pipe.send(said(error))
 
 
 def _laps(run: Run, seconds: float) -> list[float]:
@@ -436,10 +370,3 @@ def _rows(workers: Sequence[_Worker]) -> Iterator[Timing]:
             ratio=None if first is None else median / first,
         )
         yield Timing(job.file, job.card, job.runtime, figures)
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, GatesearchError):
-        return str(error)
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first[:200]}"

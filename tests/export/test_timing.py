@@ -17,7 +17,8 @@ import torch
 from gatesearch.cli import main
 from gatesearch.errors import DataError, UsageError
 from gatesearch.export import timing, write_network
-from gatesearch.export.timing import Bench, Figures, Load, Run, Timing, time_models
+from gatesearch.export.runtimes import Load, Run
+from gatesearch.export.timing import Bench, Figures, Timing, time_models
 from gatesearch.models import InterroGate, build_model
 from gatesearch.pruning import extract
 from gatesearch.search import as_compact
