@@ -119,10 +119,10 @@ def _pairs(values: Mapping[str, Any]) -> list[str]:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if value in ("", None, [], (), {}):
+        return "–"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_text(item) for item in value) + "]"
-    if value in ("", None) or value == {}:
-        return "–"
     return " ".join(str(value).split())
 
 
