@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gatesearch.cost import count_macs
+    from gatesearch.measures import delta_mtl, mean_rank
     from gatesearch.models import build_model
     from gatesearch.pareto import hypervolume, pareto_front
     from gatesearch.pruning import extract
-    from gatesearch.results import delta_mtl, mean_rank
     from gatesearch.study import load_study
 
     __version__: str
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "build_model": "gatesearch.models",
     "count_macs": "gatesearch.cost",
-    "delta_mtl": "gatesearch.results",
+    "delta_mtl": "gatesearch.measures",
     "extract": "gatesearch.pruning",
     "hypervolume": "gatesearch.pareto",
     "load_study": "gatesearch.study",
-    "mean_rank": "gatesearch.results",
+    "mean_rank": "gatesearch.measures",
     "pareto_front": "gatesearch.pareto",
 }
 

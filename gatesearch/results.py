@@ -1,4 +1,4 @@
-"""Frozen records of what was trained and measured, and the relative measures drawn from them.
+"""Frozen records of what was trained and measured, and what is read off them.
 
 Nothing here knows torch, pandas or a file: the search writes these records into its store, the
 report reads them back.
@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from gatesearch.errors import StudyRefusedError, UsageError
+from gatesearch.errors import StudyRefusedError
+from gatesearch.measures import delta_mtl
 from gatesearch.pareto import pareto_front
 
 Split = Literal["validation", "test"]
@@ -227,79 +228,6 @@ def named(method: str, weighting: str) -> str:
     return method if weighting == "uniform" else f"{method} + {weighting}"
 
 
-def delta_mtl(
-    metrics: Mapping[str, float],
-    baseline: Mapping[str, float],
-    higher_is_better: Mapping[str, bool],
-    weights: Mapping[str, float] | None = None,
-) -> float:
-    """Mean relative gain over single-task networks, Δ_MTL.
-
-        Δ = 100 / Σ_t w_t · Σ_t w_t (-1)^{l_t} (M_t - B_t) / B_t
-
-    with M the metrics, B the baseline and l_t = 1 where lower is better (Maninis et al.,
-    "Attentive Single-Tasking of Multiple Tasks", CVPR 2019, where all w_t = 1).
-
-    Args:
-        metrics: task -> value of the network judged.
-        baseline: task -> value of the single-task network, positive.
-        higher_is_better: task -> direction; names the tasks that count.
-        weights: task -> w_t, how much a task matters; 1 where it is not named.
-
-    Returns:
-        Percent, positive where better than the baseline; NaN where a value is NaN.
-
-    Raises:
-        UsageError: No tasks, a task missing, or a baseline that is not positive.
-
-    >>> round(delta_mtl({"seg": 44.0, "depth": 0.45}, {"seg": 40.0, "depth": 0.5},
-    ...                 {"seg": True, "depth": False}), 6)
-    10.0
-    """
-    _all_there(higher_is_better, {"metrics": metrics, "baseline": baseline})
-    gains, total = [], 0.0
-    for task, higher in higher_is_better.items():
-        if baseline[task] <= 0:
-            raise UsageError(
-                f"Δ_MTL divides by the baseline, which must be positive; found {baseline[task]} "
-                f"for {task}: train the single-task network longer"
-            )
-        gain = (metrics[task] - baseline[task]) / baseline[task]
-        weight = (weights or {}).get(task, 1.0)
-        gains.append(weight * (gain if higher else -gain))
-        total += weight
-    return 100.0 * math.fsum(gains) / total
-
-
-def mean_rank(
-    rows: Mapping[str, Mapping[str, float]], higher_is_better: Mapping[str, bool]
-) -> dict[str, float]:
-    """Mean over tasks of each method's rank, 1 = best; ties share the smaller rank.
-
-    Args:
-        rows: method -> task -> value; NaN ranks last.
-        higher_is_better: task -> direction; names the tasks that count.
-
-    Raises:
-        UsageError: No tasks, or a method without a value for one.
-
-    >>> mean_rank({"a": {"seg": 2.0}, "b": {"seg": 2.0}, "c": {"seg": 1.0}}, {"seg": True})
-    {'a': 1.0, 'b': 1.0, 'c': 3.0}
-    """
-    _all_there(higher_is_better, rows)
-    costs = {
-        method: [_cost(row[task], higher) for task, higher in higher_is_better.items()]
-        for method, row in rows.items()
-    }
-    return {
-        method: math.fsum(
-            1 + sum(other[i] < cost for other in costs.values()) for i, cost in enumerate(own)
-        )
-        / len(own)
-        for method, own in costs.items()
-    }
-
-
 def reference(record: StudyRecord, result: Result, split: Split) -> Mapping[str, float] | None:
     """Metrics of the single-task networks of the same seed; None where they are missing."""
     for other in record.baselines:
@@ -369,21 +297,6 @@ def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
         "baselines": [point(record, result) for result in record.baselines],
         "report": str(report),
     }
-
-
-def _all_there(tasks: Mapping[str, bool], rows: Mapping[str, Mapping[str, float]]) -> None:
-    if not tasks:
-        raise UsageError("higher_is_better must name at least one task, found none")
-    for name, row in rows.items():
-        missing = [task for task in tasks if task not in row]
-        if missing:
-            raise UsageError(f"every task needs a value; {name} has none for {', '.join(missing)}")
-
-
-def _cost(value: float, higher: bool) -> float:
-    if math.isnan(value):
-        return math.inf
-    return -value if higher else value
 
 
 def _or_null(value: float) -> float | None:

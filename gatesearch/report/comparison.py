@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from gatesearch.measures import mean_rank
 from gatesearch.report import style
 from gatesearch.report.view import (
     Group,
@@ -17,7 +18,7 @@ from gatesearch.report.view import (
     training_ratio,
     weighed,
 )
-from gatesearch.results import Result, Split, StudyRecord, delta, mean_rank
+from gatesearch.results import Result, Split, StudyRecord, delta
 
 _HEIGHT = 0.63  # of a page, for rows
 

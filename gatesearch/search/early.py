@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from gatesearch.results import Result, delta_mtl
+from gatesearch.measures import delta_mtl
+from gatesearch.results import Result
 from gatesearch.search.bench import Bench
 from gatesearch.study import SearchSpec
 from gatesearch.training import evaluate

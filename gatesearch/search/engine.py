@@ -9,7 +9,8 @@ from typing import Any
 
 import optuna
 
-from gatesearch.results import Result, delta_mtl
+from gatesearch.measures import delta_mtl
+from gatesearch.results import Result
 from gatesearch.search.bench import Bench, Emit, progress
 from gatesearch.search.candidate import Candidate, starts_from
 from gatesearch.search.crew import Crew

@@ -13,9 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gatesearch.cost import Budget, PatternCost
 from gatesearch.errors import UsageError
+from gatesearch.measures import delta_mtl
 from gatesearch.models import InterroGate, build_model
 from gatesearch.pruning import extract
-from gatesearch.results import Result, delta_mtl
+from gatesearch.results import Result
 from gatesearch.search.bench import Bench, Emit, progress
 from gatesearch.search.candidate import Candidate
 from gatesearch.search.hardening import opened
