@@ -24,19 +24,33 @@ def predict(
 ) -> None:
     """Write one picture a task and image, NAME.TASK.png, as large as the image.
 
-    Images are shown to the network at the size it was trained on.
+    Images are shown to the network at the size it was trained on. Where some of a folder cannot be
+    read the others are drawn, and the exit code is 3.
     """
     files = [image]
     if image.is_dir():
         files = sorted(path for path in image.iterdir() if path.suffix.lower() in _ENDINGS)
     if not files or not image.exists():
         raise DataError(f"no images in {image}; they must end in {', '.join(_ENDINGS)}")
+    by_stem: dict[str, Path] = {}
+    for path in files:
+        if (other := by_stem.setdefault(path.stem, path)) is not path:
+            raise DataError(
+                f"images must differ in their names before the ending, found {other} and "
+                f"{path.name}, whose pictures would have the same name; rename one"
+            )
 
     from gatesearch.export import read_model
     from gatesearch.export.draw import draw_predictions
 
     network = read_model(model)
     to.mkdir(parents=True, exist_ok=True)
+    unread = []
     for path in files:
-        for written in draw_predictions(network, path, to):
-            console.print(str(written), markup=False, soft_wrap=True)
+        try:
+            for written in draw_predictions(network, path, to):
+                console.print(str(written), markup=False, soft_wrap=True)
+        except DataError as error:
+            unread.append(str(error))
+    if unread:
+        raise DataError("\n".join(unread))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gatesearch.errors import DataError
 from gatesearch.export.reader import Model, Pixels
@@ -22,7 +22,8 @@ def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Path]:
 
     Args:
         model: The network.
-        path: An image of 8 bits a channel: grey, colour, with or without transparency.
+        path: An image of 8 bits a channel: grey, colour, with or without transparency; one that
+            a camera marked as turned is turned upright first.
         to: The folder.
 
     Raises:
@@ -51,4 +52,4 @@ def _opened(path: Path) -> Image.Image:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{path} must have 8 bits a channel, found mode {image.mode}; convert it")
-    return image.convert("RGB")
+    return ImageOps.exif_transpose(image.convert("RGB"))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
+from gatesearch.cli.predict import predict
 from gatesearch.errors import DataError, UsageError
 from gatesearch.export import Card, Shipped, choose, parity, read_model, ship, write_network
 from gatesearch.export.draw import draw_predictions
@@ -228,6 +229,37 @@ class TestPredictions:
         for path in written:
             with Image.open(path) as drawn:
                 assert (drawn.size, drawn.mode) == (size, "RGB")
+
+    def test_a_turned_photo_is_drawn_upright(self, shipped, tmp_path) -> None:
+        turned = Image.fromarray(images(48, 64, 3).astype(np.uint8))
+        exif = turned.getexif()
+        exif[ExifTags.Base.Orientation] = 6  # to be shown a quarter turn clockwise
+        turned.save(tmp_path / "marked.png", exif=exif)
+        turned.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+        model = read_model(shipped["mtl", "onnx"])
+        marked, upright = (
+            [path.read_bytes() for path in draw_predictions(model, tmp_path / name, tmp_path)]
+            for name in ("marked.png", "upright.png")
+        )
+        assert marked == upright
+
+    def test_a_folder_is_drawn_but_for_what_cannot_be_read(self, shipped, tmp_path) -> None:
+        photos, drawn = tmp_path / "photos", tmp_path / "drawn"
+        photos.mkdir()
+        (photos / "a.jpg").write_text("no image")
+        Image.fromarray(images(9, 7, 3).astype(np.uint8)).save(photos / "b.png")
+        with pytest.raises(DataError, match=r"a\.jpg cannot be read"):
+            predict(shipped["mtl", "onnx"], photos, drawn)
+        assert {path.name for path in drawn.iterdir()} == {"b.semseg.png", "b.depth.png"}
+
+    def test_pictures_of_the_same_name_are_refused(self, shipped, tmp_path) -> None:
+        photos = tmp_path / "photos"
+        photos.mkdir()
+        for name in ("a.jpg", "a.b.jpg", "a.png"):
+            Image.fromarray(images(9, 7, 3).astype(np.uint8)).save(photos / name)
+        with pytest.raises(DataError, match=r"a\.jpg and a\.png, whose pictures"):
+            predict(shipped["mtl", "onnx"], photos, tmp_path / "drawn")
+        assert not (tmp_path / "drawn").exists()
 
     def test_classes_are_the_highest_scores(self, shipped) -> None:
         model = read_model(shipped["mtl", "onnx"])
