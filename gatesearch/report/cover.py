@@ -246,7 +246,8 @@ def _legend(
     items = []
     if front(record):
         items.append(dot(style.ACCENT, 7, "Front (number = trial)", linestyle="-"))
-    if any(math.isfinite(delta(record, t, split)) for t in complete(record)):
+    others = [trial for trial in complete(record) if trial not in record.front]
+    if any(math.isfinite(delta(record, trial, split)) for trial in others):
         items.append(dot("#9fb0b3", 5, "Other trials"))
     for i, group in enumerate(baselines(record)):
         several = len(group.results) > 1 and group.plain

@@ -98,9 +98,11 @@ def _draw(
             axes.set_xlabel("Epoch")
         if quantity and i % columns == 0:
             axes.set_ylabel(quantity)
+    legend_rows = max(1, -(-len(drawn) // 7))
     figure.legend(
         list(drawn.values()), [style.clip(name, 22) for name in drawn], loc="lower center",
-        bbox_to_anchor=(0.5, 0.085), ncols=min(len(drawn), 7), columnspacing=1.8, handlelength=2.2,
+        bbox_to_anchor=(0.5, 0.085), ncols=-(-len(drawn) // legend_rows), columnspacing=1.8,
+        handlelength=2.2,
     )  # fmt: skip
     baseline = keys[0][0].startswith(("loss.", "weight."))
     dashed = "Dashed: baselines, first seed. " if baseline else ""

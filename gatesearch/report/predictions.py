@@ -1,7 +1,6 @@
 """Real images beside truth and predictions, one task a page."""
 
 import colorsys
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from zipfile import BadZipFile
@@ -28,6 +27,8 @@ _PIXELS = 400  # a page shows no more across one picture
 def pages(record: StudyRecord) -> Iterator[Figure]:
     """A page for every task and four frames; nothing where no predictions were kept.
 
+    Trials stand from cheap to dear; where not all have room the cheapest and the dearest remain.
+
     Raises:
         DataError: The file of predictions is damaged.
     """
@@ -35,13 +36,13 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
     images = arrays.get("image")
     if images is None or len(images) == 0:
         return
+    gflops = {trial.name: trial.gflops for trial in record.trials}
     for task in record.tasks:
         truth = arrays.get(f"truth.{task.name}")
         suffix = f".{task.name}"
         labels = [k.removesuffix(suffix) for k in arrays if k.endswith(suffix)]
-        labels = sorted((k for k in labels if k != "truth"), key=_order)
-        named = [k for k in labels if not k.startswith("trial ")]
-        trials = [k for k in labels if k.startswith("trial ")]
+        named = sorted((k for k in labels if k not in gflops and k != "truth"), key=_order)
+        trials = sorted((k for k in labels if k in gflops), key=lambda name: gflops[name])
         kept = named[: max(_COLUMNS - len(trials), 3)]
         shown = [*kept, *evenly(trials, _COLUMNS - len(kept))]
         columns = [("Image", images)]
@@ -189,10 +190,8 @@ def _limits(truth: NDArray[Any]) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-3))
 
 
-def _order(name: str) -> tuple[int, int, str]:
-    place = list(NAMES).index(name) if name in NAMES else len(NAMES)
-    found = re.fullmatch(r"trial (\d+)", name)
-    return (99, int(found[1]), "") if found else (place, 0, name)
+def _order(name: str) -> tuple[int, str]:
+    return (list(NAMES).index(name) if name in NAMES else len(NAMES)), name
 
 
 def _title(name: str) -> str:

@@ -366,6 +366,18 @@ class TestPictures:
         with pytest.raises(DataError, match=r"\(1, 4, 4\) for Truth"):
             write_report(study, folder=tmp_path / "out")
 
+    def test_of_many_trials_the_cheapest_and_the_dearest_are_drawn(self, tmp_path):
+        labels = ("stl", "mtl", "mtan", "trial 0", "trial 1", "trial 2")
+        stored = predictions(tmp_path / "p.npz", tasks=THREE, labels=labels, frames=1)
+        study = record(trials=3, failed=(), predictions=stored)
+        costs = (2.0, 3.0, 1.0)
+        trials = [
+            dataclasses.replace(t, gflops=c) for t, c in zip(study.trials, costs, strict=True)
+        ]
+        text = words(pictures, dataclasses.replace(study, trials=tuple(trials)))
+        assert text.index("Trial 2") < text.index("Trial 1")
+        assert "Trial 0" not in text
+
     def test_nothing_read_from_disk_runs_code(self, tmp_path):
         np.savez(tmp_path / "p.npz", image=np.array([print], dtype=object))
         study = record(trials=0, predictions=tmp_path / "p.npz")
