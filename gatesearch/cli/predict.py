@@ -14,6 +14,7 @@ gatesearch predict --model network.onnx --image photo.jpg --to drawn
 
 gatesearch predict --model network.safetensors --image photos --to drawn"""
 
+_SHOWN = 10  # errors of images, so that they fit on a screen
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -53,4 +54,5 @@ def predict(
         except DataError as error:
             unread.append(str(error))
     if unread:
-        raise DataError("\n".join(unread))
+        more = [f"and {len(unread) - _SHOWN} more"] if len(unread) > _SHOWN else []
+        raise DataError("\n".join(unread[:_SHOWN] + more))

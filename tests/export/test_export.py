@@ -252,6 +252,13 @@ class TestPredictions:
             predict(shipped["mtl", "onnx"], photos, drawn)
         assert {path.name for path in drawn.iterdir()} == {"b.semseg.png", "b.depth.png"}
 
+    def test_many_unreadable_images_fit_on_a_screen(self, shipped, tmp_path) -> None:
+        for i in range(25):
+            (tmp_path / f"{i}.jpg").write_text("no image")
+        with pytest.raises(DataError, match="and 15 more") as raised:
+            predict(shipped["mtl", "onnx"], tmp_path, tmp_path / "drawn")
+        assert len(str(raised.value).splitlines()) == 11
+
     def test_pictures_of_the_same_name_are_refused(self, shipped, tmp_path) -> None:
         photos = tmp_path / "photos"
         photos.mkdir()
