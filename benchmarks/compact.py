@@ -2,8 +2,9 @@
 
 The single-task networks are the plain ones, and once more as they ship: as a compact network too.
 
-A random part of all gates is on, which is the layout that extraction can tidy up least; and the
-same with channels rounded to multiples of 8 (`interrogate.round_to`).
+A random part of all gates is on, which is the layout that extraction can tidy up least; the same
+with channels rounded to multiples of 8 (`interrogate.round_to`), and with as many gates of each
+layer aligned (`interrogate.align`).
 """
 
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 import gatesearch as gs
 from benchmarks.figure import Figure, in_turns
 from benchmarks.networks import full_width_study
-from gatesearch.cost import rounded
+from gatesearch.cost import aligned, rounded
 from gatesearch.models import InterroGate
 from gatesearch.search.networks import as_compact
 from gatesearch.training import resolve_runtime
@@ -22,6 +23,7 @@ BAR = 1.10
 SHAPE = (1, 3, 288, 384)
 ROUNDS = 9
 SHARES = (0.25, 0.5, 0.75)
+LAYOUTS = {"random": (1, False), "by 8": (8, False), "aligned": (1, True)}
 
 
 def measure() -> list[Figure]:
@@ -33,8 +35,8 @@ def measure() -> list[Figure]:
     whole = gs.count_macs(stl, SHAPE).macs
     figures = []
     for share in SHARES:
-        for multiple in (1, 8):
-            supernet.set_gates(some_on(supernet, share, multiple))
+        for layout, (multiple, align) in LAYOUTS.items():
+            supernet.set_gates(some_on(supernet, share, multiple=multiple, align=align))
             compact = gs.extract(supernet)
             flops = gs.count_macs(compact, SHAPE).macs / whole
             for memory_format in ("nchw", "nhwc"):
@@ -50,17 +52,20 @@ def measure() -> list[Figure]:
                     f"{1e3 * a:.0f} ms / {1e3 * b:.0f} ms = {ratio:.3f}, FLOPs {flops:.3f}; "
                     f"against STL as it ships {other / flops:.3f}"
                 )
-                name = f"compact latency, {share:g} on, by {multiple}, {memory_format}"
+                name = f"compact latency, {share:g} on, {layout}, {memory_format}"
                 figures.append(Figure(name, ratio / flops, BAR, "x", detail))
     return figures
 
 
-def some_on(supernet: InterroGate, share: float, multiple: int) -> dict[str, torch.Tensor]:
+def some_on(
+    supernet: InterroGate, share: float, *, multiple: int, align: bool
+) -> dict[str, torch.Tensor]:
     """Gated node -> (T, C) bool with a random share of each row on."""
     generator = torch.Generator().manual_seed(0)
-    ranks = {
-        name: torch.rand(gates.shape, generator=generator).argsort(1)
-        for name, gates in supernet.hard_gates().items()
-    }
-    gates = {name: rank < share * rank.shape[1] for name, rank in ranks.items()}
-    return rounded(gates, {name: -rank.double() for name, rank in ranks.items()}, multiple=multiple)
+    alpha = {}
+    for name, gates in supernet.hard_gates().items():
+        rank = torch.rand(gates.shape, generator=generator).argsort(1)
+        alpha[name] = share * rank.shape[1] - rank.double()
+    if align:
+        alpha = aligned(alpha, supernet.graph)
+    return rounded({name: a > 0 for name, a in alpha.items()}, alpha, multiple=multiple)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gatesearch.cost.layers import measure_layers
     from gatesearch.cost.macs import count_macs
     from gatesearch.cost.pattern import PatternCost
-    from gatesearch.cost.projection import evened, project
+    from gatesearch.cost.projection import aligned, evened, project
     from gatesearch.cost.record import Cost
     from gatesearch.cost.rounding import rounded
 
@@ -22,6 +22,7 @@ _HOMES = {
     "Cost": "record",
     "LatencyTable": "latency",
     "PatternCost": "pattern",
+    "aligned": "projection",
     "count_macs": "macs",
     "evened": "projection",
     "fit_latency": "fit",
@@ -39,6 +40,7 @@ __all__ = [
     "Cost",
     "LatencyTable",
     "PatternCost",
+    "aligned",
     "count_macs",
     "evened",
     "fit_latency",

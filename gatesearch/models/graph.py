@@ -108,6 +108,18 @@ class Graph:
         """Nodes of one stage."""
         return tuple(node for node in self.nodes if node.stage == index)
 
+    def joined(self) -> list[frozenset[str]]:
+        """Names of nodes whose channels meet one by one: one node alone, or a residual stream.
+
+        A residual stream is what is summed up in a row of blocks, and their sums.
+        """
+        group = {node.name: frozenset([node.name]) for node in self.nodes}
+        for node in self.nodes:
+            if not isinstance(node, Conv):
+                whole = group[node.name].union(*(group[source] for source in node.sources))
+                group |= dict.fromkeys(whole, whole)
+        return list(dict.fromkeys(group.values()))
+
     def gated(self, granularity: str) -> tuple[str, ...]:
         """Names of the nodes behind which gates sit.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from gatesearch.cost import (
     Budget,
     PatternCost,
+    aligned,
     count_macs,
     evened,
     fit_latency,
@@ -67,6 +68,8 @@ def harden(
     multiple = bench.study.interrogate.round_to
     cost = pattern_cost(supernet, bench) if budgets else None
     alpha = supernet.logits()
+    if bench.study.interrogate.align and not tried:
+        alpha = aligned(alpha, supernet.graph)
     if bench.study.interrogate.spread == "even" and not tried:
         alpha = evened(alpha, cost)
     learned = {name: (a > 0).detach().cpu() for name, a in alpha.items()}

@@ -98,6 +98,9 @@ class GateSpec(Strict):
         spread: Where a task's open gates are: `learned` leaves them (the paper), `even` opens the
             same share of every layer, those of the highest α (see `evened`). Patterns of the
             one-shot search stay as they were tried.
+        align: Whether tasks own the same channels, as many each as before, and the same ones all
+            along a residual stream (see `aligned`); what is cut then computes and moves less for
+            the same shares. False in the paper; not in the one-shot search.
         round_to: Live channels of every convolution become multiples of this; 1 leaves them. The
             log says what it costs and wins.
     """
@@ -111,6 +114,7 @@ class GateSpec(Strict):
     warmup: float = Field(default=0.0, ge=0, lt=1)
     finetune: float = Field(default=0.0, ge=0, lt=1)
     spread: Literal["learned", "even"] = "learned"
+    align: bool = False
     round_to: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")

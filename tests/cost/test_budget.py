@@ -9,6 +9,7 @@ from gatesearch.cost import (
     Budget,
     Cost,
     PatternCost,
+    aligned,
     count_macs,
     evened,
     measure_of,
@@ -18,8 +19,10 @@ from gatesearch.cost import (
 )
 from gatesearch.errors import UsageError
 from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.graph import INPUT, Add, Conv, Graph
 from gatesearch.models.interrogate import InterroGate
 from gatesearch.pruning import extract
+from gatesearch.pruning.description import sources
 from tests.pruning.test_extract import parts
 
 MTL = Cost(macs=300 * 10**9, backbone_macs=0, params=10 * 10**6)
@@ -94,9 +97,10 @@ def test_the_name_of_several_does_not_depend_on_their_order() -> None:
     measure=st.sampled_from(["macs", "params"]),
     lean=st.floats(-2, 2),
     even=st.booleans(),
+    align=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_projection_takes_a_budget_up(granularity, share, measure, lean, even, seed) -> None:
+def test_projection_takes_a_budget_up(granularity, share, measure, lean, even, align, seed) -> None:
     graph = BACKBONES["resnet18"](output_stride=8, width=0.2)
     model = InterroGate(parts(graph), granularity=granularity)
     shape = (1, 3, 40, 56)
@@ -111,7 +115,8 @@ def test_projection_takes_a_budget_up(granularity, share, measure, lean, even, s
     ]
     least, most = (float(getattr(cost, measure)(gates)) for gates in ends)
     budget = Budget("x", measure, least + share * (most - least))
-    alpha = evened(model.logits(), cost) if even else model.logits()
+    alpha = aligned(model.logits(), graph) if align else model.logits()
+    alpha = evened(alpha, cost) if even else alpha
     model.set_gates(project(alpha, cost, [budget]))
     counted = count_macs(extract(model), shape, cross_check=False)
     assert 0.98 <= budget.share(counted) <= 1
@@ -167,6 +172,57 @@ def test_an_even_spread_stays_even_within_a_budget() -> None:
     common = counts.sum(0) / widths.sum()
     assert ((counts - common * widths).abs() <= 1).all()
     assert common[1] > common[0]
+
+
+def test_aligned_gates_by_hand() -> None:
+    graph = Graph(
+        (
+            Conv("stem", INPUT, 3, 3, 3),
+            Conv("one", "stem", 3, 4, 3),
+            Conv("two", "one", 4, 3, 3),
+            Add("sum", "two", "stem", 3),
+        ),
+        stride=1,
+    )
+    alpha = {
+        "stem": torch.tensor([[9.0, -9.0, -9.0], [-9.0, -9.0, 1.0]]),
+        "one": torch.tensor([[-1.0, -2.0, 3.0, -3.0], [1.0, 1.5, 3.0, 4.0]]),
+        "two": torch.tensor([[9.0, 8.0, -9.0], [9.0, -9.0, 7.0]]),
+    }
+    # Σ σ(α) of stem and two, which meet in the sum: 3.0, 1.0, 1.7; of one: 1.0, 0.9, 1.9, 1.03.
+    found = {name: a.tolist() for name, a in aligned(alpha, graph).items()}
+    assert found == {
+        "stem": [[9.0, -9.0, -9.0], [1.0, -9.0, -9.0]],
+        "one": [[-2.0, -3.0, 3.0, -1.0], [1.5, 1.0, 4.0, 3.0]],
+        "two": [[9.0, -9.0, 8.0], [9.0, -9.0, 7.0]],
+    }
+
+
+@pytest.mark.parametrize("granularity", ["conv", "block"])
+def test_aligned_gates_cost_less_for_the_same_shares(granularity) -> None:
+    graph = BACKBONES["resnet18"](output_stride=8, width=0.25)
+    model = InterroGate(parts(graph), granularity=granularity)
+    cost = PatternCost.of(model, (1, 3, 32, 32))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for alpha in model.alpha.values():
+            alpha.copy_(torch.randn(alpha.shape, generator=generator))
+    patterns = []
+    for alpha in (model.logits(), aligned(model.logits(), graph)):
+        model.set_gates({name: a > 0 for name, a in evened(alpha, None).items()})
+        patterns.append((model.hard_gates(), extract(model)))
+    (before, plain), (after, tidy) = patterns
+    assert all(torch.equal(before[name].sum(1), after[name].sum(1)) for name in before)
+    assert float(cost.macs(after)) < 0.95 * float(cost.macs(before))
+    for group in graph.joined():
+        # of any two rows of a residual stream one is part of the other
+        rows = [row for name in after if name in group for row in after[name]]
+        assert all(bool((a & b).eq(a).all() or (a & b).eq(b).all()) for a in rows for b in rows)
+    pieces = [
+        sum(len(gather) for step in network.description.steps for gather in sources(step))
+        for network in (plain, tidy)
+    ]
+    assert pieces[1] < 0.9 * pieces[0]
 
 
 def test_projection_into_less_than_all_gates_closed_is_refused() -> None:
