@@ -364,9 +364,11 @@ def open_store(
             store.keep_definition(study)
             return store
     if store.attribute("fingerprint") != study.fingerprint:
-        lines = differences(study.definition(), theirs)
+        lines = differences(study.definition(), _completed(theirs))
         # Options of the one-shot supernet bind nobody before there is one.
-        if all(line.startswith("one_shot.") for line in lines) and not store.one_shot:
+        if not store.one_shot:
+            lines = [line for line in lines if not line.startswith("one_shot.")]
+        if not lines:
             store.keep_definition(study)
             return store
         raise StudyRefusedError(
@@ -406,6 +408,15 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
                 f"{storage or folder / DATABASE} holds no finished set-up of a study ({error} is "
                 "missing); run the study again, or name another folder with --out"
             ) from error
+
+
+def _completed(definition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored definition with the options that came after it, which then had their defaults."""
+    try:
+        whole = Study.from_definition(definition).definition()
+    except UsageError:  # of another version altogether
+        return definition
+    return whole | {"results_version": definition["results_version"]}
 
 
 def _name_metrics(handle: optuna.Study) -> None:

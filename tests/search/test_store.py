@@ -205,6 +205,39 @@ def test_what_changes_no_result_is_let_in(tmp_path, out, override) -> None:
     open_store(tiny(tmp_path, override), folder=out, tasks=TASKS)
 
 
+@pytest.fixture
+def older(store, out):
+    """A store from before there was `interrogate.align`."""
+    definition = store.attribute("definition")
+    del definition["interrogate"]["align"]
+    store.keep("definition", definition)
+    store.keep("fingerprint", "of it")
+    return out
+
+
+def test_an_option_that_came_later_had_its_default(tmp_path, study, older) -> None:
+    store = open_store(study, folder=older, tasks=TASKS)
+    assert store.attribute("fingerprint") == study.fingerprint
+    assert store.attribute("definition") == study.definition()
+
+
+def test_an_option_that_came_later_and_is_used_is_refused(tmp_path, older) -> None:
+    other = tiny(tmp_path, "interrogate.align=true")
+    with pytest.raises(StudyRefusedError, match=r"\n  interrogate\.align: False -> True\n"):
+        open_store(other, folder=older, tasks=TASKS)
+
+
+def test_results_of_another_version_are_refused(study, store, out) -> None:
+    definition = store.attribute("definition") | {"results_version": 1, "gone": 3}
+    del definition["interrogate"]["align"]
+    store.keep("definition", definition)
+    store.keep("fingerprint", "of it")
+    with pytest.raises(StudyRefusedError) as caught:
+        open_store(study, folder=out, tasks=TASKS)
+    for line in ("results_version: 1 -> 3", "gone: 3 -> absent"):
+        assert f"\n  {line}\n" in str(caught.value)
+
+
 def test_no_store(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"no store in .*absent; run the study first"):
         read_store(tmp_path / "absent")
