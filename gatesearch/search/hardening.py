@@ -58,7 +58,7 @@ def harden(
         bench: Of the study; its stopwatch measures latency.
         budgets: All of them hold afterwards.
         tried: Whether the pattern was chosen as it is, which is then kept inside the budgets;
-            else it is spread as the study asks, and budgets are taken up.
+            else it is aligned and spread as the study asks, and budgets are taken up.
         label: Of the network, for the log.
         emit: Is told what rounding costs and wins.
 
