@@ -69,7 +69,8 @@ def aligned(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
     another does that owns more; and nodes whose channels meet in a residual sum have one order. Of
     independent orders each channel of a sum is another combination of own and shared features, and
     a channel that all tasks own is rare: with this the compact network computes fewer channels
-    for the same shares, and moves fewer. The order is that of the expected number of open gates,
+    for the same shares, and moves fewer; at equal FLOPs it was a little less accurate on real
+    frames (docs/recipe.md). The order is that of the expected number of open gates,
     Σ σ(α) over tasks and nodes. The paper has nothing like it.
 
     Args:
