@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Preempted machines are given some ten seconds; what cannot stop by then is cut off.
-GRACE = 8.0
+# Preempted machines are given some ten seconds; what cannot stop by then is cut off. The last ones
+# are for the way out, which took more than two on a machine with more at work than it has cores.
+GRACE = 7.0
 
 Stop = Callable[[], bool]
 
