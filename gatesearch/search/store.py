@@ -416,7 +416,7 @@ def _completed(definition: Mapping[str, Any]) -> Mapping[str, Any]:
         whole = Study.from_definition(definition).definition()
     except UsageError:  # of another version altogether
         return definition
-    return whole | {"results_version": definition["results_version"]}
+    return whole | {"results_version": definition.get("results_version")}
 
 
 def _name_metrics(handle: optuna.Study) -> None:
