@@ -30,7 +30,7 @@ from gatesearch.results import Result, StudyRecord, TaskInfo
 from gatesearch.search.backup import DATABASE
 from gatesearch.search.database import close_database, explained, open_database
 from gatesearch.search.space import directions, is_scalar
-from gatesearch.study import Study, differences
+from gatesearch.study import Study, completed, differences
 
 PREDICTIONS = "predictions.npz"
 _BASELINE = "baseline"
@@ -364,7 +364,7 @@ def open_store(
             store.keep_definition(study)
             return store
     if store.attribute("fingerprint") != study.fingerprint:
-        lines = differences(study.definition(), _completed(theirs))
+        lines = differences(study.definition(), completed(theirs))
         # Options of the one-shot supernet bind nobody before there is one.
         if not store.one_shot:
             lines = [line for line in lines if not line.startswith("one_shot.")]
@@ -408,15 +408,6 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
                 f"{storage or folder / DATABASE} holds no finished set-up of a study ({error} is "
                 "missing); run the study again, or name another folder with --out"
             ) from error
-
-
-def _completed(definition: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored definition with the options that came after it, which then had their defaults."""
-    try:
-        whole = Study.from_definition(definition).definition()
-    except UsageError:  # of another version altogether
-        return definition
-    return whole | {"results_version": definition.get("results_version")}
 
 
 def _name_metrics(handle: optuna.Study) -> None:

@@ -3,7 +3,7 @@
 Nothing here knows of torch. Everything below unpacks a study at its edge and takes plain arguments.
 """
 
-from gatesearch.study.definition import RESULTS_VERSION, Study, differences
+from gatesearch.study.definition import RESULTS_VERSION, Study, completed, differences
 from gatesearch.study.files import builtin_studies, load_study
 from gatesearch.study.specs import (
     AugmentSpec,
@@ -24,6 +24,7 @@ __all__ = [
     "TaskSpec",
     "TrainingSpec",
     "builtin_studies",
+    "completed",
     "differences",
     "load_study",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from gatesearch.errors import UsageError
 from gatesearch.study.specs import (
     DataSpec,
     ExecutionSpec,
@@ -127,6 +128,15 @@ class Study(Strict):
         """Twelve hexadecimal digits that change whenever results would."""
         text = json.dumps(self.definition(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def completed(definition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored definition with the options that came after it, which then had their defaults."""
+    try:
+        whole = Study.from_definition(definition).definition()
+    except UsageError:  # of another version altogether
+        return definition
+    return whole | {"results_version": definition.get("results_version")}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

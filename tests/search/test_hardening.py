@@ -78,37 +78,31 @@ def test_a_device_that_is_not_there(data, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_even_spread_opens_as_much_in_every_layer(tmp_path) -> None:
-    study = tiny(tmp_path, 'interrogate.spread="even"', "model.width=0.25")
+def hardened(study):
+    """Random hard gates, and what they become; a pattern that was tried stays as it is."""
     supernet = build_model(study, "interrogate")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for alpha in supernet.alpha.values():
             alpha.copy_(torch.randn(alpha.shape, generator=generator))
     before = supernet.hard_gates()
-    learned = torch.cat(list(before.values()), 1).float().mean(1)
     bench = SimpleNamespace(study=study)
     options = {"budgets": (), "label": "trial 0", "emit": lambda event: None}
     harden(supernet, bench, tried=True, **options)
     assert all(torch.equal(on, before[name]) for name, on in supernet.hard_gates().items())
     harden(supernet, bench, tried=False, **options)
-    for on in supernet.hard_gates().values():
+    return before, supernet.hard_gates()
+
+
+def test_an_even_spread_opens_as_much_in_every_layer(tmp_path) -> None:
+    before, after = hardened(tiny(tmp_path, 'interrogate.spread="even"', "model.width=0.25"))
+    learned = torch.cat(list(before.values()), 1).float().mean(1)
+    for on in after.values():
         assert (on.float().mean(1) - learned).abs().max() <= 0.5 / on.shape[1] + 1e-6
 
 
 def test_aligned_gates_are_of_as_many_channels(tmp_path) -> None:
-    study = tiny(tmp_path, "interrogate.align=true", "model.width=0.25")
-    supernet = build_model(study, "interrogate")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for alpha in supernet.alpha.values():
-            alpha.copy_(torch.randn(alpha.shape, generator=generator))
-    before = supernet.hard_gates()
-    bench = SimpleNamespace(study=study)
-    options = {"budgets": (), "label": "trial 0", "emit": lambda event: None}
-    harden(supernet, bench, tried=True, **options)
-    assert all(torch.equal(on, before[name]) for name, on in supernet.hard_gates().items())
-    harden(supernet, bench, tried=False, **options)
-    for name, on in supernet.hard_gates().items():
+    before, after = hardened(tiny(tmp_path, "interrogate.align=true", "model.width=0.25"))
+    for name, on in after.items():
         assert torch.equal(on.sum(1), before[name].sum(1))
         assert on.all(0).sum() == on.sum(1).min()  # what the last task owns all others do
