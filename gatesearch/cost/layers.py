@@ -80,10 +80,13 @@ class _Layers:
         self.mix, self.head = cache(self._mix), cache(self._head)
 
     def _points(self, conv: Conv, size: Size) -> Points:
-        x = self._noise(conv.inputs, size)
         counts = sorted({max(1, round(share * conv.outputs)) for share in _SHARES})
-        layers = [ConvNorm.of(replace(conv, outputs=count)) for count in counts]
-        seconds = [self._seconds(self.runtime.place(layer).eval(), x) for layer in layers]
+        seconds = []
+        for count in counts:
+            inputs = count if conv.depthwise else conv.inputs
+            layer = ConvNorm.of(replace(conv, inputs=inputs, outputs=count))
+            x = self._noise(inputs, size)
+            seconds.append(self._seconds(self.runtime.place(layer).eval(), x))
         return tuple(zip(counts, seconds, strict=True))
 
     def _element(self, node: Add | MaxPool, size: Size) -> float:

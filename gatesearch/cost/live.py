@@ -7,10 +7,10 @@ s reads channel c of node l on behalf of some head, and G_t the gates behind a g
     own_t = m_t ∧ G_t                     the task's own channel is live
     shared = ⋁_t (m_t ∧ ¬G_t)             the shared channel is live
 
-and a live output of a convolution needs all channels of its source. With a ∧ b = a b and
-a ∨ b = 1 - (1 - a)(1 - b) the same lines are exact for G in {0, 1}, and for G in (0, 1) give what
-is expected if gates were drawn independently (up to the dependence between channels that one gate
-decides together).
+and a live output of a convolution needs all channels of its source, of a depthwise one its own.
+With a ∧ b = a b and a ∨ b = 1 - (1 - a)(1 - b) the same lines are exact for G in {0, 1}, and for G
+in (0, 1) give what is expected if gates were drawn independently (up to the dependence between
+channels that one gate decides together).
 """
 
 from collections.abc import Collection, Mapping
@@ -64,8 +64,10 @@ def live_channels(graph: Graph, gates: Mapping[str, Tensor], *, mixed: Collectio
             need = _before_gates(need, gate, mixed=node.name in mixed)
         if isinstance(node, Conv):
             outputs[node.name] = need
-            some = 1 - (1 - need).prod(-1, keepdim=True)
-            _ask(needed, node.source, some.expand(*batch, tasks + 1, node.inputs))
+            if not node.depthwise:
+                some = 1 - (1 - need).prod(-1, keepdim=True)
+                need = some.expand(*batch, tasks + 1, node.inputs)
+            _ask(needed, node.source, need)
         else:
             elements[node.name] = need
             for source in node.sources:

@@ -1,6 +1,6 @@
 """The cost of a gate pattern without building its network: exact, fast, and differentiable.
 
-    cost = Σ_l Σ_streams |live outputs| · inputs · k² · h · w
+    cost = Σ_l Σ_streams |live outputs| · channels read by each · k² · h · w
 
 gives for hard gates the multiply-adds that fvcore counts on the extracted network, and for
 probabilities what is expected (`gatesearch.cost.live`); parameters likewise. Latency is no such
@@ -60,7 +60,7 @@ class PatternCost:
         whole = count_macs(supernet, input_shape, cross_check=False)
         sizes = node_sizes(supernet.graph, (input_shape[2], input_shape[3]))
         pixels = {name: height * width for name, (height, width) in sizes.items()}
-        weights = {conv.name: conv.inputs * conv.kernel**2 for conv in supernet.graph.convs}
+        weights = {conv.name: conv.reads * conv.kernel**2 for conv in supernet.graph.convs}
         return cls(
             graph=supernet.graph,
             gated=supernet.gated,

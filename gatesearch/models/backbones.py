@@ -1,8 +1,9 @@
-"""ResNet encoders (He et al., CVPR 2016) as graphs, dilated to a chosen output stride."""
+"""Encoders as graphs: ResNets (He et al., CVPR 2016) here, and all of them by name."""
 
 from collections.abc import Callable
 from functools import partial
 
+from gatesearch.models.efficientnet import efficientnet_lite0
 from gatesearch.models.graph import INPUT, Add, Conv, Graph, MaxPool, Node, scaled
 
 STAGE_CHANNELS = (64, 128, 256, 512)
@@ -73,4 +74,5 @@ BACKBONES: dict[str, Callable[..., Graph]] = {
     "resnet18": partial(resnet, depths=(2, 2, 2, 2), bottleneck=False),
     "resnet34": partial(resnet, depths=(3, 4, 6, 3), bottleneck=False),
     "resnet50": partial(resnet, depths=(3, 4, 6, 3), bottleneck=True),
+    "efficientnet_lite0": efficientnet_lite0,
 }

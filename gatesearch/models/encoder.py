@@ -2,9 +2,10 @@
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
+from gatesearch.models.activation import rectified
+from gatesearch.models.depthwise import depthwise
 from gatesearch.models.graph import INPUT, Conv, Graph, Node, elementwise, execute
 
 
@@ -23,6 +24,8 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         relu: bool = True,
+        ceiling: float | None = None,
+        depthwise: bool = False,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
@@ -32,12 +35,13 @@ class ConvNorm(nn.Module):
             stride=stride,
             padding=dilation * (kernel // 2),
             dilation=dilation,
+            groups=inputs if depthwise else 1,
             bias=False,
         )
         if not self.conv.weight.is_meta:  # drawing nothing takes torch seconds to set up
             nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.bn = nn.BatchNorm2d(outputs)
-        self.relu = relu
+        self.relu, self.ceiling = relu, ceiling
 
     @classmethod
     def of(cls, node: Conv) -> "ConvNorm":
@@ -49,12 +53,18 @@ class ConvNorm(nn.Module):
             stride=node.stride,
             dilation=node.dilation,
             relu=node.relu,
+            ceiling=node.ceiling,
+            depthwise=node.depthwise,
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H', W')."""
-        x = self.bn(self.conv(x))
-        return torch.relu_(x) if self.relu else x
+        x = self.bn(self.convolved(x))
+        return rectified(x, self.ceiling) if self.relu else x
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """The convolution alone."""
+        return depthwise(x, self.conv) if self.conv.groups > 1 else cast(Tensor, self.conv(x))
 
 
 class Encoder(nn.Module):
@@ -86,11 +96,8 @@ class Encoder(nn.Module):
             x: The image for stage 0, else what left the stage before.
             stage: Index of the stage.
         """
-        nodes = self.graph.stage(stage)
-        source = nodes[0].sources[0]
-        ends = [node.name for node in nodes if not isinstance(node, Conv)]
-        before = ends[-2] if len(ends) > 1 else (ends[-1] if stage == 0 else source)
-        values = execute(nodes, {source: x}, self.apply_node, keep=(before,))
+        nodes, before = self.graph.stage(stage), self.graph.entering(stage)
+        values = execute(nodes, {nodes[0].sources[0]: x}, self.apply_node, keep=(before,))
         return values[before], values[nodes[-1].name]
 
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gatesearch.models.activation import rectified, through_rectified
+
 
 def gate_and_mix(
     streams: list[Tensor], gates: Tensor, mix: Tensor | None
@@ -50,6 +52,7 @@ def norm_gate_and_mix(
     gates: Tensor,
     mix: Tensor | None,
     relu: bool,
+    ceiling: float | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """Batch norm and ReLU of every stream, then `gate_and_mix`.
 
@@ -59,15 +62,18 @@ def norm_gate_and_mix(
         gates: G, (T, C).
         mix: M, (T, C), or None.
         relu: Whether a ReLU follows the norm.
+        ceiling: What it is cut off at; None for nothing.
     """
     if not (norms[0].training and torch.is_grad_enabled()):
         streams = [norm(x) for norm, x in zip(norms, outputs, strict=True)]
-        return gate_and_mix([F.relu(x) for x in streams] if relu else streams, gates, mix)
+        return gate_and_mix(
+            [rectified(x, ceiling) for x in streams] if relu else streams, gates, mix
+        )
     for norm in norms:
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
     affine = [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
-    result = _NormGateMix.apply(norms, relu, gates, mix, *outputs, *affine)
+    result = _NormGateMix.apply(norms, relu, ceiling, gates, mix, *outputs, *affine)
     if mix is None:
         return list(result), None
     return list(result[:-1]), result[-1]
@@ -81,6 +87,7 @@ class _NormGateMix(torch.autograd.Function):
         ctx: Any,
         norms: list[nn.BatchNorm2d],
         relu: bool,
+        ceiling: float | None,
         gates: Tensor,
         mix: Tensor | None,
         *flat: Tensor,
@@ -93,13 +100,14 @@ class _NormGateMix(torch.autograd.Function):
                 x, norm.weight, norm.bias, norm.running_mean, norm.running_var,
                 True, norm.momentum or 0.0, norm.eps,
             )  # fmt: skip
-            activations.append(y.relu_() if relu else y)
+            activations.append(rectified(y, ceiling) if relu else y)
             statistics += [mean, inverse]
         shared = activations.pop()
         keep = (1 - gates).to(shared.dtype)[:, :, None, None]
         # In place: the ungated activation is recomputed backward.
         gated = [y.lerp_(shared, k) for y, k in zip(activations, keep, strict=True)]
-        ctx.relu, ctx.eps, ctx.mixes = relu, [norm.eps for norm in norms], mix is not None
+        ctx.relu, ctx.ceiling = relu, ceiling
+        ctx.eps, ctx.mixes = [norm.eps for norm in norms], mix is not None
         total = [] if mix is None else [mixed(gated, mix)]
         ctx.save_for_backward(
             gates, *([] if mix is None else [mix]), *outputs, *affine, *statistics,
@@ -128,7 +136,16 @@ class _NormGateMix(torch.autograd.Function):
                 torch.addcmul(g, grad_total, row) for g, row in zip(grad_gated, rows, strict=True)
             ]
 
-        shared = _activation(outputs[-1], affine[-2:], statistics[-2:], ctx.eps[-1], ctx.relu)
+        def activation(stream: int) -> Tensor:
+            weight, bias = affine[2 * stream : 2 * stream + 2]
+            mean, inverse = statistics[2 * stream : 2 * stream + 2]
+            eps = ctx.eps[stream]
+            y = F.batch_norm(
+                outputs[stream], mean, inverse.pow(-2) - eps, weight, bias, training=False, eps=eps
+            )
+            return rectified(y, ctx.ceiling) if ctx.relu else y
+
+        shared = activation(count)
         keep = (1 - gates).to(shared.dtype)[:, :, None, None]
         grad_shared = grad_gated[0] * keep[0]
         for g, k in zip(grad_gated[1:], keep[1:], strict=True):
@@ -138,38 +155,36 @@ class _NormGateMix(torch.autograd.Function):
         for t, grad in enumerate(grad_gated):
             weight, bias = affine[2 * t : 2 * t + 2]
             mean, inverse = statistics[2 * t : 2 * t + 2]
-            through = grad
+            through, beyond = grad, 0.0
             if ctx.relu:
-                own = _activation(outputs[t], (weight, bias), (mean, inverse), ctx.eps[t], True)
-                through = torch.ops.aten.threshold_backward(grad, own, 0)
+                own = activation(t)
+                through = through_rectified(grad, own, ctx.ceiling)
+                if ctx.ceiling is not None:  # the gate scales what is cut off too
+                    beyond = _channel_dot(grad - through, own)
             # Scaling the weight by the gate gates dx; the two sums come out ungated.
             gate = gates[t]
             dx, sum_xhat, sum_one = _norm_backward(
                 through, outputs[t], weight * gate.to(weight.dtype), mean, inverse, ctx.eps[t]
             )
-            grad_gates.append(weight * sum_xhat + bias * sum_one - _channel_dot(grad, shared))
+            grad_gates.append(
+                weight * sum_xhat + bias * sum_one + beyond - _channel_dot(grad, shared)
+            )
             grad_outputs.append(dx)
             grad_affine += [sum_xhat * gate, sum_one * gate]
 
         if ctx.relu:
-            grad_shared = torch.ops.aten.threshold_backward(grad_shared, shared, 0)
+            grad_shared = through_rectified(grad_shared, shared, ctx.ceiling)
         dx, sum_xhat, sum_one = _norm_backward(
             grad_shared, outputs[-1], affine[-2], statistics[-2], statistics[-1], ctx.eps[-1]
         )
         return (
-            None, None, torch.stack(grad_gates).to(gates.dtype), grad_mix,
+            None, None, None, torch.stack(grad_gates).to(gates.dtype), grad_mix,
             *grad_outputs, dx, *grad_affine, sum_xhat, sum_one,
         )  # fmt: skip
 
 
 def _filled(grad: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if grad is None else grad
-
-
-def _activation(x: Tensor, affine: Any, statistics: Any, eps: float, relu: bool) -> Tensor:
-    mean, inverse = statistics
-    y = F.batch_norm(x, mean, inverse.pow(-2) - eps, affine[0], affine[1], training=False, eps=eps)
-    return y.relu_() if relu else y
 
 
 def _norm_backward(

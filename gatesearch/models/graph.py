@@ -1,13 +1,14 @@
 """An encoder as data: a list of nodes that plain, gated and compact networks all execute.
 
-A dense node (a convolution) reads every channel of its source; an element-wise node (pooling,
-addition) computes channel c from channel c of its sources. That distinction is all that channel
-liveness and extraction need to know, so a new kind of encoder is new nodes, not new pruning.
+A dense node (a convolution) reads every channel of its source; a depthwise convolution and an
+element-wise node (pooling, addition) compute channel c from channel c of their sources. That
+distinction is all that channel liveness and extraction need to know, so a new kind of encoder is
+new nodes, not new pruning.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +18,13 @@ INPUT = "image"
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution without bias, batch norm and, if `relu`, ReLU."""
+    """Convolution without bias, batch norm and, if `relu`, ReLU.
+
+    Attributes:
+        ceiling: What the ReLU is cut off at, 6 in mobile networks; None for nothing.
+        depthwise: Output channel c reads channel c of the source alone; as many go out as come in.
+        ends_block: Whether a block ends here, for lack of a residual sum.
+    """
 
     name: str
     source: str
@@ -27,12 +34,20 @@ class Conv:
     stride: int = 1
     dilation: int = 1
     relu: bool = True
+    ceiling: float | None = None
+    depthwise: bool = False
     stage: int = 0
+    ends_block: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of the nodes read."""
         return (self.source,)
+
+    @property
+    def reads(self) -> int:
+        """Channels that one output channel reads."""
+        return 1 if self.depthwise else self.inputs
 
     @property
     def padding(self) -> int:
@@ -48,6 +63,7 @@ class MaxPool:
     source: str
     outputs: int
     stage: int = 0
+    ends_block: ClassVar[bool] = False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -57,13 +73,15 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class Add:
-    """ReLU of the sum of a residual branch and its skip; ends a block."""
+    """The sum of a residual branch and its skip, and its ReLU if `relu`; ends a block."""
 
     name: str
     source: str
     skip: str
     outputs: int
+    relu: bool = True
     stage: int = 0
+    ends_block: ClassVar[bool] = True
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -108,14 +126,27 @@ class Graph:
         """Nodes of one stage."""
         return tuple(node for node in self.nodes if node.stage == index)
 
+    def entering(self, stage: int) -> str:
+        """What the last block of a stage reads; of the stem, which has none, what leaves it."""
+        nodes = self.stage(stage)
+        if stage == 0:
+            return nodes[-1].name
+        ends = [node.name for node in nodes if node.ends_block]
+        return ends[-2] if len(ends) > 1 else nodes[0].sources[0]
+
+    def channels(self, name: str) -> int:
+        """Channels of a node."""
+        return next(node.outputs for node in self.nodes if node.name == name)
+
     def joined(self) -> list[frozenset[str]]:
         """Names of nodes whose channels meet one by one: one node alone, or a residual stream.
 
-        A residual stream is what is summed up in a row of blocks, and their sums.
+        A residual stream is what is summed up in a row of blocks, and their sums. A depthwise
+        convolution goes with what it reads.
         """
         group = {node.name: frozenset([node.name]) for node in self.nodes}
         for node in self.nodes:
-            if not isinstance(node, Conv):
+            if not isinstance(node, Conv) or node.depthwise:
                 whole = group[node.name].union(*(group[source] for source in node.sources))
                 group |= dict.fromkeys(whole, whole)
         return list(dict.fromkeys(group.values()))
@@ -125,12 +156,12 @@ class Graph:
 
         Args:
             granularity: `conv` = every convolution (behind its norm and ReLU, before a residual
-                sum); `block` = the stem and every residual sum.
+                sum); `block` = the stem and the end of every block, a residual sum if it has one.
         """
         if granularity == "conv":
             return tuple(node.name for node in self.convs)
         stem = [node.name for node in self.stage(0) if isinstance(node, Conv)]
-        return (*stem, *(node.name for node in self.nodes if isinstance(node, Add)))
+        return (*stem, *(node.name for node in self.nodes if node.ends_block))
 
 
 Value = TypeVar("Value")
@@ -163,7 +194,8 @@ def execute(
 def elementwise(node: Node, inputs: list[Tensor]) -> Tensor:
     """The value of a node without weights, (B, C, H, W)."""
     if isinstance(node, Add):
-        return F.relu(inputs[0] + inputs[1])
+        total = inputs[0] + inputs[1]
+        return F.relu(total) if node.relu else total
     if isinstance(node, MaxPool):
         return F.max_pool2d(inputs[0], kernel_size=3, stride=2, padding=1)
     raise TypeError(f"{type(node).__name__} has weights")

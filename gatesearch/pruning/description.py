@@ -30,7 +30,10 @@ Places = Sequence[tuple[int, int]]  # (tensor, channel) of each channel
 
 
 class ConvStep(_Strict):
-    """A convolution, batch norm and, if asked, ReLU on gathered channels."""
+    """A convolution, batch norm and, if asked, ReLU on gathered channels.
+
+    What networks of before depthwise convolutions do not say has a default.
+    """
 
     op: Literal["conv"] = "conv"
     name: str
@@ -41,14 +44,17 @@ class ConvStep(_Strict):
     stride: int
     dilation: int
     relu: bool
+    ceiling: float | None = None
+    depthwise: bool = False
 
 
 class AddStep(_Strict):
-    """ReLU of a sum of gathered channels."""
+    """A sum of gathered channels and, if asked, its ReLU."""
 
     op: Literal["add"] = "add"
     left: Gather
     right: Gather
+    relu: bool = True
 
 
 class PoolStep(_Strict):

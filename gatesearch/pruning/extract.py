@@ -1,5 +1,7 @@
 """From a trained supernet to the compact network that computes the same."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -65,7 +67,9 @@ class _Plan:
     def description(self) -> Description:
         graph = self.supernet.graph
         for node in graph:
-            if isinstance(node, Conv):
+            if isinstance(node, Conv) and node.depthwise:
+                self._depthwise(node)
+            elif isinstance(node, Conv):
                 self._convs(node)
             else:
                 self._elementwise(node)
@@ -97,19 +101,48 @@ class _Plan:
             self._conv(node, inputs, streams)
 
     def _conv(self, node: Conv, inputs: Ids, streams: list[int]) -> None:
-        layers, stored = [], []
+        rows, columns = {}, []
         for stream in streams:
-            raw = self.values.raw[node.name, stream]
-            outputs = np.flatnonzero(self.live[raw])
-            outputs = outputs[np.argsort(self.ranks[node.name][outputs], kind="stable")]
+            outputs = np.flatnonzero(self.live[self.values.raw[node.name, stream]])
+            rows[stream] = outputs[np.argsort(self.ranks[node.name][outputs], kind="stable")]
+            order = np.argsort(self.values.read[node.source, stream])
+            read = self.values.read[node.source, stream][order]
+            columns.append(order[np.searchsorted(read, inputs)])
+        self._add_conv(node, inputs, rows, columns)
+
+    def _depthwise(self, node: Conv) -> None:
+        """One depthwise convolution for all streams, a stream's channels as what they read lies."""
+        rows, inputs = {}, []
+        for stream in range(len(self.names)):
+            raw = self.values.raw.get((node.name, stream))
+            if raw is not None and self.live[raw].any():
+                outputs = np.flatnonzero(self.live[raw])
+                read = self.values.read[node.source, stream][outputs]
+                order = np.lexsort((self.place[read, 1], self.place[read, 0]))
+                rows[stream] = outputs[order]
+                inputs.append(read[order])
+        if rows:
+            only = np.zeros(1, dtype=np.int64)
+            self._add_conv(node, np.concatenate(inputs), rows, [only] * len(rows))
+
+    def _add_conv(
+        self, node: Conv, inputs: Ids, rows: Mapping[int, Ids], columns: Sequence[Ids]
+    ) -> None:
+        """A convolution of what streams have live, one behind the other.
+
+        Args:
+            node: The convolution.
+            inputs: Values that it reads.
+            rows: Stream -> its live outputs.
+            columns: Of each stream, which of its weights' columns stand for the inputs.
+        """
+        layers = []
+        for (stream, outputs), own in zip(rows.items(), columns, strict=True):
             encoder = self.supernet.streams[self.names[stream]]
             assert isinstance(encoder, Encoder)
-            order = np.argsort(self.values.read[node.source, stream])
-            columns = order[np.searchsorted(self.values.read[node.source, stream][order], inputs)]
-            layers.append((encoder.layer(node.name), outputs, columns))
-            stored.append(raw[outputs])
-        name = "_".join([key(node.name), *(self.names[stream] for stream in streams)])
-        ids = np.concatenate(stored)
+            layers.append((encoder.layer(node.name), outputs, own))
+        name = "_".join([key(node.name), *(self.names[stream] for stream in rows)])
+        ids = np.concatenate([self.values.raw[node.name, s][own] for s, own in rows.items()])
         self.weights[name] = layers
         self.steps.append(
             ConvStep(
@@ -121,6 +154,8 @@ class _Plan:
                 stride=node.stride,
                 dilation=node.dilation,
                 relu=node.relu,
+                ceiling=node.ceiling,
+                depthwise=node.depthwise,
             )
         )
         self._store(ids)
@@ -138,7 +173,7 @@ class _Plan:
         arguments = np.array([parts[value] for value in ids.tolist()])
         gathers = [self._gather(column) for column in arguments.T]
         if isinstance(node, Add):
-            self.steps.append(AddStep(left=gathers[0], right=gathers[1]))
+            self.steps.append(AddStep(left=gathers[0], right=gathers[1], relu=node.relu))
         else:
             self.steps.append(PoolStep(source=gathers[0]))
         self._store(ids)

