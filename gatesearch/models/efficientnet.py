@@ -25,7 +25,7 @@ def efficientnet_lite0(*, output_stride: int = 8, width: float = 1.0) -> Graph:
     """EfficientNet-Lite0 without its last 1x1 convolution and its classifier.
 
     A stage is what has one size in the undilated network. Strides beyond `output_stride` become
-    dilation, as in `gatesearch.models.backbones.resnet`. Sizes are kept by padding both sides
+    dilation, as in `gatesearch.models.resnet`. Sizes are kept by padding both sides
     alike; TensorFlow, where the published weights come from, pads a stride of 2 on one side more,
     which moves the features by one pixel of that layer.
 

@@ -155,20 +155,19 @@ class _NormGateMix(torch.autograd.Function):
         for t, grad in enumerate(grad_gated):
             weight, bias = affine[2 * t : 2 * t + 2]
             mean, inverse = statistics[2 * t : 2 * t + 2]
-            through, beyond = grad, 0.0
+            through = grad
             if ctx.relu:
                 own = activation(t)
                 through = through_rectified(grad, own, ctx.ceiling)
-                if ctx.ceiling is not None:  # the gate scales what is cut off too
-                    beyond = _channel_dot(grad - through, own)
             # Scaling the weight by the gate gates dx; the two sums come out ungated.
             gate = gates[t]
             dx, sum_xhat, sum_one = _norm_backward(
                 through, outputs[t], weight * gate.to(weight.dtype), mean, inverse, ctx.eps[t]
             )
-            grad_gates.append(
-                weight * sum_xhat + bias * sum_one + beyond - _channel_dot(grad, shared)
-            )
+            grad_gate = weight * sum_xhat + bias * sum_one - _channel_dot(grad, shared)
+            if ctx.relu and ctx.ceiling is not None:  # the gate scales what is cut off too
+                grad_gate = grad_gate + _channel_dot(grad - through, own)
+            grad_gates.append(grad_gate)
             grad_outputs.append(dx)
             grad_affine += [sum_xhat * gate, sum_one * gate]
 

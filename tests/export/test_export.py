@@ -24,6 +24,11 @@ from tests.pruning.test_extract import put, scattered
 from tests.search.tiny import tiny
 
 TASKS = ("semseg", "depth")
+FORMS = {
+    "trial 1": ("onnx", "pt2", "safetensors"),
+    "mobile": ("onnx", "safetensors"),
+    "mtl": ("onnx", "pt2"),
+}
 
 
 def card(network: str) -> Card:
@@ -39,12 +44,16 @@ def card(network: str) -> Card:
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """Name -> network: a compact one with gates at random, and a multi-task one."""
-    study = tiny(tmp_path_factory.mktemp("study"))
-    supernet = scattered(build_model(study, "interrogate"))
-    assert isinstance(supernet, InterroGate)
-    put(supernet, np.random.default_rng(5))
-    return {"trial 1": extract(supernet), "mtl": scattered(build_model(study, "mtl"))}
+    """Name -> network: compact ones with gates at random, and a multi-task one."""
+    folder, found = tmp_path_factory.mktemp("study"), {}
+    study = tiny(folder)
+    mobile = tiny(folder, "model.backbone=efficientnet_lite0")
+    for name, given in (("trial 1", study), ("mobile", mobile)):
+        supernet = scattered(build_model(given, "interrogate"))
+        assert isinstance(supernet, InterroGate)
+        put(supernet, np.random.default_rng(5))
+        found[name] = extract(supernet)
+    return {**found, "mtl": scattered(build_model(study, "mtl"))}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +61,7 @@ def shipped(networks, tmp_path_factory):
     """(name, format) -> file."""
     folder, files = tmp_path_factory.mktemp("shipped"), {}
     for name, network in networks.items():
-        for form in ("onnx", "pt2", *(["safetensors"] if name != "mtl" else [])):
+        for form in FORMS[name]:
             files[name, form] = folder / f"{name.replace(' ', '')}.{form}"
             write_network(network, card(name), files[name, form], form=form)
     return files
@@ -62,13 +71,14 @@ def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).uniform(0, 255, shape).astype(np.float32)
 
 
+@pytest.mark.parametrize("name", ["trial 1", "mobile"])
 @pytest.mark.parametrize("form", ["onnx", "safetensors"])
 @pytest.mark.parametrize("shape", [(1, 3, 96, 128), (3, 3, 64, 160), (2, 3, 77, 91)])
-def test_reads_as_it_was_at_any_size(networks, shipped, form, shape) -> None:
-    model = read_model(shipped["trial 1", form])
-    assert model.card == card("trial 1")
+def test_reads_as_it_was_at_any_size(networks, shipped, name, form, shape) -> None:
+    model = read_model(shipped[name, form])
+    assert model.card == card(name)
     with torch.no_grad():
-        ours = Shipped(networks["trial 1"], TASKS)(torch.from_numpy(images(*shape)))
+        ours = Shipped(networks[name], TASKS)(torch.from_numpy(images(*shape)))
     for a, b in zip(ours, model.run(images(*shape)), strict=True):
         assert a.shape == b.shape == (shape[0], a.shape[1], *shape[2:])
         assert np.abs(a.numpy() - b).max() <= 1e-4 * np.abs(a.numpy()).max()
