@@ -11,7 +11,7 @@ from gatesearch.results import Result, StudyRecord, delta, front
 
 _MAPS = 6
 _MAPS_A_PAGE = 3
-_LAYER_NAMES = 44
+_LAYER_NAMES = 60
 
 
 def pages(record: StudyRecord) -> Iterator[Figure]:
@@ -81,4 +81,5 @@ def _draw(figure: Figure, record: StudyRecord, trial: Result, *, place: int) -> 
 
 
 def _short(name: str) -> str:
-    return style.clip(name.removeprefix("backbone.").replace("layer", "L"), 12)
+    short = name.removeprefix("backbone.").replace("layer", "L").replace("blocks.", "B")
+    return style.clip(short, 14)
