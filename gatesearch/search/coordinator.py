@@ -9,7 +9,7 @@ import torch
 
 from gatesearch.cost import Budget, measure_layers, measure_of, name_of, parse_budget
 from gatesearch.errors import StudyRefusedError, UsageError
-from gatesearch.models import InterroGate, build_model, method_of, needs_stl
+from gatesearch.models import InterroGate, build_model, method_of, needs_stl, parts_of
 from gatesearch.results import StudyRecord, TaskInfo, front
 from gatesearch.search.assembly import measure_on_test
 from gatesearch.search.backup import Backups
@@ -260,6 +260,7 @@ def _checked(study: Study) -> tuple[str, ...]:
         method_of(method)
     _check_weightings(study)
     check_dataset(study)
+    parts_of(study)  # its weights
     with torch.device("meta"):
         for method in {*study.methods, *study.options, "interrogate"}:
             needs_stl(study, method)

@@ -253,9 +253,12 @@ def test_every_trial_ends_inside_its_budget(data, tmp_path, regulariser) -> None
         ((), ["9G"], r"budget 9G is 9 GFLOPs, out of reach: .* \(mtl\) to .* \(stl\)"),
         ((), ["1.2xMTL", "fast"], "a budget must be a number with a unit"),
         (('search.regulariser=["flops"]',), [], "add --budget, such as 1.3xMTL"),
+        (("model.init=pretrained", "model.weights=none.safetensors"), [], "no file none.safeten"),
     ],
 )
-def test_a_budget_is_refused_before_anything_is_made(data, tmp_path, overrides, budgets, message):
+def test_what_is_out_of_reach_is_refused_before_anything_is_made(
+    data, tmp_path, overrides, budgets, message
+):
     out = tmp_path / "out"
     with pytest.raises(UsageError, match=message):
         run(tiny(tmp_path, *overrides), n_trials=1, out=out, data=data, emit=print,
