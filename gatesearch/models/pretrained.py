@@ -41,6 +41,7 @@ def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tens
         UsageError: Weights that do not fit, with the cure.
         DataError: Weights that cannot be had, with the cure.
     """
+    eps = PUBLISHED[backbone].eps
     source = PUBLISHED[backbone].fetch() if weights == "imagenet" else _read(Path(weights))
     state = encoder_state(backbone, source, graph)
     with torch.device("meta"):
@@ -53,14 +54,16 @@ def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tens
                 f"model.weights: {name} is {tuple(state[name].shape)} in '{weights}' but "
                 f"{tuple(tensor.shape)} in this network; pretrained weights need model.width = 1"
             )
+    for name in expected:  # an ε that was another goes into γ: the same in evaluation mode
+        if name.endswith("running_var"):
+            ours, theirs = state[name] + torch.nn.BatchNorm2d(1).eps, state[name] + eps
+            gamma = name.replace("running_var", "weight")
+            state[gamma] = state[gamma] * (ours / theirs).sqrt()
     return {name: state[name] for name in expected}
 
 
 def encoder_state(backbone: str, source: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
-    """A published state under the names of `Encoder`.
-
-    Norms whose ε was another get a γ by which they compute the same in evaluation mode.
-    """
+    """A published state under the names of `Encoder`."""
     published = PUBLISHED[backbone]
     state: dict[str, Tensor] = {}
     for node in graph.convs:
@@ -68,10 +71,6 @@ def encoder_state(backbone: str, source: Mapping[str, Tensor], graph: Graph) -> 
             for name, tensor in source.items():
                 if name.startswith(theirs):
                     state[f"layers.{key(node.name)}.{ours}.{name.removeprefix(theirs)}"] = tensor
-    eps = torch.nn.BatchNorm2d(1).eps
-    for name in [n for n in state if n.endswith("running_var")] if published.eps != eps else []:
-        gamma, variance = name.replace("running_var", "weight"), state[name]
-        state[gamma] = state[gamma] * ((variance + eps) / (variance + published.eps)).sqrt()
     return state
 
 
