@@ -41,6 +41,8 @@ gatesearch run --study nyud --n-trials 40 --executor ray://head:10001 --workers 
 
 gatesearch run --study nyud --n-trials 40 --storage postgresql://me:secret@server/studies
 
+gatesearch run --study scenes --out runs/wide --set search.lambda_s=[1,50] --reuse runs/scenes
+
 gatesearch run --study mine.toml --n-trials 0 --set training.epochs=2 --json"""
 
 
@@ -109,6 +111,13 @@ def run(
         typer.Option(min=0, metavar="K", help="Networks cut from the one_shot supernet, in all."),
     ] = None,
     prefer: PreferOption = None,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Another store: baselines that would be trained the same are taken over.",
+        ),
+    ] = None,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -154,6 +163,7 @@ def run(
                     storage=storage,
                     device=device,
                 ),
+                reuse=reuse,
             )
             with writing(reports, definition.name):
                 path = write_report(record, folder=reports)

@@ -30,6 +30,7 @@ from gatesearch.search.gallery import draw_gallery
 from gatesearch.search.lock import advisory_lock, locked, server_url
 from gatesearch.search.method_costs import costs
 from gatesearch.search.one_shot import chooser
+from gatesearch.search.reuse import check_reuse
 from gatesearch.search.space import SCALAR, draw, draw_shares, listed, search_of
 from gatesearch.search.status import Board
 from gatesearch.search.store import Store, open_store
@@ -77,6 +78,7 @@ def run(
     budgets: Sequence[str] = (),
     prefer: Mapping[str, float] | None = None,
     means: Means = HERE,
+    reuse: Path | None = None,
 ) -> StudyRecord:
     """Bring a search to a total of `n_trials` trials, and measure its networks on the test part.
 
@@ -94,15 +96,20 @@ def run(
             then counts the trials under these bounds, which share baselines with all others.
         prefer: Task -> how much it matters (`delta_mtl`) in the choice of one-shot networks.
         means: Workers, their executor, the store's server.
+        reuse: Folder of another store, whose baselines are taken over where they would be trained
+            the same.
 
     Raises:
-        UsageError: A definition that cannot be built, or a budget that cannot be reached.
+        UsageError: A definition that cannot be built, a budget that cannot be reached, or nothing
+            to reuse.
         DataError: Data missing or damaged, or a folder that cannot be written.
         StudyRefusedError: The store belongs to another definition or process.
         TrainingError: The single-task networks, which everything is measured against, failed.
         KeyboardInterrupt: It was asked to stop; checkpoints of all trainings are kept.
     """
     baselines = _checked(study)
+    if reuse is not None:
+        check_reuse(reuse)
     stopwatch = None
     if timed(budgets):
         if (means.workers, means.devices, means.executor) != (1, 1, "process"):
@@ -133,7 +140,7 @@ def run(
         stack.callback(board.close)
         crew = Crew(executor, means.workers, bench, emit, stop, board)
         changed = stack.enter_context(_backed_up(study, out, emit, on=not means.storage))
-        search = Search(store, crew, data=data, changed=changed, devices=means.devices)
+        search = Search(store, crew, data=data, changed=changed, devices=means.devices, reuse=reuse)
         search.train_bases(baselines)
         first = Candidate(
             "interrogate", study.seed, 0, budgets=bounds, one_shot=one_shot,

@@ -1,6 +1,5 @@
 """The search itself: jobs begun in order, results told as they come in, nothing done twice."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,9 @@ from gatesearch.search.bench import Bench, Emit, progress
 from gatesearch.search.candidate import Candidate, starts_from
 from gatesearch.search.crew import Crew
 from gatesearch.search.early import rivals_of
-from gatesearch.search.jobs import SPEC, Job, forget_result, read_result
+from gatesearch.search.jobs import SPEC, Job, forget_result, read_result, read_spec
 from gatesearch.search.networks import keep_as
+from gatesearch.search.reuse import take_over
 from gatesearch.search.space import (
     SCALAR,
     Params,
@@ -70,6 +70,7 @@ class Search:
         data: Folder of packs, for workers.
         changed: Called behind every change of the store.
         devices: How many train one network together.
+        reuse: Folder of a store whose baselines are taken over.
     """
 
     def __init__(
@@ -80,11 +81,12 @@ class Search:
         data: Path,
         changed: Callable[[], None],
         devices: int = 1,
+        reuse: Path | None = None,
     ) -> None:
         self.store, self.crew, self._changed = store, crew, changed
         self.bench: Bench = crew.bench
         self.emit: Emit = crew.emit
-        self._data, self._devices = data, devices
+        self._data, self._devices, self._reuse = data, devices, reuse
         self._bases = store.bases
 
     def known(self, candidate: Candidate) -> Result | None:
@@ -115,11 +117,24 @@ class Search:
         for candidate in missing:
             if self.known(candidate) is not None:
                 forget_result(self._job(candidate))
+        if self._reuse is not None:
+            missing = [c for c in missing if not self._taken_over(c, self._reuse)]
         self._train(missing, stage="baselines")
         self.crew.board.baselines(len(wanted), len(wanted))
         if SCALAR in study.weightings:
             for method in shared:
                 self.search_weights(method)
+
+    def _taken_over(self, candidate: Candidate, source: Path) -> bool:
+        job = self._job(candidate)
+        result = take_over(
+            job, source, lambda message: self.emit({"event": "log", "message": message})
+        )
+        if result is not None:
+            self._keep(job, result)
+            line = self._line(f"{candidate.label}, from {source}", result)
+            self.emit({"event": "baseline", "message": line})
+        return result is not None
 
     def _train(self, missing: list[Candidate], *, stage: str) -> None:
         """Train networks that others start from or are compared with, each after its own start."""
@@ -284,7 +299,7 @@ class Search:
         """Tell what workers finished after their coordinator was gone."""
         for begun in self.store.unfinished():
             folder = Candidate("interrogate", 0, begun.number).folder(self.store.folder)
-            job = _specified(folder / SPEC)
+            job = read_spec(folder / SPEC)
             result = None if job is None else read_result(job)
             if result is not None:
                 self._tell(begun, result)
@@ -295,7 +310,7 @@ class Search:
         for path in sorted((self.store.folder / "trials").glob(f"*/{SPEC}")):
             if path.parent.name.isdecimal() and int(path.parent.name) in known:
                 continue
-            job = _specified(path)
+            job = read_spec(path)
             if job is None or job.store != self.store.attribute("identity"):
                 continue
             number = job.candidate.trial
@@ -352,12 +367,3 @@ def _told(params: Mapping[str, float | str]) -> str:
         f"{name}={value if isinstance(value, str) else format(value, '.3g')}"
         for name, value in params.items()
     )
-
-
-def _specified(path: Path) -> Job | None:
-    """A trial's job as its folder has it, wherever the store was moved; None for no such thing."""
-    try:
-        job = replace(Job.from_json(json.loads(path.read_bytes())), out=path.parents[2])
-        return job if job.folder == path.parent else None
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
-        return None

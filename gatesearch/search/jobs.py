@@ -16,7 +16,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,19 @@ class Job:
         """Write `spec.json`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / SPEC, self.to_json())
+
+
+def read_spec(path: Path) -> Job | None:
+    """The job of a baseline's or trial's `spec.json`, wherever the store was moved.
+
+    None for no such thing.
+    """
+    try:
+        job = Job.from_json(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
+    job = replace(job, out=path.parents[2])
+    return job if job.folder == path.parent else None
 
 
 def keep_result(job: Job, result: Result) -> None:

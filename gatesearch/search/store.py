@@ -376,7 +376,8 @@ def open_store(
             f"{store.attribute('fingerprint')}, now {study.fingerprint}); results would not be "
             "comparable. What differs (store -> now):\n  "
             + "\n  ".join(lines)
-            + "\nName another folder with --out, or go back to the old definition."
+            + "\nName another folder with --out, where --reuse with this one takes over baselines "
+            "that would be trained the same; or go back to the old definition."
         )
     return store
 

@@ -38,6 +38,18 @@ def trained(frames, model: nn.Module, *, graphs: bool, **options):
     return history, {name: tensor.clone() for name, tensor in model.state_dict().items()}, told
 
 
+@pytest.fixture
+def _same_sums_twice(monkeypatch):
+    """Leaves out TF32 and the atomic additions there is another way for, which amplify."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_same_sums_twice")
+@pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation")
 @pytest.mark.parametrize("make", [
     lambda: Toy(dropout=0.0), lambda: extract(toy_supernet(*toy_tasks())),
 ])  # fmt: skip

@@ -1,0 +1,83 @@
+"""Baselines of another store, taken over where they would be trained the same."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gatesearch.errors import DataError, UsageError
+from gatesearch.files import write_atomic
+from gatesearch.results import Result
+from gatesearch.search.candidate import starts_from
+from gatesearch.search.jobs import SPEC, Job, keep_result, read_result, read_spec
+from gatesearch.search.networks import MODEL, TENSORS
+from gatesearch.study import Study, differences
+
+
+def check_reuse(source: Path) -> None:
+    """Refuse a folder that has no baselines.
+
+    Raises:
+        UsageError: It is no store's.
+    """
+    if not (source / "baselines").is_dir():
+        raise UsageError(
+            f"--reuse must be the folder of a store with baselines, as runs/STUDY; found '{source}'"
+        )
+
+
+def recipe(job: Job) -> dict[str, Any]:
+    """What the result of a baseline's job depends on but code and chance, as plain JSON values."""
+    study, candidate = Study.from_definition(job.definition), job.candidate
+    start = starts_from(candidate, study)
+    model = study.model.model_dump(mode="json")
+    if start is None and model["init"] == "stl":
+        model["init"] = "scratch"  # which single-task networks themselves begin from
+    return {
+        "results_version": job.definition["results_version"],
+        "seed": candidate.seed,
+        "weighting": candidate.weighting,
+        "balance": study.balance.get(candidate.weighting, {}),
+        "protocol": study.protocol.model_dump(mode="json"),
+        "tasks": {name: task.model_dump(mode="json") for name, task in study.tasks.items()},
+        "data": study.data.model_dump(mode="json") | {"sha256": job.sha256},
+        "model": model,
+        "training": study.training_of(candidate.method).model_dump(mode="json"),
+        "options": study.arguments_of(candidate.method),
+        "runtime": dict(job.runtime),
+        "start": {} if start is None else recipe(replace(job, candidate=start)),
+    }
+
+
+def take_over(job: Job, source: Path, tell: Callable[[str], None]) -> Result | None:
+    """Copy network and result of a baseline from another store into a job's folder.
+
+    Args:
+        job: Which baseline.
+        source: The other store's folder.
+        tell: Receives why not, where the other store has that baseline, but not the same.
+
+    Returns:
+        The result; None where the baseline must be trained.
+
+    Raises:
+        DataError: The other store's network cannot be read.
+        StudyRefusedError: Its result is damaged.
+    """
+    theirs = read_spec(job.candidate.folder(source) / SPEC)
+    known = None if theirs is None else read_result(theirs)
+    if theirs is None or known is None or known.state != "complete":
+        return None
+    differing = differences(recipe(job), recipe(theirs))
+    if differing:
+        tell(f"{job.candidate.label} is not the one of {source}: {', '.join(differing)}")
+        return None
+    there, here = ((j.folder / MODEL).with_suffix(TENSORS) for j in (theirs, job))
+    try:
+        network = there.read_bytes()
+    except OSError as error:
+        raise DataError(f"{there} cannot be read: {error.strerror}; leave out --reuse") from error
+    job.write()
+    write_atomic(here, network)
+    keep_result(job, known)
+    return known

@@ -1,0 +1,87 @@
+"""Baselines of another store: taken over where they would be trained the same, else trained."""
+
+import json
+
+import pytest
+
+from gatesearch.errors import DataError, UsageError
+from gatesearch.search import run
+from tests.search.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("there")
+    record = run(
+        tiny(folder), n_trials=0, out=folder / "runs", data=folder / "data", emit=lambda e: None
+    )
+    return folder, record
+
+
+def reused(there, tmp_path, *overrides):
+    events = []
+    record = run(
+        tiny(tmp_path, *overrides), n_trials=0, out=tmp_path / "runs", data=there / "data",
+        emit=events.append, reuse=there / "runs",
+    )  # fmt: skip
+    trained = {e["stage"] for e in events if e["event"] == "progress" and e["unit"] == "epochs"}
+    return record, trained, [e["message"] for e in events if e["event"] == "log"]
+
+
+def test_what_would_be_trained_the_same_is_not_trained(there, tmp_path) -> None:
+    folder, known = there
+    record, trained, _ = reused(folder, tmp_path, "search.lambda_s=[0.5, 2]", "model.init=scratch")
+    assert trained == set()
+    assert record.fingerprint != known.fingerprint
+    assert [b.name for b in record.baselines] == ["stl", "mtl"]
+    assert record.baselines == known.baselines
+    for name in ("stl-seed0", "mtl-seed0"):
+        here, theirs = (f / "runs" / "baselines" / name for f in (tmp_path, folder))
+        network = (here / "model.safetensors").read_bytes()
+        assert network == (theirs / "model.safetensors").read_bytes()
+        kept = json.loads((here / "result.json").read_text())
+        assert kept["identity"] != json.loads((theirs / "result.json").read_text())["identity"]
+
+
+def test_what_a_change_touches_is_trained_and_the_change_told(there, tmp_path) -> None:
+    record, trained, told = reused(there[0], tmp_path, "options.mtl.training.lr=2e-3")
+    assert trained == {"mtl"}
+    assert any(
+        m.startswith("mtl is not the one of") and "training.lr: 0.001 -> 0.002" in m for m in told
+    )
+    ours, theirs = (r.baselines[1].curves["loss.depth"] for r in (record, there[1]))
+    assert ours != theirs
+
+
+def test_networks_that_start_otherwise_are_trained_but_not_their_start(there, tmp_path) -> None:
+    record, trained, _ = reused(there[0], tmp_path, "model.init=stl")
+    assert trained == {"mtl"}
+    assert record.baselines[0] == there[1].baselines[0]
+
+
+def test_another_seed_has_nothing_to_take_over(there, tmp_path) -> None:
+    _, trained, told = reused(there[0], tmp_path, "seed=1")
+    assert trained == {"stl", "mtl"}
+    assert not any("is not the one of" in message for message in told)
+
+
+def test_a_folder_without_baselines_is_refused_before_there_is_a_store(there, tmp_path) -> None:
+    with pytest.raises(UsageError, match="--reuse must be the folder of a store"):
+        run(
+            tiny(tmp_path), n_trials=0, out=tmp_path / "runs", data=there[0] / "data",
+            emit=lambda e: None, reuse=tmp_path,
+        )  # fmt: skip
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_network_that_is_gone_there_is_an_error(there, tmp_path) -> None:
+    folder, _ = there
+    network = folder / "runs" / "baselines" / "mtl-seed0" / "model.safetensors"
+    aside = network.rename(network.with_suffix(".aside"))
+    try:
+        with pytest.raises(DataError, match="leave out --reuse"):
+            reused(folder, tmp_path)
+    finally:
+        aside.rename(network)
+    _, trained, _ = reused(folder, tmp_path)
+    assert trained == set()
