@@ -70,7 +70,9 @@ def take_over(job: Job, source: Path, tell: Callable[[str], None]) -> Result | N
         return None
     differing = differences(recipe(job), recipe(theirs))
     if differing:
-        tell(f"{job.candidate.label} is not the one of {source}: {', '.join(differing)}")
+        # All of a start that only one of the two has says no more than its key does.
+        short = [line for line in differing if "absent" not in line] or differing
+        tell(f"{job.candidate.label} is not the one of {source}: {', '.join(short)}")
         return None
     there, here = ((j.folder / MODEL).with_suffix(TENSORS) for j in (theirs, job))
     try:
