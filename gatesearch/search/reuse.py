@@ -68,7 +68,10 @@ def take_over(job: Job, source: Path, tell: Callable[[str], None]) -> Result | N
     known = None if theirs is None else read_result(theirs)
     if theirs is None or known is None or known.state != "complete":
         return None
-    differing = differences(recipe(job), recipe(theirs))
+    try:
+        differing = differences(recipe(job), recipe(theirs))
+    except UsageError:
+        differing = ["its definition is another version's"]
     if differing:
         # All of a start that only one of the two has says no more than its key does.
         short = [line for line in differing if "absent" not in line] or differing

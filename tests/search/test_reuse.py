@@ -1,11 +1,14 @@
 """Baselines of another store: taken over where they would be trained the same, else trained."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
 from gatesearch.errors import DataError, UsageError
 from gatesearch.search import run
+from gatesearch.search.jobs import keep_result, read_result, read_spec
 from tests.search.tiny import tiny
 
 
@@ -63,6 +66,20 @@ def test_another_seed_has_nothing_to_take_over(there, tmp_path) -> None:
     _, trained, told = reused(there[0], tmp_path, "seed=1")
     assert trained == {"stl", "mtl"}
     assert not any("is not the one of" in message for message in told)
+
+
+def test_a_definition_of_another_version_is_told(there, tmp_path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(there[0] / "runs", old / "runs")
+    spec = read_spec(old / "runs" / "baselines" / "mtl-seed0" / "spec.json")
+    result = read_result(spec)
+    aged = replace(spec, definition={**spec.definition, "gone": 1})
+    aged.write()
+    keep_result(aged, result)
+    (old / "data").symlink_to(there[0] / "data")
+    _, trained, told = reused(old, tmp_path)
+    assert trained == {"mtl"}
+    assert any("another version" in message for message in told)
 
 
 def test_a_folder_without_baselines_is_refused_before_there_is_a_store(there, tmp_path) -> None:
