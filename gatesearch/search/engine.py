@@ -15,7 +15,7 @@ from gatesearch.search.candidate import Candidate, starts_from
 from gatesearch.search.crew import Crew
 from gatesearch.search.early import rivals_of
 from gatesearch.search.jobs import SPEC, Job, forget_result, read_result, read_spec
-from gatesearch.search.networks import keep_as
+from gatesearch.search.networks import copy_network
 from gatesearch.search.reuse import take_over
 from gatesearch.search.space import (
     SCALAR,
@@ -201,7 +201,8 @@ class Search:
             first, f"none of {len(tried)} trials came to an end; see their reasons above"
         )
         if result.trial is not None:
-            keep_as(Candidate.of(result), first, out=self.store.folder)
+            out = self.store.folder
+            copy_network(Candidate.of(result).folder(out), first.folder(out))
         spent: dict[str, Any] = {
             f"train_{unit}": getattr(result, f"reused_{unit}")
             + sum(getattr(r, f"train_{unit}") - getattr(r, f"reused_{unit}") for r in tried)

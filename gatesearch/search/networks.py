@@ -30,9 +30,9 @@ def keep_network(network: nn.Module, folder: Path) -> None:
     write_atomic((folder / MODEL).with_suffix(TENSORS), save(state))
 
 
-def keep_as(source: Candidate, target: Candidate, *, out: Path) -> None:
-    """Keep a network under another name too."""
-    there, here = ((c.folder(out) / MODEL).with_suffix(TENSORS) for c in (source, target))
+def copy_network(source: Path, target: Path) -> None:
+    """Keep a network in another folder too."""
+    there, here = ((folder / MODEL).with_suffix(TENSORS) for folder in (source, target))
     here.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(here, there.read_bytes())
 

@@ -5,12 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gatesearch.errors import DataError, UsageError
-from gatesearch.files import write_atomic
+from gatesearch.errors import UsageError
 from gatesearch.results import Result
 from gatesearch.search.candidate import starts_from
 from gatesearch.search.jobs import SPEC, Job, keep_result, read_result, read_spec
-from gatesearch.search.networks import MODEL, TENSORS
+from gatesearch.search.networks import copy_network, network_state
 from gatesearch.study import Study, differences
 
 
@@ -61,8 +60,7 @@ def take_over(job: Job, source: Path, tell: Callable[[str], None]) -> Result | N
         The result; None where the baseline must be trained.
 
     Raises:
-        DataError: The other store's network cannot be read.
-        StudyRefusedError: Its result is damaged.
+        StudyRefusedError: The other store's network or result is gone or damaged.
     """
     theirs = read_spec(job.candidate.folder(source) / SPEC)
     known = None if theirs is None else read_result(theirs)
@@ -77,12 +75,8 @@ def take_over(job: Job, source: Path, tell: Callable[[str], None]) -> Result | N
         short = [line for line in differing if "absent" not in line] or differing
         tell(f"{job.candidate.label} is not the one of {source}: {', '.join(short)}")
         return None
-    there, here = ((j.folder / MODEL).with_suffix(TENSORS) for j in (theirs, job))
-    try:
-        network = there.read_bytes()
-    except OSError as error:
-        raise DataError(f"{there} cannot be read: {error.strerror}; leave out --reuse") from error
+    network_state(job.candidate, out=source)  # which says so if it cannot be read
     job.write()
-    write_atomic(here, network)
+    copy_network(theirs.folder, job.folder)
     keep_result(job, known)
     return known

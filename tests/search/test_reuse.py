@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gatesearch.errors import DataError, UsageError
+from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.search import run
 from gatesearch.search.jobs import keep_result, read_result, read_spec
 from tests.search.tiny import tiny
@@ -91,14 +91,16 @@ def test_a_folder_without_baselines_is_refused_before_there_is_a_store(there, tm
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_network_that_is_gone_there_is_an_error(there, tmp_path) -> None:
-    folder, _ = there
-    network = folder / "runs" / "baselines" / "mtl-seed0" / "model.safetensors"
-    aside = network.rename(network.with_suffix(".aside"))
-    try:
-        with pytest.raises(DataError, match="leave out --reuse"):
-            reused(folder, tmp_path)
-    finally:
-        aside.rename(network)
-    _, trained, _ = reused(folder, tmp_path)
+@pytest.mark.parametrize("kept", [None, 100])
+def test_a_network_that_is_gone_or_cut_short_there_is_refused(there, tmp_path, kept) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(there[0] / "runs", old / "runs")
+    (old / "data").symlink_to(there[0] / "data")
+    network = old / "runs" / "baselines" / "mtl-seed0" / "model.safetensors"
+    whole = network.read_bytes()
+    network.unlink() if kept is None else network.write_bytes(whole[:kept])
+    with pytest.raises(StudyRefusedError, match="missing or damaged"):
+        reused(old, tmp_path)
+    network.write_bytes(whole)
+    _, trained, _ = reused(old, tmp_path)
     assert trained == set()
