@@ -7,7 +7,7 @@ import torch
 import gatesearch as gs
 from benchmarks.figure import Figure, seconds
 from gatesearch.cost import Budget, PatternCost, project
-from gatesearch.models import InterroGate
+from gatesearch.models import GatedSupernet
 
 STUDIES = ("scenes", "nyud-small", "nyud")
 BUDGETS = 200  # a study and granularity
@@ -23,7 +23,7 @@ def measure() -> list[Figure]:
             study = gs.load_study(name, overrides=[f"interrogate.granularity={granularity}"])
             with torch.device("meta"):
                 supernet = gs.build_model(study, "interrogate", pretrained=False)
-            assert isinstance(supernet, InterroGate)
+            assert isinstance(supernet, GatedSupernet)
             cost = PatternCost.of(supernet, (1, 3, *study.protocol.size))
             shapes = {node: alpha.shape for node, alpha in supernet.logits().items()}
             ends = [{n: torch.full(s, on) for n, s in shapes.items()} for on in (0.0, 1.0)]

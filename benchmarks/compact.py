@@ -14,10 +14,10 @@ import torch
 import gatesearch as gs
 from benchmarks.figure import Figure, in_turns
 from benchmarks.networks import full_width_study
-from gatesearch.cost import aligned, rounded
-from gatesearch.models import InterroGate
-from gatesearch.search.networks import as_compact
+from gatesearch.cost import align_tasks, rounded
+from gatesearch.models import GatedSupernet
 from gatesearch.training import resolve_runtime
+from gatesearch.trials.kept_networks import as_compact
 
 BAR = 1.10
 SHAPE = (1, 3, 288, 384)
@@ -29,7 +29,7 @@ LAYOUTS = {"random": (1, False), "by 8": (8, False), "aligned": (1, True)}
 def measure() -> list[Figure]:
     study = full_width_study()
     supernet = gs.build_model(study, "interrogate")
-    assert isinstance(supernet, InterroGate)
+    assert isinstance(supernet, GatedSupernet)
     stl = gs.build_model(study, "stl").eval()
     shipped = as_compact(stl, study)
     whole = gs.count_macs(stl, SHAPE).macs
@@ -58,7 +58,7 @@ def measure() -> list[Figure]:
 
 
 def some_on(
-    supernet: InterroGate, share: float, *, multiple: int, align: bool
+    supernet: GatedSupernet, share: float, *, multiple: int, align: bool
 ) -> dict[str, torch.Tensor]:
     """Gated node -> (T, C) bool with a random share of each row on."""
     generator = torch.Generator().manual_seed(0)
@@ -67,5 +67,5 @@ def some_on(
         rank = torch.rand(gates.shape, generator=generator).argsort(1)
         alpha[name] = share * rank.shape[1] - rank.double()
     if align:
-        alpha = aligned(alpha, supernet.graph)
+        alpha = align_tasks(alpha, supernet.graph)
     return rounded({name: a > 0 for name, a in alpha.items()}, alpha, multiple=multiple)

@@ -11,13 +11,13 @@ from pathlib import Path
 import optuna
 
 import gatesearch as gs
+from benchmarks.fake_results import new_store, one_trial
 from benchmarks.figure import Figure, seconds
-from benchmarks.made_up import new_store, one_trial
-from gatesearch.search.assembly import train_candidate
-from gatesearch.search.bench import open_bench
-from gatesearch.search.candidate import Candidate
+from gatesearch.methods.context import open_context
+from gatesearch.methods.specification import NetworkSpec
 from gatesearch.search.space import draw, sampler
 from gatesearch.study import Study
+from gatesearch.trials.trial import train_network
 
 BAR, BAR_MS = 1.0, 5.0
 TRIALS = 20
@@ -30,10 +30,10 @@ def measure() -> list[Figure]:
         store = new_store(study, Path(folder) / "store")
         around = [seconds(lambda: one_trial(store, study)) for _ in range(TRIALS)]
         alone = _optuna_alone(study, Path(folder) / "alone.db")
-        bench = open_bench(study, data=Path(folder), stored=None, emit=lambda event: None)
+        bench = open_context(study, data=Path(folder), stored=None, emit=lambda event: None)
         trial = seconds(
-            lambda: train_candidate(
-                Candidate("interrogate", study.seed, 0, params), bench,
+            lambda: train_network(
+                NetworkSpec("interrogate", study.seed, 0, params), bench,
                 out=Path(folder), start=None, emit=lambda event: None,
             )
         )  # fmt: skip

@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 import gatesearch as gs
+from benchmarks.fake_results import made_up, new_store, one_trial
 from benchmarks.figure import Figure, seconds
-from benchmarks.made_up import made_up, new_store, one_trial
-from gatesearch.search.bench import open_bench
+from gatesearch.methods.context import open_context
 from gatesearch.study import Study
 
 TRIALS = 10_000
@@ -25,7 +25,7 @@ def measure() -> list[Figure]:
         folder = Path(name)
         store = new_store(study, folder / "store")
         one_trial(store, study)
-        bench = open_bench(study, data=folder, stored=None, emit=lambda event: None)
+        bench = open_context(study, data=folder, stored=None, emit=lambda event: None)
         store.keep("data", bench.data)
         runtime = bench.runtime
         kept = {"precision": runtime.precision, "memory_format": runtime.memory_format}

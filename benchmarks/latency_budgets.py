@@ -12,9 +12,9 @@ import torch
 import gatesearch as gs
 from benchmarks.figure import Figure
 from gatesearch.cost import Budget, PatternCost, fit_latency, median_latency
-from gatesearch.models import InterroGate
+from gatesearch.models import GatedSupernet
 from gatesearch.pruning import save_compact
-from gatesearch.search.coordinator import start_stopwatch
+from gatesearch.search.run import start_stopwatch
 
 BAR = 1.05
 BUDGETS = 10
@@ -37,7 +37,7 @@ def measure() -> list[Figure]:
     shape = (1, 3, *study.protocol.size)
     stopwatch = start_stopwatch(study, "cpu")
     supernet = gs.build_model(study, "interrogate")
-    assert isinstance(supernet, InterroGate)
+    assert isinstance(supernet, GatedSupernet)
     cost = PatternCost.of(supernet, shape, latency=stopwatch.table)
     generator = torch.Generator().manual_seed(0)
     least, most = stopwatch.table.ends

@@ -14,13 +14,13 @@ import torch
 
 import gatesearch as gs
 from benchmarks.figure import Figure, in_turns
-from gatesearch.datasets.pack import Frame, Pack, open_pack
-from gatesearch.datasets.packing import SplitFrames, write_pack
+from gatesearch.datasets.pack_reader import Frame, Pack, open_pack
+from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Frames, resolve_runtime
 from gatesearch.training.augment import augment
-from gatesearch.training.frames import normalised
+from gatesearch.training.split_data import normalised
 
 BAR = 5.0
 ROUNDS = 9

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import gatesearch as gs
-from gatesearch.models import InterroGate, parts_of
+from gatesearch.models import GatedSupernet, parts_of
 from gatesearch.study import Study
 from gatesearch.training import Runtime
 
@@ -31,7 +31,7 @@ def _adamw(model: nn.Module) -> torch.optim.Optimizer:
 class SupernetStep:
     """Forward, squares of the predictions and the gates' penalty as loss, backward, optimizer."""
 
-    model: InterroGate
+    model: GatedSupernet
     optimizer: torch.optim.Optimizer
     image: Tensor
     runtime: Runtime
@@ -40,7 +40,7 @@ class SupernetStep:
     def of(cls, study: Study, image: Tensor, runtime: Runtime) -> "SupernetStep":
         """For a study's supernet."""
         model = runtime.place(gs.build_model(study, "interrogate")).train()
-        assert isinstance(model, InterroGate)
+        assert isinstance(model, GatedSupernet)
         return cls(model, _adamw(model), image, runtime)
 
     def __call__(self) -> None:

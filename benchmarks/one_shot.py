@@ -15,7 +15,7 @@ from pathlib import Path
 import gatesearch as gs
 from benchmarks.figure import Figure
 from gatesearch.results import Result, StudyRecord, delta
-from gatesearch.search import run
+from gatesearch.search.run import run
 from gatesearch.study import Study
 
 BAR_VOLUME, BAR_COST = 0.97, 0.25

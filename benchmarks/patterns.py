@@ -5,7 +5,7 @@ import torch
 import gatesearch as gs
 from benchmarks.figure import Figure
 from gatesearch.cost import PatternCost
-from gatesearch.models import InterroGate
+from gatesearch.models import GatedSupernet
 
 PATTERNS = 500
 STUDIES = ("scenes", "nyud-small")
@@ -19,7 +19,7 @@ def measure() -> list[Figure]:
         study = gs.load_study(name, overrides=[f"interrogate.granularity={kind}"])
         shape = (1, 3, *study.protocol.size)
         supernet = gs.build_model(study, "interrogate")
-        assert isinstance(supernet, InterroGate)
+        assert isinstance(supernet, GatedSupernet)
         cost = PatternCost.of(supernet, shape)
         for _ in range(PATTERNS // len(cases)):
             lean = float(torch.rand((), generator=generator))

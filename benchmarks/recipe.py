@@ -20,10 +20,11 @@ import torch
 import gatesearch as gs
 from benchmarks.figure import Figure
 from gatesearch.cost import count_macs
-from gatesearch.models import build_model
+from gatesearch.methods import build_model
 from gatesearch.results import delta, front
-from gatesearch.search import costs, run
+from gatesearch.search.run import run
 from gatesearch.study import Study
+from gatesearch.trials.costs import costs
 
 STUDY = "nyud-small"
 SEEDS = (0, 1, 2)

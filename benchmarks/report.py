@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 import gatesearch as gs
+from benchmarks.fake_results import draw_predictions, new_store, one_trial
 from benchmarks.figure import Figure, seconds
-from benchmarks.made_up import draw_predictions, new_store, one_trial
 from gatesearch.results import front
 
 BAR_SECONDS = 10.0

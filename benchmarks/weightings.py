@@ -16,7 +16,7 @@ import gatesearch as gs
 from benchmarks.figure import Figure, in_turns
 from benchmarks.networks import BATCH, full_width_study
 from benchmarks.step_memory import peak_bytes
-from gatesearch.models import MTL
+from gatesearch.methods import MTL
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime, resolve_runtime

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gatesearch.cost import count_macs
     from gatesearch.measures import delta_mtl, mean_rank
-    from gatesearch.models import build_model
+    from gatesearch.methods import build_model
     from gatesearch.pareto import hypervolume, pareto_front
     from gatesearch.pruning import extract
     from gatesearch.study import load_study
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "build_model": "gatesearch.models",
+    "build_model": "gatesearch.methods",
     "count_macs": "gatesearch.cost",
     "delta_mtl": "gatesearch.measures",
     "extract": "gatesearch.pruning",

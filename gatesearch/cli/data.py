@@ -53,7 +53,7 @@ def prepare(
 ) -> None:
     """Turn a data set into a pack that training reads; an old pack stays until the new is whole."""
     from gatesearch.cli.progress import emitter
-    from gatesearch.datasets.packing import annotate
+    from gatesearch.datasets.pack_writer import annotate
 
     dataset = _dataset(name)
     with emitter(log=None) as emit:

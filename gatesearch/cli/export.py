@@ -51,8 +51,8 @@ def export(
 
     from gatesearch.errors import unknown
     from gatesearch.export import FORMATS, card_of, choose, ship
-    from gatesearch.search import as_compact, kept_network
     from gatesearch.study import Study
+    from gatesearch.trials.kept_networks import as_compact, kept_network
 
     form = format_ or to.suffix.removeprefix(".")
     if form not in FORMATS:

@@ -34,7 +34,7 @@ def flops(
     definition = load_study(study, set_ or [])
     chosen = names(method, "--method") if method else definition.methods
 
-    from gatesearch.search import costs
+    from gatesearch.trials.costs import costs
 
     found = costs(definition, chosen)
     for name, cost in found.items():

@@ -31,7 +31,7 @@ def studies() -> None:
 
 def methods() -> None:
     """List the ways in which tasks can share, and in which they can be balanced meanwhile."""
-    from gatesearch.models import METHODS
+    from gatesearch.methods import METHODS
     from gatesearch.training.weightings import WEIGHTINGS
 
     print_table(

@@ -145,8 +145,8 @@ def run(
     try:
         with emitter(log=store / "log.jsonl") as emit:
             from gatesearch.report import write_report
-            from gatesearch.search import Means
-            from gatesearch.search import run as run_study
+            from gatesearch.search.run import ExecutionOptions
+            from gatesearch.search.run import run as run_study
 
             record = run_study(
                 definition,
@@ -156,7 +156,7 @@ def run(
                 emit=emit,
                 budgets=names(budget, "--budget") if budget else (),
                 prefer=wanted,
-                means=Means(
+                means=ExecutionOptions(
                     workers=workers,
                     executor=executor,
                     devices=devices_per_trial,

@@ -43,7 +43,7 @@ def select(
     _, record = record_of(study, out, storage)
 
     from gatesearch.results import point
-    from gatesearch.search.select import select as chosen
+    from gatesearch.store.selection import select as chosen
 
     weights = preferences(prefer, [task.name for task in record.tasks])
     budgets = names(budget, "--budget") if budget else ()

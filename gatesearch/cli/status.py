@@ -31,7 +31,7 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Tell how far the search of a study is, in an instant and beside the running search."""
-    from gatesearch.search.status import read_status, restore_store
+    from gatesearch.store.status import read_status, restore_store
     from gatesearch.study import load_study
 
     definition = load_study(study)

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gatesearch.cost.budget import Budget, measure_of, name_of, parse_budget
+    from gatesearch.cost.cost import Cost
     from gatesearch.cost.fit import fit_latency
     from gatesearch.cost.latency import LatencyTable, median_latency
     from gatesearch.cost.layers import measure_layers
     from gatesearch.cost.macs import count_macs
     from gatesearch.cost.pattern import PatternCost
-    from gatesearch.cost.projection import aligned, evened, project
-    from gatesearch.cost.record import Cost
+    from gatesearch.cost.projection import align_tasks, equalize_layer_shares, project
     from gatesearch.cost.rounding import rounded
 
 _HOMES = {
     "Budget": "budget",
-    "Cost": "record",
+    "Cost": "cost",
     "LatencyTable": "latency",
     "PatternCost": "pattern",
-    "aligned": "projection",
+    "align_tasks": "projection",
     "count_macs": "macs",
-    "evened": "projection",
+    "equalize_layer_shares": "projection",
     "fit_latency": "fit",
     "measure_layers": "layers",
     "measure_of": "budget",
@@ -40,9 +40,9 @@ __all__ = [
     "Cost",
     "LatencyTable",
     "PatternCost",
-    "aligned",
+    "align_tasks",
     "count_macs",
-    "evened",
+    "equalize_layer_shares",
     "fit_latency",
     "measure_layers",
     "measure_of",

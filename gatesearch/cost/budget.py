@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gatesearch.cost.record import Cost
+from gatesearch.cost.cost import Cost
 from gatesearch.errors import UsageError
 
 Measure = Literal["macs", "params", "latency"]

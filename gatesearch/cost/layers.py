@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gatesearch.cost.latency import LatencyTable, Points, median_latency, median_seconds, noise
 from gatesearch.cost.sizes import node_sizes
-from gatesearch.models import InterroGate
+from gatesearch.models import GatedSupernet
 from gatesearch.models.encoder import ConvNorm
 from gatesearch.models.graph import Add, Conv, MaxPool, elementwise
-from gatesearch.models.parts import HeadSpec
+from gatesearch.models.model_factory import HeadSpec
 from gatesearch.pruning import extract
 from gatesearch.training import Runtime
 
@@ -25,7 +25,7 @@ _RUNS, _SPAN = 15, 0.05
 
 
 def measure_layers(
-    supernet: InterroGate, input_shape: tuple[int, int, int, int], runtime: Runtime
+    supernet: GatedSupernet, input_shape: tuple[int, int, int, int], runtime: Runtime
 ) -> LatencyTable:
     """Measure the layers of a supernet, equal ones once, and both ends of its patterns.
 
@@ -124,7 +124,7 @@ def _mixed(features: list[Tensor], weights: Tensor) -> Tensor:
 
 
 def _ends(
-    supernet: InterroGate, shape: tuple[int, int, int, int], runtime: Runtime
+    supernet: GatedSupernet, shape: tuple[int, int, int, int], runtime: Runtime
 ) -> tuple[float, float]:
     model = copy.deepcopy(supernet)
     seconds = []

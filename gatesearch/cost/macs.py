@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from gatesearch.cost.record import Cost
+from gatesearch.cost.cost import Cost
 from gatesearch.errors import UsageError
 
 HEADS = "heads"

@@ -18,7 +18,7 @@ from gatesearch.cost.latency import LatencyTable
 from gatesearch.cost.live import Live, distinct_elements, live_channels
 from gatesearch.cost.macs import count_macs
 from gatesearch.cost.sizes import node_sizes
-from gatesearch.models import InterroGate
+from gatesearch.models import GatedSupernet
 from gatesearch.models.graph import Graph
 
 
@@ -51,7 +51,7 @@ class PatternCost:
     @classmethod
     def of(
         cls,
-        supernet: InterroGate,
+        supernet: GatedSupernet,
         input_shape: tuple[int, int, int, int],
         *,
         latency: LatencyTable | None = None,
@@ -114,7 +114,9 @@ class PatternCost:
         }
         return torch.stack([measures[b.measure]() / b.limit for b in budgets]).amax(0)
 
-    def overrun(self, open_probability: Mapping[str, Tensor], budgets: Sequence[Budget]) -> Tensor:
+    def budget_hinge(
+        self, open_probability: Mapping[str, Tensor], budgets: Sequence[Budget]
+    ) -> Tensor:
         """The regulariser `flops`: max(0, expected cost / budget - 1), a scalar.
 
         It is to a budget what the paper's hinge is to τ_t.

@@ -62,7 +62,7 @@ def project(
     return gates if multiple == 1 else _in_groups(gates, logits, cost, budgets, multiple)
 
 
-def aligned(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
+def align_tasks(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
     """Logits by which tasks own the same channels, each task as many of a node as before.
 
     In every node tasks open their gates in one order, so that what one owns is part of what
@@ -81,7 +81,7 @@ def aligned(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
         Gated node -> (T, C) logits, those of each row in another order.
     """
     ordered = {}
-    for group in graph.joined():
+    for group in graph.coupled_channel_groups():
         names = [name for name in alpha if name in group]
         if names:
             wanted = torch.stack([alpha[name].detach().sigmoid().sum(0) for name in names]).sum(0)
@@ -91,7 +91,9 @@ def aligned(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
     return {name: ordered[name] for name in alpha}
 
 
-def evened(alpha: Mapping[str, Tensor], cost: PatternCost | None) -> dict[str, Tensor]:
+def equalize_layer_shares(
+    alpha: Mapping[str, Tensor], cost: PatternCost | None
+) -> dict[str, Tensor]:
     """Logits that give every task the same share of open gates in each layer.
 
     A task's share is that of all its gates that are open. In every layer those of its highest α

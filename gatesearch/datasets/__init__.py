@@ -12,7 +12,7 @@
 
 from gatesearch.datasets import nyud, scenes
 from gatesearch.datasets.dataset import Dataset, ensure_pack
-from gatesearch.datasets.pack import Pack, check_pack, open_pack
+from gatesearch.datasets.pack_reader import Pack, check_pack, open_pack
 
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (scenes.DATASET, nyud.DATASET)}
 

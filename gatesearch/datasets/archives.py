@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from gatesearch.datasets.pack import Emit
+from gatesearch.datasets.pack_reader import Emit
 from gatesearch.errors import DataError
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar", ".zip")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gatesearch.datasets.pack import Emit, Pack, open_pack
+from gatesearch.datasets.pack_reader import Emit, Pack, open_pack
 from gatesearch.errors import DataError, UsageError
 
 

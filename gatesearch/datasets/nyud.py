@@ -21,7 +21,7 @@ from typing import Any
 from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
 from gatesearch.datasets.dataset import Dataset
 from gatesearch.datasets.edges import boundaries
-from gatesearch.datasets.fields import (
+from gatesearch.datasets.label_checks import (
     AGAIN,
     Array,
     of_one_size,
@@ -33,8 +33,8 @@ from gatesearch.datasets.fields import (
     to_labels,
     to_normals,
 )
-from gatesearch.datasets.pack import IGNORE, SPLITS, Emit, SplitName
-from gatesearch.datasets.packing import SplitFrames, aside, write_pack
+from gatesearch.datasets.pack_reader import IGNORE, SPLITS, Emit, SplitName
+from gatesearch.datasets.pack_writer import SplitFrames, aside, write_pack
 from gatesearch.datasets.resize import resize
 from gatesearch.errors import DataError, UsageError
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gatesearch.datasets.fields import Array, unit
+from gatesearch.datasets.label_checks import Array, unit
 
 
 def resize(frame: dict[str, Array], size: tuple[int, int]) -> dict[str, Array]:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from gatesearch.datasets.dataset import Dataset
 from gatesearch.datasets.edges import boundaries
-from gatesearch.datasets.furnishing import CLASSES, FACES, Paints, Scene, furnish
-from gatesearch.datasets.pack import SPLITS, Emit, SplitName
-from gatesearch.datasets.packing import SplitFrames, write_pack
+from gatesearch.datasets.pack_reader import SPLITS, Emit, SplitName
+from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.raycast import Floats, Ints, blocked, cast, dot
+from gatesearch.datasets.scene_layout import CLASSES, FACES, Paints, Scene, furnish
 from gatesearch.errors import UsageError
 
 SIZE = (64, 64)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
 from gatesearch.results import Result, StudyRecord, delta, front
-from gatesearch.training.frames import MEAN, STD
+from gatesearch.training.split_data import MEAN, STD
 
 CARD = "gatesearch.json"
 

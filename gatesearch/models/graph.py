@@ -138,7 +138,7 @@ class Graph:
         """Channels of a node."""
         return next(node.outputs for node in self.nodes if node.name == name)
 
-    def joined(self) -> list[frozenset[str]]:
+    def coupled_channel_groups(self) -> list[frozenset[str]]:
         """Names of nodes whose channels meet one by one: one node alone, or a residual stream.
 
         A residual stream is what is summed up in a row of blocks, and their sums. A depthwise

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError
 from gatesearch.files import write_atomic
 from gatesearch.models.encoder import ConvNorm
-from gatesearch.models.parts import HeadSpec
+from gatesearch.models.model_factory import HeadSpec
+from gatesearch.pruning.channel_ops import Read, Tensors, WholeMix, added, mixed, pooled
 from gatesearch.pruning.description import (
     FORMAT,
     AddStep,
@@ -22,7 +23,6 @@ from gatesearch.pruning.description import (
     sources,
     widths_of,
 )
-from gatesearch.pruning.reads import Read, Tensors, WholeMix, added, mixed, pooled
 
 
 class CompactNet(nn.Module):

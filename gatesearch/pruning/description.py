@@ -16,7 +16,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Piece(_Strict):
+class ChannelSlice(_Strict):
     """Channels of one tensor: a run of them, or a list where they do not lie in a run."""
 
     tensor: int = Field(ge=0)
@@ -25,7 +25,7 @@ class Piece(_Strict):
     channels: tuple[int, ...] | None = None
 
 
-Gather = tuple[Piece, ...]
+ChannelSource = tuple[ChannelSlice, ...]
 Places = Sequence[tuple[int, int]]  # (tensor, channel) of each channel
 
 
@@ -37,7 +37,7 @@ class ConvStep(_Strict):
 
     op: Literal["conv"] = "conv"
     name: str
-    source: Gather
+    source: ChannelSource
     inputs: int
     outputs: int
     kernel: int
@@ -52,8 +52,8 @@ class AddStep(_Strict):
     """A sum of gathered channels and, if asked, its ReLU."""
 
     op: Literal["add"] = "add"
-    left: Gather
-    right: Gather
+    left: ChannelSource
+    right: ChannelSource
     relu: bool = True
 
 
@@ -61,14 +61,14 @@ class PoolStep(_Strict):
     """The 3x3 max-pooling of stride 2 of a ResNet's stem."""
 
     op: Literal["maxpool"] = "maxpool"
-    source: Gather
+    source: ChannelSource
 
 
 class Term(_Strict):
     """What one task adds to a run of a mix's channels."""
 
     task: int = Field(ge=0)
-    source: Gather
+    source: ChannelSource
     start: int = Field(ge=0)
     stop: int = Field(ge=0)
 
@@ -92,7 +92,7 @@ Step = Annotated[ConvStep | AddStep | PoolStep | MixStep, Field(discriminator="o
 class HeadDescription(_Strict):
     """A task's head and the features it reads."""
 
-    source: Gather
+    source: ChannelSource
     kind: str
     inputs: int
     channels: int
@@ -107,7 +107,7 @@ class Description(_Strict):
     heads: dict[str, HeadDescription]
 
 
-def sources(step: Step) -> list[Gather]:
+def sources(step: Step) -> list[ChannelSource]:
     """What a step reads, one gather after the other."""
     if isinstance(step, AddStep):
         return [step.left, step.right]
@@ -116,7 +116,7 @@ def sources(step: Step) -> list[Gather]:
     return [step.source]
 
 
-def places(gather: Gather) -> Places:
+def places(gather: ChannelSource) -> Places:
     """Where each of its channels lies."""
     return [
         (piece.tensor, channel)

@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gatesearch.models.encoder import ConvNorm, Encoder, key
+from gatesearch.models.gated_supernet import SHARED, GatedSupernet
 from gatesearch.models.graph import Add, Conv
-from gatesearch.models.interrogate import SHARED, InterroGate
 from gatesearch.pruning.compact import CompactNet
 from gatesearch.pruning.description import (
     AddStep,
+    ChannelSlice,
+    ChannelSource,
     ConvStep,
     Description,
-    Gather,
     HeadDescription,
     MixStep,
-    Piece,
     PoolStep,
     Step,
     Term,
@@ -29,7 +29,7 @@ from gatesearch.pruning.liveness import IMAGE_CHANNELS, Ids, Values, live_values
 MOST_RUNS = 4
 
 
-def extract(supernet: InterroGate) -> CompactNet:
+def extract(supernet: GatedSupernet) -> CompactNet:
     """The compact network of a supernet's hard gates, in evaluation mode, on the CPU.
 
     Its outputs equal the supernet's in evaluation mode up to rounding; it holds live channels
@@ -51,7 +51,7 @@ def extract(supernet: InterroGate) -> CompactNet:
 class _Plan:
     """Builds the steps node by node, keeping where each live value is stored."""
 
-    def __init__(self, supernet: InterroGate, values: Values) -> None:
+    def __init__(self, supernet: GatedSupernet, values: Values) -> None:
         self.supernet = supernet
         self.values = values
         self.live = live_values(supernet.graph, values)
@@ -231,19 +231,20 @@ class _Plan:
         self.place[ids, 0] = len(self.steps) if tensor is None else tensor
         self.place[ids, 1] = np.arange(len(ids))
 
-    def _gather(self, ids: Ids) -> Gather:
+    def _gather(self, ids: Ids) -> ChannelSource:
         places = self.place[ids]
         assert (places >= 0).all(), "a live value is read before it is computed"
         cuts = np.flatnonzero(np.diff(places[:, 0])) + 1
-        pieces: list[Piece] = []
+        pieces: list[ChannelSlice] = []
         for part in np.split(places, cuts):
             tensor, channels = int(part[0, 0]), part[:, 1]
             runs = _runs(channels)
             if len(runs) > MOST_RUNS:
-                pieces.append(Piece(tensor=tensor, channels=tuple(channels.tolist())))
+                pieces.append(ChannelSlice(tensor=tensor, channels=tuple(channels.tolist())))
             else:
                 pieces += [
-                    Piece(tensor=tensor, start=int(run[0]), stop=int(run[-1]) + 1) for run in runs
+                    ChannelSlice(tensor=tensor, start=int(run[0]), stop=int(run[-1]) + 1)
+                    for run in runs
                 ]
         return tuple(pieces)
 
@@ -271,7 +272,7 @@ def _copy_layers(layers: list[tuple[ConvNorm, Ids, Ids]], into: object) -> None:
     into.bn.eps, into.bn.momentum = layers[0][0].bn.eps, layers[0][0].bn.momentum
 
 
-def sharing(supernet: InterroGate) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
+def sharing(supernet: GatedSupernet) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
     """Gated layers, and for each task the share of its live channels that are its own.
 
     Returns:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gatesearch.models.gated_supernet import mixed_nodes
 from gatesearch.models.graph import INPUT, Conv, Graph
-from gatesearch.models.interrogate import mixed_nodes
 
 Ids = NDArray[np.int64]
 IMAGE_CHANNELS = 3

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from gatesearch.measures import mean_rank
 from gatesearch.report import style
-from gatesearch.report.view import (
+from gatesearch.report.record_queries import (
     Group,
     baselines,
     front_groups,

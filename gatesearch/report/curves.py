@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from gatesearch.report import style
-from gatesearch.report.view import baselines, evenly, label
+from gatesearch.report.record_queries import baselines, evenly, label
 from gatesearch.results import Result, StudyRecord, front
 
 _NETWORKS = 5

@@ -9,13 +9,21 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.style import context
 
 from gatesearch.errors import UsageError
-from gatesearch.report import comparison, cover, curves, history, predictions, provenance, sharing
-from gatesearch.report.frame import frame
+from gatesearch.report import (
+    comparison,
+    curves,
+    history,
+    predictions,
+    provenance,
+    sharing,
+    summary_page,
+)
+from gatesearch.report.results_csv import frame
 from gatesearch.report.style import RC, footer
 from gatesearch.results import StudyRecord, summary
 
 # One module a kind of page, in the order of the report.
-PAGES = (cover, comparison, sharing, history, predictions, curves, provenance)
+PAGES = (summary_page, comparison, sharing, history, predictions, curves, provenance)
 
 
 def write_report(record: StudyRecord, *, folder: Path) -> Path:

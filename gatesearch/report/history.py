@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gatesearch.pareto import hypervolume, pareto_front
 from gatesearch.report import style
-from gatesearch.report.view import complete
+from gatesearch.report.record_queries import complete
 from gatesearch.results import Result, StudyRecord, delta, front
 
 

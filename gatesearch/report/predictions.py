@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gatesearch.errors import DataError
 from gatesearch.report import style
-from gatesearch.report.view import NAMES, called, evenly, paged
+from gatesearch.report.record_queries import NAMES, called, evenly, paged
 from gatesearch.results import StudyRecord, TaskInfo
 
 Image = NDArray[np.uint8]

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from gatesearch.report import style
-from gatesearch.report.view import label, paged
+from gatesearch.report.record_queries import label, paged
 from gatesearch.results import Result, StudyRecord, front
 
 _LINES = 62

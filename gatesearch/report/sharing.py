@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gatesearch.report import style
-from gatesearch.report.view import evenly, label, paged, shown_split
+from gatesearch.report.record_queries import evenly, label, paged, shown_split
 from gatesearch.results import Result, StudyRecord, delta, front
 
 _MAPS = 6

@@ -14,17 +14,18 @@ from optuna.trial import FrozenTrial, TrialState
 from gatesearch.cost import Budget, PatternCost
 from gatesearch.errors import UsageError
 from gatesearch.measures import delta_mtl
-from gatesearch.models import InterroGate, build_model
+from gatesearch.methods import build_model
+from gatesearch.methods.context import Context, Emit, progress
+from gatesearch.methods.interrogate.gate_selection import opened
+from gatesearch.methods.interrogate.phases import pattern_cost
+from gatesearch.methods.specification import NetworkSpec
+from gatesearch.models import GatedSupernet
 from gatesearch.pruning import extract
 from gatesearch.results import Result
-from gatesearch.search.bench import Bench, Emit, progress
-from gatesearch.search.candidate import Candidate
-from gatesearch.search.hardening import opened
-from gatesearch.search.networks import network_state
-from gatesearch.search.phases import pattern_cost
 from gatesearch.search.space import draw_shares
-from gatesearch.search.store import Store
+from gatesearch.store.store import Store
 from gatesearch.training import evaluate, recompute_statistics
+from gatesearch.trials.kept_networks import network_state
 
 # Choices of gates at which no task owns anything, everything, and evenly between come first.
 _EVEN = 9
@@ -34,7 +35,7 @@ Chooser = Callable[[int], dict[str, float]]
 
 
 def chooser(
-    bench: Bench,
+    bench: Context,
     store: Store,
     stl: Result,
     *,
@@ -62,12 +63,12 @@ def chooser(
         gates = opened(supernet, trial.params, multiple=bench.study.interrogate.round_to)
         share = float(cost.share(gates, budgets)) if budgets else 0.0
         gain = delta_mtl(trial.user_attrs["metrics"], stl.metrics["validation"], directions, prefer)
-        tried.append(Tried(trial.params, float(cost.macs(gates)), share, gain))
+        tried.append(PatternScore(trial.params, float(cost.macs(gates)), share, gain))
     return lambda point: dict(chosen(tried, point + 1)[-1].params)
 
 
 @dataclass(frozen=True)
-class Tried:
+class PatternScore:
     """A pattern and what it gave.
 
     Attributes:
@@ -83,7 +84,7 @@ class Tried:
     gain: float
 
 
-def chosen(tried: Sequence[Tried], points: int) -> list[Tried]:
+def chosen(tried: Sequence[PatternScore], points: int) -> list[PatternScore]:
     """Networks along the range of cost; of more points the first ones stay the same.
 
     Point i aims at a cost between the least and the highest: both ends first, then always the
@@ -105,7 +106,7 @@ def chosen(tried: Sequence[Tried], points: int) -> list[Tried]:
             f"{len(tried)} tried; raise one_shot.patterns or the budget, or ask for fewer --points"
         )
     least, most = min(item.macs for item in within), max(item.macs for item in within)
-    taken: list[Tried] = []
+    taken: list[PatternScore] = []
     for i in range(points):
         aim = least + _fraction(i) * (most - least)
         free = [item for item in within if item not in taken]
@@ -129,10 +130,10 @@ def _fraction(i: int) -> float:
 
 
 def _try_patterns(
-    supernet: InterroGate,
+    supernet: GatedSupernet,
     cost: PatternCost,
     study: optuna.Study,
-    bench: Bench,
+    bench: Context,
     stl: Result,
     emit: Emit,
 ) -> None:
@@ -164,7 +165,7 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _measured(
-    supernet: InterroGate, params: Mapping[str, float | str], cost: PatternCost, bench: Bench
+    supernet: GatedSupernet, params: Mapping[str, float | str], cost: PatternCost, bench: Context
 ) -> tuple[dict[str, float], float]:
     """(validation metrics, multiply-adds) of a pattern's network, untrained."""
     gates = opened(supernet, params, multiple=bench.study.interrogate.round_to)
@@ -180,10 +181,10 @@ def _measured(
     return metrics, float(cost.macs(gates))
 
 
-def _supernet(bench: Bench, store: Store) -> InterroGate:
+def _supernet(bench: Context, store: Store) -> GatedSupernet:
     seed = bench.study.seed
     supernet = build_model(bench.study, "interrogate", seed=seed, pretrained=False)
-    assert isinstance(supernet, InterroGate)
-    candidate = Candidate("interrogate", seed, role="supernet")
+    assert isinstance(supernet, GatedSupernet)
+    candidate = NetworkSpec("interrogate", seed, role="supernet")
     supernet.load_state_dict(network_state(candidate, out=store.folder))
     return supernet.eval()

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gatesearch.errors import UsageError
+from gatesearch.execution.jobs import SPEC, Job, keep_result, read_result, read_spec
+from gatesearch.methods.specification import start_of
 from gatesearch.results import Result
-from gatesearch.search.candidate import starts_from
-from gatesearch.search.jobs import SPEC, Job, keep_result, read_result, read_spec
-from gatesearch.search.networks import copy_network, network_state
 from gatesearch.study import Study, differences
+from gatesearch.trials.kept_networks import copy_network, network_state
 
 
 def check_reuse(source: Path) -> None:
@@ -28,7 +28,7 @@ def check_reuse(source: Path) -> None:
 def recipe(job: Job) -> dict[str, Any]:
     """What the result of a baseline's job depends on but code and chance, as plain JSON values."""
     study, candidate = Study.from_definition(job.definition), job.candidate
-    start = starts_from(candidate, study)
+    start = start_of(candidate, study)
     model = study.model.model_dump(mode="json")
     if start is None and model["init"] == "stl":
         model["init"] = "scratch"  # which single-task networks themselves begin from

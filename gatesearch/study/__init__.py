@@ -4,8 +4,8 @@ Nothing here knows of torch. Everything below unpacks a study at its edge and ta
 """
 
 from gatesearch.study.definition import RESULTS_VERSION, Study, completed, differences
-from gatesearch.study.files import builtin_studies, load_study
-from gatesearch.study.specs import (
+from gatesearch.study.load import builtin_studies, load_study
+from gatesearch.study.schema import (
     AugmentSpec,
     Configuration,
     ExecutionSpec,

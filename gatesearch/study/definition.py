@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from gatesearch.errors import UsageError
-from gatesearch.study.specs import (
+from gatesearch.study.schema import (
     DataSpec,
     ExecutionSpec,
     GateSpec,
@@ -34,7 +34,7 @@ class Study(Strict):
         name: Names the store's folder and the report.
         summary: One line for `gatesearch studies`.
         seed: Seed of initialisation, data order and search; `--seed` changes it.
-        methods: Baselines trained beside InterroGate, names in `gatesearch.models.METHODS`.
+        methods: Baselines trained beside InterroGate, names in `gatesearch.methods.METHODS`.
         weightings: How the losses or gradients of these baselines are balanced, each in every way;
             names in `gatesearch.training.WEIGHTINGS`. Single-task networks have nothing to balance.
         balance: Weighting -> its options, as `[balance.cagrad]` with `c = 0.5`.

@@ -10,9 +10,9 @@ from gatesearch.errors import unknown
 from gatesearch.tasks.depth import Depth
 from gatesearch.tasks.edges import Edges
 from gatesearch.tasks.normals import Normals
-from gatesearch.tasks.protocol import Meter, Task, Warp
 from gatesearch.tasks.saliency import Saliency
 from gatesearch.tasks.semseg import Semseg
+from gatesearch.tasks.task import Meter, Task, Warp
 
 __all__ = ["TASKS", "Meter", "Task", "Warp", "build_tasks"]
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from gatesearch.tasks._common import masked_mean, nearest_resize
-from gatesearch.tasks.protocol import Meter, Warp
+from gatesearch.tasks.labels import masked_mean, nearest_resize
+from gatesearch.tasks.task import Meter, Warp
 
 
 class Depth:
@@ -26,7 +26,7 @@ class Depth:
         """Mean absolute error over known pixels, metres."""
         return masked_mean((prediction[:, 0] - target).abs(), target > 0)
 
-    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+    def distillation_loss(self, prediction: Tensor, teacher: Tensor) -> Tensor:
         """Mean absolute difference, metres."""
         return (prediction - teacher).abs().mean()
 
@@ -36,7 +36,7 @@ class Depth:
 
         return RootMeanSquare()
 
-    def warped(self, target: Tensor, warp: Warp) -> Tensor:
+    def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Zooming in by z brings every surface nearer by z."""
         return target / warp.zoom[:, None, None]
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatesearch.tasks._common import nearest_resize
-from gatesearch.tasks.protocol import Meter, Warp
+from gatesearch.tasks.labels import nearest_resize
+from gatesearch.tasks.task import Meter, Warp
 
 IGNORE = 255
 POSITIVE_WEIGHT = 0.95
@@ -32,7 +32,7 @@ class Edges:
         total, count = weighted_sum(prediction, target)
         return total / count.clamp(min=1)
 
-    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+    def distillation_loss(self, prediction: Tensor, teacher: Tensor) -> Tensor:
         """Cross entropy against the other's probabilities, weighted as the labels' would be."""
         probability = teacher.sigmoid()
         weight = POSITIVE_WEIGHT * probability + (1 - POSITIVE_WEIGHT) * (1 - probability)
@@ -44,7 +44,7 @@ class Edges:
 
         return EdgeLoss()
 
-    def warped(self, target: Tensor, warp: Warp) -> Tensor:
+    def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Labels do not change when pixels move."""
         return target
 

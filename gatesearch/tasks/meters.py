@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from gatesearch.tasks._common import known_normals
 from gatesearch.tasks.edges import weighted_sum
+from gatesearch.tasks.labels import known_normals
 from gatesearch.tasks.saliency import THRESHOLDS
 from gatesearch.tasks.semseg import IGNORE
 

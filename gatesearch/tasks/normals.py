@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatesearch.tasks._common import known_normals, masked_mean, unit
-from gatesearch.tasks.protocol import Meter, Warp
+from gatesearch.tasks.labels import known_normals, masked_mean, unit
+from gatesearch.tasks.task import Meter, Warp
 
 
 class Normals:
@@ -27,7 +27,7 @@ class Normals:
         """L1 of the normalised prediction, summed over x, y, z, mean over known pixels."""
         return masked_mean((unit(prediction) - target).abs().sum(1), known_normals(target))
 
-    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+    def distillation_loss(self, prediction: Tensor, teacher: Tensor) -> Tensor:
         """L1 between unit vectors, summed over x, y, z."""
         return (unit(prediction) - unit(teacher)).abs().sum(1).mean()
 
@@ -37,7 +37,7 @@ class Normals:
 
         return MeanAngle()
 
-    def warped(self, target: Tensor, warp: Warp) -> Tensor:
+    def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """A turned image turns x and y with it, a mirrored one negates x, in this order.
 
         Rotation is counter-clockwise as seen, with y pointing down. Zoom by z narrows the field of

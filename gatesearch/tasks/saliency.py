@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatesearch.tasks._common import nearest_resize
-from gatesearch.tasks.protocol import Meter, Warp
+from gatesearch.tasks.labels import nearest_resize
+from gatesearch.tasks.task import Meter, Warp
 
 IGNORE = 255
 THRESHOLDS = 15
@@ -37,7 +37,7 @@ class Saliency:
         )
         return total / count
 
-    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+    def distillation_loss(self, prediction: Tensor, teacher: Tensor) -> Tensor:
         """Cross entropy against the other's probabilities."""
         return F.binary_cross_entropy_with_logits(prediction, teacher.sigmoid())
 
@@ -47,7 +47,7 @@ class Saliency:
 
         return MaxIoU()
 
-    def warped(self, target: Tensor, warp: Warp) -> Tensor:
+    def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Labels do not change when pixels move."""
         return target
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatesearch.tasks._common import nearest_resize
-from gatesearch.tasks.protocol import Meter, Warp
+from gatesearch.tasks.labels import nearest_resize
+from gatesearch.tasks.task import Meter, Warp
 
 IGNORE = 255
 
@@ -32,7 +32,7 @@ class Semseg:
         total = F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="sum")
         return total / (target != IGNORE).sum().clamp(min=1)
 
-    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
+    def distillation_loss(self, prediction: Tensor, teacher: Tensor) -> Tensor:
         """Kullback-Leibler divergence of the classes' probabilities."""
         ours, theirs = (
             scores.permute(0, 2, 3, 1).reshape(-1, self.channels).log_softmax(1)
@@ -46,7 +46,7 @@ class Semseg:
 
         return MeanIoU(self.channels)
 
-    def warped(self, target: Tensor, warp: Warp) -> Tensor:
+    def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Classes do not change when pixels move."""
         return target
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatesearch.tasks import Task, Warp
-from gatesearch.training.frames import Batch, statistics
+from gatesearch.training.split_data import Batch, statistics
 
 
 def augment(
@@ -79,5 +79,5 @@ def augment(
             planes.float() - task.fill, grid, mode="nearest", align_corners=False
         )
         target = (sampled + task.fill).reshape(target.shape).to(target.dtype)
-        moved[name] = task.warped(target, warp)
+        moved[name] = task.transform_labels(target, warp)
     return moved

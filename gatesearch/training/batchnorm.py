@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gatesearch.training.frames import Batch, Frames, normalised
 from gatesearch.training.runtime import Runtime
+from gatesearch.training.split_data import Batch, Frames, normalised
 
 
 @torch.no_grad()

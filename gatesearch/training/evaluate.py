@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.tasks import Task
-from gatesearch.training.frames import Frames, normalised
 from gatesearch.training.runtime import Runtime
+from gatesearch.training.split_data import Frames, normalised
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.tasks import Task
-from gatesearch.training.frames import Batch, normalised
 from gatesearch.training.runtime import Runtime
+from gatesearch.training.split_data import Batch, normalised
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from gatesearch.search.backup import DATABASE, back_up
-from gatesearch.search.lock import locked
-from gatesearch.search.status import BOARD, Board, Ended
-from tests.search.test_status import database
+from gatesearch.store.backup import DATABASE, back_up
+from gatesearch.store.lock import locked
+from gatesearch.store.status import BOARD, StatusFile, TrialOutcome
+from tests.store.test_status import database
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def folder(tmp_path):
     return made
 
 
-def board(folder, **options) -> Board:
-    return Board(folder, **{"study": "scenes", "fingerprint": "f00d", "wanted": 4} | options)
+def board(folder, **options) -> StatusFile:
+    return StatusFile(folder, **{"study": "scenes", "fingerprint": "f00d", "wanted": 4} | options)
 
 
 def told(done):
@@ -33,12 +33,12 @@ def told(done):
 def test_a_running_search_is_on_one_screen(cli, folder) -> None:
     run = board(folder)
     run.baselines(1, 2)
-    run.search([Ended(0, "failed")])
+    run.search([TrialOutcome(0, "failed")])
     run.begin("trial 2")
     run.heard(
         "trial 2", {"event": "progress", "done": 3, "total": 9, "unit": "epochs", "message": ""}
     )
-    run.ended(Ended(1, "complete", 1.25, 0.5))
+    run.ended(TrialOutcome(1, "complete", 1.25, 0.5))
     with locked(folder):
         done = cli("status", "--study", "scenes")
         assert told(cli("status", "--study", "scenes", "--json"))["alive"]
@@ -78,13 +78,13 @@ def test_an_interrupted_search_names_the_command_that_continues(
 
 def test_a_search_that_is_done_names_no_command(cli, folder) -> None:
     run = board(folder)
-    run.search(Ended(number, "failed") for number in range(4))
+    run.search(TrialOutcome(number, "failed") for number in range(4))
     assert "continue" not in cli("status", "--study", "scenes").stdout
 
 
 def test_damage_is_red_and_mended_by_the_command_that_it_names(cli, folder) -> None:
     run = board(folder)
-    run.search([Ended(0, "complete", 1.0, 1.0)])
+    run.search([TrialOutcome(0, "complete", 1.0, 1.0)])
     back_up(folder)
     (folder / DATABASE).write_bytes(b"garbage" * 1000)
     done = cli("status", "--study", "scenes")

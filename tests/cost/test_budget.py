@@ -9,9 +9,9 @@ from gatesearch.cost import (
     Budget,
     Cost,
     PatternCost,
-    aligned,
+    align_tasks,
     count_macs,
-    evened,
+    equalize_layer_shares,
     measure_of,
     name_of,
     parse_budget,
@@ -19,8 +19,8 @@ from gatesearch.cost import (
 )
 from gatesearch.errors import UsageError
 from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import INPUT, Add, Conv, Graph
-from gatesearch.models.interrogate import InterroGate
 from gatesearch.pruning import extract
 from gatesearch.pruning.description import sources
 from tests.pruning.test_extract import parts
@@ -102,7 +102,7 @@ def test_the_name_of_several_does_not_depend_on_their_order() -> None:
 )
 def test_projection_takes_a_budget_up(granularity, share, measure, lean, even, align, seed) -> None:
     graph = BACKBONES["resnet18"](output_stride=8, width=0.2)
-    model = InterroGate(parts(graph), granularity=granularity)
+    model = GatedSupernet(parts(graph), granularity=granularity)
     shape = (1, 3, 40, 56)
     cost = PatternCost.of(model, shape)
     generator = torch.Generator().manual_seed(seed)
@@ -115,15 +115,15 @@ def test_projection_takes_a_budget_up(granularity, share, measure, lean, even, a
     ]
     least, most = (float(getattr(cost, measure)(gates)) for gates in ends)
     budget = Budget("x", measure, least + share * (most - least))
-    alpha = aligned(model.logits(), graph) if align else model.logits()
-    alpha = evened(alpha, cost) if even else alpha
+    alpha = align_tasks(model.logits(), graph) if align else model.logits()
+    alpha = equalize_layer_shares(alpha, cost) if even else alpha
     model.set_gates(project(alpha, cost, [budget]))
     counted = count_macs(extract(model), shape, cross_check=False)
     assert 0.98 <= budget.share(counted) <= 1
 
 
 def test_projection_leaves_gates_alone_that_are_inside() -> None:
-    model = InterroGate(parts(BACKBONES["resnet18"](output_stride=32, width=0.1)))
+    model = GatedSupernet(parts(BACKBONES["resnet18"](output_stride=32, width=0.1)))
     cost = PatternCost.of(model, (1, 3, 32, 32))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_an_even_spread_by_hand() -> None:
         "wide": torch.tensor([[3.0, 1.0, 2.0, -9.0], [-1.0, 5.0, -2.0, -3.0]]),
         "thin": torch.tensor([[-1.0, -2.0], [0.5, -0.5]]),
     }
-    opened = {name: (a > 0).tolist() for name, a in evened(alpha, None).items()}
+    opened = {name: (a > 0).tolist() for name, a in equalize_layer_shares(alpha, None).items()}
     assert opened == {
         "wide": [[True, False, True, False], [False, True, False, False]],
         "thin": [[True, False], [True, False]],
@@ -158,7 +158,7 @@ def test_an_even_spread_by_hand() -> None:
 
 
 def test_an_even_spread_stays_even_within_a_budget() -> None:
-    model = InterroGate(parts(BACKBONES["resnet18"](output_stride=32, width=0.25)))
+    model = GatedSupernet(parts(BACKBONES["resnet18"](output_stride=32, width=0.25)))
     cost = PatternCost.of(model, (1, 3, 32, 32))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -166,7 +166,9 @@ def test_an_even_spread_stays_even_within_a_budget() -> None:
             alpha.copy_(torch.randn(alpha.shape, generator=generator))
             alpha[1] += 0.7
     macs = float(cost.macs(model.hard_gates()))
-    gates = project(evened(model.logits(), cost), cost, [Budget("x", "macs", 0.8 * macs)])
+    gates = project(
+        equalize_layer_shares(model.logits(), cost), cost, [Budget("x", "macs", 0.8 * macs)]
+    )
     counts = torch.stack([on.sum(1) for on in gates.values()])
     widths = torch.tensor([on.shape[1] for on in gates.values()])[:, None]
     common = counts.sum(0) / widths.sum()
@@ -190,7 +192,7 @@ def test_aligned_gates_by_hand() -> None:
         "two": torch.tensor([[9.0, 8.0, -9.0], [9.0, -9.0, 7.0]]),
     }
     # Σ σ(α) of stem and two, which meet in the sum: 3.0, 1.0, 1.7; of one: 1.0, 0.9, 1.9, 1.03.
-    found = {name: a.tolist() for name, a in aligned(alpha, graph).items()}
+    found = {name: a.tolist() for name, a in align_tasks(alpha, graph).items()}
     assert found == {
         "stem": [[9.0, -9.0, -9.0], [1.0, -9.0, -9.0]],
         "one": [[-2.0, -3.0, 3.0, -1.0], [1.5, 1.0, 4.0, 3.0]],
@@ -201,20 +203,20 @@ def test_aligned_gates_by_hand() -> None:
 @pytest.mark.parametrize("granularity", ["conv", "block"])
 def test_aligned_gates_cost_less_for_the_same_shares(granularity) -> None:
     graph = BACKBONES["resnet18"](output_stride=8, width=0.25)
-    model = InterroGate(parts(graph), granularity=granularity)
+    model = GatedSupernet(parts(graph), granularity=granularity)
     cost = PatternCost.of(model, (1, 3, 32, 32))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for alpha in model.alpha.values():
             alpha.copy_(torch.randn(alpha.shape, generator=generator))
     patterns = []
-    for alpha in (model.logits(), aligned(model.logits(), graph)):
-        model.set_gates({name: a > 0 for name, a in evened(alpha, None).items()})
+    for alpha in (model.logits(), align_tasks(model.logits(), graph)):
+        model.set_gates({name: a > 0 for name, a in equalize_layer_shares(alpha, None).items()})
         patterns.append((model.hard_gates(), extract(model)))
     (before, plain), (after, tidy) = patterns
     assert all(torch.equal(before[name].sum(1), after[name].sum(1)) for name in before)
     assert float(cost.macs(after)) < 0.95 * float(cost.macs(before))
-    for group in graph.joined():
+    for group in graph.coupled_channel_groups():
         # of any two rows of a residual stream one is part of the other
         rows = [row for name in after if name in group for row in after[name]]
         assert all(bool((a & b).eq(a).all() or (a & b).eq(b).all()) for a in rows for b in rows)
@@ -226,7 +228,7 @@ def test_aligned_gates_cost_less_for_the_same_shares(granularity) -> None:
 
 
 def test_projection_into_less_than_all_gates_closed_is_refused() -> None:
-    model = InterroGate(parts(BACKBONES["resnet18"](output_stride=32, width=0.1)))
+    model = GatedSupernet(parts(BACKBONES["resnet18"](output_stride=32, width=0.1)))
     cost = PatternCost.of(model, (1, 3, 32, 32))
     least = float(cost.macs({name: torch.zeros_like(a) for name, a in model.logits().items()}))
     with pytest.raises(UsageError, match="found x, of which they take 2; raise the budget"):

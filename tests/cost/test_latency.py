@@ -19,8 +19,8 @@ from gatesearch.cost import (
 from gatesearch.cost.live import distinct_elements
 from gatesearch.errors import UsageError
 from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Conv
-from gatesearch.models.interrogate import InterroGate
 from gatesearch.pruning import extract
 from gatesearch.pruning.description import AddStep, PoolStep
 from gatesearch.training import Runtime
@@ -68,7 +68,7 @@ def test_a_soft_gate_has_the_slope_of_the_table() -> None:
 def test_every_gate_gets_a_gradient() -> None:
     cost = replace(chain()[1], latency=CHAIN)
     half = {name: torch.full((2, 2), 0.5, requires_grad=True) for name in cost.gated}
-    cost.overrun(half, [Budget("x", "latency", 1.0)]).backward()
+    cost.budget_hinge(half, [Budget("x", "latency", 1.0)]).backward()
     assert all(bool((gate.grad != 0).all()) for gate in half.values())
 
 
@@ -87,7 +87,7 @@ def test_without_a_table_no_latency_is_known() -> None:
 )
 def test_elements_are_those_of_the_extracted_network(backbone, granularity, tasks, seed) -> None:
     graph = BACKBONES[backbone](output_stride=32, width=0.05)
-    model = InterroGate(parts(graph, tasks), granularity=granularity)
+    model = GatedSupernet(parts(graph, tasks), granularity=granularity)
     put(model, np.random.default_rng(seed))
     cost, gates = PatternCost.of(model, SHAPE), model.hard_gates()
     found = distinct_elements(graph, gates, cost.live(gates).elements)
@@ -101,7 +101,7 @@ def test_elements_are_those_of_the_extracted_network(backbone, granularity, task
 def linear(granularity: str = "conv", seed: int = 0) -> tuple[dict[str, torch.Tensor], PatternCost]:
     """Random logits of a small ResNet-18, whose table takes a second for 1e9 multiply-adds."""
     graph = BACKBONES["resnet18"](output_stride=32, width=0.1)
-    model = InterroGate(parts(graph), granularity=granularity)
+    model = GatedSupernet(parts(graph), granularity=granularity)
     cost = PatternCost.of(model, SHAPE)
     weights = cost.macs_a_channel
     table = LatencyTable(
@@ -194,7 +194,7 @@ def test_a_latency_below_all_gates_closed_is_refused() -> None:
 
 
 def test_measured_layers_and_networks() -> None:
-    model = InterroGate(parts(BACKBONES["resnet18"](output_stride=32, width=0.05), 2))
+    model = GatedSupernet(parts(BACKBONES["resnet18"](output_stride=32, width=0.05), 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     runtime, drawn = Runtime("cpu", "fp32", "nhwc"), torch.get_rng_state()
     table = measure_layers(model, SHAPE, runtime)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from gatesearch.cost import Budget, PatternCost, count_macs
 from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import INPUT, Conv, Graph
-from gatesearch.models.interrogate import InterroGate
 from gatesearch.pruning import extract
 from tests.pruning.test_extract import parts, put
 
@@ -28,7 +28,7 @@ def test_equals_the_count_of_the_extracted_network(
     backbone, granularity, stride, tasks, height, width, seed
 ) -> None:
     graph = BACKBONES[backbone](output_stride=stride, width=0.05)
-    model = InterroGate(parts(graph, tasks), granularity=granularity)
+    model = GatedSupernet(parts(graph, tasks), granularity=granularity)
     put(model, np.random.default_rng(seed))
     shape = (1, 3, height, width)
     counted = count_macs(extract(model), shape, cross_check=False)
@@ -37,10 +37,10 @@ def test_equals_the_count_of_the_extracted_network(
     assert int(cost.params(gates)) == counted.params
 
 
-def chain() -> tuple[InterroGate, PatternCost]:
+def chain() -> tuple[GatedSupernet, PatternCost]:
     """Image 3 -> one (2 channels, 1x1) -> two (2 channels, 1x1), two tasks, on 4x5 pixels."""
     nodes = (Conv("one", INPUT, 3, 2, 1), Conv("two", "one", 2, 2, 1))
-    model = InterroGate(parts(Graph(nodes, stride=1), 2))
+    model = GatedSupernet(parts(Graph(nodes, stride=1), 2))
     return model, PatternCost.of(model, (1, 3, 4, 5))
 
 
@@ -78,10 +78,12 @@ def test_overrun_is_a_hinge() -> None:
     most = float(cost.macs({name: torch.ones(2, 2) for name in model.gated}))
     expected = cost.macs(half).item()
     for limit in (most, 2 * most):
-        assert cost.overrun(half, [Budget("x", "macs", limit)]).item() == pytest.approx(
+        assert cost.budget_hinge(half, [Budget("x", "macs", limit)]).item() == pytest.approx(
             max(0.0, expected / limit - 1)
         )
-    tight = cost.overrun(half, [Budget("x", "macs", most), Budget("y", "macs", expected / 1.5)])
+    tight = cost.budget_hinge(
+        half, [Budget("x", "macs", most), Budget("y", "macs", expected / 1.5)]
+    )
     assert tight.item() == pytest.approx(0.5)
     tight.backward()
     assert all(gate.grad.abs().sum() > 0 for gate in half.values())

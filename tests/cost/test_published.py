@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gatesearch.cost import count_macs
-from gatesearch.models import build_model
+from gatesearch.methods import build_model
 from gatesearch.study import load_study
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gatesearch.cost import Budget, PatternCost, count_macs, project, rounded
 from gatesearch.cost.rounding import allowed_counts
 from gatesearch.models.backbones import BACKBONES
-from gatesearch.models.interrogate import InterroGate
+from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.pruning import extract
 from gatesearch.pruning.description import ConvStep
 from tests.pruning.test_extract import parts
@@ -103,7 +103,7 @@ def test_projection_in_multiples_stays_inside(
     granularity, width, tasks, share, measure, lean, seed
 ) -> None:
     graph = BACKBONES["resnet18"](output_stride=16, width=width)
-    model = InterroGate(parts(graph, tasks), granularity=granularity)
+    model = GatedSupernet(parts(graph, tasks), granularity=granularity)
     cost = PatternCost.of(model, SHAPE)
     generator = torch.Generator().manual_seed(seed)
     alpha = {n: torch.randn(a.shape, generator=generator) + lean for n, a in model.logits().items()}

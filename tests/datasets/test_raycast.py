@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatesearch.datasets.furnishing import furnish
 from gatesearch.datasets.raycast import Camera, Solids, blocked, cast
+from gatesearch.datasets.scene_layout import furnish
 
 LEVEL = np.eye(3, dtype=np.float32)
 

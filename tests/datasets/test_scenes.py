@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatesearch.datasets import DATASETS, ensure_pack, open_pack, scenes
-from gatesearch.datasets.furnishing import CLASSES, furnish
 from gatesearch.datasets.raycast import cast
+from gatesearch.datasets.scene_layout import CLASSES, furnish
 from gatesearch.errors import UsageError
 
 

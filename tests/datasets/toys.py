@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gatesearch.datasets.packing import SplitFrames, write_pack
+from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 
 SIZE = (3, 4)
 

@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy
 
 from gatesearch.errors import DataError
-from gatesearch.search import read_store
-from gatesearch.search.database import explained
+from gatesearch.store.database import explained
+from gatesearch.store.store import read_store
 from tests.end_to_end.conftest import TINY, contents, trained
 
 pytestmark = pytest.mark.end_to_end

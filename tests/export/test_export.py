@@ -16,10 +16,11 @@ from gatesearch.errors import DataError, UsageError
 from gatesearch.export import Card, Shipped, choose, parity, read_model, ship, write_network
 from gatesearch.export.draw import draw_predictions
 from gatesearch.export.formats import OPSET
-from gatesearch.models import InterroGate, build_model
+from gatesearch.methods import build_model
+from gatesearch.models import GatedSupernet
 from gatesearch.pruning import CompactNet, extract
 from gatesearch.results import Result, StudyRecord, TaskInfo
-from gatesearch.search import as_compact
+from gatesearch.trials.kept_networks import as_compact
 from tests.pruning.test_extract import put, scattered
 from tests.search.tiny import tiny
 
@@ -50,7 +51,7 @@ def networks(tmp_path_factory):
     mobile = tiny(folder, "model.backbone=efficientnet_lite0")
     for name, given in (("trial 1", study), ("mobile", mobile)):
         supernet = scattered(build_model(given, "interrogate"))
-        assert isinstance(supernet, InterroGate)
+        assert isinstance(supernet, GatedSupernet)
         put(supernet, np.random.default_rng(5))
         found[name] = extract(supernet)
     return {**found, "mtl": scattered(build_model(study, "mtl"))}

@@ -19,9 +19,10 @@ from gatesearch.errors import DataError, UsageError
 from gatesearch.export import timing, write_network
 from gatesearch.export.runtimes import Load, Run
 from gatesearch.export.timing import Bench, Figures, Timing, time_models
-from gatesearch.models import InterroGate, build_model
+from gatesearch.methods import build_model
+from gatesearch.models import GatedSupernet
 from gatesearch.pruning import extract
-from gatesearch.search import as_compact
+from gatesearch.trials.kept_networks import as_compact
 from tests.export.test_export import card
 from tests.pruning.test_extract import put, scattered
 from tests.search.tiny import tiny
@@ -33,7 +34,7 @@ def files(tmp_path_factory) -> Callable[[str], Path]:
     folder = tmp_path_factory.mktemp("shipped")
     study = tiny(folder)
     supernet = scattered(build_model(study, "interrogate"))
-    assert isinstance(supernet, InterroGate)
+    assert isinstance(supernet, GatedSupernet)
     put(supernet, np.random.default_rng(5))
     mtl = as_compact(scattered(build_model(study, "mtl")), study)
     for network, name, form in [

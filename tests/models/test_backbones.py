@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from gatesearch.cost import count_macs
 from gatesearch.errors import DataError, UsageError
-from gatesearch.models import build_model
+from gatesearch.methods import build_model
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.depthwise import depthwise
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.pretrained import encoder_state, load_pretrained
-from gatesearch.search import costs
 from gatesearch.study import load_study
+from gatesearch.trials.costs import costs
 
 
 def theirs(name: str, **options: object) -> nn.Module:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from gatesearch.cost import PatternCost, count_macs
 from gatesearch.errors import UsageError
+from gatesearch.methods.mtl import MTL
+from gatesearch.methods.stl import STL
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.encoder import Encoder, key
+from gatesearch.models.gated_supernet import SHARED, GatedSupernet
 from gatesearch.models.graph import INPUT, Add, Conv, Graph
-from gatesearch.models.interrogate import SHARED, InterroGate
-from gatesearch.models.mtl import MTL
-from gatesearch.models.parts import HeadSpec, Parts
-from gatesearch.models.stl import STL
+from gatesearch.models.model_factory import HeadSpec, Parts
 from gatesearch.pruning import (
     CompactNet,
     extract,
@@ -59,13 +59,13 @@ def scattered(model: nn.Module, seed: int = 0, *, awake: bool = False) -> nn.Mod
             nn.init.normal_(module.bias, 9.0 if awake else 0.0, 0.3)
             module.running_mean.normal_(std=0.3)
             module.running_var.uniform_(0.5, 1.5)
-    if isinstance(model, InterroGate):
+    if isinstance(model, GatedSupernet):
         for beta in model.beta.values():
             nn.init.normal_(beta)
     return model.eval()
 
 
-def put(model: InterroGate, rng: np.random.Generator) -> None:
+def put(model: GatedSupernet, rng: np.random.Generator) -> None:
     """Gates of a density of its own for every layer and task, ends included."""
     pattern = {}
     for name, gates in model.hard_gates().items():
@@ -76,7 +76,7 @@ def put(model: InterroGate, rng: np.random.Generator) -> None:
     model.set_gates(pattern)
 
 
-def all_gates(model: InterroGate, on: bool) -> None:
+def all_gates(model: GatedSupernet, on: bool) -> None:
     model.set_gates({name: torch.full_like(g, on) for name, g in model.hard_gates().items()})
 
 
@@ -101,7 +101,7 @@ def test_compact_computes_what_the_supernet_does(
     backbone, granularity, width, tasks, memory_format, seed
 ) -> None:
     graph = BACKBONES[backbone](output_stride=32, width=width)
-    model = scattered(InterroGate(parts(graph, tasks), granularity=granularity), seed)
+    model = scattered(GatedSupernet(parts(graph, tasks), granularity=granularity), seed)
     put(model, np.random.default_rng(seed))
     compact = extract(model)
     image = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(seed)).double()
@@ -129,7 +129,7 @@ def test_live_channels_are_those_with_a_gradient(granularity, backbone, seed) ->
     graph = BACKBONES[backbone](output_stride=32, width=0.04)
     open_ended = (replace(n, ceiling=None) if isinstance(n, Conv) else n for n in graph)
     graph = Graph(tuple(open_ended), graph.stride)
-    model = InterroGate(parts(graph), granularity=granularity)
+    model = GatedSupernet(parts(graph), granularity=granularity)
     model = scattered(model, seed, awake=True).double()
     put(model, np.random.default_rng(seed))
     image = torch.rand(SHAPE, dtype=torch.float64)
@@ -164,7 +164,7 @@ def test_live_channels_are_those_with_a_gradient(granularity, backbone, seed) ->
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "efficientnet_lite0"])
 def test_ends_cost_exactly_stl_and_mtl(backbone: str, granularity: str) -> None:
     graph = BACKBONES[backbone](output_stride=8, width=0.05)
-    supernet = InterroGate(parts(graph, 2), granularity=granularity)
+    supernet = GatedSupernet(parts(graph, 2), granularity=granularity)
     for on, method in ((True, STL), (False, MTL)):
         all_gates(supernet, on)
         compact, plain = extract(supernet), method(parts(graph, 2))
@@ -191,9 +191,9 @@ CHAIN = Graph(
 )
 
 
-def chained(one: list[str], two: list[str], three: list[str]) -> InterroGate:
+def chained(one: list[str], two: list[str], three: list[str]) -> GatedSupernet:
     """Two tasks over `CHAIN`; a row a task, `#` = its own channel, `.` = the shared one."""
-    model = scattered(InterroGate(parts(CHAIN, 2)))
+    model = scattered(GatedSupernet(parts(CHAIN, 2)))
     rows = {"one": one, "two": two, "three": three}
     model.set_gates(
         {name: torch.tensor([[c == "#" for c in row] for row in on]) for name, on in rows.items()}
@@ -267,7 +267,7 @@ def test_a_dead_end_dies_all_the_way_back() -> None:
 def test_a_common_prefix_is_computed_once() -> None:
     # gates closed up to layer2.1: one encoder until there, then four (three tasks and the shared)
     graph = BACKBONES["resnet18"](output_stride=32, width=0.05)
-    model = scattered(InterroGate(parts(graph)))
+    model = scattered(GatedSupernet(parts(graph)))
     prefix = {node.name for stage in (0, 1, 2) for node in graph.stage(stage)}
     model.set_gates(
         {name: torch.full_like(g, name not in prefix) for name, g in model.hard_gates().items()}
@@ -289,7 +289,7 @@ def test_an_elementwise_node_of_equal_inputs_is_computed_once() -> None:
         ),
         stride=1,
     )
-    model = scattered(InterroGate(parts(graph, 2)))
+    model = scattered(GatedSupernet(parts(graph, 2)))
     on = {name: torch.zeros(2, 4, dtype=torch.bool) for name in ("stem", "branch")}
     on["branch"][0, 1] = True  # a's own in one of four channels
     model.set_gates(on)
@@ -317,7 +317,7 @@ def test_a_depthwise_convolution_by_hand() -> None:
         ),
         stride=1,
     )
-    model = scattered(InterroGate(parts(graph, 2)))
+    model = scattered(GatedSupernet(parts(graph, 2)))
     rows = {"wide": ("#..", "..."), "deep": ("##.", "..."), "reduce": ("#", ".")}
     model.set_gates(
         {name: torch.tensor([[c == "#" for c in row] for row in on]) for name, on in rows.items()}
@@ -346,7 +346,7 @@ def cut_at(compact: CompactNet, image: Tensor, ceiling: float | None) -> Tensor:
 
 
 def test_networks_of_before_depthwise_convolutions_load(tmp_path: Path) -> None:
-    model = scattered(InterroGate(parts(BACKBONES["resnet18"](output_stride=32, width=0.05))))
+    model = scattered(GatedSupernet(parts(BACKBONES["resnet18"](output_stride=32, width=0.05))))
     put(model, np.random.default_rng(3))
     compact = extract(model)
     save_compact(compact, tmp_path / "net")
@@ -363,7 +363,7 @@ def test_networks_of_before_depthwise_convolutions_load(tmp_path: Path) -> None:
 def test_a_task_may_be_called_shared() -> None:
     graph = CHAIN
     heads = {task: HeadSpec("light", 2, 4, 1) for task in ("shared", "other")}
-    model = scattered(InterroGate(Parts(graph, heads)))
+    model = scattered(GatedSupernet(Parts(graph, heads)))
     put(model, np.random.default_rng(1))
     assert gap(extract(model), model, torch.randn(1, 3, 4, 5)) < 1e-5
 
@@ -371,7 +371,7 @@ def test_a_task_may_be_called_shared() -> None:
 @pytest.fixture
 def compact() -> CompactNet:
     graph = BACKBONES["resnet18"](output_stride=32, width=0.05)
-    model = scattered(InterroGate(parts(graph)))
+    model = scattered(GatedSupernet(parts(graph)))
     put(model, np.random.default_rng(2))
     return extract(model)
 

@@ -14,13 +14,21 @@ import numpy as np
 import pytest
 
 from gatesearch.errors import DataError, UsageError
-from gatesearch.report import comparison, cover, curves, document, provenance, style, write_report
+from gatesearch.report import (
+    comparison,
+    curves,
+    document,
+    provenance,
+    style,
+    summary_page,
+    write_report,
+)
 from gatesearch.report import predictions as pictures
-from gatesearch.report.cover import headline
-from gatesearch.report.frame import frame
 from gatesearch.report.history import spearman
 from gatesearch.report.predictions import palette, picture
-from gatesearch.report.view import baselines, shown_split, training_ratio
+from gatesearch.report.record_queries import baselines, shown_split, training_ratio
+from gatesearch.report.results_csv import frame
+from gatesearch.report.summary_page import headline
 from gatesearch.results import delta, front, summary
 from tests.report.synthetic import TASKS, predictions, record
 
@@ -166,11 +174,13 @@ class TestProtocols:
         assert list(tmp_path.iterdir()) == []
 
     def test_published_rows_only_where_the_record_says_so(self):
-        assert "RLW" not in words(cover, record(trials=3, failed=()))
-        assert "Published rows" in words(cover, record(trials=3, failed=(), published="nyud"))
+        assert "RLW" not in words(summary_page, record(trials=3, failed=()))
+        assert "Published rows" in words(
+            summary_page, record(trials=3, failed=(), published="nyud")
+        )
 
     def test_published_rows_of_other_tasks_are_left_out_and_said_so(self):
-        text = words(cover, record(tasks=("depth",), trials=2, failed=(), published="nyud"))
+        text = words(summary_page, record(tasks=("depth",), trials=2, failed=(), published="nyud"))
         assert "Published rows not drawn: their tasks are depth, normals, semseg." in text
 
 
@@ -254,9 +264,9 @@ class TestHostile:
         )
         study = dataclasses.replace(study, trials=(ruined, *study.trials[1:]))
         assert delta(study, ruined, "test") < -50
-        (figure,) = cover.pages(study)
+        (figure,) = summary_page.pages(study)
         assert figure.axes[0].get_ylim()[0] > -20
-        assert "1 trial below the chart." in words(cover, study)
+        assert "1 trial below the chart." in words(summary_page, study)
 
 
 class TestWhatIsSaid:
@@ -272,9 +282,9 @@ class TestWhatIsSaid:
 
     def test_unequal_training_is_said(self):
         study = record(trials=3, failed=())
-        assert "UNEQUAL" not in words(cover, study)
+        assert "UNEQUAL" not in words(summary_page, study)
         longer = tuple(dataclasses.replace(trial, epochs=90) for trial in study.trials)
-        told = words(cover, dataclasses.replace(study, trials=longer))
+        told = words(summary_page, dataclasses.replace(study, trials=longer))
         assert "UNEQUAL TRAINING: the front 90 epochs, baselines 30." in told
 
     def test_no_trials_is_said(self):

@@ -7,11 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from gatesearch.errors import StudyRefusedError, UsageError
-from gatesearch.models import build_model
+from gatesearch.methods import build_model
 from gatesearch.pruning import extract, load_compact
 from gatesearch.results import delta
-from gatesearch.search import costs, read_store, run
-from gatesearch.search.one_shot import Tried, _fraction, chosen
+from gatesearch.search.one_shot import PatternScore, _fraction, chosen
+from gatesearch.search.run import run
+from gatesearch.store.store import read_store
+from gatesearch.trials.costs import costs
 from tests.search.tiny import tiny
 
 # The one training is twice as long as the others.
@@ -22,8 +24,8 @@ QUICK = (
 )  # fmt: skip
 
 
-def tried(*points: tuple[float, float]) -> list[Tried]:
-    return [Tried({"share.a": macs}, macs, macs / 100, gain) for macs, gain in points]
+def tried(*points: tuple[float, float]) -> list[PatternScore]:
+    return [PatternScore({"share.a": macs}, macs, macs / 100, gain) for macs, gain in points]
 
 
 def test_aims_bisect_the_range() -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from gatesearch.errors import StudyRefusedError, UsageError
-from gatesearch.search import run
-from gatesearch.search.jobs import keep_result, read_result, read_spec
+from gatesearch.execution.jobs import keep_result, read_result, read_spec
+from gatesearch.search.run import run
 from tests.search.tiny import tiny
 
 

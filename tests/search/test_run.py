@@ -13,16 +13,18 @@ from safetensors.torch import load_file
 
 from gatesearch.datasets import scenes
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
+from gatesearch.execution.executors import ThisProcess
+from gatesearch.execution.jobs import Job
+from gatesearch.execution.pool import WorkerPool
 from gatesearch.pruning import load_compact
 from gatesearch.results import StudyRecord, front
-from gatesearch.search import Means, costs, read_store, run
-from gatesearch.search.crew import Crew
-from gatesearch.search.executors import Here
-from gatesearch.search.jobs import Job
-from gatesearch.search.status import Board, read_status
+from gatesearch.search.run import ExecutionOptions, run
 from gatesearch.stopping import never
+from gatesearch.store.status import StatusFile, read_status
+from gatesearch.store.store import read_store
 from gatesearch.study import Configuration
 from gatesearch.training import RankError
+from gatesearch.trials.costs import costs
 from tests.search.tiny import tiny
 
 
@@ -219,8 +221,8 @@ def test_a_clock_that_was_set_back(finished, data, tmp_path, monkeypatch) -> Non
             return datetime.now(tz) - timedelta(days=1)
 
     monkeypatch.setattr("optuna.storages._rdb.storage.datetime", Yesterday)
-    monkeypatch.setattr("gatesearch.search.status.datetime", Yesterday)
-    monkeypatch.setattr("gatesearch.search.jobs.datetime", Yesterday)
+    monkeypatch.setattr("gatesearch.store.status.datetime", Yesterday)
+    monkeypatch.setattr("gatesearch.execution.jobs.datetime", Yesterday)
     later = run(study, n_trials=2, out=out, data=data, emit=lambda event: None)
     assert later.trials[0] == record.trials[0]
     assert [trial.trial for trial in later.trials] == [0, 1]
@@ -308,7 +310,9 @@ def test_a_training_that_fails_on_two_devices_fails_its_trial(data, tmp_path) ->
     absurd = ('methods=["stl"]', "options.interrogate.training.lr=1e30", "training.batch_size=4")
     study, common = tiny(tmp_path, *absurd), {"out": tmp_path / "out", "data": data}
     run(study, n_trials=0, emit=lambda event: None, **common)
-    record = run(study, n_trials=2, emit=lambda event: None, means=Means(devices=2), **common)
+    record = run(
+        study, n_trials=2, emit=lambda event: None, means=ExecutionOptions(devices=2), **common
+    )
     assert [(r.state, r.attempts) for r in record.trials] == [("failed", 1)] * 2
     for result in record.trials:
         assert "the loss of " in result.reason
@@ -318,11 +322,11 @@ def test_a_job_whose_ranks_die_again_and_again_is_given_up(finished, tmp_path, m
     def launched(*arguments, **options):
         raise RankError(f"rank 1 of 2 was killed by SIGKILL\nand more {len(told)}")
 
-    monkeypatch.setattr("gatesearch.search.worker.launch", launched)
+    monkeypatch.setattr("gatesearch.execution.worker.launch", launched)
     spec = json.loads((finished[0] / "trials" / "0000" / "spec.json").read_bytes())
     job, told = replace(Job.from_json(spec), out=tmp_path, devices=2), []
-    board = Board(tmp_path, study="tiny", fingerprint="", wanted=1)
-    crew = Crew(Here(), 1, None, told.append, never, board)
+    board = StatusFile(tmp_path, study="tiny", fingerprint="", wanted=1)
+    crew = WorkerPool(ThisProcess(), 1, None, told.append, never, board)
     crew.begin(job)
     ((ended, result),) = crew.results()
     assert (ended, result.state, result.attempts) == (job, "failed", 4)

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from gatesearch.errors import UsageError
-from gatesearch.report.view import training_ratio
+from gatesearch.report.record_queries import training_ratio
 from gatesearch.results import delta
-from gatesearch.search import read_store, run
-from gatesearch.search.networks import kept_network
+from gatesearch.search.run import run
+from gatesearch.store.store import read_store
+from gatesearch.trials.kept_networks import kept_network
 from tests.search.tiny import tiny
 
 SCALAR = ("search.scalar_trials=3", "search.sampler='random'")

@@ -138,13 +138,13 @@ def test_resized_labels_are_labels(kind, task, target, size) -> None:
 
 def test_unmoved_labels_do_not_change(task, target) -> None:
     still = Warp(torch.zeros(6, dtype=torch.bool), torch.ones(6), torch.zeros(6))
-    torch.testing.assert_close(task.warped(target, still), target)
+    torch.testing.assert_close(task.transform_labels(target, still), target)
 
 
 def test_unknown_stays_unknown_however_it_is_moved(task, target) -> None:
     nothing = torch.full_like(target, task.fill)
     angles = torch.linspace(-2, 2, 6)
-    moved = task.warped(nothing, Warp(angles > 0, torch.full((6,), 1.5), angles))
+    moved = task.transform_labels(nothing, Warp(angles > 0, torch.full((6,), 1.5), angles))
     assert (moved == task.fill).all()
 
 
@@ -154,9 +154,9 @@ def test_predicted_has_the_shape_of_the_labels(task, target, prediction) -> None
 
 def test_imitation_is_least_at_the_teacher(task: Task, prediction: Tensor) -> None:
     teacher = prediction.detach()
-    at_teacher = task.imitation(prediction, teacher)
+    at_teacher = task.distillation_loss(prediction, teacher)
     (slope,) = torch.autograd.grad(at_teacher, prediction)
     assert slope.abs().max() < 1e-6
     for step in (0.3, -0.3):
         moved = teacher + step * torch.linspace(-1, 1, teacher.numel()).reshape(teacher.shape)
-        assert task.imitation(moved, teacher) > at_teacher
+        assert task.distillation_loss(moved, teacher) > at_teacher

@@ -187,12 +187,12 @@ def warp(*, flip: bool = False, zoom: float = 1.0, degrees: float = 0.0) -> Warp
     ],
 )
 def test_normals_follow_the_image(change: Warp, expected: tuple[float, ...]) -> None:
-    moved = Normals().warped(torch.tensor([0.6, 0.0, -0.8]).reshape(1, 3, 1, 1), change)
+    moved = Normals().transform_labels(torch.tensor([0.6, 0.0, -0.8]).reshape(1, 3, 1, 1), change)
     torch.testing.assert_close(moved.flatten(), torch.tensor(expected), atol=1e-6, rtol=0)
 
 
 def test_depth_comes_nearer_and_unknown_stays_unknown() -> None:
-    moved = Depth().warped(torch.tensor([[[3.0, 0.0]]]), warp(zoom=1.5, flip=True))
+    moved = Depth().transform_labels(torch.tensor([[[3.0, 0.0]]]), warp(zoom=1.5, flip=True))
     assert moved.tolist() == [[[2.0, 0.0]]]
 
 

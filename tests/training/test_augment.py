@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gatesearch.tasks import TASKS
 from gatesearch.training.augment import augment
-from gatesearch.training.frames import MEAN
+from gatesearch.training.split_data import MEAN
 from tests.training.toys import CLASSES, toy_tasks
 
 NAMES = ("semseg", "depth", "normals", "edges")

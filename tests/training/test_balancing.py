@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from gatesearch.study import AugmentSpec
-from gatesearch.training import TrainingError, loop, train
+from gatesearch.training import TrainingError, train, trainer
 from gatesearch.training.augment import augment
-from gatesearch.training.frames import normalised
 from gatesearch.training.optimizer import build_optimizer, schedule
+from gatesearch.training.split_data import normalised
 from gatesearch.training.weightings import WEIGHTINGS, build_weighting
 from tests.training.toys import CPU, Toy, spec, toy_frames, toy_pack, toy_supernet, toy_tasks
 
@@ -123,7 +123,7 @@ def test_groups_keep_their_own_rates(frames, monkeypatch, optimizer, decay, name
         seen.append(build_optimizer(*args))
         return seen[0]
 
-    monkeypatch.setattr(loop, "build_optimizer", watched)
+    monkeypatch.setattr(trainer, "build_optimizer", watched)
     trained(
         frames, name, model=model, spec=own, span=(0, 5),  # ten steps of twenty
         rate=lambda parameter: 10.0 if "alpha" in parameter else 1.0,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from gatesearch.models.nested import Nested
+from gatesearch.methods.interrogate.nested import Nested
 from gatesearch.training import Checkpoint, Checkpoints, Phase, Preempted, train
 from gatesearch.training.weightings import build_weighting
 from tests.training.toys import (
@@ -170,7 +170,7 @@ def test_stopped_at_every_step_it_ends_the_same(frames, tmp_path, case) -> None:
 
 def test_from_disk_instead_of_memory(frames, tmp_path, monkeypatch) -> None:
     whole = bits(CASES["adam"].run(frames, tmp_path / "whole", Stop(STEPS)))
-    monkeypatch.setattr("gatesearch.training.frames.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("gatesearch.training.split_data.IN_MEMORY_BYTES", 0)
     read = toy_frames(toy_pack(tmp_path / "toy"), *NAMES)
     CASES["adam"].run(read, tmp_path / "cut", Stop(3))
     assert bits(CASES["adam"].run(read, tmp_path / "cut", Stop(STEPS, 3))) == whole

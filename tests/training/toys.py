@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.datasets import open_pack
-from gatesearch.datasets.packing import SplitFrames, write_pack
-from gatesearch.models import InterroGate
+from gatesearch.datasets.pack_writer import SplitFrames, write_pack
+from gatesearch.models import GatedSupernet
 from gatesearch.models.backbones import BACKBONES
-from gatesearch.models.parts import HeadSpec, Parts
+from gatesearch.models.model_factory import HeadSpec, Parts
 from gatesearch.study import AugmentSpec, TrainingSpec
 from gatesearch.tasks import TASKS
 from gatesearch.training import Frames, Runtime
@@ -86,14 +86,14 @@ class Toy(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
 
-def toy_supernet(*names: str, estimator: str = "ste") -> InterroGate:
+def toy_supernet(*names: str, estimator: str = "ste") -> GatedSupernet:
     graph = BACKBONES["resnet18"](output_stride=32, width=0.05)
     heads = {
         n: HeadSpec("light", graph.outputs, 4, t.channels) for n, t in toy_tasks(*names).items()
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return InterroGate(Parts(graph, heads), estimator=estimator)
+        return GatedSupernet(Parts(graph, heads), estimator=estimator)
 
 
 def spec(**options) -> TrainingSpec:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatesearch.training.weightings.borrowed import Drawn, borrowed
 from gatesearch.training.weightings.outside import undisturbed
+from gatesearch.training.weightings.torchjd_adapter import Drawn, from_torchjd
 from gatesearch.training.weightings.weighting import Basis, Losses, Weighting
 
 
@@ -58,7 +58,7 @@ def uncertainty(basis: Basis) -> Weighting:
     Where gradients of s_t vanish, s_t = log L_t (Kendall et al., CVPR 2018, equation 7, with
     s = log σ²; https://arxiv.org/abs/1705.07115).
     """
-    made = borrowed("uncertainty", lambda _, s: s.UW(len(basis.omega)))
+    made = from_torchjd("uncertainty", lambda _, s: s.UW(len(basis.omega)))
     return Scalarized(basis, made, learns=True)
 
 
@@ -67,7 +67,7 @@ def imtl_l(basis: Basis) -> Weighting:
 
     Liu et al., ICLR 2021, section 3.2 (https://openreview.net/forum?id=IMPnRXEWpvr).
     """
-    made = borrowed("imtl_l", lambda _, s: s.IMTLL(len(basis.omega)))
+    made = from_torchjd("imtl_l", lambda _, s: s.IMTLL(len(basis.omega)))
     return Scalarized(basis, made, learns=True)
 
 
@@ -80,7 +80,7 @@ def stch(basis: Basis, *, mu: float = 0.1) -> Weighting:
         basis: Tasks with ω_t, device.
         mu: μ; the paper tries 0.01 to 1.
     """
-    return Scalarized(basis, borrowed("stch", lambda _, s: s.STCH(mu)))
+    return Scalarized(basis, from_torchjd("stch", lambda _, s: s.STCH(mu)))
 
 
 class RandomLossWeighting(Weighting):
@@ -94,7 +94,7 @@ class RandomLossWeighting(Weighting):
 
     def __init__(self, basis: Basis) -> None:
         super().__init__(basis)
-        self.scalarizer = Drawn(borrowed("rlw", lambda _, s: s.Random()), basis.seed)
+        self.scalarizer = Drawn(from_torchjd("rlw", lambda _, s: s.Random()), basis.seed)
 
     def before_step(self, *, losses: Losses, held_out: Losses) -> None:
         """Draw."""
@@ -117,7 +117,7 @@ class DynamicWeightAverage(Weighting):
 
     def __init__(self, basis: Basis, *, temperature: float = 2.0) -> None:
         super().__init__(basis)
-        self.scalarizer: Any = borrowed("dwa", lambda _, s: s.DWA(temperature))
+        self.scalarizer: Any = from_torchjd("dwa", lambda _, s: s.DWA(temperature))
         self.register_buffer("_means", torch.full((2, len(self.tasks)), torch.nan).double())
 
     def end_epoch(self, means: Mapping[str, float]) -> dict[str, float]:
@@ -149,7 +149,7 @@ class FastAdaptive(Scalarized):
 
     def __init__(self, basis: Basis, *, lr: float = 0.025, weight_decay: float = 1e-3) -> None:
         tasks = len(basis.omega)
-        made = borrowed("famo", lambda _, s: s.FAMO(tasks, lr=lr, weight_decay=weight_decay))
+        made = from_torchjd("famo", lambda _, s: s.FAMO(tasks, lr=lr, weight_decay=weight_decay))
         super().__init__(basis, made)
         self._before = torch.zeros_like(self.omega)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
-from gatesearch.training.weightings.borrowed import Drawn, borrowed
 from gatesearch.training.weightings.gradients import Aggregation, Combination
+from gatesearch.training.weightings.torchjd_adapter import Drawn, from_torchjd
 from gatesearch.training.weightings.weighting import Basis, Weighting
 
 
@@ -61,7 +61,9 @@ class Nash(nn.Module):
         super().__init__()
         self.max_norm = max_norm
         options = {"n_tasks": tasks, "max_norm": 0.0, "optim_niter": optim_niter}
-        self.rule: Any = borrowed("nash_mtl", lambda a, _: a.NashMTL(**options), extra="nash-mtl")
+        self.rule: Any = from_torchjd(
+            "nash_mtl", lambda a, _: a.NashMTL(**options), extra="nash-mtl"
+        )
 
     def forward(self, gramian: Tensor) -> Tensor:
         """Weights."""
@@ -111,7 +113,7 @@ def pcgrad(basis: Basis) -> Weighting:
 
     Yu et al., NeurIPS 2020, algorithm 1 (https://arxiv.org/abs/2001.06782).
     """
-    rule = borrowed("pcgrad", lambda a, _: a.PCGradWeighting())
+    rule = from_torchjd("pcgrad", lambda a, _: a.PCGradWeighting())
     return Combination(basis, UnitTrace(Drawn(rule, basis.seed)))
 
 
@@ -125,7 +127,7 @@ def cagrad(basis: Basis, *, c: float = 0.4) -> Weighting:
         basis: Tasks with ω_t, device.
         c: Radius of the ball around g_0, in ‖g_0‖.
     """
-    rule = borrowed("cagrad", lambda a, _: a.CAGradWeighting(c), extra="cagrad")
+    rule = from_torchjd("cagrad", lambda a, _: a.CAGradWeighting(c), extra="cagrad")
     return Combination(basis, UnitTrace(rule))
 
 
@@ -138,7 +140,7 @@ def mgda_rule(what: str) -> nn.Module:
     Args:
         what: The weighting.
     """
-    return UnitTrace(borrowed(what, lambda a, _: a.MGDAWeighting()))
+    return UnitTrace(from_torchjd(what, lambda a, _: a.MGDAWeighting()))
 
 
 def mgda(basis: Basis) -> Weighting:
@@ -151,7 +153,7 @@ def imtl_g(basis: Basis) -> Weighting:
 
     Liu et al., ICLR 2021, section 3.1 (https://openreview.net/forum?id=IMPnRXEWpvr).
     """
-    return Combination(basis, UnitTrace(borrowed("imtl_g", lambda a, _: a.IMTLGWeighting())))
+    return Combination(basis, UnitTrace(from_torchjd("imtl_g", lambda a, _: a.IMTLGWeighting())))
 
 
 def upgrad(basis: Basis) -> Weighting:
@@ -159,7 +161,7 @@ def upgrad(basis: Basis) -> Weighting:
 
     Quinton & Rey, 2024 (https://arxiv.org/abs/2406.16232).
     """
-    rule = borrowed("upgrad", lambda a, _: a.UPGradWeighting(), extra="quadprog-projector")
+    rule = from_torchjd("upgrad", lambda a, _: a.UPGradWeighting(), extra="quadprog-projector")
     return Combination(basis, UnitTrace(rule))
 
 
@@ -169,7 +171,7 @@ def aligned_mtl(basis: Basis) -> Weighting:
     Senushkin et al., CVPR 2023, algorithm 1 (https://arxiv.org/abs/2305.19000).
     """
     return Combination(
-        basis, UnitTrace(borrowed("aligned_mtl", lambda a, _: a.AlignedMTLWeighting()))
+        basis, UnitTrace(from_torchjd("aligned_mtl", lambda a, _: a.AlignedMTLWeighting()))
     )
 
 
@@ -201,7 +203,7 @@ def fairgrad(basis: Basis, *, alpha: float = 1.0) -> Weighting:
         basis: Tasks with ω_t, device.
         alpha: α; 0 is the mean, 1 proportional fairness, ∞ the worst task.
     """
-    rule = borrowed("fairgrad", lambda a, _: a.FairGradWeighting(alpha), extra="fairgrad")
+    rule = from_torchjd("fairgrad", lambda a, _: a.FairGradWeighting(alpha), extra="fairgrad")
     return Combination(basis, UnitTrace(rule, degree=-alpha / (1 + alpha)))
 
 
@@ -214,7 +216,7 @@ def gradvac(basis: Basis, *, beta: float = 0.5) -> Weighting:
         basis: Tasks with ω_t, seed of the order, device.
         beta: Share of the newest cosine in the usual one.
     """
-    rule = Drawn(borrowed("gradvac", lambda a, _: a.GradVacWeighting(beta)), basis.seed)
+    rule = Drawn(from_torchjd("gradvac", lambda a, _: a.GradVacWeighting(beta)), basis.seed)
     # Between orthogonal gradients the usual cosine stays 0, and torchjd makes the state to load.
     rule(torch.eye(len(basis.omega), dtype=torch.float64))
     return Combination(basis, UnitTrace(rule, every=True))
@@ -225,7 +227,7 @@ def config(basis: Basis) -> Weighting:
 
     Liu et al., ICLR 2025, equation 2 (https://arxiv.org/abs/2408.11104).
     """
-    rule = ConflictFree(borrowed("config", lambda a, _: a.ConFIG()))
+    rule = ConflictFree(from_torchjd("config", lambda a, _: a.ConFIG()))
     return Combination(basis, UnitTrace(rule))
 
 
@@ -234,4 +236,6 @@ def graddrop(basis: Basis) -> Weighting:
 
     Chen et al., NeurIPS 2020, algorithm 1 (https://arxiv.org/abs/2010.06808), on parameters.
     """
-    return Aggregation(basis, Drawn(borrowed("graddrop", lambda a, _: a.GradDrop()), basis.seed))
+    return Aggregation(
+        basis, Drawn(from_torchjd("graddrop", lambda a, _: a.GradDrop()), basis.seed)
+    )

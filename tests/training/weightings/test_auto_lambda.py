@@ -14,7 +14,7 @@ OMEGA = {"a": 1.0, "b": 0.5}
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 
 
-class Place(nn.Module):
+class TrainingState(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.at = nn.Parameter(torch.tensor([0.3, -0.2, 0.9]))
@@ -25,8 +25,8 @@ class Place(nn.Module):
         return 0.5 * CURVATURES * (self.at - centres).square().sum(1) + 0.5 * self.other**2
 
 
-def placed(optimizer: str) -> tuple[Place, torch.optim.Optimizer]:
-    place = Place()
+def placed(optimizer: str) -> tuple[TrainingState, torch.optim.Optimizer]:
+    place = TrainingState()
     groups = [
         {"params": [place.at], "weight_decay": DECAY},
         {"params": [place.other], "lr": 10 * LR, "weight_decay": 0.0},

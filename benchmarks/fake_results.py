@@ -1,0 +1,77 @@
+"""Results as a finished study would hold, made up: to fill stores without training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gatesearch.models.backbones import BACKBONES
+from gatesearch.results import Result
+from gatesearch.search.run import task_infos
+from gatesearch.search.space import draw, sampler
+from gatesearch.store.store import PREDICTIONS, Store, open_store
+from gatesearch.study import Study
+
+_ERRORS = {"semseg": 40.0, "depth": 0.8, "normals": 25.0, "edges": 0.05}
+
+
+def new_store(study: Study, folder: Path) -> Store:
+    """A store with every baseline of the study."""
+    store = open_store(study, folder=folder, tasks=task_infos(study))
+    for method in study.methods:
+        store.keep_baseline(made_up(study, method))
+    return store
+
+
+def one_trial(store: Store, study: Study) -> None:
+    """What a search does around one trial's training: count, ask, draw, tell."""
+    own = sampler(study.search, seed=study.seed, index=len(store.numbers))
+    begun = store.begin("", own, lambda trial: draw(trial, study.search, study.task_names))
+    result = made_up(study, "interrogate", begun.number, begun.params)
+    store.finish(begun, result, [-10 * result.gflops + begun.number % 5, result.gflops])
+
+
+def made_up(
+    study: Study, method: str, trial: int | None = None, params: Mapping[str, float] | None = None
+) -> Result:
+    """A result with curves and shares as long as a real one's."""
+    random = np.random.default_rng(trial or 0)
+    layers = BACKBONES[study.model.backbone]().gated("conv")
+    names = [f"{kind}.{task}" for kind in ("loss", "open") for task in study.tasks]
+    epochs = study.training.epochs
+    metrics = {task: _ERRORS[task] * random.uniform(0.9, 1.1) for task in study.tasks}
+    return Result(
+        method=method,
+        seed=study.seed,
+        trial=trial,
+        params=dict(params or {}),
+        metrics={"validation": metrics, "test": metrics},
+        gflops=random.uniform(0.5, 2.0),
+        backbone_gflops=random.uniform(0.3, 1.5),
+        params_m=random.uniform(1.0, 5.0),
+        epochs=epochs,
+        train_seconds=60.0,
+        train_images=epochs * 512,
+        train_pflops=0.1,
+        curves={name: random.uniform(size=epochs).tolist() for name in (*names, "sparsity", "lr")},
+        layers=layers,
+        sharing={task: random.uniform(size=len(layers)).tolist() for task in study.tasks},
+        environment={"device": "made up", "precision": "bf16", "memory_format": "nhwc"},
+    )
+
+
+def draw_predictions(study: Study, folder: Path, labels: list[str]) -> None:
+    """A gallery of noise for these networks, in the form that a run leaves."""
+    random = np.random.default_rng(0)
+    shape = (study.report_frames, *study.protocol.size)
+    make = {
+        "semseg": lambda: random.integers(0, 8, shape, dtype=np.uint8),
+        "depth": lambda: random.uniform(0.5, 10, shape).astype(np.float32),
+        "normals": lambda: random.uniform(-1, 1, (*shape, 3)).astype(np.float16),
+        "edges": lambda: random.uniform(0, 1, shape).astype(np.float32),
+    }
+    arrays = {
+        f"{label}.{task}": make[task]() for label in ("truth", *labels) for task in study.tasks
+    }
+    image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    np.savez_compressed(folder / PREDICTIONS, allow_pickle=False, image=image, **arrays)

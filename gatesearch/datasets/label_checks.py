@@ -1,0 +1,141 @@
+"""Files of a data set's release, checked and brought into the pack's encodings.
+
+Every function raises DataError naming the file, the rule and what was found.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gatesearch.datasets.pack_reader import IGNORE, map_array
+from gatesearch.errors import DataError
+
+Array = NDArray[Any]
+AGAIN = "get the release again"
+_MAX_PIXELS = 2**24
+# Metres; what measures depth indoors sees 10.
+_MAX_DEPTH = 100.0
+
+
+def read_picture(path: Path, *, mode: str | None = None) -> Array:
+    """A JPEG or PNG in Pillow's `mode`, (H, W, 3) for RGB; without one, its indices (H, W)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("JPEG", "PNG")) as opened:
+                if opened.width * opened.height > _MAX_PIXELS:
+                    raise ValueError(f"{opened.width} x {opened.height} pixels")
+                opened.load()
+                if mode is None and opened.mode not in ("L", "P", "I", "I;16"):
+                    raise ValueError(f"labels must have one channel, found {opened.mode}")
+                return np.asarray(opened.convert(mode) if mode else opened)
+    # What Pillow's readers raise on damaged input is an open set.
+    except Exception as error:
+        raise DataError(f"{path} is not a whole picture ({error}); {AGAIN}") from error
+
+
+def read_array(path: Path) -> Array:
+    """A .npy file of numbers, (H, W) or (H, W, channels)."""
+    array = map_array(path, cure=AGAIN)
+    if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or array.size > 3 * _MAX_PIXELS:
+        raise DataError(
+            f"{path} must hold numbers of shape (H, W) or (H, W, channels), "
+            f"found {array.dtype} {array.shape}; {AGAIN}"
+        )
+    return np.array(array)
+
+
+def _plane(array: Array, path: Path) -> Array:
+    plane = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if plane.ndim != 2:
+        raise DataError(f"{path} must have shape (H, W), found {array.shape}; {AGAIN}")
+    return plane
+
+
+def _vectors(array: Array, path: Path) -> NDArray[np.float32]:
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise DataError(f"{path} must have shape (H, W, 3), found {array.shape}; {AGAIN}")
+    return _float32(array)
+
+
+def _float32(array: Array) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and infinite is unknown
+        return array.astype(np.float32)
+
+
+def to_image(array: Array, path: Path) -> Array:
+    """An image in 0..1, (H, W, 3), as bytes."""
+    image = _vectors(array, path)
+    if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
+        raise DataError(
+            f"{path} must be an image in 0..1, found {image.min():g}..{image.max():g}; {AGAIN}"
+        )
+    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def to_labels(array: Array, path: Path, *, ignore: int, classes: int) -> Array:
+    """Class indices from 0, (H, W), where the release counts from `ignore` + 1."""
+    raw = _plane(array, path)
+    low, high = ignore, ignore + classes
+    wrong = raw[~((raw >= low) & (raw <= high) & (raw == np.round(raw)))]
+    if wrong.size:
+        raise DataError(
+            f"{path}: labels must be whole numbers {low}..{high} ({ignore} = ignore), "
+            f"found {wrong[0]:g}; {AGAIN}"
+        )
+    return np.where(raw == ignore, IGNORE, raw.astype(np.int64) - ignore - 1).astype(np.uint8)
+
+
+def to_depth(array: Array, path: Path) -> Array:
+    """Metres, (H, W), 0 where unknown."""
+    raw = _float32(_plane(array, path))
+    depth = np.where(np.isfinite(raw) & (raw > 0), raw, np.float32(0))
+    if depth.max(initial=0) > _MAX_DEPTH:
+        raise DataError(
+            f"{path}: depth must be in metres, found up to {depth.max():g}; "
+            "divide by 1000 if these are millimetres"
+        )
+    return depth
+
+
+def to_normals(array: Array, path: Path) -> Array:
+    """Unit vectors, (H, W, 3), zero where unknown."""
+    raw = _vectors(array, path)
+    raw[~np.isfinite(raw).all(-1)] = 0
+    if np.abs(raw).max(initial=0) > 1.5:
+        raise DataError(
+            f"{path}: normals must be unit vectors, found components up to {np.abs(raw).max():g}; "
+            "an encoding in 0..255 belongs to another protocol"
+        )
+    return unit(raw)
+
+
+def to_edges(array: Array, path: Path) -> Array:
+    """0 or 1, (H, W)."""
+    raw = _plane(array, path)
+    wrong = raw[(raw != 0) & (raw != 1)]
+    if wrong.size:
+        raise DataError(f"{path}: edges must be 0 or 1, found {wrong[0]:g}; {AGAIN}")
+    return raw.astype(np.uint8)
+
+
+def unit(vectors: Array) -> Array:
+    """Unit vectors; those too short to have a direction become zero, unknown."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.where(length > 0.1, vectors / np.maximum(length, 0.1), 0).astype(np.float32)
+
+
+def of_one_size(frame: dict[str, Array], paths: dict[str, Path]) -> dict[str, Array]:
+    """The frame, whose fields are all as large as its image."""
+    size = frame["image"].shape[:2]
+    for key, array in frame.items():
+        if array.shape[:2] != size:
+            raise DataError(
+                f"{paths[key]} must be as large as its image, {size[0]} x {size[1]}, "
+                f"found {array.shape[0]} x {array.shape[1]}; {AGAIN}"
+            )
+    return frame

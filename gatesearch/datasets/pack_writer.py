@@ -1,0 +1,260 @@
+"""Packs are written into a folder aside, frame by frame, and moved into place when whole."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gatesearch.datasets.pack_reader import (
+    FIELDS,
+    MANIFEST,
+    SPLITS,
+    Emit,
+    FieldName,
+    FileEntry,
+    Frame,
+    Manifest,
+    Pack,
+    SplitEntry,
+    SplitName,
+    open_pack,
+)
+from gatesearch.errors import DataError
+
+_STALE_SECONDS = 24 * 3600.0
+
+
+def annotate(folder: Path, notes: Sequence[str]) -> Pack:
+    """Add notes that whoever reads figures made on a pack should see; its frames stay.
+
+    Raises:
+        DataError: No pack there, or a folder that cannot be written.
+    """
+    pack = open_pack(folder)
+    manifest = pack.manifest.model_copy(update={"notes": (*pack.manifest.notes, *notes)})
+    fresh = folder / f".{MANIFEST}.{os.getpid()}"
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump(manifest.model_dump(mode="json"), file, indent=1)
+            _flush(file)
+        fresh.replace(folder / MANIFEST)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    return open_pack(folder)
+
+
+@dataclass(frozen=True)
+class SplitFrames:
+    """A split on its way into a pack: ids, and as many frames in the same order.
+
+    Attributes:
+        ids: One id a frame.
+        frames: Dicts field -> array of shape (H, W) or (H, W, 3); consumed once.
+    """
+
+    ids: Sequence[str]
+    frames: Iterator[Frame]
+
+
+def write_pack(
+    folder: Path,
+    *,
+    dataset: str,
+    size: tuple[int, int],
+    classes: Mapping[FieldName, int],
+    splits: Mapping[SplitName, SplitFrames],
+    source: str,
+    notes: Sequence[str] = (),
+    emit: Emit,
+) -> Path:
+    """Write a pack, one frame in memory at a time; an old pack stays until the new one is whole.
+
+    Args:
+        folder: The pack's folder; its name is the pack's name.
+        dataset: Name of the data set.
+        size: Height and width in pixels.
+        classes: Number of classes of each labelled field.
+        splits: Both splits.
+        source: Where the frames come from.
+        notes: Read after the last frame, so the frames' iterator may still add to it.
+        emit: Receives `progress` events in frames.
+
+    Raises:
+        DataError: The folder cannot be written, the disk is full, or something that is no pack
+            lies there; nothing is left behind.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise DataError(
+            f"{folder} is to hold a pack but holds something else ({MANIFEST} is missing); "
+            "move it away, or name another folder with --data"
+        )
+    total = sum(len(split.ids) for split in splits.values())
+    done = 0
+    try:
+        with aside(folder) as partial:
+            entries: dict[SplitName, SplitEntry] = {}
+            for name in SPLITS:
+                split = splits[name]
+                with _SplitWriter(partial / name, frames=len(split.ids), size=size) as writer:
+                    for frame in split.frames:
+                        writer.add(frame)
+                        done += 1
+                        emit(_progress(dataset, done, total))
+                entries[name] = SplitEntry(
+                    frames=len(split.ids), ids=tuple(split.ids), files=writer.entries()
+                )
+            manifest = Manifest(
+                dataset=dataset,
+                pack=folder.name,
+                size=size,
+                classes=dict(classes),
+                splits=entries,
+                source=source,
+                notes=tuple(notes),
+            )
+            with (partial / MANIFEST).open("w", encoding="utf-8") as file:
+                json.dump(manifest.model_dump(mode="json"), file, indent=1)
+                _flush(file)
+            _move_into_place(partial, folder)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {folder}: {error.strerror or error}; "
+            "free space there, or name another folder with --data"
+        ) from error
+    return folder
+
+
+@contextmanager
+def aside(folder: Path, *, purpose: str = "partial") -> Iterator[Path]:
+    """A fresh sibling folder `.<name>.<purpose>-<pid>`, gone when the block ends.
+
+    So are the folders above it that it needed and nobody else used. What killed processes left
+    there more than a day ago is removed first.
+    """
+    needed = [above for above in folder.parents if not above.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for old in folder.parent.glob(f".{folder.name}.{purpose}-*"):
+        if time.time() - old.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    fresh = folder.parent / f".{folder.name}.{purpose}-{os.getpid()}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        with suppress(OSError):
+            for above in needed:
+                above.rmdir()
+
+
+def _progress(dataset: str, done: int, total: int) -> dict[str, Any]:
+    return {
+        "event": "progress",
+        "message": f"{dataset}: {done} of {total} frames",
+        "stage": f"data {dataset}",
+        "done": done,
+        "total": total,
+        "unit": "frames",
+    }
+
+
+class _SplitWriter:
+    """Appends frames to one .npy file a field and keeps their sums.
+
+    Plain appends rather than a memory map: on a full disk a write fails with an error that can
+    be shown, where a store through a map kills the process.
+    """
+
+    def __init__(self, folder: Path, *, frames: int, size: tuple[int, int]) -> None:
+        self._folder = folder
+        self._frames = frames
+        self._size = size
+        self._seen = 0
+        self._stack = ExitStack()
+        self._files: dict[FieldName, IO[bytes]] = {}
+        self._sums: dict[FieldName, Any] = {}
+
+    def __enter__(self) -> "_SplitWriter":
+        self._folder.mkdir()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if kind is None:
+                if self._seen != self._frames:
+                    raise ValueError(
+                        f"{self._folder.name}: {self._frames} ids, {self._seen} frames"
+                    )
+                for file in self._files.values():
+                    _flush(file)
+        finally:
+            self._stack.close()
+
+    def add(self, frame: Frame) -> None:
+        if not self._files:
+            for field in FIELDS:
+                if field in frame:
+                    self._open(field)
+        if set(frame) != set(self._files):
+            raise ValueError(f"every frame must have {set(self._files)}, found {set(frame)}")
+        for field, file in self._files.items():
+            dtype, channels = FIELDS[field]
+            shape = (*self._size, *channels)
+            if frame[field].shape != shape:
+                raise ValueError(f"{field} must be {shape}, found {frame[field].shape}")
+            self._write(field, file, np.ascontiguousarray(frame[field], dtype=dtype).tobytes())
+        self._seen += 1
+
+    def entries(self) -> dict[FieldName, FileEntry]:
+        return {
+            field: FileEntry(
+                sha256=self._sums[field].hexdigest(),
+                dtype=FIELDS[field][0],
+                shape=self._shape(field),
+            )
+            for field in self._files
+        }
+
+    def _shape(self, field: FieldName) -> tuple[int, ...]:
+        return (self._frames, *self._size, *FIELDS[field][1])
+
+    def _open(self, field: FieldName) -> None:
+        file = self._stack.enter_context((self._folder / f"{field}.npy").open("wb+"))
+        header = {"descr": FIELDS[field][0], "fortran_order": False, "shape": self._shape(field)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.seek(0)
+        self._sums[field] = hashlib.sha256(file.read())
+        self._files[field] = file
+
+    def _write(self, field: FieldName, file: IO[bytes], data: bytes) -> None:
+        file.write(data)
+        self._sums[field].update(data)
+
+
+def _flush(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _move_into_place(partial: Path, folder: Path) -> None:
+    with aside(folder, purpose="replaced") as bin_folder:
+        old = bin_folder / folder.name
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise

@@ -1,0 +1,59 @@
+"""Cross-stitch networks (Misra et al., CVPR 2016, https://arxiv.org/abs/1604.03539)."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.models.encoder import Encoder
+from gatesearch.models.graph import Graph
+from gatesearch.models.model_factory import Parts
+
+
+class CrossStitch(nn.Module):
+    """One encoder a task; behind every ResNet stage x_i <- sum_j w_ij x_j, channel by channel.
+
+    Args:
+        parts: Encoders and heads. The paper starts from trained single-task networks (the study's
+            `start` option decides).
+        diagonal: Initial w_ii; the others share the rest evenly, so that each row sums to 1.
+    """
+
+    def __init__(self, parts: Parts, *, diagonal: float = 0.9) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({task: parts.encoder(task) for task in parts.tasks})
+        count = len(parts.tasks)
+        initial = torch.full((count, count), (1 - diagonal) / max(1, count - 1))
+        initial.fill_diagonal_(diagonal if count > 1 else 1.0)
+        # (to, from, channel) for each stage behind the stem.
+        self.stitches = nn.ParameterList(
+            initial[..., None].repeat(1, 1, channels) for channels in _stage_channels(parts.graph)
+        )
+        self.heads = parts.all_heads()
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
+        encoders = [cast(Encoder, encoder) for encoder in self.encoders.values()]
+        streams = [encoder.forward_stage(image, 0)[1] for encoder in encoders]
+        for stage, stitch in enumerate(self.stitches, start=1):
+            streams = [
+                encoder.forward_stage(x, stage)[1]
+                for encoder, x in zip(encoders, streams, strict=True)
+            ]
+            weights = stitch[..., None, None].to(streams[0].dtype)
+            streams = [_mix(row, streams) for row in weights]
+        return {
+            task: head(x, image.shape[-2:])
+            for (task, head), x in zip(self.heads.items(), streams, strict=True)
+        }
+
+
+def _mix(weights: Tensor, streams: list[Tensor]) -> Tensor:
+    mixed = weights[0] * streams[0]
+    for weight, stream in zip(weights[1:], streams[1:], strict=True):
+        mixed = torch.addcmul(mixed, weight, stream)
+    return mixed
+
+
+def _stage_channels(graph: Graph) -> list[int]:
+    return [graph.stage(stage)[-1].outputs for stage in range(1, graph.stages)]

@@ -1,0 +1,23 @@
+"""Single-task learning: one network a task, nothing shared."""
+
+from torch import Tensor, nn
+
+from gatesearch.models.model_factory import Parts
+
+
+class STL(nn.Module):
+    """T separate networks in one module, so that one loop trains them all.
+
+    They share no parameter and element-wise optimizers treat each alone, so this is T separate
+    trainings on the same batches.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({task: parts.encoder(task) for task in parts.tasks})
+        self.heads = parts.all_heads()
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
+        size = image.shape[-2:]
+        return {task: head(self.encoders[task](image), size) for task, head in self.heads.items()}

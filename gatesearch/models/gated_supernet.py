@@ -1,0 +1,205 @@
+"""The InterroGate supernet (Bejnordi et al., 2024, https://arxiv.org/abs/2402.16848).
+
+T task streams φ_t and a shared stream ψ over one graph. Behind every gated node l
+
+    φ'_t[l] = G_t[l] φ_t[l] + (1 - G_t[l]) ψ[l]              per channel        (equation 2)
+    ψ'[l]   = Σ_t softmax_t(β_t[l]) φ'_t[l]                  per channel        (equation 3)
+
+and each stream goes on from its primed features. Where the paper leaves a choice open, ours is
+an option of the study (`interrogate.*`), and these hold always: one batch norm a stream, β of
+its own for each channel, and the features that enter the heads are gated too (else the cost of
+MTL could never be reached).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.models.encoder import Encoder, key
+from gatesearch.models.gated_norm import gate_and_mix, norm_gate_and_mix
+from gatesearch.models.gates import ESTIMATORS, hard
+from gatesearch.models.graph import INPUT, Conv, Graph, Node, execute
+from gatesearch.models.model_factory import Parts, below
+
+
+class GatedSupernet(nn.Module):
+    """T+1 streams with gates.
+
+    All streams start from equal weights (`Parts`), so that gates start from equals.
+
+    Args:
+        parts: Encoders and heads.
+        granularity: `conv` or `block` (see `Graph.gated`).
+        estimator: A name in `ESTIMATORS`.
+        initial: Initial σ(α).
+
+    Attributes:
+        alpha: Node -> (T, C) logits of the gates.
+        beta: Node -> (T, C) logits of the mix.
+        temperature: Of the estimator; annealed by the training loop.
+        threshold: (T, 1) what α must exceed for a gate to be open; 0 but for nested patterns.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        granularity: str = "conv",
+        estimator: str = "ste",
+        initial: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.tasks = parts.tasks
+        self.graph = parts.graph
+        self.head_specs = dict(parts.heads)
+        self.estimator = estimator
+        self.temperature = 1.0
+        self.register_buffer("threshold", torch.zeros(len(self.tasks), 1), persistent=False)
+        self.gated = parts.graph.gated(granularity)
+        self.mixed = mixed_nodes(parts.graph, self.gated)
+        self.streams = nn.ModuleDict(
+            {**{task: parts.encoder(task) for task in self.tasks}, SHARED: parts.encoder()}
+        )
+        self.heads = parts.all_heads()
+        channels = {node.name: node.outputs for node in parts.graph}
+        # σ(0) = 1/2 is not "open"; a hair above it all gates start on the task's own channel.
+        logit = math.log(initial / (1 - initial)) or 1e-3
+        shapes = {name: (len(self.tasks), channels[name]) for name in self.gated}
+        self.alpha = nn.ParameterDict(
+            {key(name): torch.full(shape, logit) for name, shape in shapes.items()}
+        )
+        self.beta = nn.ParameterDict(
+            {key(n): torch.zeros(shape) for n, shape in shapes.items() if n in self.mixed}
+        )
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
+        last = self.graph.nodes[-1].name
+        start: dict[str, list[Tensor | None]] = {INPUT: [image] * (len(self.tasks) + 1)}
+        features = execute(self.graph.nodes, start, self._evaluate)[last]
+        return {
+            task: self.heads[task](features[t], image.shape[-2:])
+            for t, task in enumerate(self.tasks)
+        }
+
+    def _evaluate(self, node: Node, inputs: list[list[Tensor | None]]) -> list[Tensor | None]:
+        """Values of a node in every stream; None in the shared one where nobody reads it."""
+        encoders = [cast(Encoder, stream) for stream in self.streams.values()]
+        if node.name in self.gated and isinstance(node, Conv):
+            layers = [encoder.layer(node.name) for encoder in encoders]
+            given = cast(list[Tensor], inputs[0])
+            outputs = [layer.convolved(x) for layer, x in zip(layers, given, strict=True)]
+            norms = [layer.bn for layer in layers]
+            gated, shared = norm_gate_and_mix(
+                outputs, norms, *self._gate(node.name), node.relu, node.ceiling
+            )
+            return [*gated, shared]
+        values = [
+            None if any(x is None for x in xs) else encoder.apply_node(node, cast(list[Tensor], xs))
+            for encoder, *xs in zip(encoders, *inputs, strict=True)
+        ]
+        if node.name not in self.gated:
+            return values
+        gated, shared = gate_and_mix(cast(list[Tensor], values), *self._gate(node.name))
+        return [*gated, shared]
+
+    def _gate(self, name: str) -> tuple[Tensor, Tensor | None]:
+        mix = self.beta[key(name)].softmax(0) if name in self.mixed else None
+        return self.gates(name), mix
+
+    def clone_streams(self, mtl: Mapping[str, Tensor]) -> None:
+        """Start every stream and head from the state of a multi-task network.
+
+        All streams then hold the same features, so that the gates start from equals.
+        """
+        for stream in self.streams.values():
+            stream.load_state_dict(below(mtl, "encoder."))
+        for task, head in self.heads.items():
+            head.load_state_dict(below(mtl, f"heads.{task}."))
+
+    def take_streams(self, stl: Mapping[str, Tensor]) -> None:
+        """Start every task's stream and head from the state of single-task networks."""
+        for task in self.tasks:
+            self.streams[task].load_state_dict(below(stl, f"encoders.{task}."))
+            self.heads[task].load_state_dict(below(stl, f"heads.{task}."))
+
+    def gates(self, name: str) -> Tensor:
+        """G of a gated node, (T, C): the estimator's while training, hard in evaluation."""
+        alpha = self.logits()[name]
+        return ESTIMATORS[self.estimator](alpha, self.temperature) if self.training else hard(alpha)
+
+    def logits(self) -> dict[str, Tensor]:
+        """Gated node -> (T, C) α, less the threshold."""
+        threshold = self.get_buffer("threshold")
+        return {name: self.alpha[key(name)] - threshold for name in self.gated}
+
+    def open_probability(self) -> dict[str, Tensor]:
+        """Gated node -> (T, C) σ(α)."""
+        return {name: alpha.sigmoid() for name, alpha in self.logits().items()}
+
+    def hard_gates(self) -> dict[str, Tensor]:
+        """Gated node -> (T, C) bool, True where the task owns the channel."""
+        return {name: (alpha > 0).detach().cpu() for name, alpha in self.logits().items()}
+
+    def set_gates(self, gates: Mapping[str, Tensor]) -> None:
+        """Put the hard gates into a pattern, node -> (T, C) bool."""
+        with torch.no_grad():
+            self.get_buffer("threshold").zero_()
+            for name, on in gates.items():
+                self.alpha[key(name)].copy_(on.to(torch.float32) * 2 - 1)
+
+    def open_shares(self, shares: Tensor) -> None:
+        """Open for each task that share of its gates, those with the highest α.
+
+        Patterns of growing shares are nested: what is open stays open.
+
+        Args:
+            shares: (T,) in [0, 1].
+        """
+        with torch.no_grad():
+            alpha = torch.cat(list(self.alpha.values()), 1)
+            ordered = alpha.sort(1, descending=True).values
+            # One beyond either end, so that none or all can be open.
+            ordered = torch.cat([ordered[:, :1] + 2, ordered, ordered[:, -1:] - 2], 1)
+            count = (shares.to(alpha) * alpha.shape[1]).round().long()[:, None]
+            above, below = ordered.gather(1, count), ordered.gather(1, count + 1)
+            self.get_buffer("threshold").copy_((above + below) / 2)
+
+    def plain(self, image: Tensor, *, own: bool) -> dict[str, Tensor]:
+        """Predictions with all gates open (`own`) or closed, without computing anything else."""
+        size = image.shape[-2:]
+        if own:
+            return {task: self.heads[task](self.streams[task](image), size) for task in self.tasks}
+        features = self.streams[SHARED](image)
+        return {task: self.heads[task](features, size) for task in self.tasks}
+
+    def open_share(self) -> Tensor:
+        """1/L Σ_l mean_c σ(α_t[l]) of every task, (T,): what the hinge regulariser bounds."""
+        return torch.stack([p.mean(1) for p in self.open_probability().values()]).mean(0)
+
+    def sparsity(self, tau: Tensor) -> Tensor:
+        """L_sparsity = 1/T Σ_t max(0, 1/L Σ_l mean_c σ(α_t[l]) - τ_t).
+
+        Args:
+            tau: (T,) hinge targets in [0, 1].
+        """
+        return (self.open_share() - tau).clamp(min=0).mean()
+
+
+SHARED = "_shared"
+
+
+def mixed_nodes(graph: Graph, gated: tuple[str, ...]) -> tuple[str, ...]:
+    """The gated nodes whose mixed shared features somebody can read, whatever the gates.
+
+    The shared stream of a gated node can be read by the tasks; that of another node only by the
+    shared stream further down. So nothing reads the mix behind the last gates.
+    """
+    read: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.name in gated or node.name in read:
+            read.update(node.sources)
+    return tuple(name for name in gated if name in read)

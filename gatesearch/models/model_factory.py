@@ -1,0 +1,93 @@
+"""What every method is built from, initialised the same way for all of them."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.models.encoder import Encoder
+from gatesearch.models.graph import Graph
+from gatesearch.models.heads import HEADS, Head
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """A head as plain numbers; what a saved network needs to rebuild it."""
+
+    kind: str
+    inputs: int
+    channels: int
+    outputs: int
+
+    def build(self) -> Head:
+        """A fresh head."""
+        return HEADS[self.kind](self.inputs, self.channels, self.outputs)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Encoders and heads for a method to assemble.
+
+    Every encoder handed out holds the same initial weights, whatever the method and the order of
+    asking, and every task's head those of the seed and its place: methods differ in sharing alone.
+
+    Attributes:
+        graph: The encoder's graph.
+        heads: Task -> head.
+        seed: Seed of the initial weights.
+        pretrained: Encoder weights to start from instead of random ones.
+        stl: State of a trained single-task network (`gatesearch.methods.stl`) to start from: a
+            task's own encoder takes that task's weights, a shared one their mean over tasks.
+    """
+
+    graph: Graph
+    heads: Mapping[str, HeadSpec]
+    seed: int = 0
+    pretrained: Mapping[str, Tensor] | None = None
+    stl: Mapping[str, Tensor] | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(self.heads)
+
+    def encoder(self, task: str | None = None) -> Encoder:
+        """An encoder for one task, or for all."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            encoder = Encoder(self.graph)
+        if self.stl is not None:
+            tasks = [task] if task else list(self.tasks)
+            states = [below(self.stl, f"encoders.{name}.") for name in tasks]
+            encoder.load_state_dict(
+                {name: _mean([state[name] for state in states]) for name in states[0]}
+            )
+        elif self.pretrained is not None:
+            encoder.load_state_dict(self.pretrained)
+        return encoder
+
+    def head(self, task: str) -> Head:
+        """The head of one task."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1009 + 1 + self.tasks.index(task))
+            head = self.heads[task].build()
+        if self.stl is not None:
+            head.load_state_dict(below(self.stl, f"heads.{task}."))
+        return head
+
+    def all_heads(self) -> nn.ModuleDict:
+        """Every task's head."""
+        return nn.ModuleDict({task: self.head(task) for task in self.tasks})
+
+
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The part of a state whose names begin with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    if len(tensors) == 1 or not tensors[0].is_floating_point():
+        return copy.deepcopy(tensors[0])
+    return torch.stack(tensors).mean(0)

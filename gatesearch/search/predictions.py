@@ -1,0 +1,65 @@
+"""Predictions on a few test frames, beside the truth, for the report."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gatesearch.files import write_atomic
+from gatesearch.methods.context import Context
+from gatesearch.results import Result
+from gatesearch.store.store import PREDICTIONS
+from gatesearch.training import predict
+from gatesearch.trials.kept_networks import load_network
+
+
+def draw_gallery(results: Sequence[Result], bench: Context, *, out: Path) -> None:
+    """Write `predictions.npz`: frames spread over the test part, truth, and each network's view.
+
+    Networks drawn before on the same frames and seed are not run again.
+    """
+    count = min(bench.study.report_frames, len(bench.test))
+    if count == 0:
+        return
+    path = out / PREDICTIONS
+    positions = torch.tensor([(2 * i + 1) * len(bench.test) // (2 * count) for i in range(count)])
+    batch = bench.test.batch(positions)
+    known = _read(path)
+    arrays = {"image": _array(batch["image"]), "seed": np.array(bench.study.seed)}
+    arrays |= {f"truth.{task}": _array(batch[task]) for task in bench.tasks}
+    same = all(
+        name in known and np.array_equal(known[name], array) for name, array in arrays.items()
+    )
+    for result in results:
+        keys = {task: f"{result.name}.{task}" for task in bench.tasks}
+        if same and all(key in known for key in keys.values()):
+            arrays |= {key: known[key] for key in keys.values()}
+            continue
+        network = load_network(result, bench, out=out)
+        predictions = predict(network, batch["image"], bench.tasks, runtime=bench.runtime)
+        arrays |= {keys[task]: _array(tensor) for task, tensor in predictions.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """As the report reads it: vectors last, in half precision."""
+    if tensor.ndim == 4:
+        tensor = tensor.permute(0, 2, 3, 1)
+        if tensor.dtype == torch.float32:
+            tensor = tensor.half()
+    return tensor.contiguous().numpy()
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError):
+        return {}

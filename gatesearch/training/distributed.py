@@ -1,0 +1,243 @@
+"""Several processes, each with a device of its own, that train one network together.
+
+Every process draws the same batches and augments them alike, learns from its slice of each, and
+steps with the mean gradient: the step of one process on the whole batch, but for batch norm, which
+sees the slices.
+
+Gradients are averaged behind the backward pass, not during it as by DistributedDataParallel. So a
+process that runs out of memory can have all of them begin the step again, and a penalty may read
+parameters past the forward pass.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.errors import GatesearchError, UsageError
+from gatesearch.stopping import Stop, heed, never
+from gatesearch.training.checkpoint import Preempted
+from gatesearch.training.split_data import Batch
+
+_PATIENCE = timedelta(minutes=30)  # of a process for the others
+_POLL_SECONDS = 0.2
+_FAILURE, _MEETING = "failure", "meeting"
+
+
+class RankError(GatesearchError):
+    """One of the processes that train a network together failed, and so all of them."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those that train together; alone by default.
+
+    Attributes:
+        rank: Number of this process from 0; 0 alone writes.
+        size: How many there are.
+        asked: Whether this process was asked to stop.
+    """
+
+    rank: int = 0
+    size: int = 1
+    asked: Stop = never
+
+    def slice(self, batch: Batch) -> Batch:
+        """This process's part of a batch whose frames divide by `size`."""
+        return {name: tensor.chunk(self.size)[self.rank] for name, tensor in batch.items()}
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process."""
+        share = torch.tensor(float(flag))
+        self.average([share])
+        return bool(share > 0)
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace floating-point tensors by their means over the processes."""
+        self._exchange(tensors, _mean)
+
+    def spread(self, model: nn.Module) -> None:
+        """Give every process the parameters and buffers of rank 0."""
+        self._exchange([*model.parameters(), *model.buffers()], _of_rank_0)
+
+    @torch.no_grad()
+    def _exchange(self, tensors: Iterable[Tensor], exchange: Callable[[Tensor], Tensor]) -> None:
+        if self.size == 1:
+            return
+        from accelerate import PartialState
+
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            by_dtype.setdefault(tensor.dtype, []).append(tensor)
+        device = PartialState().device
+        for alike in by_dtype.values():
+            flat = exchange(torch.cat([tensor.reshape(-1) for tensor in alike]).to(device))
+            for tensor, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+
+def _mean(flat: Tensor) -> Tensor:
+    from accelerate.utils import reduce
+
+    return reduce(flat, "mean")
+
+
+def _of_rank_0(flat: Tensor) -> Tensor:
+    from accelerate.utils import broadcast
+
+    return broadcast(flat)
+
+
+def launch(size: int, function: Callable[..., Any], *args: Any, stop: Stop = never) -> Any:
+    """Call `function(ranks, *args)` in so many processes: what rank 0 returned.
+
+    Each has a CUDA device of its own where there are any, else its share of the processor.
+
+    Args:
+        size: How many processes.
+        function: Importable by its name, with arguments that can be pickled.
+        args: Behind `ranks`.
+        stop: Whether to ask all of them to stop (`Ranks.asked`), by SIGTERM.
+
+    Raises:
+        UsageError: accelerate is missing, or there are fewer devices.
+        RankError: A process failed; says which and how. None is left.
+        Preempted: The training was asked to stop.
+    """
+    _require(size)
+    spawn = multiprocessing.get_context("spawn")
+    results, ending = spawn.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(prefix="gatesearch-") as name, results, ending:
+        folder = Path(name)
+        processes: list[BaseProcess] = [
+            spawn.Process(target=_run, args=(Ranks(rank, size), folder, ending, function, args))
+            for rank in range(size)
+        ]
+        try:
+            for process in processes:
+                process.start()
+            result, preempted = _wait(processes, results, stop)
+            failed = {rank: p.exitcode for rank, p in enumerate(processes) if p.exitcode}
+        finally:
+            _end(processes)
+        if failed:
+            raise RankError(_told(failed, folder, size))
+    if preempted:
+        raise Preempted
+    return result
+
+
+def _wait(processes: Sequence[BaseProcess], results: Connection, stop: Stop) -> tuple[Any, bool]:
+    """Until all have ended or one has failed: what rank 0 sent."""
+    running, asked = list(processes), False
+    sent: tuple[Any, bool] = (None, False)
+    while running and not any(process.exitcode for process in processes):
+        ready = wait([results, *(p.sentinel for p in running)], timeout=_POLL_SECONDS)
+        if results in ready:
+            sent = results.recv()
+        running = [process for process in running if process.exitcode is None]
+        if not asked and stop():
+            asked = True
+            for process in running:
+                process.terminate()
+    return results.recv() if results.poll() else sent
+
+
+def _require(size: int) -> None:
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "training on several devices needs accelerate: pip install 'gatesearch[multi_gpu]'"
+        ) from error
+    devices = torch.cuda.device_count()
+    if 0 < devices < size:
+        raise UsageError(f"{size} processes need a CUDA device each, found {devices}; ask for less")
+
+
+def _run(
+    ranks: Ranks,
+    folder: Path,
+    ending: Connection,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    ranks = replace(ranks, asked=heed())
+    result, preempted, code = None, False, 1
+    try:
+        _meet(ranks, folder)
+        try:
+            result = function(ranks, *args)
+        except Preempted:
+            preempted = True
+        if ranks.rank == 0:
+            ending.send((result, preempted))
+        torch.distributed.destroy_process_group()
+        code = 0
+    except BaseException:
+        # The first to fail tells; the others fail for its absence.
+        with contextlib.suppress(FileExistsError), (folder / _FAILURE).open("x") as file:
+            file.write(f"{ranks.rank}\n{traceback.format_exc()}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python's own way out may abort in a thread of gloo that lets go of a tensor late, which would
+    # have the work that is done count as failed.
+    os._exit(code)
+
+
+def _meet(ranks: Ranks, folder: Path) -> None:
+    from accelerate import PartialState
+
+    on_processor = not torch.cuda.is_available()
+    if on_processor:
+        threads = max(1, torch.get_num_threads() // ranks.size)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        torch.set_num_threads(threads)
+    os.environ |= {
+        "RANK": str(ranks.rank),
+        "LOCAL_RANK": str(ranks.rank),
+        "WORLD_SIZE": str(ranks.size),
+        "LOCAL_WORLD_SIZE": str(ranks.size),
+    }
+    PartialState(
+        cpu=on_processor,
+        init_method=f"file://{folder / _MEETING}",
+        rank=ranks.rank,
+        world_size=ranks.size,
+        timeout=_PATIENCE,
+    )
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    started = [process for process in processes if process.pid is not None]
+    for process in started:
+        process.kill()
+    for process in started:
+        process.join()
+
+
+def _told(failed: dict[int, int], folder: Path, size: int) -> str:
+    for rank, code in failed.items():
+        if code < 0:
+            return f"rank {rank} of {size} was killed by {signal.Signals(-code).name}"
+        if code != 1:  # that of one that raised
+            return f"rank {rank} of {size} exited with {code}"
+    told = folder / _FAILURE
+    # Its writer may have been ended before it was done.
+    if not told.exists() or "\n" not in told.read_text():
+        return "; ".join(f"rank {rank} of {size} exited with {c}" for rank, c in failed.items())
+    first, text = told.read_text().split("\n", 1)
+    return f"rank {first} of {size} failed: {text.strip().splitlines()[-1]}\n{text}"

@@ -1,0 +1,143 @@
+"""Packs: checked on the way in, never a way out of their folder."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from gatesearch.datasets.pack_reader import check_pack, open_pack
+from gatesearch.errors import DataError
+from tests.datasets.toys import SIZE, frame, write
+
+
+def test_round_trip(tmp_path):
+    events = []
+    pack = open_pack(write(tmp_path / "toy-5", emit=events.append, notes=["a note"]))
+    assert (pack.name, pack.size, pack.classes) == ("toy-5", SIZE, {"semseg": 5})
+    assert pack.fields == ("image", "semseg", "depth", "normals")
+    assert (pack.frames("train"), pack.frames("test")) == (3, 1)
+    assert pack.ids("train") == ("a0", "a1", "a2")
+    assert pack.manifest.notes == ("a note",)
+    assert [(event["done"], event["total"]) for event in events] == [(i, 4) for i in (1, 2, 3, 4)]
+    for number in range(3):
+        for field, array in frame(number).items():
+            stored = pack.array("train", field)[number]
+            assert stored.dtype == {"depth": "f4", "normals": "f2"}.get(field, "u1")
+            np.testing.assert_array_equal(stored, array.astype(stored.dtype))
+    assert not pack.array("train", "image").flags.writeable
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy-5"]
+    assert check_pack(pack.folder) == pack
+
+
+def test_sums_are_those_of_the_files_and_the_digest_is_of_the_sums(folder):
+    pack = open_pack(folder)
+    lines = []
+    for split in ("test", "train"):
+        for field in ("depth", "image", "normals", "semseg"):
+            found = hashlib.sha256((folder / split / f"{field}.npy").read_bytes()).hexdigest()
+            assert pack.manifest.splits[split].files[field].sha256 == found
+            lines.append(f"{split}/{field} {found}\n")
+    assert pack.digest == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_equal_frames_have_equal_digests(tmp_path, folder):
+    assert open_pack(write(tmp_path / "other")).digest == open_pack(folder).digest
+    assert open_pack(write(tmp_path / "fewer", train=2)).digest != open_pack(folder).digest
+
+
+def test_one_changed_bit_is_found_and_named(folder):
+    path = folder / "train" / "depth.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    open_pack(folder)
+    with pytest.raises(DataError, match=r"train/depth\.npy was changed .*gatesearch data prepare"):
+        check_pack(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), r"test/image\.npy is missing or is no whole array"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            r"test/image\.npy is missing or is no",
+        ),
+        (lambda path: path.write_bytes(b""), r"test/image\.npy is missing or is no whole array"),
+        (lambda path: np.save(path, np.zeros((1, 3, 4, 3))), r"must hold \|u1 \(1, 3, 4, 3\).*<f8"),
+        (lambda path: np.save(path, np.zeros((2, 3, 4, 3), "u1")), r"found \|u1 \(2, 3, 4, 3\)"),
+        (
+            lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+            r"test/image\.npy is missing or is no whole .*Python objects",
+        ),
+    ],
+    ids=["absent", "short", "empty", "type", "shape", "pickle"],
+)
+def test_a_damaged_file_is_named_at_opening(folder, damage, message):
+    damage(folder / "test" / "image.npy")
+    with pytest.raises(DataError, match=message):
+        open_pack(folder)
+
+
+def change(*keys, to):
+    def edit(manifest):
+        part = manifest
+        for key in keys[:-1]:
+            part = part[key]
+        if to is None:
+            del part[keys[-1]]
+        else:
+            part[keys[-1]] = to
+
+    return edit
+
+
+def rename(*keys, to):
+    def edit(manifest):
+        part = manifest
+        for key in keys[:-1]:
+            part = part[key]
+        part[to] = part.pop(keys[-1])
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (change("format", to=2), "format: Input should be 1"),
+        (change("extra", to=1), "extra: Extra inputs are not permitted"),
+        (change("size", to=[3]), "size"),
+        (change("size", to=[30, 40]), "train/image must be"),
+        (change("splits", "test", to=None), "splits must be"),
+        (change("splits", "train", "frames", to=-1), "frames"),
+        (change("splits", "train", "ids", to=["a0"]), "3 frames but 1 ids"),
+        (change("splits", "train", "files", "image", to=None), "same fields"),
+        (change("splits", "train", "files", "image", "dtype", to="|O"), "must be"),
+        (change("splits", "train", "files", "image", "sha256", to="../x"), "sha256"),
+        (rename("splits", "train", "files", "image", to="../../secret"), "secret"),
+        (rename("splits", "train", "files", "image", to="/etc/passwd"), "passwd"),
+        (rename("splits", "train", to="../train"), "train"),
+    ],
+)
+def test_a_false_manifest_is_refused(folder, edit, message):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=message) as caught:
+        open_pack(folder)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b'{"format": 1}', b"[" * 10**5])
+def test_what_is_no_manifest_is_refused(folder, data):
+    (folder / "manifest.json").write_bytes(data)
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        open_pack(folder)
+
+
+def test_no_pack(tmp_path):
+    with pytest.raises(DataError, match=r"no pack at .*gatesearch data prepare"):
+        open_pack(tmp_path / "nothing")

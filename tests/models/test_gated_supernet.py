@@ -1,0 +1,356 @@
+"""The supernet at the ends of its gates, its regulariser, its mix, and what it starts from."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gatesearch.errors import UsageError
+from gatesearch.methods import METHODS, build_model, needs_stl
+from gatesearch.methods.mtl import MTL
+from gatesearch.methods.stl import STL
+from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.encoder import Encoder
+from gatesearch.models.gated_supernet import SHARED, GatedSupernet, mixed_nodes
+from gatesearch.models.graph import INPUT, Add, Conv, Graph
+from gatesearch.models.model_factory import HeadSpec, Parts
+from gatesearch.study import Study, load_study
+
+HEADS = {"a": 3, "b": 1}
+
+
+def parts(graph: Graph | None = None, **options: object) -> Parts:
+    graph = graph or BACKBONES["resnet18"](output_stride=32, width=0.05)
+    heads = {task: HeadSpec("light", graph.outputs, 4, n) for task, n in HEADS.items()}
+    return Parts(graph, heads, **options)
+
+
+def scattered(model: nn.Module) -> nn.Module:
+    """Weights and statistics that tell every stream and channel from every other."""
+    torch.manual_seed(11)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.2)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def below(model: nn.Module, prefix: str) -> dict[str, Tensor]:
+    state = model.state_dict()
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def all_gates(model: GatedSupernet, on: bool) -> None:
+    model.set_gates({name: torch.full_like(g, on) for name, g in model.hard_gates().items()})
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("granularity", ["conv", "block"])
+@torch.no_grad()
+def test_all_gates_open_is_stl_and_all_closed_is_mtl(granularity: str, image: Tensor) -> None:
+    supernet = scattered(GatedSupernet(parts(), granularity=granularity)).eval()
+    stl, mtl = STL(parts()).eval(), MTL(parts()).eval()
+    for task in HEADS:
+        stl.encoders[task].load_state_dict(below(supernet, f"streams.{task}."))
+    mtl.encoder.load_state_dict(below(supernet, f"streams.{SHARED}."))
+    for model in (stl, mtl):
+        model.heads.load_state_dict(supernet.heads.state_dict())
+    for beta in supernet.beta.values():
+        nn.init.normal_(beta)
+    for on, model in ((True, stl), (False, mtl)):
+        all_gates(supernet, on)
+        ours, theirs = supernet(image), model(image)
+        assert ours.keys() == theirs.keys() == HEADS.keys()
+        for task, channels in HEADS.items():
+            assert ours[task].shape == (2, channels, 64, 64)
+            torch.testing.assert_close(ours[task], theirs[task], rtol=1e-5, atol=1e-6)
+
+
+def by_hand(model: GatedSupernet, image: Tensor) -> list[Tensor]:
+    """Equations 2 and 3 in double loops over one chain of convolutions, in evaluation mode."""
+    streams = [image] * (len(model.tasks) + 1)
+    encoders: list[Encoder] = list(model.streams.values())
+    for node in model.graph:
+        raw = [encoder.layer(node.name)(x) for encoder, x in zip(encoders, streams, strict=True)]
+        gates, shared = model.hard_gates()[node.name], raw[-1]
+        own = [x.clone() for x in raw[:-1]]
+        for t, x in enumerate(own):
+            for c in range(node.outputs):
+                if not gates[t, c]:
+                    x[:, c] = shared[:, c]
+        mix = torch.zeros_like(shared)
+        if node.name in model.mixed:
+            for c in range(node.outputs):
+                beta = [math.exp(model.beta[node.name][t, c]) for t in range(len(own))]
+                for t, x in enumerate(own):
+                    mix[:, c] += beta[t] / sum(beta) * x[:, c]
+        streams = [*own, mix]
+    return streams[:-1]
+
+
+CHAIN = Graph(
+    (
+        Conv("one", INPUT, 3, 4, 3, stride=2),
+        Conv("two", "one", 4, 5, 1),
+        Conv("three", "two", 5, 3, 3, relu=False),
+    ),
+    stride=2,
+)
+
+
+@torch.no_grad()
+def test_a_chain_by_the_equations(image: Tensor) -> None:
+    model = scattered(GatedSupernet(parts(CHAIN))).eval()
+    assert model.mixed == ("one", "two")
+    for tensor in (*model.alpha.values(), *model.beta.values()):
+        nn.init.normal_(tensor)
+    for task, features in zip(HEADS, by_hand(model, image), strict=True):
+        expected = model.heads[task](features, (64, 64))
+        torch.testing.assert_close(model(image)[task], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_training_mode_uses_soft_gates(image: Tensor) -> None:
+    model = GatedSupernet(parts(CHAIN), estimator="sigmoid", initial=0.75)
+    model.temperature = 0.5
+    odds = 3**2  # logit log 3, halved temperature
+    torch.testing.assert_close(model.gates("two"), torch.full((2, 5), odds / (odds + 1)))
+    assert model.eval().gates("two").unique().tolist() == [1]
+
+
+def test_gradients_reach_every_gate_mix_and_weight(image: Tensor) -> None:
+    model = scattered(GatedSupernet(parts(), estimator="sigmoid")).train()
+    loss = sum((x * torch.randn_like(x)).sum() for x in model(image).values())
+    loss.backward()
+    still = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert still == set()
+
+
+def test_fused_training_matches_separate_steps_on_a_whole_network(image: Tensor) -> None:
+    # the same network with its norms in training mode, once through the fused function and once
+    # (without gradients) through separate operations
+    model = scattered(GatedSupernet(parts(), estimator="sigmoid")).train()
+    fused = model(image)
+    with torch.no_grad():
+        plain = model(image)
+    for task in HEADS:
+        torch.testing.assert_close(fused[task], plain[task], rtol=1e-4, atol=1e-4)
+
+
+def test_cloned_streams_compute_what_the_multi_task_network_does(image: Tensor) -> None:
+    mtl = scattered(MTL(parts())).eval()
+    model = GatedSupernet(parts())
+    model.clone_streams(mtl.state_dict())
+    for on in (False, True):
+        all_gates(model, on)
+        ours, theirs = model.eval()(image), mtl(image)
+        assert all(torch.allclose(ours[task], theirs[task], atol=1e-5) for task in theirs)
+
+
+def test_sparsity_by_hand() -> None:
+    model = GatedSupernet(parts(CHAIN))
+    halves = {"one": (0.5, 0.9), "two": (0.25, 0.9), "three": (0.75, 0.3)}
+    with torch.no_grad():
+        for name, rows in halves.items():
+            for t, p in enumerate(rows):
+                model.alpha[name][t] = math.log(p / (1 - p))
+    # means over layers, each layer alike whatever its width: 0.5 and 0.7
+    torch.testing.assert_close(model.open_share(), torch.tensor([0.5, 0.7]))
+    tau = torch.tensor([0.6, 0.3])
+    assert model.sparsity(tau).item() == pytest.approx((0 + 0.4) / 2)
+    model.sparsity(tau).backward()
+    # below its target a task is left alone; d/dα = 1/T 1/L 1/C σ (1 - σ)
+    for name, rows in halves.items():
+        slope = rows[1] * (1 - rows[1]) / (2 * 3 * model.alpha[name].shape[1])
+        assert model.alpha[name].grad[0].abs().max() == 0
+        torch.testing.assert_close(
+            model.alpha[name].grad[1], torch.full_like(model.alpha[name][1], slope)
+        )
+
+
+@pytest.mark.parametrize("initial", [0.2, 0.5, 0.8])
+def test_initial_probability(initial: float) -> None:
+    model = GatedSupernet(parts(CHAIN), initial=initial)
+    torch.testing.assert_close(model.open_share(), torch.full((2,), initial), rtol=0, atol=3e-4)
+    opened = {bool(on) for gates in model.hard_gates().values() for on in gates.unique()}
+    assert opened == {initial >= 0.5}
+
+
+def test_set_gates_is_read_back() -> None:
+    model = GatedSupernet(parts(CHAIN))
+    pattern = {n: torch.rand(2, m.outputs) > 0.5 for n, m in zip(model.gated, CHAIN, strict=True)}
+    model.set_gates(pattern)
+    assert all(torch.equal(pattern[name], on) for name, on in model.hard_gates().items())
+
+
+def test_mixed_nodes() -> None:
+    # Of a ResNet-18 with gates on convolutions, all but the last block's closing ones are read on.
+    graph = BACKBONES["resnet18"](width=0.05)
+    convs = graph.gated("conv")
+    assert set(convs) - set(mixed_nodes(graph, convs)) == {"layer4.1.conv2"}
+    blocks = graph.gated("block")
+    assert blocks[0] == "conv1"
+    assert len(blocks) == 1 + 8
+    assert set(blocks) - set(mixed_nodes(graph, blocks)) == {"layer4.1"}
+    bottleneck = BACKBONES["resnet50"](width=0.05)
+    convs = bottleneck.gated("conv")
+    assert set(convs) - set(mixed_nodes(bottleneck, convs)) == {"layer4.2.conv3"}
+
+
+def test_a_projected_skip_of_the_last_block_is_not_mixed() -> None:
+    graph = Graph(
+        (
+            Conv("stem", INPUT, 3, 4, 3),
+            Conv("branch", "stem", 4, 6, 3, relu=False, stage=1),
+            Conv("skip", "stem", 4, 6, 1, relu=False, stage=1),
+            Add("sum", "branch", "skip", 6, stage=1),
+        ),
+        stride=1,
+    )
+    assert mixed_nodes(graph, graph.gated("conv")) == ("stem",)
+    assert mixed_nodes(graph, graph.gated("block")) == ("stem",)
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return load_study("scenes", ["model.width=0.05", "model.head_channels=4"])
+
+
+@pytest.fixture(scope="module")
+def reference() -> MTL:
+    return MTL(parts(seed=4))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_starts_from_the_same_weights(method: str, reference: MTL) -> None:
+    build = METHODS[method].build
+    torch.manual_seed(0)
+    ours = build(parts(seed=4))
+    torch.manual_seed(99)  # what was drawn before plays no part, and nothing is drawn from it
+    state = torch.random.get_rng_state()
+    again = build(parts(seed=4))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(a, again.state_dict()[n]) for n, a in ours.state_dict().items())
+    weights = reference.encoder.state_dict()
+    encoders = [m for m in ours.modules() if isinstance(m, Encoder)]
+    assert len(encoders) == {"interrogate": 3, "mtl": 1, "mtan": 1}.get(method, 2)
+    for encoder in encoders:
+        assert all(torch.equal(weights[n], t) for n, t in encoder.state_dict().items())
+    for name, tensor in reference.heads.state_dict().items():
+        assert torch.equal(tensor, ours.heads.state_dict()[name])
+
+
+def test_another_seed_gives_other_weights(reference: MTL) -> None:
+    other = MTL(parts(seed=5)).state_dict()
+    for name in ("encoder.layers.conv1.conv.weight", "heads.a.layers.0.conv.weight"):
+        assert not torch.equal(other[name], reference.state_dict()[name])
+
+
+def test_heads_of_two_tasks_differ(study: Study) -> None:
+    model = build_model(study, "stl")
+    first, second = (model.heads[t].layers[0].conv.weight for t in ("depth", "edges"))
+    assert first.shape == second.shape
+    assert not torch.equal(first, second)
+
+
+def test_start_from_trained_networks(study: Study) -> None:
+    trained = scattered(build_model(study, "stl")).state_dict()
+    model = build_model(study, "interrogate", stl=trained)
+    own = {task: below(model.streams[task], "") for task in study.tasks}
+    shared = below(model.streams[SHARED], "")
+    for name, tensor in shared.items():
+        theirs = [trained[f"encoders.{task}.{name}"] for task in study.tasks]
+        assert all(torch.equal(o[name], t) for o, t in zip(own.values(), theirs, strict=True))
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, sum(theirs) / len(theirs))
+    for name, tensor in model.heads.state_dict().items():
+        assert torch.equal(tensor, trained[f"heads.{name}"])
+    # a copy: training what starts from it leaves the trained ones alone
+    for parameter in model.parameters():
+        parameter.data.add_(1)
+    assert torch.equal(trained["heads.depth.layers.0.bn.bias"] + 1,
+                       model.heads["depth"].layers[0].bn.bias)  # fmt: skip
+
+
+def test_who_starts_from_stl() -> None:
+    scenes = load_study("scenes")
+    assert [needs_stl(scenes, m) for m in METHODS] == [False] * 5
+    nyud = load_study("nyud")
+    assert {m for m in METHODS if needs_stl(nyud, m)} == {"cross_stitch"}
+    everything = load_study("scenes", ["model.init=stl"])
+    assert {m for m in METHODS if needs_stl(everything, m)} == METHODS.keys() - {"stl"}
+    wrong = load_study("scenes", ["options.mtl.start=nowhere"])
+    with pytest.raises(UsageError, match="must be 'study' or 'stl', found 'nowhere'"):
+        needs_stl(wrong, "mtl")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.backbone=resnet81", "unknown model.backbone 'resnet81'; did you mean 'resnet18'"),
+        ("model.head=lihgt", "unknown model.head 'lihgt'; did you mean 'light'"),
+        ("options.mtl.diagnal=1", "unknown key of options.mtl 'diagnal'"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_model(load_study("scenes", [override]), "mtl")
+    with pytest.raises(UsageError, match="unknown method 'mlt'; did you mean 'mtl'"):
+        build_model(load_study("scenes"), "mlt")
+
+
+@torch.no_grad()
+def test_a_cross_stitch_of_one_stage_by_hand(study: Study, image: Tensor) -> None:
+    # Unit stitches leave four separate networks.
+    model = scattered(build_model(study, "cross_stitch")).eval()
+    stl = build_model(study, "stl").eval()
+    stl.encoders.load_state_dict(model.encoders.state_dict())
+    stl.heads.load_state_dict(model.heads.state_dict())
+    for stitch in model.stitches:
+        assert stitch[0, 0].unique().item() == pytest.approx(0.9)
+        torch.testing.assert_close(stitch.sum(1), torch.ones(4, stitch.shape[2]))
+        stitch.copy_(torch.eye(4)[:, :, None].expand_as(stitch))
+    for task, ours in model(image).items():
+        torch.testing.assert_close(ours, stl(image)[task], rtol=1e-5, atol=1e-6)
+    # A row (1, 1, 0, 0) behind the last stage adds the second stream's features to the first's.
+    model.stitches[-1][0, 1] = 1
+    tasks = list(model.heads)
+    features = [encoder(image) for encoder in model.encoders.values()]
+    expected = model.heads[tasks[0]](features[0] + features[1], (64, 64))
+    torch.testing.assert_close(model(image)[tasks[0]], expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_mtan_masks_what_leaves_a_stage(study: Study, image: Tensor) -> None:
+    # Masks of 1 (a sigmoid's upper end) leave the plain shared encoder, of 0 nothing of it.
+    model = scattered(build_model(study, "mtan")).eval()
+    mtl = build_model(study, "mtl").eval()
+    mtl.encoder.load_state_dict(model.encoder.state_dict())
+    mtl.heads.load_state_dict(model.heads.state_dict())
+    for task in model.masks:
+        for mask in model.masks[task]:
+            norm = mask[1].bn
+            norm.weight.zero_()
+            norm.bias.fill_(100.0)
+    for task, ours in model(image).items():
+        torch.testing.assert_close(ours, mtl(image)[task], rtol=1e-5, atol=1e-6)
+    model.masks["depth"][-1][1].bn.bias.fill_(-200.0)
+    closed, plain = model(image), mtl(image)
+    assert closed["depth"].flatten(2).std(2).max() < 1e-5
+    torch.testing.assert_close(closed["edges"], plain["edges"], rtol=1e-5, atol=1e-6)
+
+
+def test_widths_of_mtan_follow_the_stages(study: Study) -> None:
+    model = build_model(study, "mtan")
+    for block, (before, after) in zip(model.refine, pairwise([3, 6, 13, 26]), strict=True):
+        assert block.skip.conv.weight.shape[:2] == (after, before)
+    assert model.halves == [True, False, False, False]  # output stride 8: stages 3, 4 are dilated

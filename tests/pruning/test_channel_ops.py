@@ -1,0 +1,49 @@
+"""Ways to move channels that are faster than torch's own operators give what those give."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gatesearch.pruning.channel_ops import Read, _chosen, pooled
+from gatesearch.pruning.description import ChannelSlice
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 3), (5, 4), (6, 7), (9, 9)])
+def test_pooling_is_torchs(size, memory_format) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(2, 3, *size) - 3).contiguous(memory_format=memory_format)
+    x[0, 0, 0, 0] = float("nan")
+    with torch.inference_mode():
+        ours = pooled(x)
+    theirs = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+    assert torch.equal(ours.nan_to_num(99), theirs.nan_to_num(99))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_choosing_keeps_values_and_memory_format(count, memory_format) -> None:
+    x = torch.randn(count, 5, 3, 4).contiguous(memory_format=memory_format)
+    index = torch.tensor([0, 3, 4])
+    with torch.inference_mode():
+        chosen = _chosen(x, index)
+    assert torch.equal(chosen, x[:, index])
+    assert chosen.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize(
+    "piece", [ChannelSlice(tensor=0, start=1, stop=4), ChannelSlice(tensor=0, channels=(0, 3, 4))]
+)
+def test_gradients_keep_the_memory_format_of_what_was_read(piece, memory_format) -> None:
+    x = torch.randn(2, 5, 3, 4).contiguous(memory_format=memory_format).requires_grad_()
+    read = Read((piece,), widths=[5])([x])
+    weight = torch.randn(read.shape).contiguous(memory_format=memory_format)
+    (gradient,) = torch.autograd.grad((read * weight).sum(), x)
+    places = piece.channels or range(piece.start, piece.stop)
+    expected = torch.zeros_like(x)
+    expected[:, list(places)] = weight
+    assert torch.equal(gradient, expected)
+    assert gradient.is_contiguous(memory_format=memory_format)

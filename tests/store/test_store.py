@@ -1,0 +1,298 @@
+"""The store: whose it is, what counts in it, who holds it, and what is refused."""
+
+import json
+import shutil
+from dataclasses import replace
+from wsgiref.util import setup_testing_defaults
+
+import optuna
+import pytest
+
+from gatesearch.errors import StudyRefusedError, UsageError
+from gatesearch.results import Result, TaskInfo
+from gatesearch.store.backup import DATABASE
+from gatesearch.store.store import PendingTrial, Store, open_store, read_store
+from tests.search.tiny import tiny
+
+TASKS = (TaskInfo("semseg", "mIoU", "%", True, 8), TaskInfo("depth", "RMSE", "m", False, 1))
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """A store as a run begins it; making one takes Optuna a while."""
+    folder = tmp_path_factory.mktemp("stores")
+    open_store(tiny(folder), folder=folder / "out", tasks=TASKS)
+    return folder / "out"
+
+
+@pytest.fixture
+def study(tmp_path):
+    return tiny(tmp_path)
+
+
+@pytest.fixture
+def out(tmp_path, empty):
+    shutil.copytree(empty, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def store(study, out) -> Store:
+    return open_store(study, folder=out, tasks=TASKS)
+
+
+def result(method="interrogate", trial=None, **options) -> Result:
+    figures = {"semseg": 20.0 + (trial or 0), "depth": 0.5}
+    return Result(method, 0, trial, metrics={"validation": figures}, gflops=1.5, **options)
+
+
+RANDOM = optuna.samplers.RandomSampler(seed=0)
+
+
+def begun(store: Store, search: str = "") -> PendingTrial:
+    return store.begin(search, RANDOM, lambda trial: {"x": trial.suggest_float("x", 0.0, 1.0)})
+
+
+def ended(store: Store, gain: float = 1.0, search: str = "", **options) -> Result:
+    trial = begun(store, search)
+    kept = result(trial=trial.number, budget=search, **options)
+    store.finish(trial, kept, [gain] if search else [gain, 1.5])
+    return kept
+
+
+def test_everything_comes_back(store, study, out) -> None:
+    baselines = [result("stl"), result("mtl", state="failed", reason="the loss became nan")]
+    for baseline in baselines:
+        store.keep_baseline(baseline)
+    trials = [ended(store), ended(store)]
+    store.finish(begun(store), result(trial=2, state="failed", reason="why"), None)
+    record = read_store(out)
+    assert record == store.record()
+    assert record.baselines == tuple(baselines)
+    assert record.trials[:2] == tuple(trials)
+    assert (record.trials[2].state, record.trials[2].reason) == ("failed", "why")
+    assert (record.name, record.protocol, record.tasks) == ("tiny", "scenes-16", TASKS)
+    assert record.fingerprint == study.fingerprint
+    assert record.definition == study.definition()
+    assert len(store.results("")) == 3
+
+
+def test_baselines_come_single_tasks_first_then_hard_sharing(store) -> None:
+    for method in ("mtan", "cross_stitch", "mtl", "stl"):
+        for seed in (1, 0):
+            store.keep_baseline(replace(result(method), seed=seed))
+    order = [(r.seed, r.method) for r in store.record().baselines]
+    assert order == [(s, m) for s in (0, 1) for m in ("stl", "mtl", "cross_stitch", "mtan")]
+
+
+def test_a_baseline_trained_again_replaces_the_old(store) -> None:
+    store.keep_baseline(result("mtl", state="failed", reason="x"))
+    store.keep_baseline(result("mtl"))
+    assert [r.state for r in store.record().baselines] == ["complete"]
+
+
+def test_test_figures_are_kept_beside_the_validation_ones(store, study, out) -> None:
+    baseline, trial = result("stl"), ended(store)
+    store.keep_baseline(baseline)
+    figures = {"semseg": 18.0, "depth": float("nan")}
+    store.keep_test(baseline, {"semseg": 17.0, "depth": 0.6})
+    store.keep_test(trial, figures)
+    record = read_store(out)
+    assert record.baselines[0].metrics["test"] == {"semseg": 17.0, "depth": 0.6}
+    assert record.trials[0].metrics["validation"] == trial.metrics["validation"]
+    assert record.trials[0].metrics["test"] == pytest.approx(figures, nan_ok=True)
+
+
+def test_a_trial_that_was_cut_off_is_found_again(store, study, out) -> None:
+    kept = ended(store)
+    cut = begun(store)  # a process is killed here
+    later = open_store(study, folder=out, tasks=TASKS)
+    assert len(later.results("")) == 1
+    assert later.unfinished() == [cut]
+    assert later.record().trials == (kept,)
+    assert later.results("") == [kept]
+    assert ended(later).trial == 2
+    later.finish(cut, result(trial=1), [3.0, 1.5])
+    assert later.unfinished() == []
+    assert [trial.trial for trial in later.record().trials] == [0, 1, 2]
+
+
+def test_a_trial_whose_drawing_was_cut_off_was_never_begun(store, study, out) -> None:
+    store.handle.ask().suggest_float("x", 0.0, 1.0)  # killed before it was whole
+    store.handle.enqueue_trial({"x": 0.5})  # killed before it was asked for
+    later = open_store(study, folder=out, tasks=TASKS)
+    assert later.unfinished() == []
+    assert len(later.results("")) == 0
+    assert ended(later).trial == 0
+    assert len(later.results("")) == 1
+
+
+@pytest.mark.parametrize("name", ["", "1.3xMTL"])
+def test_a_trial_is_begun_whole_or_not_at_all(store, study, out, name) -> None:
+    ended(store, search=name)
+
+    def cut(trial):
+        trial.suggest_float("x", 0.0, 1.0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.begin(name, RANDOM, cut)
+    assert len(store.search(name).get_trials()) == 1
+    next_one = begun(store, name)
+    assert next_one.handle == 1
+    assert open_store(study, folder=out, tasks=TASKS).unfinished() == [next_one]
+
+
+def test_a_trial_is_told_once(store) -> None:
+    trial = begun(store)
+    store.finish(trial, result(trial=0), [1.0, 1.0])
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        store.finish(trial, result(trial=0), [2.0, 1.0])
+    assert len(store.results("")) == 1
+
+
+def test_a_trial_that_a_backup_does_not_know_is_adopted(study, store, out, tmp_path) -> None:
+    shutil.copytree(out, tmp_path / "backup")
+    ended(store)
+    cut = begun(store, "1.3xMTL")
+    old = open_store(study, folder=tmp_path / "backup", tasks=TASKS)
+    old.adopt(cut)
+    (adopted,) = old.unfinished()
+    assert (adopted.search, adopted.number, adopted.params) == ("1.3xMTL", 1, cut.params)
+    old.finish(adopted, result(trial=1, budget="1.3xMTL"), [1.0])
+    assert [trial.trial for trial in old.record().trials] == [1]
+    assert begun(old).number == 2
+
+
+def test_trials_under_a_budget_are_a_search_of_their_own(store, study, out) -> None:
+    ended(store)
+    for count in (1, 2):
+        assert ended(store, search="1.3xMTL").trial == count
+        assert len(store.results("1.3xMTL")) == count
+    begun(store, "20M")  # killed
+    later = open_store(study, folder=out, tasks=TASKS)
+    assert [len(later.results(budget)) for budget in ("", "1.3xMTL", "20M", "9G")] == [1, 2, 0, 0]
+    assert begun(later).number == 4  # numbers are the whole store's
+    later.keep_test(later.record().trials[2], {"semseg": 3.0, "depth": 0.1})
+    record = read_store(out)
+    assert [(r.trial, r.budget) for r in record.trials] == [(0, ""), (1, "1.3xMTL"), (2, "1.3xMTL")]
+    assert record.trials[2].metrics["test"] == {"semseg": 3.0, "depth": 0.1}
+    # one goal under a budget, which is taken up anyway
+    assert [len(later.search(budget).directions) for budget in ("", "1.3xMTL")] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("training.lr=0.5", "training.lr: 0.001 -> 0.5"),
+        ("tasks.semseg.weight=3.0", "tasks.semseg.weight: 1.0 -> 3.0"),
+        ("search.tau=[0.0, 0.5]", "search.tau: [0.2, 0.8] -> [0.0, 0.5]"),
+        ("options.mtl.start=stl", "options.mtl.start: absent -> stl"),
+    ],
+)
+def test_another_definition_is_refused_by_its_key(tmp_path, out, override, line) -> None:
+    other = tiny(tmp_path, override)
+    before = (out / DATABASE).read_bytes()
+    with pytest.raises(StudyRefusedError) as caught:
+        open_store(other, folder=out, tasks=TASKS)
+    assert f"\n  {line}\n" in str(caught.value)
+    assert other.fingerprint in str(caught.value)
+    assert (out / DATABASE).read_bytes() == before
+
+
+@pytest.mark.parametrize("override", ["seed=7", 'methods=["stl"]', "report_frames=0"])
+def test_what_changes_no_result_is_let_in(tmp_path, out, override) -> None:
+    open_store(tiny(tmp_path, override), folder=out, tasks=TASKS)
+
+
+@pytest.fixture
+def older(store, out):
+    """A store from before there was `interrogate.align`."""
+    definition = store.attribute("definition")
+    del definition["interrogate"]["align"]
+    store.keep("definition", definition)
+    store.keep("fingerprint", "of it")
+    return out
+
+
+def test_an_option_that_came_later_had_its_default(tmp_path, study, older) -> None:
+    store = open_store(study, folder=older, tasks=TASKS)
+    assert store.attribute("fingerprint") == study.fingerprint
+    assert store.attribute("definition") == study.definition()
+
+
+def test_an_option_that_came_later_and_is_used_is_refused(tmp_path, older) -> None:
+    other = tiny(tmp_path, "interrogate.align=true")
+    with pytest.raises(StudyRefusedError, match=r"\n  interrogate\.align: False -> True\n"):
+        open_store(other, folder=older, tasks=TASKS)
+
+
+def test_results_of_another_version_are_refused(study, store, out) -> None:
+    definition = store.attribute("definition") | {"results_version": 1, "gone": 3}
+    del definition["interrogate"]["align"]
+    store.keep("definition", definition)
+    store.keep("fingerprint", "of it")
+    with pytest.raises(StudyRefusedError) as caught:
+        open_store(study, folder=out, tasks=TASKS)
+    for line in ("results_version: 1 -> 3", "gone: 3 -> absent"):
+        assert f"\n  {line}\n" in str(caught.value)
+
+
+def test_no_store(tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"no store in .*absent; run the study first"):
+        read_store(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("kind", ["not a database", "cut short", "overwritten inside"])
+def test_a_damaged_database_is_refused_and_left(out, study, kind) -> None:
+    path = out / DATABASE
+    data = path.read_bytes()
+    bad = {
+        "not a database": b"precious notes" * 400,
+        "cut short": data[: len(data) // 2],
+        "overwritten inside": data[:4096] + b"\xa5" * 8192 + data[12288:],
+    }[kind]
+    path.write_bytes(bad)
+    for call in (lambda: read_store(out), lambda: open_store(study, folder=out, tasks=TASKS)):
+        with pytest.raises(StudyRefusedError, match=r"study\.db"):
+            call()
+        assert path.read_bytes() == bad
+
+
+def test_a_store_that_was_never_set_up_is_refused(tmp_path, out) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(out / DATABASE)) as database:
+        database.execute("delete from study_user_attributes where key = 'definition'")
+        database.commit()
+    with pytest.raises(StudyRefusedError, match="'definition' is missing"):
+        read_store(out)
+
+
+def test_a_dashboard_shows_names_attributes_and_the_front(store, out) -> None:
+    from optuna.storages import RDBStorage
+    from optuna_dashboard import wsgi
+
+    for gain in (1.0, 3.0):
+        ended(store, gain)
+    ended(store, search="1.3xMTL")
+    storage = RDBStorage(f"sqlite:///{out / DATABASE}")
+    application = wsgi(storage)
+
+    def get(path):
+        environment = {"PATH_INFO": path}
+        setup_testing_defaults(environment)
+        return json.loads(b"".join(application(environment, lambda *told: None)))
+
+    found = get("/api/studies")["study_summaries"]
+    assert [study["study_name"] for study in found] == ["tiny", "tiny 1.3xMTL"]
+    shown = get("/api/studies/1")
+    assert shown["objective_names"] == ["delta_mtl", "gflops"]
+    assert [trial["number"] for trial in shown["best_trials"]] == [1]
+    attributes = {item["key"]: item["value"] for item in shown["trials"][1]["user_attrs"]}
+    assert attributes["trial"] == "1"
+    assert json.loads(attributes["validation"]) == {"semseg": 21.0, "depth": 0.5}
+    storage.remove_session()
+    storage.engine.dispose()

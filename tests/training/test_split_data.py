@@ -1,0 +1,141 @@
+"""Frames: the same batches from memory and from disk; carving; resizing."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gatesearch.errors import DataError
+from gatesearch.training import split_data, split_validation
+from gatesearch.training.split_data import MEAN, STD, normalised, spread
+from tests.training.toys import SIZE, TASK_NAMES, frame, toy_frames, toy_pack
+
+
+@pytest.fixture
+def pack(tmp_path):
+    return toy_pack(tmp_path / "toy")
+
+
+def collected(part, seed=0):
+    shuffled = list(part.shuffled(3, torch.Generator().manual_seed(seed)))
+    return shuffled + list(part.in_order(4)) + [part.batch(torch.tensor([5, 0, 5]))]
+
+
+@pytest.mark.parametrize("size", [SIZE, (3, 4), (12, 10)])
+def test_memory_and_disk_give_the_same_batches(pack, monkeypatch, size) -> None:
+    rows = [7, 1, 10, 2, 9, 4, 3]  # in an order of their own
+    held = collected(toy_frames(pack, indices=rows, size=size))
+    monkeypatch.setattr(split_data, "IN_MEMORY_BYTES", 0)
+    read = collected(toy_frames(pack, indices=rows, size=size))
+    assert len(held) == len(read) == 2 + 2 + 1
+    for ours, theirs in zip(held, read, strict=True):
+        assert ours.keys() == theirs.keys() == {"image", *TASK_NAMES}
+        for name in ours:
+            assert ours[name].dtype == theirs[name].dtype
+            assert torch.equal(ours[name], theirs[name])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_frames_kept_on_a_gpu_give_the_same_batches(pack) -> None:
+    here, there = toy_frames(pack), toy_frames(pack)
+    there.keep_on("cuda")
+    for ours, theirs in zip(collected(here), collected(there), strict=True):
+        for name in ours:
+            assert theirs[name].is_cuda
+            assert torch.equal(ours[name], theirs[name].cpu())
+
+
+def test_a_batch_is_the_frames_asked_for(pack) -> None:
+    part = toy_frames(pack, indices=[9, 2, 5])
+    batch = part.batch(torch.tensor([2, 0]))
+    for place, number in enumerate((5, 9)):
+        original = frame(number)
+        assert torch.equal(batch["semseg"][place], torch.from_numpy(original["semseg"]))
+        assert torch.equal(batch["depth"][place], torch.from_numpy(original["depth"]))
+        image = torch.from_numpy(original["image"]).movedim(-1, 0)
+        assert torch.equal(batch["image"][place], image)
+        normals = torch.from_numpy(original["normals"]).movedim(-1, 0)
+        torch.testing.assert_close(batch["normals"][place].double(), normals, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 8])
+def test_an_epoch_sees_each_frame_at_most_once(pack, monkeypatch, in_memory, batch_size) -> None:
+    if not in_memory:
+        monkeypatch.setattr(split_data, "IN_MEMORY_BYTES", 0)
+    part = toy_frames(pack, "depth", indices=range(7))
+    generator = torch.Generator().manual_seed(1)
+    orders = []
+    for _ in range(2):
+        batches = list(part.shuffled(batch_size, generator))
+        assert [len(b["image"]) for b in batches] == [batch_size] * (7 // batch_size)
+        orders.append([float(d[1, 1]) for b in batches for d in b["depth"]])
+        assert len(set(orders[-1])) == 7 // batch_size * batch_size
+    assert batch_size > 7 or orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_batches_left_out_change_nothing_else(pack, monkeypatch, in_memory) -> None:
+    if not in_memory:
+        monkeypatch.setattr(split_data, "IN_MEMORY_BYTES", 0)
+    part = toy_frames(pack, "depth")
+    whole = list(part.shuffled(3, generator := torch.Generator().manual_seed(1)))
+    for skip in range(5):
+        other = torch.Generator().manual_seed(1)
+        left = part.shuffled(3, other, skip=skip)
+        assert torch.equal(other.get_state(), generator.get_state())  # drawn before it is read
+        for ours, theirs in zip(left, whole[skip:], strict=True):
+            assert torch.equal(ours["image"], theirs["image"])
+
+
+def test_a_task_without_labels_is_refused(tmp_path) -> None:
+    pack = toy_pack(tmp_path / "toy", without=("edges", "depth"))
+    with pytest.raises(DataError, match=r"toy has no labels for depth, edges \(its fields: image"):
+        toy_frames(pack)
+    toy_frames(pack, "semseg")
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(2, 60), data=st.data(), seed=st.integers(0, 2**63 - 1))
+def test_carving_is_a_partition_by_its_seed_alone(count, data, seed) -> None:
+    validation = data.draw(st.integers(1, count))
+    if count - validation < 2:
+        with pytest.raises(DataError, match=f"{validation} of {count} are carved off"):
+            split_validation(count, validation=validation, seed=seed)
+        return
+    torch.manual_seed(data.draw(st.integers(0, 5)))
+    train, held = split_validation(count, validation=validation, seed=seed)
+    assert len(held) == validation
+    assert sorted(train + held) == list(range(count))
+    assert (train, held) == (sorted(train), sorted(held))
+    assert split_validation(count, validation=validation, seed=seed) == (train, held)
+
+
+def test_two_seeds_carve_differently() -> None:
+    assert split_validation(50, validation=10, seed=0) != split_validation(
+        50, validation=10, seed=1
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(1, 300), wanted=st.integers(0, 400))
+def test_spread_is_even(count, wanted) -> None:
+    rows = spread(count, wanted)
+    assert len(rows) == (count if wanted == 0 else min(count, wanted))
+    assert rows[0] == 0
+    assert rows[-1] < count
+    gaps = {b - a for a, b in pairwise(rows)}
+    assert max(gaps, default=1) - min(gaps, default=1) <= 1
+    assert 0 not in gaps
+
+
+def test_normalised_is_what_imagenet_encoders_read() -> None:
+    image = torch.tensor(MEAN)[None, :, None, None] * 255 + torch.zeros(1, 3, 1, 2)
+    image[..., 1] += torch.tensor(STD)[:, None] * 255
+    expected = torch.tensor([0.0, 1.0]).expand(1, 3, 1, 2)
+    torch.testing.assert_close(normalised(image), expected, atol=1e-5, rtol=0)
+    black = normalised(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).flatten()
+    torch.testing.assert_close(black, -torch.tensor(MEAN) / torch.tensor(STD))
