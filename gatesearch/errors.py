@@ -30,9 +30,15 @@ def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {what} '{word}'{nearest(word, names)} (known: {listed})")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known word, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """`; did you mean 'x'?` for the nearest known word, or an empty string.
+
+    Args:
+        word: What was written.
+        known: What could have been meant.
+        cutoff: Similarity in [0, 1] that the nearest must have at least.
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

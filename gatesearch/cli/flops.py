@@ -34,9 +34,10 @@ def flops(
     definition = load_study(study, set_ or [])
     chosen = names(method, "--method") if method else definition.methods
 
+    from gatesearch.methods import check_study
     from gatesearch.trials.costs import costs
 
-    found = costs(definition, chosen)
+    found = costs(check_study(definition), chosen)
     for name, cost in found.items():
         for line in cost.disagreements:
             err.print(f"warning: {name}: {line}", style="yellow", markup=False)

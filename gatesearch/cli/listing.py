@@ -35,9 +35,12 @@ def methods() -> None:
     from gatesearch.training.weightings import WEIGHTINGS
 
     print_table(
-        ["method", "paper", "year", "what it does"],
-        [[name, m.paper, str(m.year), m.summary] for name, m in METHODS.items()],
-        numbers_from=4,
+        ["method", "paper", "year", "what it does", "what a search chooses"],
+        [
+            [name, m.paper, str(m.year), m.summary, " ".join(m.space) or "-"]
+            for name, m in METHODS.items()
+        ],
+        numbers_from=5,
     )
     out.print()
     print_table(

@@ -21,7 +21,10 @@ from gatesearch.cli.options import (
     writing,
 )
 from gatesearch.cli.result import print_result
-from gatesearch.errors import UsageError
+from gatesearch.errors import UsageError, unknown
+
+# --search names the method that is tuned; empty for the study's own.
+_MODES: dict[str, tuple[str, ...]] = {"separate": (), "one_shot": ("one_shot",)}
 
 EXAMPLES = """Examples:
 
@@ -49,11 +52,14 @@ gatesearch run --study mine.toml --n-trials 0 --set training.epochs=2 --json"""
 def run(
     study: StudyOption,
     n_trials: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, metavar="N", help="Total of the study's trials; 0 trains the baselines only."
+            min=0,
+            metavar="N",
+            help="Total of each search's trials; 0 trains the baselines only. Default: the tuned "
+            "method's, 20 for most.",
         ),
-    ] = 20,
+    ] = None,
     data: Annotated[
         Path,
         typer.Option(metavar="DIR", envvar="GATESEARCH_DATA", help="Where prepared data lie."),
@@ -61,6 +67,14 @@ def run(
     methods: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Baselines to train. Default: the study's."),
+    ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Methods whose hyperparameters are searched, N trials each; see `gatesearch "
+            "methods`. Default: the study's, or the first of that list.",
+        ),
     ] = None,
     weightings: Annotated[
         str | None,
@@ -103,12 +117,15 @@ def run(
         str,
         typer.Option(
             metavar="MODE",
-            help="separate = one supernet a trial; one_shot = one for the whole front.",
+            help="separate = one training per trial; one_shot = one supernet for the whole front, "
+            "the same as --tune one_shot.",
         ),
     ] = "",
     points: Annotated[
         int | None,
-        typer.Option(min=0, metavar="K", help="Networks cut from the one_shot supernet, in all."),
+        typer.Option(
+            min=0, metavar="K", help="Networks cut from a supernet, in all: its --n-trials."
+        ),
     ] = None,
     prefer: PreferOption = None,
     reuse: Annotated[
@@ -121,7 +138,7 @@ def run(
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train the baselines, search gates up to N trials in all, and write the report.
+    """Train the baselines, search up to N trials in all, and write the report.
 
     The same command again continues; with nothing left to do it only writes the report anew.
     """
@@ -130,14 +147,18 @@ def run(
 
     chosen = {
         key: names([given], f"--{key}")
-        for key, given in (("methods", methods), ("weightings", weightings))
+        for key, given in (("methods", methods), ("tune", tune), ("weightings", weightings))
         if given is not None
     }
+    if search:
+        if tune is not None:
+            raise UsageError("--search and --tune both name what is searched; give one of them")
+        if search not in _MODES:
+            raise unknown("value of --search", search, _MODES)
+        chosen["tune"] = _MODES[search]
     seeded = {} if seed is None else {"seed": seed}
-    mode = [f"search.mode={search}"] if search else []
-    definition = load_study(study, [*(set_ or []), *mode]).model_copy(update=chosen | seeded)
-    one_shot = definition.search.mode == "one_shot"
-    if not one_shot and (points is not None or prefer):
+    definition = load_study(study, set_ or []).model_copy(update=chosen | seeded)
+    if definition.tune != _MODES["one_shot"] and (points is not None or prefer):
         raise UsageError("--points and --prefer belong to --search one_shot")
     wanted = preferences(prefer, definition.task_names)
     store = store_of(definition, out)
@@ -145,18 +166,18 @@ def run(
     try:
         with emitter(log=store / "log.jsonl") as emit:
             from gatesearch.report import write_report
-            from gatesearch.search.run import ExecutionOptions
             from gatesearch.search.run import run as run_study
+            from gatesearch.search.setup import ExecutionOptions
 
             record = run_study(
                 definition,
-                n_trials=(8 if points is None else points) if one_shot else n_trials,
+                n_trials=n_trials if points is None else points,
                 out=store,
                 data=data,
                 emit=emit,
                 budgets=names(budget, "--budget") if budget else (),
                 prefer=wanted,
-                means=ExecutionOptions(
+                options=ExecutionOptions(
                     workers=workers,
                     executor=executor,
                     devices=devices_per_trial,

@@ -70,11 +70,9 @@ def status(
 
 def _options(found: dict[str, Any]) -> list[str]:
     """Of the command that continues."""
-    options = []
+    options = ["--tune", ",".join(found["tune"])] if found["tune"] else []
     if found["wanted"] is not None:
-        one_shot = found["search"].split(" ")[0] == "one-shot"
-        number = ["--search", "one_shot", "--points"] if one_shot else ["--n-trials"]
-        options += [*number, str(found["wanted"])]
+        options += ["--n-trials", str(found["wanted"])]
     for text in filter(None, found["budget"].split("+")):
         amount, _, device = text.partition("@")
         options += ["--budget", amount, *(["--device", device] if device else [])]
@@ -84,7 +82,12 @@ def _options(found: dict[str, Any]) -> list[str]:
 def _left(found: dict[str, Any]) -> int | None:
     """Trials that are to come; None where their total is not known."""
     wanted: int | None = found["wanted"]
-    return None if wanted is None else max(0, wanted - _ended(found))
+    return None if wanted is None else max(0, _wanted(found) - _ended(found))
+
+
+def _wanted(found: dict[str, Any]) -> int:
+    """Trials of all searches of the run."""
+    return int(found["wanted"]) * max(1, len(found["tune"]))
 
 
 def _ended(found: dict[str, Any]) -> int:
@@ -94,8 +97,9 @@ def _ended(found: dict[str, Any]) -> int:
 def _lines(study: str, found: dict[str, Any]) -> list[str]:
     trials, best, baselines = found["trials"], found["best"], found["baselines"]
     counts = ", ".join(f"{n} {state}" for state, n in trials.items() if state != "running")
-    of = "" if found["wanted"] is None else f" of {found['wanted']}"
-    search = f" ({found['search']})" if found["search"] else ""
+    of = "" if found["wanted"] is None else f" of {_wanted(found)}"
+    searched = " ".join([*found["tune"], found["budget"]]).strip()
+    search = f" ({searched})" if searched else ""
     wanted = "" if baselines["wanted"] is None else f" of {baselines['wanted']}"
     lines = [
         f"{study}{search}: {_ended(found)}{of} trials ended, {trials['running']} in work",

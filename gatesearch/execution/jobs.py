@@ -1,14 +1,14 @@
-"""A job: one training as plain JSON, and the files that whoever does it leaves in its folder.
+"""A job: one training as plain JSON, and the files that its worker leaves in its folder.
 
 | file | what |
 |---|---|
 | `spec.json` | the job itself, before anything else |
 | `attempts.json` | every beginning of it: where, from which checkpoint, how it ended |
 | `checkpoint-*.safetensors` | where its training stands; gone once there is a result |
-| `events.jsonl` | progress, told by another process than the coordinator's |
-| `stop` | while it is there, who does the job elsewhere is asked to stop |
+| `events.jsonl` | events, where another process than the run's own trains |
+| `stop` | while it is there, a worker on another machine is asked to stop |
 | `model.*` | the network |
-| `result.json` | the result; whoever finds it need not train |
+| `result.json` | the result; with it there, nothing is left to train |
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from typing import Any
 from gatesearch.cost import Budget
 from gatesearch.errors import StudyRefusedError
 from gatesearch.files import write_atomic
-from gatesearch.methods.specification import NetworkSpec
+from gatesearch.methods import NetworkSpec
 from gatesearch.results import Result
 from gatesearch.study import ExecutionSpec
 
@@ -42,51 +42,54 @@ class Job:
     Attributes:
         store: Identity of the store, so that no other's files are taken for its own.
         definition: `Study.definition()`.
-        candidate: The network.
+        spec: The network.
         start: Result of what it starts from.
         out: The store's folder.
         data: Folder of packs.
         sha256: Of the pack that the store was begun with.
         runtime: Precision and memory format, likewise.
         execution: When to keep checkpoints, when to give up.
-        stl: Validation metrics of the single-task networks, where trials are stopped early.
+        single_task: Validation metrics of the single-task networks, where the trial may be stopped
+            early; empty elsewhere.
         rivals: Judged epochs of earlier trials, likewise: (epoch, GFLOPs, Δ_MTL).
         devices: How many train it together.
-        search: Of a trial.
+        search: Name of a trial's search.
+        objectives: How many objectives that has.
         drawn_from: Parameter of a trial -> Optuna's distribution as JSON.
     """
 
     store: str
     definition: Mapping[str, Any]
-    candidate: NetworkSpec
+    spec: NetworkSpec
     start: Result | None
     out: Path
     data: Path
     sha256: str
     runtime: Mapping[str, str]
     execution: ExecutionSpec = field(default_factory=ExecutionSpec)
-    stl: Mapping[str, float] = field(default_factory=dict)
+    single_task: Mapping[str, float] = field(default_factory=dict)
     rivals: Sequence[tuple[int, float, float]] = ()
     devices: int = 1
     search: str = ""
+    objectives: int = 1
     drawn_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
-        """Where its files are."""
-        return self.candidate.folder(self.out)
+        """The folder of its files."""
+        return self.spec.folder(self.out)
 
     @property
     def identity(self) -> str:
-        """Of everything that its result depends on but code, data and chance."""
-        what = [self.store, self.definition, asdict(self.candidate)]
+        """Digest of everything that its result depends on but code, data and chance."""
+        what = [self.store, self.definition, asdict(self.spec)]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
-            "candidate": asdict(self.candidate),
+            "spec": asdict(self.spec),
             "start": None if self.start is None else self.start.to_json(),
             "out": str(self.out.absolute()),
             "data": str(self.data.absolute()),
@@ -96,18 +99,18 @@ class Job:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Job":
         """The job that `to_json` wrote."""
-        candidate = dict(stored["candidate"])
-        candidate["budgets"] = tuple(Budget(**budget) for budget in candidate["budgets"])
+        spec = dict(stored["spec"])
+        spec["budgets"] = tuple(Budget(**budget) for budget in spec["budgets"])
         start = stored["start"]
-        own = {
-            "candidate": NetworkSpec(**candidate),
+        parsed = {
+            "spec": NetworkSpec(**spec),
             "start": None if start is None else Result.from_json(start),
             "out": Path(stored["out"]),
             "data": Path(stored["data"]),
             "execution": ExecutionSpec(**stored["execution"]),
             "rivals": tuple(tuple(rival) for rival in stored["rivals"]),
         }
-        return cls(**{**stored, **own})
+        return cls(**{**stored, **parsed})
 
     def write(self) -> None:
         """Write `spec.json`."""
@@ -116,9 +119,9 @@ class Job:
 
 
 def read_spec(path: Path) -> Job | None:
-    """The job of a baseline's or trial's `spec.json`, wherever the store was moved.
+    """The job of a baseline's or trial's `spec.json`, also where the store was moved since.
 
-    None for no such thing.
+    None where the file is no such thing.
     """
     try:
         job = Job.from_json(json.loads(path.read_bytes()))
@@ -146,14 +149,14 @@ def read_result(job: Job) -> Result | None:
         return None
     if kept.get("identity") != job.identity:
         raise StudyRefusedError(
-            f"{path} belongs to another study or trial than {job.candidate.label} of this one; "
+            f"{path} belongs to another study or trial than {job.spec.label} of this one; "
             "move it away, or name another folder with --out"
         )
     return Result.from_json(kept["result"])
 
 
 def forget_result(job: Job) -> None:
-    """Have a job done again: a failed baseline, which is tried at every start."""
+    """Have a job done again: a failed baseline, which is tried at every start of a run."""
     for name in (RESULT, ATTEMPTS):
         (job.folder / name).unlink(missing_ok=True)
 

@@ -1,20 +1,24 @@
 """Jobs on Ray: it packs devices, spans machines, and retries after the loss of a node."""
 
+import json
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future
+from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor, Future
 from importlib.util import find_spec
 from typing import Any
 
 from gatesearch.errors import DataError, UsageError
+from gatesearch.events import Emit
+from gatesearch.execution.jobs import STOP, Job
+from gatesearch.execution.worker import work
 
-# Of Ray's own, for a worker or a node that dies; the job goes on from its last checkpoint.
+# Ray's own retries, for a worker or a node that dies; the job goes on from its last checkpoint.
 _RETRIES = 3
 
 
-class RayExecutor(Executor):
-    """An executor of tasks on Ray; all machines must see the store's folder and the data.
+class RayExecutor:
+    """Runs jobs as tasks on Ray; all machines must see the store's folder and the data.
 
     Args:
         address: `://HOST:PORT` of a cluster; empty starts Ray on this machine.
@@ -43,17 +47,17 @@ class RayExecutor(Executor):
         gpus = devices if ray.cluster_resources().get("GPU", 0) else 0
         self._options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES}
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, job: Job, emit: Emit) -> "Future[None]":
         """Give a job to the cluster."""
-        outer: Future[Any] = Future()
-        task: Any = self._ray.remote(**self._options)(fn)  # type: ignore[call-overload]
-        inner = task.remote(*args, **kwargs).future()
+        outer: Future[None] = Future()
+        task: Any = self._ray.remote(**self._options)(work)  # type: ignore[call-overload]
+        inner = task.remote(json.dumps(job.to_json())).future()
 
-        def ended(done: Future[Any]) -> None:
+        def ended(done: "Future[None]") -> None:
             error = done.exception()
             lost = (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)
             if error is None:
-                outer.set_result(done.result())
+                outer.set_result(None)
             elif isinstance(error, lost):
                 outer.set_exception(BrokenExecutor(str(error).splitlines()[0]))
             else:
@@ -62,6 +66,11 @@ class RayExecutor(Executor):
         inner.add_done_callback(ended)
         return outer
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """Ask running jobs, on whichever machine, by a file that all machines see."""
+        for job in jobs:
+            (job.folder / STOP).touch()
+
+    def shutdown(self) -> None:
         """Leave the cluster; tasks still running end with their driver."""
         self._ray.shutdown()

@@ -1,4 +1,4 @@
-"""Whoever does a job: trains, leaves the result in the job's folder, and never sees the store."""
+"""A worker: trains one job, leaves the result in the job's folder, and never sees the store."""
 
 import fcntl
 import functools
@@ -8,24 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gatesearch.errors import StudyRefusedError
+from gatesearch.events import Emit, Event, Warned, to_json
 from gatesearch.execution import executors
 from gatesearch.execution.jobs import EVENTS, STOP, Attempts, Job, keep_result, read_result
-from gatesearch.methods.context import Context, Emit, open_context
-from gatesearch.methods.early_stopping import Stopper
-from gatesearch.methods.specification import NetworkSpec
+from gatesearch.methods import Context, NetworkSpec
 from gatesearch.results import Result
 from gatesearch.stopping import Stop
 from gatesearch.study import Study
 from gatesearch.training import Checkpoints, RankError, Ranks, TrainingError, launch
+from gatesearch.trials.context import open_context
+from gatesearch.trials.early_stopping import Stopper
+from gatesearch.trials.phase_training import Surroundings
 from gatesearch.trials.trial import train_network
 
-# Seconds that a process whose coordinator was killed takes to follow it.
-_PATIENCE = 10.0
+# Seconds that a worker whose run was killed takes to end.
+_ORPHAN_SECONDS = 10.0
 
 
 def work(text: str) -> None:
@@ -41,52 +42,57 @@ def work(text: str) -> None:
     """
     job = Job.from_json(json.loads(text))
     job.folder.mkdir(parents=True, exist_ok=True)
-    with _telling(job) as emit:
+    with _events_written(job) as emit:
         asked = job.folder / STOP
-        stop = lambda: executors.stopping() or asked.exists()  # noqa: E731
+
+        def stop() -> bool:
+            return executors.stopping() or asked.exists()
+
         perform(job, context_of(job), emit=emit, stop=stop)
 
 
 @contextmanager
-def _telling(job: Job) -> Iterator[Emit]:
-    """Have events go into a file, which the coordinator reads."""
+def _events_written(job: Job) -> Iterator[Emit]:
+    """Write events into a file of the job's folder, which the run reads."""
     with (job.folder / EVENTS).open("ab", buffering=0) as file:
 
-        def emit(event: dict[str, Any]) -> None:
-            file.write(json.dumps(event, default=str).encode() + b"\n")
+        def emit(event: Event) -> None:
+            file.write(json.dumps(to_json(event), default=str).encode() + b"\n")
 
         yield emit
 
 
 def context_of(job: Job) -> Context:
-    """Data, tasks and runtime of a job's study, kept for the next one.
+    """Data, tasks and runtime of a job's study, kept for the next job.
 
     Raises:
         StudyRefusedError: The data are not those that the store was begun with.
     """
     runtime = json.dumps(dict(job.runtime))
-    bench = _bench(json.dumps(job.definition), str(job.data), runtime)
-    if bench.data["sha256"] != job.sha256:
+    context = _context(json.dumps(job.definition), str(job.data), runtime)
+    sha256 = str(context.data["sha256"])
+    if sha256 != job.sha256:
         raise StudyRefusedError(
             f"{job.data} holds other data here than where the run was begun: "
-            f"{bench.data['sha256'][:12]}, expected {job.sha256[:12]}"
+            f"{sha256[:12]}, expected {job.sha256[:12]}"
         )
-    return bench
+    return context
 
 
 @functools.lru_cache(maxsize=1)
-def _bench(definition: str, data: str, runtime: str) -> Context:
+def _context(definition: str, data: str, runtime: str) -> Context:
     study = Study.from_definition(json.loads(definition))
-    return open_context(study, data=Path(data), stored=json.loads(runtime), emit=lambda event: None)
+    stored = json.loads(runtime)
+    return open_context(study, data=Path(data), stored=stored, emit=_ignore)
 
 
-def perform(job: Job, bench: Context, *, emit: Emit, stop: Stop) -> Result:
+def perform(job: Job, context: Context, *, emit: Emit, stop: Stop) -> Result:
     """Do a job: train, or go on from its last checkpoint, unless its result is there already.
 
     Args:
         job: The job.
-        bench: Of its study.
-        emit: Receives progress.
+        context: Of its study.
+        emit: Receives events.
         stop: Whether to keep a checkpoint and end.
 
     Returns:
@@ -98,27 +104,29 @@ def perform(job: Job, bench: Context, *, emit: Emit, stop: Stop) -> Result:
         StudyRefusedError: Another process does it, or its folder holds another job's result.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(job.folder):
+    with _job_lock(job.folder):
         known = read_result(job)
         if known is not None:
             return known
-        result = _done(job, bench, emit, stop)
+        result = _attempt(job, context, emit, stop)
         keep_result(job, result)
         _checkpoints(job, emit, stop).clear()
         return result
 
 
-def _done(job: Job, bench: Context, emit: Emit, stop: Stop) -> Result:
-    attempts, candidate = Attempts(job.folder), job.candidate
+def _attempt(job: Job, context: Context, emit: Emit, stop: Stop) -> Result:
+    """Train once more, unless trainings were cut off too often without getting further."""
+    attempts = Attempts(job.folder)
     causes = attempts.in_vain
     if len(causes) > job.execution.attempts:
-        return failed(candidate, "; ".join(causes), len(attempts))
+        return failed(job.spec, "; ".join(causes), len(attempts))
     attempts.begin()
     try:
         if job.devices > 1:
-            result = launch(job.devices, _together, json.dumps(job.to_json()), stop=stop)
+            text = json.dumps(job.to_json())
+            result: Result = launch(job.devices, _train_together, text, stop=stop)
         else:
-            result = _trained(job, bench, emit, stop, Ranks())
+            result = _train(job, context, emit, stop, Ranks())
     except RankError as error:
         attempts.crash(str(error).splitlines()[0])
         raise
@@ -128,56 +136,57 @@ def _done(job: Job, bench: Context, emit: Emit, stop: Stop) -> Result:
     return replace(result, attempts=len(attempts))
 
 
-def _trained(job: Job, bench: Context, emit: Emit, stop: Stop, ranks: Ranks) -> Result:
+def _train(job: Job, context: Context, emit: Emit, stop: Stop, ranks: Ranks) -> Result:
+    stopper = Stopper(context, job.single_task, job.rivals) if job.single_task else None
+    around = Surroundings(_checkpoints(job, emit, stop), stopper, ranks)
     try:
         return train_network(
-            job.candidate, bench, out=job.out, start=job.start, emit=emit,
-            checkpoints=_checkpoints(job, emit, stop),
-            judge=Stopper(bench, job.stl, job.rivals) if job.stl else None,
-            ranks=ranks,
-        )  # fmt: skip
+            job.spec, context, out=job.out, start=job.start, emit=emit, around=around
+        )
     except (TrainingError, torch.OutOfMemoryError) as error:
         # Of several processes all see the same losses, but one alone may lack memory.
         if ranks.size > 1 and isinstance(error, torch.OutOfMemoryError):
             raise
-        return failed(job.candidate, str(error))
+        return failed(job.spec, str(error))
 
 
-def _together(ranks: Ranks, text: str) -> Result:
-    """One of several processes that do a job together; the first tells and keeps."""
+def _train_together(ranks: Ranks, text: str) -> Result:
+    """Do a job as one of several processes; the first emits events and keeps the network."""
     job = Job.from_json(json.loads(text))
-    with _telling(job) as emit:
-        told = emit if ranks.rank == 0 else _nobody
-        return _trained(job, context_of(job), told, ranks.asked, ranks)
+    with _events_written(job) as emit:
+        return _train(
+            job, context_of(job), emit if ranks.rank == 0 else _ignore, ranks.asked, ranks
+        )
 
 
-def _nobody(event: dict[str, Any]) -> None:
+def _ignore(event: Event) -> None:
     pass
 
 
-def failed(candidate: NetworkSpec, reason: str, attempts: int = 1) -> Result:
+def failed(spec: NetworkSpec, reason: str, attempts: int = 1) -> Result:
     """The result of a training that gave none."""
     return Result(
-        candidate.method, candidate.seed, candidate.trial, state="failed", reason=reason,
-        role=candidate.role, budget=candidate.budget, params=dict(candidate.params),
-        weighting=candidate.weighting,
-        attempts=attempts,
+        spec.method, spec.seed, spec.trial, state="failed", reason=reason, part=spec.part,
+        budget=spec.budget, params=dict(spec.params), weighting=spec.weighting, attempts=attempts,
     )  # fmt: skip
 
 
 def _checkpoints(job: Job, emit: Emit, stop: Stop) -> Checkpoints:
     def tell(message: str) -> None:
-        emit({"event": "warning", "message": f"{job.candidate.label}: {message}"})
+        emit(Warned(f"{job.spec.label}: {message}"))
 
     seconds = 60 * job.execution.checkpoint_minutes
     return Checkpoints(job.folder, identity=job.identity, seconds=seconds, stop=stop, tell=tell)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a job's folder, which an orphan may for a moment; the system lets go of it."""
+def _job_lock(folder: Path) -> Iterator[None]:
+    """Take an exclusive lock on the job's folder.
+
+    A worker whose run died may hold it for up to 10 s; the operating system frees it on exit.
+    """
     with (folder / "lock").open("a") as file:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _ORPHAN_SECONDS
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,66 +1,107 @@
-"""One file for each way of sharing (interim)."""
+"""The ways in which tasks share: one file each, one line here.
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+`base` has what a method is; `METHODS` has all there are, those that can be searched first.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError, unknown
-from gatesearch.methods.cross_stitch import CrossStitch
+from gatesearch.methods import definitions
+from gatesearch.methods.base import (
+    Context,
+    Method,
+    Phase,
+    Stopwatch,
+    Supernet,
+    TrainedNetwork,
+    TrainingRequest,
+)
+from gatesearch.methods.cross_stitch import CROSS_STITCH
+from gatesearch.methods.interrogate.method import INTERROGATE
+from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.mtan import MTAN
 from gatesearch.methods.mtl import MTL
+from gatesearch.methods.specification import NetworkSpec
 from gatesearch.methods.stl import STL
 from gatesearch.models import parts_of
-from gatesearch.models.gated_supernet import GatedSupernet
-from gatesearch.study import Study
+from gatesearch.study import Study, TrainingSpec
 
-__all__ = ["METHODS", "MTL", "STL", "Method", "build_model", "method_of", "needs_stl"]
+__all__ = [
+    "METHODS",
+    "Context",
+    "Method",
+    "NetworkSpec",
+    "Phase",
+    "Stopwatch",
+    "Supernet",
+    "TrainedNetwork",
+    "TrainingRequest",
+    "build_model",
+    "check_study",
+    "method_of",
+    "methods_listed",
+    "start_of",
+    "training_of",
+    "tuned_methods",
+]
+
+METHODS: dict[str, Method[Any]] = {
+    method.name: method for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN)
+}
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way in which tasks share.
+def method_of(name: str) -> Method[Any]:
+    """The entry of `METHODS`.
 
-    Attributes:
-        build: Module from `Parts` and the study's `[options.NAME]` keys; its submodule `heads`
-            holds the heads, all else counts as backbone.
-        start: Where its weights start: `study` = as `model.init` says, `stl` = always from the
-            trained single-task networks. `[options.NAME] start` overrides it.
+    Raises:
+        UsageError: Unknown method.
     """
-
-    build: Callable[..., nn.Module]
-    paper: str
-    year: int
-    summary: str
-    start: str = "study"
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
 
 
-METHODS: dict[str, Method] = {
-    "interrogate": Method(
-        GatedSupernet, "Bejnordi et al., arXiv 2402.16848", 2024,
-        "learned per-channel gates between a shared and a task's own stream, pruned afterwards",
-    ),
-    "stl": Method(STL, "(reference)", 1997, "one network a task, nothing shared"),
-    "mtl": Method(MTL, "Caruana, Machine Learning 28", 1997, "one encoder, one head a task"),
-    "cross_stitch": Method(
-        CrossStitch, "Misra et al., CVPR", 2016,
-        "one encoder a task, mixed linearly behind every stage", start="stl",
-    ),
-    "mtan": Method(
-        MTAN, "Liu et al., CVPR", 2019, "one encoder, attention masks for each task and stage",
-    ),
-}  # fmt: skip
+def tuned_methods(study: Study) -> dict[str, Method[Any]]:
+    """Methods whose hyperparameters a study searches; by default the first that has any.
+
+    Raises:
+        UsageError: An unknown method, or one without hyperparameters to search.
+    """
+    names = study.tune or [name for name, method in METHODS.items() if method.space][:1]
+    tuned = {name: method_of(name) for name in names}
+    for name, method in tuned.items():
+        if not method.space:
+            searched = [other for other, entry in METHODS.items() if entry.space]
+            raise UsageError(
+                f"a method to tune must have hyperparameters to search, and '{name}' has none; "
+                f"name one of {', '.join(searched)}, or train it as it is with --methods {name}"
+            )
+    return tuned
 
 
-def needs_stl(study: Study, method: str) -> bool:
-    """Whether a method starts from the trained single-task networks."""
-    if method == "stl":
-        return False
-    start = study.arguments_of(method).get("start", method_of(method).start)
-    if start not in ("study", "stl"):
-        raise UsageError(f"options.{method}.start must be 'study' or 'stl', found {start!r}")
-    return start == "stl" or study.model.init == "stl"
+def check_study(study: Study) -> Study:
+    """The same study with its methods' options validated, and without those that are default.
+
+    Raises:
+        UsageError: An unknown method, option or hyperparameter, or a bad value.
+    """
+    return definitions.checked(study, tuned_methods(study), method_of, METHODS)
+
+
+def training_of(study: Study, method: str) -> TrainingSpec:
+    """How a method's networks are trained."""
+    return definitions.training_of(study, method_of(method))
+
+
+def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
+    """The network whose trained weights another one starts from; None where they are its own."""
+    method = method_of(spec.method)
+    if method.start_of is not None:
+        return method.start_of(spec, study)
+    return definitions.single_task_start(spec, study, method)
 
 
 def build_model(
@@ -81,31 +122,14 @@ def build_model(
         pretrained: See `parts_of`.
 
     Raises:
-        UsageError: Unknown method, or an option that its builder does not know.
+        UsageError: Unknown method, or an option that it does not have.
     """
-    arguments = study.arguments_of(method)
-    arguments.pop("start", None)
-    build = method_of(method).build
-    if method == "interrogate":
-        gates = study.interrogate
-        arguments |= {
-            "granularity": gates.granularity,
-            "estimator": gates.estimator,
-            "initial": gates.initial,
-        }
-    allowed = list(inspect.signature(build).parameters)[1:]
-    for name in arguments:
-        if name not in allowed:
-            raise unknown(f"key of options.{method}", name, ["start", "training", *allowed])
-    return build(parts_of(study, seed=seed, stl=stl, pretrained=pretrained), **arguments)
+    entry = method_of(method)
+    options = definitions.options_of(study, entry)
+    return entry.build(parts_of(study, seed=seed, stl=stl, pretrained=pretrained), options)
 
 
-def method_of(method: str) -> Method:
-    """The entry of `METHODS`.
-
-    Raises:
-        UsageError: Unknown method.
-    """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    return METHODS[method]
+def methods_listed(names: Sequence[str], results: Sequence[str]) -> list[str]:
+    """Names of methods whose options bind a store that holds results of some methods."""
+    bound = set(results) | {METHODS[name].built_on for name in results if name in METHODS}
+    return [name for name in names if name in bound]

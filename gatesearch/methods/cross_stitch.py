@@ -1,16 +1,29 @@
 """Cross-stitch networks (Misra et al., CVPR 2016, https://arxiv.org/abs/1604.03539)."""
 
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from gatesearch.methods.base import Method
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import Parts
+from gatesearch.strict import Strict
 
 
-class CrossStitch(nn.Module):
+class CrossStitchOptions(Strict):
+    """Options of cross-stitch networks.
+
+    Attributes:
+        diagonal: Initial w_ii; the others share the rest evenly, so that each row sums to 1.
+    """
+
+    diagonal: Annotated[float, Field(ge=0, le=1)] = 0.9
+
+
+class CrossStitchNet(nn.Module):
     """One encoder a task; behind every ResNet stage x_i <- sum_j w_ij x_j, channel by channel.
 
     Args:
@@ -57,3 +70,14 @@ def _mix(weights: Tensor, streams: list[Tensor]) -> Tensor:
 
 def _stage_channels(graph: Graph) -> list[int]:
     return [graph.stage(stage)[-1].outputs for stage in range(1, graph.stages)]
+
+
+CROSS_STITCH = Method(
+    name="cross_stitch",
+    paper="Misra et al., CVPR",
+    year=2016,
+    summary="one encoder per task, mixed linearly behind every stage",
+    build=lambda parts, options: CrossStitchNet(parts, diagonal=options.diagonal),
+    options=CrossStitchOptions,
+    start="stl",
+)

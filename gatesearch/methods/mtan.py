@@ -4,18 +4,31 @@ The ResNet form of the survey code (Vandenhende et al., 2021), which the publish
 """
 
 import itertools
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from gatesearch.methods.base import Method
 from gatesearch.models.encoder import ConvNorm, Encoder
 from gatesearch.models.graph import Conv, Graph
 from gatesearch.models.model_factory import Parts
+from gatesearch.strict import Strict
 
 
-class MTAN(nn.Module):
+class MTANOptions(Strict):
+    """Options of MTAN.
+
+    Attributes:
+        reduction: Channels of a stage over channels inside its attention and refinement.
+    """
+
+    reduction: Annotated[int, Field(ge=1)] = 4
+
+
+class AttentionNet(nn.Module):
     """One shared encoder; a soft attention mask per task and stage on what leaves the stage.
 
     The mask reads what enters the stage's last block and, from the second stage on, the task's own
@@ -107,3 +120,13 @@ def _halves(graph: Graph, stage: int) -> bool:
     if stage >= graph.stages:
         return False
     return any(isinstance(node, Conv) and node.stride == 2 for node in graph.stage(stage))
+
+
+MTAN = Method(
+    name="mtan",
+    paper="Liu et al., CVPR",
+    year=2019,
+    summary="one encoder, attention masks for each task and stage",
+    build=lambda parts, options: AttentionNet(parts, reduction=options.reduction),
+    options=MTANOptions,
+)

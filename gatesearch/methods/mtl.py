@@ -1,12 +1,14 @@
-"""Hard parameter sharing: one encoder for all tasks (Caruana, 1997)."""
+"""Hard parameter sharing: one encoder for all tasks (Caruana, Machine Learning 28, 1997)."""
 
 from torch import Tensor, nn
 
-from gatesearch.models.model_factory import Parts
+from gatesearch.methods.base import Method, NoOptions
+from gatesearch.methods.ends import compact_of_all_gates
+from gatesearch.models import Parts
 
 
-class MTL(nn.Module):
-    """One encoder, one head a task."""
+class MultiTaskNet(nn.Module):
+    """One encoder, one head per task."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
@@ -17,3 +19,14 @@ class MTL(nn.Module):
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         features = self.encoder(image)
         return {task: head(features, image.shape[-2:]) for task, head in self.heads.items()}
+
+
+MTL = Method(
+    name="mtl",
+    paper="Caruana, Machine Learning 28",
+    year=1997,
+    summary="one encoder, one head per task",
+    build=lambda parts, options: MultiTaskNet(parts),
+    options=NoOptions,
+    as_compact=lambda network, study: compact_of_all_gates(network, study, open_=False),
+)

@@ -5,27 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gatesearch.cost import Budget, name_of
-from gatesearch.methods import needs_stl
-from gatesearch.methods.interrogate.phases import spans
-from gatesearch.results import Result, Role, named
-from gatesearch.study import Study
+from gatesearch.results import Result, network_name
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What to train: plain values, so that any worker could.
+    """What to train: plain values, so that any process can.
 
     Attributes:
         method: A name in `gatesearch.methods.METHODS`.
         seed: Of initialisation, data order, augmentation.
         trial: Number in the store; None for a baseline.
-        params: Of a trial: `lambda_s`, `tau.<task>`, `regulariser` and `weighting` of a supernet's,
-            `weight.<task>` of one that tries weights of losses.
-        weighting: How losses or gradients are balanced; a warm-up's are not.
+        params: What the search chose for a trial: hyperparameters of its method, `weighting` where
+            that is searched too; `weight.<task>` of a trial that tries weights of losses.
         budgets: Upper bounds on the cost of a trial's network.
-        role: A network of its own, or what trials start from: a multi-task warm-up, or the
-            one-shot supernet, which has a warm-up too.
-        one_shot: Whether a trial is cut from the one-shot supernet; `params` are `share.<task>`.
+        part: Empty for a network to compare; else what of its method others start from, as the
+            method names it, such as `warm-up`.
+        weighting: How losses or gradients are balanced.
     """
 
     method: str
@@ -33,55 +29,53 @@ class NetworkSpec:
     trial: int | None = None
     params: Mapping[str, float | str] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
-    role: Role = "network"
-    one_shot: bool = False
+    part: str = ""
     weighting: str = "uniform"
 
     @property
     def label(self) -> str:
-        """For people: `trial 3`, `mtl`."""
-        if self.trial is not None:
-            trial = f"trial {self.trial}"
-            tries = self.weighting == "scalar"
-            return f"{named(self.method, self.weighting)}, {trial}" if tries else trial
-        if self.warms_up:
-            return "warm-up"
-        return "supernet" if self.role == "supernet" else named(self.method, self.weighting)
+        """What people read: `trial 3`, `mtl`, `warm-up`, `mtl + scalar, trial 5`."""
+        if self.trial is None:
+            return self.part or network_name(self.method, self.weighting)
+        trial = f"trial {self.trial}"
+        return f"{network_name(self.method, SCALAR)}, {trial}" if self.tries_weights else trial
+
+    @property
+    def tries_weights(self) -> bool:
+        """Whether it is a trial of a search for the weights of losses."""
+        return self.trial is not None and self.weighting == SCALAR
 
     @property
     def budget(self) -> str:
         """The budgets' common name; empty for none."""
         return name_of(self.budgets)
 
-    @property
-    def warms_up(self) -> bool:
-        """Whether it is a multi-task network that gated streams start from."""
-        return self.role in ("warmup", "supernet_warmup")
-
     def folder(self, out: Path) -> Path:
-        """Where its network is kept."""
+        """The folder of its network.
+
+        Args:
+            out: The store's folder.
+        """
         if self.trial is not None:
-            return out / "trials" / f"{self.trial:04d}"
-        if self.role != "network":
-            return out / f"{self.role}s" / f"seed{self.seed}"
-        named = [self.method] if self.weighting == "uniform" else [self.method, self.weighting]
-        return out / "baselines" / "-".join([*named, f"seed{self.seed}"])
+            return trial_folder(out, self.trial)
+        seed = f"seed{self.seed}"
+        if self.part:
+            return out / "starts" / "-".join([self.method, self.part, seed])
+        weighting = [] if self.weighting == "uniform" else [self.weighting]
+        return out / "baselines" / "-".join([self.method, *weighting, seed])
 
     @classmethod
     def of(cls, result: Result) -> "NetworkSpec":
-        """Of a network that was trained, as far as its files go."""
-        return cls(result.method, result.seed, result.trial, weighting=result.weighting)
+        """The specification of a trained network, as far as its folder depends on it."""
+        return cls(
+            result.method, result.seed, result.trial, part=result.part, weighting=result.weighting
+        )
 
 
-def start_of(candidate: NetworkSpec, study: Study) -> NetworkSpec | None:
-    """Whose trained network a candidate's begins with; None where its weights are drawn."""
-    if candidate.one_shot:
-        return NetworkSpec(candidate.method, candidate.seed, role="supernet")
-    if candidate.method == "interrogate" and not candidate.warms_up:
-        nested = candidate.role == "supernet"
-        if spans(study, one_shot=nested)[0] > 0:
-            role: Role = "supernet_warmup" if nested else "warmup"
-            return NetworkSpec(candidate.method, candidate.seed, role=role)
-    if needs_stl(study, candidate.method):
-        return NetworkSpec("stl", candidate.seed)
-    return None
+# The weighting whose fixed weights are searched.
+SCALAR = "scalar"
+
+
+def trial_folder(out: Path, number: int) -> Path:
+    """The folder of a trial's network in a store's folder."""
+    return out / "trials" / f"{number:04d}"

@@ -1,11 +1,13 @@
-"""Single-task learning: one network a task, nothing shared."""
+"""Single-task learning: one network per task, nothing shared; the reference of Δ_MTL."""
 
 from torch import Tensor, nn
 
-from gatesearch.models.model_factory import Parts
+from gatesearch.methods.base import Method, NoOptions
+from gatesearch.methods.ends import compact_of_all_gates
+from gatesearch.models import Parts
 
 
-class STL(nn.Module):
+class SingleTaskNets(nn.Module):
     """T separate networks in one module, so that one loop trains them all.
 
     They share no parameter and element-wise optimizers treat each alone, so this is T separate
@@ -21,3 +23,14 @@ class STL(nn.Module):
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         size = image.shape[-2:]
         return {task: head(self.encoders[task](image), size) for task, head in self.heads.items()}
+
+
+STL = Method(
+    name="stl",
+    paper="(reference)",
+    year=1997,
+    summary="one network per task, nothing shared",
+    build=lambda parts, options: SingleTaskNets(parts),
+    options=NoOptions,
+    as_compact=lambda network, study: compact_of_all_gates(network, study, open_=True),
+)

@@ -1,8 +1,8 @@
-"""From a one-shot supernet to networks: patterns tried without training, the best of them chosen.
+"""From one trained supernet to networks: configurations tried without training, the best chosen.
 
-Optuna tries gate patterns, one share of open gates a task, on the validation part: a pattern's
-network is cut from the supernet, its batch norm statistics are taken anew, and it is measured.
-Nothing is trained for that. Networks to fine-tune are then chosen along the whole range of cost.
+Optuna tries configurations of the method's space on the validation part; the method says how a
+configuration's network is cut from the supernet and measured. Nothing is trained for that. Networks
+to fine-tune are then chosen along the whole range of cost.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,68 +11,71 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from gatesearch.cost import Budget, PatternCost
+from gatesearch.cost import Budget
 from gatesearch.errors import UsageError
+from gatesearch.events import Emit, Progress
 from gatesearch.measures import delta_mtl
-from gatesearch.methods import build_model
-from gatesearch.methods.context import Context, Emit, progress
-from gatesearch.methods.interrogate.gate_selection import opened
-from gatesearch.methods.interrogate.phases import pattern_cost
-from gatesearch.methods.specification import NetworkSpec
-from gatesearch.models import GatedSupernet
-from gatesearch.pruning import extract
+from gatesearch.methods import Context, Method, NetworkSpec, Supernet, TrainingRequest, start_of
+from gatesearch.methods.space import Choice, Range, space_of
 from gatesearch.results import Result
-from gatesearch.search.space import draw_shares
+from gatesearch.search.space import Params, draw
 from gatesearch.store.store import Store
-from gatesearch.training import evaluate, recompute_statistics
 from gatesearch.trials.kept_networks import network_state
 
-# Choices of gates at which no task owns anything, everything, and evenly between come first.
+# Configurations at which no task owns anything, everything, and evenly between come first.
 _EVEN = 9
 _POPULATION = 24
 
-Chooser = Callable[[int], dict[str, float]]
-
 
 def chooser(
-    bench: Context,
+    method: Method,  # type: ignore[type-arg]
+    context: Context,
     store: Store,
-    stl: Result,
+    single_task: Result,
     *,
     budgets: Sequence[Budget],
     prefer: Mapping[str, float],
     emit: Emit,
-) -> Chooser:
-    """Try the patterns that are still to be tried: point of the front -> its `share.<task>`.
+) -> Callable[[int], Params]:
+    """Try the configurations that are still to be tried: point of the front -> its parameters.
 
     Args:
-        bench: Data, tasks, runtime.
-        store: Holds the supernet and the tries.
-        stl: Single-task networks, the reference of Δ_MTL.
+        method: Whose supernet it is.
+        context: Data, tasks, runtime.
+        store: Holds the supernet and what was tried.
+        single_task: Single-task networks, the reference of Δ_MTL.
         budgets: Networks chosen take less.
         prefer: Task -> how much it matters.
         emit: Receives progress.
     """
-    supernet = _supernet(bench, store)
-    cost = pattern_cost(supernet, bench)
-    study = store.patterns(bench.study.seed)
-    _try_patterns(supernet, cost, study, bench, stl, emit)
-    directions = {name: task.higher_is_better for name, task in bench.tasks.items()}
-    tried = []
-    for trial in _complete(study):
-        gates = opened(supernet, trial.params, multiple=bench.study.interrogate.round_to)
-        share = float(cost.share(gates, budgets)) if budgets else 0.0
-        gain = delta_mtl(trial.user_attrs["metrics"], stl.metrics["validation"], directions, prefer)
-        tried.append(PatternScore(trial.params, float(cost.macs(gates)), share, gain))
-    return lambda point: dict(chosen(tried, point + 1)[-1].params)
+    study = context.study
+    spec = NetworkSpec(method.name, study.seed, 0, budgets=tuple(budgets))
+    start = start_of(spec, study)
+    assert start is not None
+    assert method.supernet is not None
+    request = TrainingRequest(
+        spec, context, lambda: network_state(start, out=store.folder), emit
+    )
+    supernet = method.supernet(request, budgets)
+    patterns = store.patterns(method.name, study.seed)
+    metrics = single_task.metrics["validation"]
+    space = space_of(method.space, study)
+    _try_configurations(supernet, space, patterns, context, metrics, emit=emit)
+    directions = {name: task.higher_is_better for name, task in context.tasks.items()}
+    scores = []
+    for trial in _complete(patterns):
+        macs, share = supernet.cost(trial.params)
+        gain = delta_mtl(trial.user_attrs["metrics"], metrics, directions, prefer)
+        scores.append(PatternScore(trial.params, macs, share, gain))
+    return lambda point: dict(chosen(scores, point + 1)[-1].params)
 
 
 @dataclass(frozen=True)
 class PatternScore:
-    """A pattern and what it gave.
+    """A configuration and what it gave.
 
     Attributes:
-        params: `share.<task>`.
+        params: Its parameters.
         macs: Multiply-adds of its network.
         share: Part of the budgets that it takes.
         gain: Δ_MTL on the validation part, percent, without training.
@@ -103,7 +106,8 @@ def chosen(tried: Sequence[PatternScore], points: int) -> list[PatternScore]:
     if len(within) < points:
         raise UsageError(
             f"{points} networks need as many patterns within the budget, found {len(within)} of "
-            f"{len(tried)} tried; raise one_shot.patterns or the budget, or ask for fewer --points"
+            f"{len(tried)} tried; raise `patterns` of the method or the budget, or ask for fewer "
+            "--points"
         )
     least, most = min(item.macs for item in within), max(item.macs for item in within)
     taken: list[PatternScore] = []
@@ -129,62 +133,36 @@ def _fraction(i: int) -> float:
     return sum(int(digit) / 2 ** (place + 1) for place, digit in enumerate(reversed(f"{i:b}")))
 
 
-def _try_patterns(
-    supernet: GatedSupernet,
-    cost: PatternCost,
-    study: optuna.Study,
-    bench: Context,
-    stl: Result,
+def _try_configurations(
+    supernet: Supernet,
+    space: Mapping[str, Range | Choice],
+    patterns: optuna.Study,
+    context: Context,
+    single_task: Mapping[str, float],
+    *,
     emit: Emit,
 ) -> None:
-    """Measure patterns up to `one_shot.patterns` in all; Ctrl-C loses the running one."""
-    spec, tasks = bench.study.one_shot, supernet.tasks
-    directions = {name: task.higher_is_better for name, task in bench.tasks.items()}
-    for cut in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        study.tell(cut.number, state=TrialState.FAIL)
-    for i in range(min(_EVEN, spec.patterns)):
-        even = i / max(1, min(_EVEN, spec.patterns) - 1)
-        study.enqueue_trial({f"share.{task}": even for task in tasks}, skip_if_exists=True)
-    while (done := len(_complete(study))) < spec.patterns:
+    """Measure configurations up to the supernet's number in all; Ctrl-C loses the running one."""
+    count = supernet.patterns
+    directions = {name: task.higher_is_better for name, task in context.tasks.items()}
+    for cut_off in patterns.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        patterns.tell(cut_off.number, state=TrialState.FAIL)
+    for i in range(min(_EVEN, count)):
+        share = i / max(1, min(_EVEN, count) - 1)
+        even = {n: r.low + share * (r.high - r.low) for n, r in space.items() if isinstance(r, Range)}
+        patterns.enqueue_trial(even, skip_if_exists=True)
+    while (done := len(_complete(patterns))) < count:
         if done % 10 == 0:
-            progress(emit, "patterns", done, spec.patterns, "patterns")
-        study.sampler = optuna.samplers.NSGAIISampler(
-            population_size=_POPULATION, seed=(bench.study.seed * 1_000_003 + done) % 2**32
+            emit(Progress("patterns", done, count, "patterns"))
+        patterns.sampler = optuna.samplers.NSGAIISampler(
+            population_size=_POPULATION, seed=(context.study.seed * 1_000_003 + done) % 2**32
         )
-        trial = study.ask()
-        params = draw_shares(trial, tasks)
-        metrics, macs = _measured(supernet, params, cost, bench)
+        trial = patterns.ask()
+        metrics, macs = supernet.measure(draw(trial, space))
         trial.set_user_attr("metrics", metrics)
-        gain = delta_mtl(metrics, stl.metrics["validation"], directions)
-        study.tell(trial, [gain, 2e-9 * macs])
-    progress(emit, "patterns", spec.patterns, spec.patterns, "patterns")
+        patterns.tell(trial, [delta_mtl(metrics, single_task, directions), 2e-9 * macs])
+    emit(Progress("patterns", count, count, "patterns"))
 
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-
-
-def _measured(
-    supernet: GatedSupernet, params: Mapping[str, float | str], cost: PatternCost, bench: Context
-) -> tuple[dict[str, float], float]:
-    """(validation metrics, multiply-adds) of a pattern's network, untrained."""
-    gates = opened(supernet, params, multiple=bench.study.interrogate.round_to)
-    network = bench.runtime.place(extract(supernet))
-    size = bench.study.training.batch_size
-    recompute_statistics(
-        network, bench.train, runtime=bench.runtime, batch_size=size,
-        most=bench.study.one_shot.statistics, seen=bench.seen("interrogate"),
-    )  # fmt: skip
-    metrics = evaluate(
-        network, bench.validation, bench.tasks, runtime=bench.runtime, batch_size=size
-    )
-    return metrics, float(cost.macs(gates))
-
-
-def _supernet(bench: Context, store: Store) -> GatedSupernet:
-    seed = bench.study.seed
-    supernet = build_model(bench.study, "interrogate", seed=seed, pretrained=False)
-    assert isinstance(supernet, GatedSupernet)
-    candidate = NetworkSpec("interrogate", seed, role="supernet")
-    supernet.load_state_dict(network_state(candidate, out=store.folder))
-    return supernet.eval()

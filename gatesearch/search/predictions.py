@@ -11,37 +11,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gatesearch.files import write_atomic
-from gatesearch.methods.context import Context
+from gatesearch.methods import Context
 from gatesearch.results import Result
 from gatesearch.store.store import PREDICTIONS
 from gatesearch.training import predict
 from gatesearch.trials.kept_networks import load_network
 
 
-def draw_gallery(results: Sequence[Result], bench: Context, *, out: Path) -> None:
+def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) -> None:
     """Write `predictions.npz`: frames spread over the test part, truth, and each network's view.
 
     Networks drawn before on the same frames and seed are not run again.
     """
-    count = min(bench.study.report_frames, len(bench.test))
+    count = min(context.study.report_frames, len(context.test))
     if count == 0:
         return
     path = out / PREDICTIONS
-    positions = torch.tensor([(2 * i + 1) * len(bench.test) // (2 * count) for i in range(count)])
-    batch = bench.test.batch(positions)
+    positions = torch.tensor([(2 * i + 1) * len(context.test) // (2 * count) for i in range(count)])
+    batch = context.test.batch(positions)
     known = _read(path)
-    arrays = {"image": _array(batch["image"]), "seed": np.array(bench.study.seed)}
-    arrays |= {f"truth.{task}": _array(batch[task]) for task in bench.tasks}
+    arrays = {"image": _array(batch["image"]), "seed": np.array(context.study.seed)}
+    arrays |= {f"truth.{task}": _array(batch[task]) for task in context.tasks}
     same = all(
         name in known and np.array_equal(known[name], array) for name, array in arrays.items()
     )
     for result in results:
-        keys = {task: f"{result.name}.{task}" for task in bench.tasks}
+        keys = {task: f"{result.name}.{task}" for task in context.tasks}
         if same and all(key in known for key in keys.values()):
             arrays |= {key: known[key] for key in keys.values()}
             continue
-        network = load_network(result, bench, out=out)
-        predictions = predict(network, batch["image"], bench.tasks, runtime=bench.runtime)
+        network = load_network(result, context, out=out)
+        predictions = predict(network, batch["image"], context.tasks, runtime=context.runtime)
         arrays |= {keys[task]: _array(tensor) for task, tensor in predictions.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)

@@ -7,7 +7,7 @@ from typing import Any
 
 from gatesearch.errors import UsageError
 from gatesearch.execution.jobs import SPEC, Job, keep_result, read_result, read_spec
-from gatesearch.methods.specification import start_of
+from gatesearch.methods import start_of, training_of
 from gatesearch.results import Result
 from gatesearch.study import Study, differences
 from gatesearch.trials.kept_networks import copy_network, network_state
@@ -26,25 +26,25 @@ def check_reuse(source: Path) -> None:
 
 
 def recipe(job: Job) -> dict[str, Any]:
-    """What the result of a baseline's job depends on but code and chance, as plain JSON values."""
-    study, candidate = Study.from_definition(job.definition), job.candidate
-    start = start_of(candidate, study)
+    """All that the result of a baseline's job depends on but code and chance, as JSON values."""
+    study, spec = Study.from_definition(job.definition), job.spec
+    start = start_of(spec, study)
     model = study.model.model_dump(mode="json")
     if start is None and model["init"] == "stl":
         model["init"] = "scratch"  # which single-task networks themselves begin from
     return {
         "results_version": job.definition["results_version"],
-        "seed": candidate.seed,
-        "weighting": candidate.weighting,
-        "balance": study.balance.get(candidate.weighting, {}),
+        "seed": spec.seed,
+        "weighting": spec.weighting,
+        "balance": study.balance.get(spec.weighting, {}),
         "protocol": study.protocol.model_dump(mode="json"),
         "tasks": {name: task.model_dump(mode="json") for name, task in study.tasks.items()},
         "data": study.data.model_dump(mode="json") | {"sha256": job.sha256},
         "model": model,
-        "training": study.training_of(candidate.method).model_dump(mode="json"),
-        "options": study.arguments_of(candidate.method),
+        "training": training_of(study, spec.method).model_dump(mode="json"),
+        "options": study.options_of(spec.method).own,
         "runtime": dict(job.runtime),
-        "start": {} if start is None else recipe(replace(job, candidate=start)),
+        "start": {} if start is None else recipe(replace(job, spec=start)),
     }
 
 
@@ -62,7 +62,7 @@ def take_over(job: Job, source: Path, tell: Callable[[str], None]) -> Result | N
     Raises:
         StudyRefusedError: The other store's network or result is gone or damaged.
     """
-    theirs = read_spec(job.candidate.folder(source) / SPEC)
+    theirs = read_spec(job.spec.folder(source) / SPEC)
     known = None if theirs is None else read_result(theirs)
     if theirs is None or known is None or known.state != "complete":
         return None
@@ -73,9 +73,9 @@ def take_over(job: Job, source: Path, tell: Callable[[str], None]) -> Result | N
     if differing:
         # All of a start that only one of the two has says no more than its key does.
         short = [line for line in differing if "absent" not in line] or differing
-        tell(f"{job.candidate.label} is not the one of {source}: {', '.join(short)}")
+        tell(f"{job.spec.label} is not the one of {source}: {', '.join(short)}")
         return None
-    network_state(job.candidate, out=source)  # which says so if it cannot be read
+    network_state(job.spec, out=source)  # which says so if it cannot be read
     job.write()
     copy_network(theirs.folder, job.folder)
     keep_result(job, known)

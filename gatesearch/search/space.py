@@ -1,86 +1,50 @@
-"""What Optuna draws: λ_s log-uniform, each task's τ_t uniform, regulariser and weighting."""
+"""What Optuna draws, and with which sampler."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import optuna
-from optuna.study import StudyDirection
 
-from gatesearch.study import Configuration, SearchSpec
+from gatesearch.methods.space import Choice, Range
+from gatesearch.study import SearchSpec
+from gatesearch.trials.phase_training import WEIGHT
 
 Params = dict[str, float | str]
 
 
-ONE_SHOT = "one-shot"
-SCALAR = "scalar"
+def draw(
+    trial: optuna.Trial, space: Mapping[str, Range | Choice], weightings: Sequence[str] = ()
+) -> Params:
+    """Every number of a space, and its words and the weighting where there is a choice."""
+    params: Params = {}
+    for name, item in space.items():
+        if isinstance(item, Range):
+            params[name] = trial.suggest_float(name, item.low, item.high, log=item.log)
+        elif len(item.values) > 1:
+            params[name] = trial.suggest_categorical(name, item.values)
+    if len(weightings) > 1:
+        params["weighting"] = trial.suggest_categorical("weighting", weightings)
+    return params
 
 
-def search_of(budget: str, *, one_shot: bool) -> str:
-    """Name of the search that a trial belongs to; empty for the free one."""
-    return " ".join([ONE_SHOT, budget]).strip() if one_shot else budget
+def weight_space(spec: SearchSpec, tasks: Sequence[str]) -> dict[str, Range | Choice]:
+    """`weight.<task>`: factors of ω_t for the weighting `scalar`."""
+    low, high = spec.scalar
+    return {f"{WEIGHT}{task}": Range(low, high, log=True) for task in tasks}
 
 
-def scalar_search(method: str, seed: int) -> str:
-    """Name of the search for the weights of a method's losses."""
-    return f"{SCALAR} {method} seed {seed}"
-
-
-def is_scalar(search: str) -> bool:
-    """Whether a search is one for weights of losses."""
-    return search.startswith(f"{SCALAR} ")
-
-
-def directions(search: str) -> list[StudyDirection]:
-    """Δ_MTL up, GFLOPs down; Δ_MTL alone where all trials cost alike: as a budget asks, or one."""
-    if is_scalar(search):
-        return [StudyDirection.MAXIMIZE]
-    both = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
-    return both if search in ("", ONE_SHOT) or search.startswith(f"{ONE_SHOT} ") else both[:1]
-
-
-def draw(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> Params:
-    """`lambda_s`, `tau.<task>`, and `regulariser` and `weighting` where there is a choice."""
-    drawn: Params = {"lambda_s": trial.suggest_float("lambda_s", *spec.lambda_s, log=True)}
-    for task in tasks:
-        drawn[f"tau.{task}"] = trial.suggest_float(f"tau.{task}", *spec.tau)
-    if len(spec.regulariser) > 1:
-        drawn["regulariser"] = trial.suggest_categorical("regulariser", spec.regulariser)
-    if len(spec.weighting) > 1:
-        drawn["weighting"] = trial.suggest_categorical("weighting", spec.weighting)
-    return drawn
-
-
-def listed(
-    first: Sequence[Configuration], tried: Sequence[Mapping[str, float | str]]
-) -> Callable[[int], dict[str, float] | None]:
-    """What a search is to try next of the study's configurations; None when it has tried all.
+def untried_first(
+    first: Sequence[Mapping[str, float | str]], tried: Sequence[Mapping[str, float | str]]
+) -> Callable[[int], dict[str, float | str] | None]:
+    """Trial index -> the next configuration of the study that no trial has; None once all have.
 
     Args:
-        first: Of the study.
+        first: `SearchSpec.first_params`.
         tried: Parameters of the search's trials.
     """
     known = [params.items() for params in tried]
-    left = [c.params for c in first if not any(c.params.items() <= items for items in known)]
+    left = [dict(p) for p in first if not any(p.items() <= items for items in known)]
     return lambda index: left.pop(0) if left else None
-
-
-def draw_weights(trial: optuna.Trial, spec: SearchSpec, tasks: tuple[str, ...]) -> Params:
-    """`weight.<task>`: factors of ω_t for the weighting `scalar`."""
-    return {
-        f"weight.{task}": trial.suggest_float(f"weight.{task}", *spec.scalar, log=True)
-        for task in tasks
-    }
-
-
-def weight_factors(params: Mapping[str, float | str]) -> dict[str, float]:
-    """Task -> factor of ω_t that `draw_weights` drew; empty where it did not."""
-    prefix = "weight."
-    return {n.removeprefix(prefix): float(v) for n, v in params.items() if n.startswith(prefix)}
-
-
-def draw_shares(trial: optuna.Trial, tasks: tuple[str, ...]) -> Params:
-    """`share.<task>`: which share of its gates each task opens in a one-shot supernet."""
-    return {f"share.{task}": trial.suggest_float(f"share.{task}", 0.0, 1.0) for task in tasks}
 
 
 def sampler(
@@ -97,27 +61,17 @@ def sampler(
         spec: Which sampler.
         seed: The study's.
         index: Trials of the search drawn before it.
-        parallel: Whether trials run beside it, which TPE then takes for bad ones.
+        parallel: True if other trials are running; enables TPE's constant liar.
     """
-    own = (seed * 1_000_003 + index * 7919 + 17) % 2**32
+    trial_seed = (seed * 1_000_003 + index * 7919 + 17) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if spec.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=own)
+            return optuna.samplers.RandomSampler(seed=trial_seed)
         if spec.sampler == "nsga2":
             # A population is two at least.
             population = max(2, spec.startup)
-            return optuna.samplers.NSGAIISampler(seed=own, population_size=population)
+            return optuna.samplers.NSGAIISampler(seed=trial_seed, population_size=population)
         return optuna.samplers.TPESampler(
-            seed=own, n_startup_trials=spec.startup, constant_liar=parallel
+            seed=trial_seed, n_startup_trials=spec.startup, constant_liar=parallel
         )
-
-
-def shares(params: Mapping[str, float | str], tasks: tuple[str, ...]) -> list[float]:
-    """Share of open gates of a one-shot supernet, in the order of the tasks."""
-    return [float(params[f"share.{task}"]) for task in tasks]
-
-
-def taus(params: Mapping[str, float | str], tasks: tuple[str, ...]) -> list[float]:
-    """τ_t in the order of the tasks."""
-    return [float(params[f"tau.{task}"]) for task in tasks]

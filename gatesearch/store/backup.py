@@ -215,7 +215,7 @@ def restore(folder: Path) -> Restored:
 
 
 def count_trials(path: Path) -> dict[str, int]:
-    """Trials of every search of a store: `complete`, `failed`, `pruned`, `running`.
+    """Trials of every search of a store: `complete`, `failed`, `stopped`, `running`.
 
     Read from Optuna's tables, in milliseconds. What was never begun counts for nothing, nor do
     patterns of a one-shot supernet.
@@ -223,7 +223,7 @@ def count_trials(path: Path) -> dict[str, int]:
     Args:
         path: The database.
     """
-    names = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned", "RUNNING": "running"}
+    names = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "stopped", "RUNNING": "running"}
     with _opened(path, "ro") as database:
         found = database.execute(
             "SELECT state, count(*) FROM trials WHERE trial_id IN"

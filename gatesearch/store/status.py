@@ -9,13 +9,14 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from gatesearch.errors import UsageError
+from gatesearch.events import Event, Progress
 from gatesearch.store.backup import (
     BACKUPS,
     DATABASE,
@@ -30,18 +31,18 @@ from gatesearch.store.lock import holder, locked, myself
 
 BOARD = "status.json"
 # Raised whenever the file changes its form.
-FORMAT = 1
+FORMAT = 2
 # Every page of a larger database takes longer to look at than a status may.
 _THOROUGH = 32 * 2**20  # bytes
 _EMPTY: Mapping[str, Any] = {
     "format": FORMAT,
     "study": "",
     "fingerprint": "",
-    "search": "",
+    "tune": [],
     "budget": "",
     "storage": "",
     "wanted": None,
-    "trials": {"complete": 0, "failed": 0, "pruned": 0, "running": 0},
+    "trials": {"complete": 0, "failed": 0, "stopped": 0, "running": 0},
     "per_hour": None,
     "seconds_left": None,
     "best": None,
@@ -60,7 +61,7 @@ class TrialOutcome:
 
     Attributes:
         trial: Its number in the store.
-        state: `complete`, `failed` or `pruned`.
+        state: `complete`, `failed` or `stopped`.
         gain: Δ_MTL on validation, percent; NaN where there is none.
         gflops: Of its network.
     """
@@ -81,10 +82,10 @@ class StatusFile:
         folder: The store's.
         study: Name of the study.
         fingerprint: Of its definition.
-        search: Name of the search; empty for the free one.
+        tune: Methods whose hyperparameters are searched; empty for the usual one.
         budget: What bounds its trials; empty for nothing.
         storage: URL of the server that keeps the store, without a password; empty for SQLite.
-        wanted: Trials of the search in all.
+        wanted: Trials of each search in all.
         clock: Seconds.
     """
 
@@ -94,7 +95,7 @@ class StatusFile:
         *,
         study: str,
         fingerprint: str,
-        search: str = "",
+        tune: Sequence[str] = (),
         budget: str = "",
         storage: str = "",
         wanted: int,
@@ -107,14 +108,14 @@ class StatusFile:
             **_EMPTY,
             "study": study,
             "fingerprint": fingerprint,
-            "search": search,
+            "tune": list(tune),
             "budget": budget,
             "storage": storage,
             "wanted": wanted,
             "started": me.started,
             "process": {"pid": me.pid, "host": me.host},
         }
-        self._counts = dict.fromkeys(("complete", "failed", "pruned"), 0)
+        self._counts = dict.fromkeys(("complete", "failed", "stopped"), 0)
         self._front: list[TrialOutcome] = []
         self._workers: dict[str, dict[str, Any]] = {}
         self._begun, self._before = clock(), 0
@@ -156,14 +157,14 @@ class StatusFile:
         }
         self._write()
 
-    def heard(self, job: str, event: Mapping[str, Any]) -> None:
+    def heard(self, job: str, event: Event) -> None:
         """Tell what the worker of a job said."""
         worker = self._workers.get(job)
         if worker is None:
             return
-        stage = event["message"]
-        if event["event"] == "progress":
-            stage = f"{event['done']}/{event['total']} {event['unit']} {stage}".strip()
+        stage = event.message
+        if isinstance(event, Progress):
+            stage = f"{event.done}/{event.total} {event.unit} {stage}".strip()
         worker.update(stage=stage, seen=_now())
         if self._clock() - self._written >= 1:
             self._write()
@@ -194,7 +195,7 @@ class StatusFile:
         self._written = self._clock()
         hours = (self._written - self._begun) / 3600
         done = self._finished - self._before
-        left = max(0, self._told["wanted"] - self._finished)
+        left = max(0, self._told["wanted"] * max(1, len(self._told["tune"])) - self._finished)
         rate = done / hours if done and hours else None
         best = max(self._front, key=lambda trial: (trial.gain, -trial.gflops), default=None)
         self._told |= {

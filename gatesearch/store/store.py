@@ -1,8 +1,8 @@
-"""The store: one Optuna study holds definition, baselines, test figures and the free search.
+"""The store: one Optuna study holds definition, baselines and test figures, others the searches.
 
-Baselines and test figures are attributes of the Optuna study, since attributes of finished trials
-cannot change. Trials under a budget are in an Optuna study of their own beside it: what is good
-under one budget says little of another. Nothing here needs torch.
+Baselines and test figures are attributes of the main Optuna study, since attributes of finished
+trials cannot change. Each search, a method's under one budget, is an Optuna study of its own beside
+it: what is good for one says little of another. Nothing here needs torch.
 
 Optuna commits every parameter that it draws. So trials are drawn in a mirror of their search, in
 memory, and written whole: one commit begins a trial.
@@ -14,7 +14,7 @@ import gc
 import itertools
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,23 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gatesearch.errors import StudyRefusedError, UsageError
-from gatesearch.results import Result, StudyRecord, TaskInfo
-from gatesearch.search.space import directions, is_scalar
+from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, TaskInfo
+from gatesearch.store import names
 from gatesearch.store.backup import DATABASE
 from gatesearch.store.database import close_database, explained, open_database
-from gatesearch.study import Study, completed, differences
+from gatesearch.store.lock import locked
+from gatesearch.store.upgrade import VERSION, main_study, upgradable, upgrade
+from gatesearch.study import Study, differences
 
 PREDICTIONS = "predictions.npz"
-_BASELINE = "baseline"
-_STARTS = ("warmup", "supernet_warmup", "supernet")
-_PATTERNS = "patterns"
-_TEST = "test"
+# Attributes of a trial.
 _NUMBER = "trial"
 _VALIDATION = "validation"
 _RESULT = "result"
+
+# Δ_MTL up and GFLOPs down; Δ_MTL alone where all trials of a search cost alike.
+GAIN_AND_COST: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
+GAIN: Sequence[StudyDirection] = GAIN_AND_COST[:1]
 
 
 @dataclass(frozen=True)
@@ -48,28 +51,28 @@ class PendingTrial:
 
     Attributes:
         search: Name of its search.
-        number: In the store.
+        number: In the store, over all searches.
         params: What was drawn.
-        handle: Number in its Optuna study.
+        index: Number in its search.
         drawn_from: Parameter -> distribution as JSON.
     """
 
     search: str
     number: int
     params: Mapping[str, float | str]
-    handle: int
+    index: int
     drawn_from: Mapping[str, str]
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking again and again at all that is being read."""
-    on = gc.isenabled()
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause the garbage collector, which would look again and again at all that is being read."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if on:
+        if was_enabled:
             gc.enable()
 
 
@@ -82,8 +85,8 @@ class Store:
         storage: Where both are.
 
     Attributes:
-        handle: Holds the attributes, and the trials without a budget.
-        searches: Name of a search (`search_of`) -> Optuna study of its trials.
+        handle: Holds the attributes.
+        searches: Name of a search -> Optuna study of its trials.
     """
 
     def __init__(self, folder: Path, handle: optuna.Study, storage: RDBStorage) -> None:
@@ -93,27 +96,30 @@ class Store:
         self._read: dict[int, Result] = {}
         self._mirrors: dict[str, optuna.Study] = {}
         prefix = f"{handle.study_name} "
-        self.searches = {"": handle} | {
+        self.searches = {
             name.removeprefix(prefix): optuna.load_study(study_name=name, storage=storage)
             for name in sorted(optuna.get_all_study_names(storage))
-            if name.startswith(prefix) and not name.startswith(f"{prefix}{_PATTERNS} ")
+            if name.startswith(prefix) and not name.startswith(f"{prefix}{names.PATTERNS} ")
         }
 
-    def search(self, name: str) -> optuna.Study:
-        """The Optuna study of a search."""
+    def open_search(self, name: str, objectives: Sequence[StudyDirection]) -> None:
+        """Make the Optuna study of a search where there is none."""
         if name not in self.searches:
-            self.searches[name] = self._study(name, directions(name))
-        return self.searches[name]
+            self.searches[name] = self._study(name, objectives)
 
-    def patterns(self, seed: int) -> optuna.Study:
-        """The Optuna study of the gate patterns of a one-shot supernet."""
-        return self._study(f"{_PATTERNS} seed {seed}", directions(""))
+    def objectives(self, name: str) -> int:
+        """How many objectives a search has: Δ_MTL, then GFLOPs."""
+        return len(self.searches[name].directions)
 
-    def _study(self, name: str, directions: list[StudyDirection]) -> optuna.Study:
+    def patterns(self, method: str, seed: int) -> optuna.Study:
+        """The Optuna study of configurations of a supernet that are tried without training."""
+        return self._study(names.patterns_name(method, seed), GAIN_AND_COST)
+
+    def _study(self, name: str, objectives: Sequence[StudyDirection]) -> optuna.Study:
         handle = optuna.create_study(
             study_name=f"{self.handle.study_name} {name}",
             storage=self._storage,
-            directions=directions,
+            directions=list(objectives),
             load_if_exists=True,
         )
         _name_metrics(handle)
@@ -121,7 +127,7 @@ class Store:
 
     @functools.cached_property
     def numbers(self) -> set[int]:
-        """Of all trials that were ever begun."""
+        """Numbers of all trials that were ever begun."""
         return {
             trial.user_attrs[_NUMBER]
             for search in self.searches.values()
@@ -129,7 +135,7 @@ class Store:
         }
 
     @functools.cached_property
-    def _coming(self) -> Iterator[int]:
+    def _next_numbers(self) -> Iterator[int]:
         return itertools.count(max(self.numbers, default=-1) + 1)
 
     def begin(
@@ -152,43 +158,43 @@ class Store:
         try:
             if params is not None:
                 mirror.enqueue_trial(dict(params))
-            trial = mirror.ask()
-            drawn = dict(draw(trial))
-            frozen = mirror.get_trials(deepcopy=False)[trial.number]
-            begun = PendingTrial(
-                name, next(self._coming), drawn, trial.number, _as_json(frozen.distributions)
+            asked = mirror.ask()
+            drawn = dict(draw(asked))
+            frozen = mirror.get_trials(deepcopy=False)[asked.number]
+            pending = PendingTrial(
+                name, next(self._next_numbers), drawn, asked.number, _as_json(frozen.distributions)
             )
             # Some samplers keep notes of their own there.
-            self._write(begun, frozen.system_attrs)
+            self._write(pending, frozen.system_attrs)
         except BaseException:
             del self._mirrors[name]  # which has one trial more than the search
             raise
-        return begun
+        return pending
 
-    def _write(self, begun: PendingTrial, system_attrs: Mapping[str, Any] | None = None) -> None:
+    def _write(self, trial: PendingTrial, system_attrs: Mapping[str, Any] | None = None) -> None:
         template = create_trial(
             state=TrialState.RUNNING,
-            params=dict(begun.params),
+            params=dict(trial.params),
             distributions={
-                name: json_to_distribution(text) for name, text in begun.drawn_from.items()
+                name: json_to_distribution(text) for name, text in trial.drawn_from.items()
             },
-            user_attrs={_NUMBER: begun.number},
+            user_attrs={_NUMBER: trial.number},
             system_attrs=dict(system_attrs or {}),
         )
-        self.search(begun.search).add_trial(template)
-        self.numbers.add(begun.number)
+        self.searches[trial.search].add_trial(template)
+        self.numbers.add(trial.number)
 
     def _mirror(self, name: str) -> optuna.Study:
         """What samplers must know of a search, with the numbers that it has there."""
         if name not in self._mirrors:
-            search = self.search(name)
+            search = self.searches[name]
             self._mirrors[name] = optuna.create_study(directions=search.directions)
             self._mirrors[name].add_trials(map(_without_results, search.get_trials(deepcopy=False)))
         return self._mirrors[name]
 
     def unfinished(self) -> list[PendingTrial]:
         """Trials of all searches that were begun and have no result, in the order of beginning."""
-        found = [
+        pending = [
             PendingTrial(
                 name,
                 trial.user_attrs[_NUMBER],
@@ -200,17 +206,28 @@ class Store:
             for trial in _begun(search)
             if not trial.state.is_finished()
         ]
-        return sorted(found, key=lambda begun: begun.number)
+        return sorted(pending, key=lambda trial: trial.number)
 
-    def adopt(self, begun: PendingTrial) -> None:
-        """Take up a trial that an earlier state of the store, put back since, did not know."""
-        self._write(begun)
-        self._mirrors.pop(begun.search, None)
-        self.__dict__.pop("_coming", None)
+    def adopt(self, trial: PendingTrial, *, objectives: int) -> None:
+        """Take up a trial that an earlier state of the store, put back since, did not know.
+
+        Args:
+            trial: As its files tell.
+            objectives: How many its search has.
+        """
+        self.open_search(trial.search, GAIN_AND_COST[:objectives])
+        self._write(trial)
+        self._mirrors.pop(trial.search, None)
+        self.__dict__.pop("_next_numbers", None)
 
     def close(self) -> None:
         """Let go of the database."""
         close_database(self._storage)
+
+    @property
+    def identity(self) -> str:
+        """What tells this store's files from another's."""
+        return str(self.attribute(names.IDENTITY))
 
     def attribute(self, name: str) -> Any:
         """An attribute of the store, None where it was never set."""
@@ -220,40 +237,42 @@ class Store:
         """Set an attribute of the store, at once and durably."""
         self.handle.set_user_attr(name, value)
 
-    def keep_baseline(self, result: Result) -> None:
-        """Keep the result of a baseline, in place of an older one of the same name and seed."""
-        self.keep(f"{_BASELINE}/{result.method}/{result.weighting}/{result.seed}", result.to_json())
+    def keep_result(self, result: Result) -> None:
+        """Keep the result of a baseline or of what trials start from.
 
-    def keep_start(self, result: Result) -> None:
-        """Keep the result of what trials of its seed start from."""
-        self.keep(f"{result.role}/{result.seed}", result.to_json())
+        It takes the place of an older one of the same name and seed.
+        """
+        self.keep(names.result_key(result), result.to_json())
 
     def keep_test(self, result: Result, metrics: Mapping[str, float]) -> None:
         """Keep the test figures of a network."""
         if result.trial is None:
             both = {**result.metrics, "test": metrics}
-            self.keep_baseline(replace(result, metrics=both))
+            self.keep_result(replace(result, metrics=both))
         else:
-            self.keep(f"{_TEST}/{result.trial}", dict(metrics))
+            self.keep(names.test_key(result.trial), dict(metrics))
 
-    def finish(self, begun: PendingTrial, result: Result, values: list[float] | None) -> None:
+    def finish(
+        self, trial: PendingTrial, result: Result, values: Sequence[float] | None
+    ) -> None:
         """Tell a trial's result; without values it has failed, or was stopped early."""
-        search, storage = self.search(begun.search), self._storage
+        search, storage = self.searches[trial.search], self._storage
         study = storage.get_study_id_from_name(search.study_name)
-        own = storage.get_trial_id_from_study_id_trial_number(study, begun.handle)
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study, trial.index)
         for name, value in (
             (_VALIDATION, dict(result.metrics.get("validation", {}))),
             (_RESULT, result.to_json()),
         ):
-            storage.set_trial_user_attr(own, name, value)
+            storage.set_trial_user_attr(trial_id, name, value)
         state = None
         if values is None:
-            state = TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL
-        for told in (search, self._mirrors.get(begun.search)):
+            # Optuna's name for a trial that was stopped early.
+            state = TrialState.PRUNED if result.state == "stopped" else TrialState.FAIL
+        for told in (search, self._mirrors.get(trial.search)):
             if told is not None:
-                told.tell(begun.handle, values, state=state)
+                told.tell(trial.index, values, state=state)
 
-    @_uncollected()
+    @_without_garbage_collection()
     def results(self, name: str) -> list[Result]:
         """Results of a search, failures included, in the order in which its trials were begun."""
         if name not in self.searches:
@@ -277,13 +296,12 @@ class Store:
         baselines, starts = (
             [
                 Result.from_json(value)
-                for kind in kinds
                 for name, value in attributes.items()
                 if name.startswith(f"{kind}/")
             ]
-            for kinds in ((_BASELINE,), _STARTS)
+            for kind in (names.BASELINE, names.START)
         )
-        first = ("stl", "mtl")
+        first = (SINGLE_TASK, MULTI_TASK)
         baselines.sort(
             key=lambda r: (
                 r.seed, [r.method != name for name in first], r.method, r.weighting != "uniform",
@@ -291,18 +309,18 @@ class Store:
         )  # fmt: skip
         return baselines, starts
 
-    @property
-    def one_shot(self) -> bool:
-        """Whether something of the one training for the whole front is in it."""
-        _, starts = self._bases(self.handle.user_attrs)
-        return any(start.role.startswith("supernet") for start in starts)
+    @_without_garbage_collection()
+    def methods(self) -> set[str]:
+        """Methods of which it holds a result."""
+        trials = [t for search in self.searches.values() for t in _ended(search)]
+        return {result.method for result in (*self.bases, *map(self._result, trials))}
 
     def keep_definition(self, study: Study) -> None:
         """Write what all its results belong to."""
-        self.keep("fingerprint", study.fingerprint)
-        self.keep("definition", study.definition())
+        self.keep(names.FINGERPRINT, study.fingerprint)
+        self.keep(names.DEFINITION, study.definition())
 
-    @_uncollected()
+    @_without_garbage_collection()
     def record(self) -> StudyRecord:
         """Everything in it, for reports."""
         attributes = self.handle.user_attrs
@@ -311,7 +329,7 @@ class Store:
             _tested(self._result(trial), attributes)
             for name, search in self.searches.items()
             for trial in _ended(search)
-            if not is_scalar(name)
+            if not names.searches_weights(name)
         ]
         predictions = self.folder / PREDICTIONS
         return StudyRecord(
@@ -330,7 +348,13 @@ class Store:
 
 
 def open_store(
-    study: Study, *, folder: Path, tasks: tuple[TaskInfo, ...], storage: str = ""
+    study: Study,
+    *,
+    folder: Path,
+    tasks: tuple[TaskInfo, ...],
+    storage: str = "",
+    complete: Callable[[Study], Study] = lambda stored: stored,
+    binding: Callable[[Sequence[str], Sequence[str]], Sequence[str]] = lambda given, held: given,
 ) -> Store:
     """Open a study's store, or make it.
 
@@ -339,6 +363,9 @@ def open_store(
         folder: Holds `study.db`, and everything else where the database is on a server.
         tasks: What a report must know of the tasks; written into a new store.
         storage: `postgresql://...` of a server; empty for SQLite in the folder.
+        complete: Brings a stored definition into the form that the study's has.
+        binding: (methods with options, methods with results) -> those of the first whose options
+            the results depend on.
 
     Raises:
         StudyRefusedError: The store was made with another definition, naming what differs; or it
@@ -347,33 +374,34 @@ def open_store(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with explained(folder):
+        if not storage:
+            upgrade(folder)
         opened = open_database(folder, storage)
         handle = optuna.create_study(
             study_name=study.name,
             storage=opened,
-            directions=directions(""),
+            directions=list(GAIN_AND_COST),
             load_if_exists=True,
         )
         store = Store(folder, handle, opened)
-        theirs = store.attribute("definition")
-        if theirs is None:
+        _check_version(store, folder, storage)
+        stored = store.attribute(names.DEFINITION)
+        if stored is None:
             _name_metrics(handle)
             store.keep("name", study.name)
-            store.keep("identity", uuid.uuid4().hex)
+            store.keep(names.IDENTITY, uuid.uuid4().hex)
             store.keep("tasks", [vars(task) for task in tasks])
+            store.keep(names.FORMAT, VERSION)
             store.keep_definition(study)
             return store
-    if store.attribute("fingerprint") != study.fingerprint:
-        lines = differences(study.definition(), completed(theirs))
-        # Options of the one-shot supernet bind nobody before there is one.
-        if not store.one_shot:
-            lines = [line for line in lines if not line.startswith("one_shot.")]
+    if store.attribute(names.FINGERPRINT) != study.fingerprint:
+        lines = _binding_differences(study, stored, store, complete, binding)
         if not lines:
             store.keep_definition(study)
             return store
         raise StudyRefusedError(
             f"{folder} was made with another definition (fingerprint "
-            f"{store.attribute('fingerprint')}, now {study.fingerprint}); results would not be "
+            f"{store.attribute(names.FINGERPRINT)}, now {study.fingerprint}); results would not be "
             "comparable. What differs (store -> now):\n  "
             + "\n  ".join(lines)
             + "\nName another folder with --out, where --reuse with this one takes over baselines "
@@ -382,11 +410,47 @@ def open_store(
     return store
 
 
+def _binding_differences(
+    study: Study,
+    stored: Mapping[str, Any],
+    store: Store,
+    complete: Callable[[Study], Study],
+    binding: Callable[[Sequence[str], Sequence[str]], Sequence[str]],
+) -> list[str]:
+    """Where a definition and the stored one differ in what the store's results depend on."""
+    try:
+        completed = complete(Study.from_definition(stored)).definition()
+    except UsageError:  # of another version altogether
+        completed = dict(stored)
+    completed["results_version"] = stored.get("results_version")
+    lines = differences(study.definition(), completed)
+    given = sorted({line.split(".")[1] for line in lines if line.startswith("options.")})
+    bound = binding(given, sorted(store.methods()))
+    return [
+        line for line in lines if not line.startswith("options.") or line.split(".")[1] in bound
+    ]
+
+
+def _check_version(store: Store, folder: Path, storage: str) -> None:
+    """Refuse a store of another format.
+
+    Raises:
+        StudyRefusedError: It is of another version of gatesearch.
+    """
+    version = store.attribute(names.FORMAT)
+    if version != VERSION and store.attribute(names.DEFINITION) is not None:
+        raise StudyRefusedError(
+            f"{storage or folder} was written by another version of gatesearch (store format "
+            f"{version or 1}, this version reads {VERSION}); go on with that version, or name "
+            "another " + ("--storage" if storage else "--out")
+        )
+
+
 def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecord:
     """Everything in a store, for reports.
 
     Args:
-        folder: The store's folder.
+        folder: The store's folder; one of gatesearch 0.1.0 is brought to this version's form.
         storage: As for `open_store`.
         name: The study's, where a server holds several.
 
@@ -397,13 +461,16 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
     if not storage and not (folder / DATABASE).is_file():
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
     with explained(folder), contextlib.ExitStack() as stack:
+        if not storage and upgradable(folder):
+            with locked(folder):
+                upgrade(folder)
         try:
             opened = open_database(folder, storage)
             stack.callback(close_database, opened)
-            # Names of studies have no spaces, those of their searches do.
-            names = [n for n in optuna.get_all_study_names(opened) if " " not in n]
-            handle = optuna.load_study(study_name=name or "".join(names[:1]), storage=opened)
-            return Store(folder, handle, opened).record()
+            handle = optuna.load_study(study_name=name or main_study(opened), storage=opened)
+            store = Store(folder, handle, opened)
+            _check_version(store, folder, storage)
+            return store.record()
         except KeyError as error:
             raise StudyRefusedError(
                 f"{storage or folder / DATABASE} holds no finished set-up of a study ({error} is "
@@ -432,7 +499,7 @@ def _without_results(trial: FrozenTrial) -> FrozenTrial:
     )
 
 
-@_uncollected()
+@_without_garbage_collection()
 def _begun(handle: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in handle.get_trials(deepcopy=False) if _NUMBER in trial.user_attrs]
 
@@ -442,5 +509,5 @@ def _ended(handle: optuna.Study) -> list[FrozenTrial]:
 
 
 def _tested(result: Result, attributes: Mapping[str, Any]) -> Result:
-    test = attributes.get(f"{_TEST}/{result.trial}")
+    test = attributes.get(names.test_key(result.trial or 0))
     return replace(result, metrics={**result.metrics, "test": test}) if test else result

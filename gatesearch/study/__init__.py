@@ -3,12 +3,12 @@
 Nothing here knows of torch. Everything below unpacks a study at its edge and takes plain arguments.
 """
 
-from gatesearch.study.definition import RESULTS_VERSION, Study, completed, differences
+from gatesearch.study.definition import RESULTS_VERSION, Study, differences
 from gatesearch.study.load import builtin_studies, load_study
 from gatesearch.study.schema import (
     AugmentSpec,
-    Configuration,
     ExecutionSpec,
+    MethodOptions,
     SearchSpec,
     TaskSpec,
     TrainingSpec,
@@ -17,14 +17,13 @@ from gatesearch.study.schema import (
 __all__ = [
     "RESULTS_VERSION",
     "AugmentSpec",
-    "Configuration",
     "ExecutionSpec",
+    "MethodOptions",
     "SearchSpec",
     "Study",
     "TaskSpec",
     "TrainingSpec",
     "builtin_studies",
-    "completed",
     "differences",
     "load_study",
 ]

@@ -7,17 +7,15 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from gatesearch.errors import UsageError
+from gatesearch.errors import nearest
+from gatesearch.strict import Strict
 from gatesearch.study.schema import (
     DataSpec,
     ExecutionSpec,
-    GateSpec,
     MethodOptions,
     ModelSpec,
-    OneShotSpec,
     ProtocolSpec,
     SearchSpec,
-    Strict,
     TaskSpec,
     TrainingSpec,
 )
@@ -30,13 +28,20 @@ RESULTS_VERSION = 3
 class Study(Strict):
     """A validated study definition.
 
+    A table that is none of these, `[NAME]`, holds options of the method NAME, as `[options.NAME]`
+    does. What a method makes of its options is checked where methods are known
+    (`gatesearch.methods.check_study`).
+
     Attributes:
         name: Names the store's folder and the report.
         summary: One line for `gatesearch studies`.
         seed: Seed of initialisation, data order and search; `--seed` changes it.
-        methods: Baselines trained beside InterroGate, names in `gatesearch.methods.METHODS`.
+        methods: Baselines trained beside the search, names in `gatesearch.methods.METHODS`.
+        tune: Methods whose hyperparameters are searched; the first of `METHODS` that has any when
+            empty.
         weightings: How the losses or gradients of these baselines are balanced, each in every way;
             names in `gatesearch.training.WEIGHTINGS`. Single-task networks have nothing to balance.
+        options: Method -> its options.
         balance: Weighting -> its options, as `[balance.cagrad]` with `c = 0.5`.
         report_frames: Frames drawn with predictions in the report.
     """
@@ -45,73 +50,61 @@ class Study(Strict):
     summary: str = ""
     seed: int = Field(default=0, ge=0)
     methods: tuple[str, ...] = ("stl", "mtl", "cross_stitch", "mtan")
+    tune: tuple[str, ...] = ()
     weightings: tuple[str, ...] = Field(default=("uniform",), min_length=1)
     report_frames: int = Field(default=3, ge=0, le=16)
     protocol: ProtocolSpec
     tasks: dict[str, TaskSpec] = Field(min_length=1)
     data: DataSpec
     model: ModelSpec
-    interrogate: GateSpec = GateSpec()
     training: TrainingSpec
     search: SearchSpec = SearchSpec()
-    one_shot: OneShotSpec = OneShotSpec()
     execution: ExecutionSpec = ExecutionSpec()
     options: dict[str, MethodOptions] = Field(default={})
     balance: dict[str, dict[str, Any]] = Field(default={})
 
-    @model_validator(mode="after")
-    def _supernet_has_epochs(self) -> "Study":
-        rest = 1 - self.one_shot.warmup - self.one_shot.finetune
-        if self.search.mode == "one_shot" and rest <= 0:
-            raise ValueError(
-                "one_shot.warmup + one_shot.finetune must leave a share of the epochs for the "
-                f"supernet, found {self.one_shot.warmup} + {self.one_shot.finetune}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _first_are_whole(self) -> "Study":
-        for given in self.search.first:
-            if given.tau.keys() != self.tasks.keys():
-                raise ValueError(
-                    f"search.first: tau must name every task ({', '.join(self.tasks)}), found "
-                    f"{', '.join(given.tau) or 'none'}"
-                )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, raw: Any) -> Any:
+        """Move tables named after a method into `options`; a mistyped table's name stays."""
+        if not isinstance(raw, Mapping):
+            return raw
+        named = {
+            key: value
+            for key, value in raw.items()
+            if isinstance(value, Mapping) and key not in cls.model_fields
+            if not nearest(key, cls.model_fields, cutoff=0.75)
+        }
+        known = {key: value for key, value in raw.items() if key not in named}
+        options = known.get("options", {})
+        return known | {"options": merged(options, named) if named else options}
 
     @property
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks, in the definition's order."""
         return tuple(self.tasks)
 
-    def training_of(self, method: str, *, one_shot: bool = False) -> TrainingSpec:
-        """The training of one method: the study's, with that method's own keys laid over it.
+    def options_of(self, method: str) -> MethodOptions:
+        """The options of a method, as they are written."""
+        return self.options.get(method, MethodOptions())
 
-        Args:
-            method: Its name.
-            one_shot: Whether it is of the one training for the whole front.
-        """
-        own = dict(self.options.get(method, MethodOptions()).training)
-        if one_shot and self.one_shot.epochs is not None:
-            own["epochs"] = self.one_shot.epochs
-        whole = merged(self.training.model_dump(), own)
+    def training_of(self, method: str) -> TrainingSpec:
+        """The training of one method: the study's, with that method's own keys laid over it."""
+        whole = merged(self.training.model_dump(), self.options_of(method).training)
         where = f"study {self.name}, options.{method}.training"
         spec: TrainingSpec = validated(TrainingSpec, whole, where=where)
         return spec
 
-    def arguments_of(self, method: str) -> dict[str, Any]:
-        """Keyword arguments that the study gives the method's builder."""
-        return self.options.get(method, MethodOptions()).arguments
-
     def definition(self) -> dict[str, Any]:
         """All that changes results, as plain JSON values; what `fingerprint` is made of."""
-        # The seed is kept with every result, and so is what a trial draws; methods, weightings,
-        # frames and first configurations only say what is added.
+        # The seed is kept with every result, and so is what a trial draws; methods, tuned methods,
+        # weightings, frames and first configurations only say what is added.
         kept = self.model_dump(
             mode="json",
             exclude={
-                "summary": True, "seed": True, "methods": True, "weightings": True,
-                "report_frames": True, "execution": True, "search": {"mode", "first"},
+                "summary": True, "seed": True, "methods": True, "tune": True,
+                "weightings": True, "report_frames": True, "execution": True, "search": {"first"},
+                "options": {name: {"start"} for name, o in self.options.items() if o.start is None},
             },
         )  # fmt: skip
         return {"results_version": RESULTS_VERSION, **kept}
@@ -128,15 +121,6 @@ class Study(Strict):
         """Twelve hexadecimal digits that change whenever results would."""
         text = json.dumps(self.definition(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def completed(definition: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored definition with the options that came after it, which then had their defaults."""
-    try:
-        whole = Study.from_definition(definition).definition()
-    except UsageError:  # of another version altogether
-        return definition
-    return whole | {"results_version": definition.get("results_version")}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -1,16 +1,14 @@
-"""The tables of a study's file, each with its keys, their bounds and what they mean."""
+"""The tables of a study's file, each with its keys, their bounds and what they mean.
 
+Options of methods are not here: each method has its own (`gatesearch.methods`).
+"""
+
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
-class Strict(BaseModel):
-    """A table whose keys are all known."""
-
-    # Schemas are built on first use: `--help` must not wait for them.
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
+from gatesearch.strict import Strict
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -80,64 +78,6 @@ class ModelSpec(Strict):
     weights: str = "imagenet"
 
 
-class GateSpec(Strict):
-    """The InterroGate supernet (the paper leaves all of these open; see docs of each option).
-
-    Attributes:
-        granularity: Gates after every convolution, or after every residual block.
-        estimator: `ste` (hard forward, straight-through gradient), `sigmoid` (annealed),
-            `hard_concrete` (Louizos 2018).
-        initial: Initial probability σ(α) of the task's own channel.
-        lr: Learning rate of α and β as a multiple of the weights' own.
-        temperature: Start and end temperature of `sigmoid` (geometric annealing).
-        ramp: Share of the gates' epochs over which λ_s rises from 0 to its full value; 0 in the
-            paper. Streams that start alike need time to differ before gates can tell them apart.
-        warmup: Share of `training.epochs` trained as one multi-task network, whose weights every
-            stream then starts from; done once a seed for all trials. 0 in the paper.
-        finetune: Share of `training.epochs`, the last, in which the compact network is trained
-            after pruning. 0 in the paper. One learning rate schedule runs through all phases.
-        spread: Where a task's open gates are: `learned` leaves them (the paper), `even` opens the
-            same share of every layer, those of the highest α (see `evened`). Patterns of the
-            one-shot search stay as they were tried.
-        align: Whether tasks own the same channels, as many each as before, and the same ones all
-            along a residual stream (see `aligned`); what is cut then computes and moves less for
-            the same shares. False in the paper; not in the one-shot search.
-        round_to: Live channels of every convolution become multiples of this; 1 leaves them. The
-            log says what it costs and wins.
-    """
-
-    granularity: Literal["conv", "block"] = "conv"
-    estimator: Literal["ste", "sigmoid", "hard_concrete"] = "ste"
-    initial: float = Field(default=0.5, gt=0, lt=1)
-    lr: Positive = 10.0
-    temperature: tuple[Positive, Positive] = (1.0, 0.1)
-    ramp: float = Field(default=0.0, ge=0, le=1)
-    warmup: float = Field(default=0.0, ge=0, lt=1)
-    finetune: float = Field(default=0.0, ge=0, lt=1)
-    spread: Literal["learned", "even"] = "learned"
-    align: bool = False
-    round_to: int = Field(default=1, ge=1)
-
-    @model_validator(mode="after")
-    def _some_left(self) -> "GateSpec":
-        if self.warmup + self.finetune >= 1:
-            raise ValueError(
-                "warmup + finetune must leave a share of the epochs for the gates, found "
-                f"{self.warmup} + {self.finetune}"
-            )
-        return self
-
-    def phases(self, epochs: int) -> tuple[int, int]:
-        """(last epoch of the warm-up, last of the gates) of so many; each phase rounds down.
-
-        >>> GateSpec(warmup=0.5, finetune=0.25).phases(10)
-        (5, 8)
-        >>> GateSpec(warmup=0.5, finetune=0.25).phases(1)
-        (0, 1)
-        """
-        return int(self.warmup * epochs), epochs - int(self.finetune * epochs)
-
-
 class AugmentSpec(Strict):
     """Augmentation of whole training batches; each task transforms its own labels.
 
@@ -185,60 +125,53 @@ class TrainingSpec(Strict):
 
 
 class MethodOptions(BaseModel):
-    """Options of one method: arguments of its builder, and `training` keys that differ."""
+    """Options of one method; which keys of its own it has, the method says (`gatesearch.methods`).
+
+    Attributes:
+        training: Keys of `[training]` that differ for this method.
+        start: `study` starts as `model.init` says, `stl` always from the trained single-task
+            networks; the method's own default when None.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     training: dict[str, Any] = {}
+    start: Literal["study", "stl"] | None = None
 
     @property
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments for the method's builder."""
+    def own(self) -> dict[str, Any]:
+        """The keys that only this method has."""
         return dict(self.model_extra or {})
 
 
-class Configuration(Strict):
-    """λ_s and every task's τ_t of one trial."""
-
-    lambda_s: Positive
-    tau: dict[str, Annotated[float, Field(ge=0, le=1)]]
-
-    @property
-    def params(self) -> dict[str, float]:
-        """As a trial's parameters: `lambda_s` and `tau.<task>`."""
-        return {"lambda_s": self.lambda_s, **{f"tau.{t}": value for t, value in self.tau.items()}}
-
-
 class SearchSpec(Strict):
-    """What Optuna chooses: λ_s log-uniform, each task's τ_t uniform.
+    """How hyperparameters of the tuned methods are searched.
+
+    Any other key of the table that holds a list is the range of a hyperparameter, as
+    `lambda_s = [0.1, 10.0]` or `tau = [0.0, 1.0]`: it holds for every tuned method that has one of
+    that name. Which there are, and what they are by default, the method says.
 
     Attributes:
-        mode: `separate` trains a supernet each trial, `one_shot` one for all. Both fit one store.
         sampler: `tpe`, `nsga2` or `random`.
-        lambda_s: Range of the weight of the sparsity loss.
-        tau: Range of every task's hinge target.
-        first: Configurations that every separate search tries before any is drawn, unless it has
-            tried them: known good ones, or one to repeat with other seeds.
+        space: Hyperparameter -> its range (low, high), or the values to choose from.
+        first: Configurations that a search tries before any is drawn, unless it has tried them:
+            hyperparameter -> value, or -> task -> value.
         startup: Random draws before the sampler models anything.
-        regulariser: `hinge` bounds σ(α) by τ_t (the paper); `flops` bounds the expected cost by
-            the budget of the run. Of several each trial draws one.
-        stop: Ends trials that lag behind: `median` of, or not in the better half (`halving`) of,
-            earlier trials at the same epoch that cost no more. Judged by Δ_MTL on validation.
+        stop: Ends trials that lag behind others at the same epoch that cost no more, judged by
+            Δ_MTL on validation: `median` those below the median, `halving` all but the better half
+            at epochs that double (asynchronous successive halving).
         stop_every: Epochs between two judgements; `halving` doubles the distance each time.
         stop_after: Trials that a judgement needs at least.
         weighting: How a trial's losses or gradients are balanced, names in `WEIGHTINGS`. Of several
-            each trial draws one; a one-shot supernet is trained with plain ω_t.
+            each trial draws one.
         scalar: Range of the factors of ω_t that the weighting `scalar` searches, log-uniform.
         scalar_trials: How many such weights are tried for a method, ω_t first; the best on
             validation are the baseline's.
     """
 
-    mode: Literal["separate", "one_shot"] = "separate"
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
-    lambda_s: tuple[float, float] = (0.01, 10.0)
-    tau: tuple[float, float] = (0.0, 1.0)
-    first: tuple[Configuration, ...] = ()
+    space: dict[str, tuple[float | str, ...]] = Field(default={})
+    first: tuple[dict[str, float | str | dict[str, float | str]], ...] = ()
     startup: int = Field(default=10, ge=1)
-    regulariser: tuple[Literal["hinge", "flops"], ...] = Field(default=("hinge",), min_length=1)
     stop: Literal["none", "median", "halving"] = "none"
     stop_every: int = Field(default=10, ge=1)
     stop_after: int = Field(default=4, ge=1)
@@ -246,20 +179,42 @@ class SearchSpec(Strict):
     scalar: tuple[float, float] = (0.1, 10.0)
     scalar_trials: int = Field(default=10, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_space(cls, raw: Any) -> Any:
+        """Take keys that hold lists, and that the table itself does not know, for ranges."""
+        if not isinstance(raw, Mapping):
+            return raw
+        ranges = {
+            key: value
+            for key, value in raw.items()
+            if key not in cls.model_fields and isinstance(value, list | tuple)
+        }
+        known = {key: value for key, value in raw.items() if key not in ranges}
+        return {**known, "space": {**known.get("space", {}), **ranges}}
+
     @model_validator(mode="after")
-    def _ordered(self) -> "SearchSpec":
-        if not 0 < self.lambda_s[0] <= self.lambda_s[1]:
-            raise ValueError(f"lambda_s must be an ascending positive range, found {self.lambda_s}")
-        if not 0 <= self.tau[0] <= self.tau[1] <= 1:
-            raise ValueError(f"tau must be an ascending range within [0, 1], found {self.tau}")
+    def _check_scalar(self) -> "SearchSpec":
         if not 0 < self.scalar[0] <= self.scalar[1]:
             raise ValueError(f"scalar must be an ascending positive range, found {self.scalar}")
-        for given in self.first:
-            for name, value in given.params.items():
-                low, high = self.lambda_s if name == "lambda_s" else self.tau
-                if not low <= value <= high:
-                    raise ValueError(f"first: {name} must be in [{low}, {high}], found {value}")
         return self
+
+    @property
+    def first_params(self) -> list[dict[str, float | str]]:
+        """`first` with one entry per parameter: `{"lambda_s": 3.0, "tau.semseg": 1.0}`."""
+        return [_flat(configuration) for configuration in self.first]
+
+
+def _flat(
+    configuration: Mapping[str, float | str | Mapping[str, float | str]],
+) -> dict[str, float | str]:
+    flat: dict[str, float | str] = {}
+    for name, value in configuration.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{task}": per_task for task, per_task in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 class ExecutionSpec(Strict):
@@ -275,28 +230,3 @@ class ExecutionSpec(Strict):
     checkpoint_minutes: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     attempts: int = Field(default=3, ge=1)
     backup_minutes: float = Field(default=10.0, ge=0, allow_inf_nan=False)
-
-
-class OneShotSpec(Strict):
-    """One training for the whole front (`search.mode = "one_shot"`).
-
-    Attributes:
-        ends: Probability of a step with all gates closed, and of one with all gates open.
-        distillation: Weight of the distance between a pattern's predictions and those with all
-            gates open.
-        patterns: Gate patterns that Optuna tries on the validation part, without training.
-        statistics: Training frames that a tried pattern's batch norm statistics are taken from.
-        epochs: Passes over the training part, warm-up and fine-tuning included; `training.epochs`
-            where it is not given. One training stands for all budgets, so a longer one pays.
-        warmup: Share of the epochs, the first, as one multi-task network whose weights all streams
-            start from: nested patterns learn slowly from scratch.
-        finetune: Share of the epochs, the last, in which each chosen network is trained.
-    """
-
-    ends: float = Field(default=0.2, ge=0, le=0.5)
-    distillation: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    patterns: int = Field(default=1000, ge=1)
-    statistics: int = Field(default=256, ge=2)
-    epochs: int | None = Field(default=None, ge=1)
-    warmup: float = Field(default=0.4, ge=0, lt=1)
-    finetune: float = Field(default=0.25, ge=0, lt=1)

@@ -6,7 +6,7 @@ import torch
 
 from gatesearch.cost import Cost, count_macs
 from gatesearch.errors import UsageError
-from gatesearch.methods import build_model
+from gatesearch.methods import build_model, method_of
 from gatesearch.study import Study
 
 
@@ -18,16 +18,16 @@ def costs(study: Study, methods: Sequence[str] = ()) -> dict[str, Cost]:
         methods: Names in `gatesearch.methods.METHODS`; the study's own when empty.
 
     Raises:
-        UsageError: An unknown method, or `interrogate`, whose cost its gates decide.
+        UsageError: An unknown method, or one whose cost is not known before it is trained.
     """
-    found = {}
-    for method in methods or study.methods:
-        if method == "interrogate":
+    counted = {}
+    for name in methods or study.methods:
+        method = method_of(name)
+        if method.unpriced:
             raise UsageError(
-                "the cost of 'interrogate' is not known before its gates are: it lies between "
-                "mtl (all gates closed) and, with every gate open, stl; ask for those"
+                f"the cost of '{name}' is not known before it is trained: {method.unpriced}"
             )
         with torch.device("meta"):
-            model = build_model(study, method, pretrained=False)
-        found[method] = count_macs(model, (1, 3, *study.protocol.size))
-    return found
+            model = build_model(study, name, pretrained=False)
+        counted[name] = count_macs(model, (1, 3, *study.protocol.size))
+    return counted

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 
 from gatesearch.errors import StudyRefusedError
 from gatesearch.files import write_atomic
-from gatesearch.methods import MTL, STL, build_model
-from gatesearch.methods.context import Context
-from gatesearch.methods.specification import NetworkSpec
-from gatesearch.models import GatedSupernet
-from gatesearch.pruning import CompactNet, extract, load_compact, save_compact
+from gatesearch.methods import Context, NetworkSpec, build_model, method_of
+from gatesearch.pruning import CompactNet, save_compact
 from gatesearch.results import Result
 from gatesearch.study import Study
 
@@ -38,13 +35,13 @@ def copy_network(source: Path, target: Path) -> None:
     write_atomic(here, there.read_bytes())
 
 
-def network_state(candidate: NetworkSpec, *, out: Path) -> dict[str, Tensor]:
+def network_state(spec: NetworkSpec, *, out: Path) -> dict[str, Tensor]:
     """Weights of a kept network.
 
     Raises:
         StudyRefusedError: The file is gone or damaged.
     """
-    path = (candidate.folder(out) / MODEL).with_suffix(TENSORS)
+    path = (spec.folder(out) / MODEL).with_suffix(TENSORS)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -54,31 +51,28 @@ def network_state(candidate: NetworkSpec, *, out: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def load_network(result: Result, bench: Context, *, out: Path) -> nn.Module:
+def load_network(result: Result, context: Context, *, out: Path) -> nn.Module:
     """The kept network of a result, on the device, in evaluation mode."""
-    return bench.runtime.place(kept_network(result, bench.study, out=out)).eval()
+    return context.runtime.place(kept_network(result, context.study, out=out)).eval()
 
 
 def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
-    """The kept network of a result, on the processor, in evaluation mode."""
-    candidate = NetworkSpec.of(result)
-    if result.method == "interrogate":
-        return load_compact(candidate.folder(out) / MODEL)
+    """The kept network of a result, on the processor, in evaluation mode.
+
+    Raises:
+        StudyRefusedError: Its file is gone or damaged.
+        UsageError: Likewise, of a pruned network.
+    """
+    spec = NetworkSpec.of(result)
+    read = method_of(result.method).read
+    if read is not None:
+        return read(spec.folder(out) / MODEL)
     model = build_model(study, result.method, seed=result.seed, pretrained=False)
-    model.load_state_dict(network_state(candidate, out=out))
+    model.load_state_dict(network_state(spec, out=out))
     return model.eval()
 
 
-def as_compact(network: nn.Module, study: Study) -> nn.Module:
-    """Multi-task and single-task networks as the compact networks they are the ends of.
-
-    Any other network is given back as it is.
-    """
-    if not isinstance(network, (MTL, STL)):
-        return network
-    supernet = build_model(study, "interrogate", pretrained=False)
-    assert isinstance(supernet, GatedSupernet)
-    own = isinstance(network, STL)
-    (supernet.take_streams if own else supernet.clone_streams)(network.state_dict())
-    supernet.set_gates({n: torch.full_like(a, own).bool() for n, a in supernet.logits().items()})
-    return extract(supernet)
+def as_compact(network: nn.Module, method: str, study: Study) -> nn.Module:
+    """The compact network that computes what a method's network does; where none does, itself."""
+    convert = method_of(method).as_compact
+    return network if convert is None else convert(network, study)

@@ -1,305 +1,183 @@
-"""One network from specification to result: build, train, prune, count, evaluate."""
+"""One network from specification to result: trained, pruned, counted, measured, kept."""
 
 import copy
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from gatesearch.cost import count_macs, median_latency
-from gatesearch.methods import build_model
-from gatesearch.methods.context import Context, Emit
-from gatesearch.methods.early_stopping import Stopper
-from gatesearch.methods.interrogate.gate_selection import harden, opened
-from gatesearch.methods.interrogate.phases import fit, spans, train_gates, train_nested
-from gatesearch.methods.specification import NetworkSpec, start_of
-from gatesearch.models import GatedSupernet
-from gatesearch.pruning import CompactNet, extract, sharing
-from gatesearch.pruning.description import Description
-from gatesearch.results import Result
-from gatesearch.search.space import weight_factors
-from gatesearch.study import Study
-from gatesearch.training import (
-    Checkpoint,
-    Checkpoints,
-    History,
-    Phase,
-    Ranks,
-    evaluate,
-    recompute_statistics,
+from gatesearch.events import Emit, Log, Warned
+from gatesearch.methods import (
+    Context,
+    NetworkSpec,
+    TrainingRequest,
+    method_of,
+    start_of,
+    training_of,
 )
+from gatesearch.results import Result
+from gatesearch.training import History, evaluate, recompute_statistics
 from gatesearch.trials.kept_networks import keep_network, load_network, network_state
+from gatesearch.trials.phase_training import Surroundings, run_phases
 
-_TUNE = "tune"
-ALONE = Ranks()
+_ALONE = Surroundings()
 
 
-@dataclass
-class TrainedNetwork:
-    """What training leaves: a network, and what is known of it without measuring.
+@dataclass(frozen=True)
+class Measurement:
+    """Cost and validation metrics of a network, as in `Result`; empty for one without."""
 
-    Attributes:
-        network: On the device; as it was when a trial was stopped early.
-        history: Of its own phases.
-        pflops: Likewise.
-        layers: Names of the gated layers, where a supernet was pruned.
-        sharing: task -> for each of them the share of live channels that are the task's own.
-    """
-
-    network: nn.Module
-    history: History = field(default_factory=History)
-    pflops: float = 0.0
-    layers: tuple[str, ...] = ()
-    sharing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gflops: float = 0.0
+    backbone_gflops: float = 0.0
+    params_m: float = 0.0
+    latency_ms: float | None = None
+    uncounted: Mapping[str, int] = field(default_factory=dict)
 
 
 def train_network(
-    candidate: NetworkSpec,
-    bench: Context,
+    spec: NetworkSpec,
+    context: Context,
     *,
     out: Path,
     start: Result | None,
     emit: Emit,
-    checkpoints: Checkpoints | None = None,
-    judge: Stopper | None = None,
-    ranks: Ranks = ALONE,
+    around: Surroundings = _ALONE,
 ) -> Result:
     """Train one network, keep it in its folder, measure it on the validation part.
 
     Args:
-        candidate: What to train.
-        bench: Data, tasks, runtime.
+        spec: What to train.
+        context: Data, tasks, runtime.
         out: The store's folder.
-        start: Result of what it starts from (`starts_from`).
-        emit: Receives progress.
-        checkpoints: Where training stands, kept now and then; it goes on from the newest.
-        judge: May stop a trial early, whose result is then `pruned` and has no network.
-        ranks: The processes that train it together, each calling this alike; the first one keeps.
+        start: Result of what it starts from (`start_of`).
+        emit: Receives events.
+        around: Checkpoints, from the newest of which it goes on; what may stop it early, whose
+            result is then `stopped` and has no network; processes that train it together, each
+            calling this alike, of which the first keeps.
 
     Raises:
         TrainingError: The training cannot go on.
-        Preempted: `checkpoints` was asked to stop.
+        Preempted: The checkpoints were asked to stop.
     """
+    before = start_of(spec, context.study)
+    request = TrainingRequest(
+        spec, context, None if before is None else lambda: network_state(before, out=out), emit
+    )
     history = History()
-    if start is not None and start.method == candidate.method:  # its own warm-up
+    if start is not None and start.method == spec.method:  # a part of its own, such as a warm-up
         history = History({name: list(c) for name, c in start.curves.items()}, epochs=start.epochs)
-    trained = _trained(candidate, bench, out, emit, checkpoints, judge, ranks)
-    history.follow(trained.history)
-    measured: dict[str, Any] = {}
-    if judge is not None and judge.verdict:
-        measured = {"state": "pruned", "reason": judge.verdict}
-    else:
-        if candidate.role != "supernet":  # which is no network to compare
-            emit({"event": "log", "message": f"{candidate.label}: measuring"})
-            measured = _measured(trained.network, candidate, bench, emit)
-        if ranks.rank == 0:
-            keep_network(trained.network, candidate.folder(out))
-    reused = start or Result(candidate.method, candidate.seed)
+    training = run_phases(request, around)
+    history.follow(training.history)
+    network = training.network
+    measured = Measurement()
+    verdict = "" if around.stopper is None else around.stopper.verdict
+    if not verdict:
+        if spec.part not in method_of(spec.method).unmeasured_parts:
+            emit(Log(f"{spec.label}: measuring"))
+            measured = _measured(network.module, spec, context, emit)
+        if around.ranks.rank == 0:
+            keep_network(network.module, spec.folder(out))
+    reused = start or Result(spec.method, spec.seed)
     return Result(
-        method=candidate.method,
-        seed=candidate.seed,
-        trial=candidate.trial,
-        weighting=candidate.weighting,
-        role=candidate.role,
-        budget=candidate.budget,
-        params=dict(candidate.params),
-        **measured,
+        method=spec.method,
+        seed=spec.seed,
+        trial=spec.trial,
+        weighting=spec.weighting,
+        state="stopped" if verdict else "complete",
+        reason=verdict,
+        part=spec.part,
+        budget=spec.budget,
+        params=dict(spec.params),
+        metrics=measured.metrics,
+        gflops=measured.gflops,
+        backbone_gflops=measured.backbone_gflops,
+        params_m=measured.params_m,
+        latency_ms=measured.latency_ms,
+        uncounted=measured.uncounted,
         epochs=history.epochs,
         train_seconds=history.seconds + reused.train_seconds,
         train_images=history.images + reused.train_images,
-        train_pflops=trained.pflops + reused.train_pflops,
+        train_pflops=training.pflops + reused.train_pflops,
         reused_seconds=reused.train_seconds,
         reused_images=reused.train_images,
         reused_pflops=reused.train_pflops,
         curves=history.curves,
-        layers=trained.layers,
-        sharing=trained.sharing,
-        environment=_environment(bench),
+        layers=network.layers,
+        sharing=network.sharing,
+        environment=_environment(context),
     )
 
 
-def _measured(
-    network: nn.Module, candidate: NetworkSpec, bench: Context, emit: Emit
-) -> dict[str, Any]:
-    """Cost and validation metrics, as fields of `Result`."""
-    size = bench.study.training.batch_size
-    options: dict[str, Any] = {"runtime": bench.runtime, "batch_size": size}
-    recompute_statistics(network, bench.train, seen=bench.seen(candidate.method), **options)
-    cost = count_macs(network, bench.input_shape)
-    bounds = [budget for budget in candidate.budgets if budget.measure != "latency"]
-    assert all(budget.share(cost) <= 1 for budget in bounds)
+def measure_on_test(result: Result, context: Context, *, out: Path) -> dict[str, float]:
+    """Metrics of a kept network on the official test part: once, after every choice was made."""
+    return evaluate(
+        load_network(result, context, out=out),
+        context.test,
+        context.tasks,
+        runtime=context.runtime,
+        batch_size=context.study.training.batch_size,
+    )
+
+
+def _measured(network: nn.Module, spec: NetworkSpec, context: Context, emit: Emit) -> Measurement:
+    size = context.study.training.batch_size
+    recompute_statistics(
+        network, context.train, runtime=context.runtime, batch_size=size,
+        augmented=context.augmented(training_of(context.study, spec.method)),
+    )  # fmt: skip
+    cost = count_macs(network, context.input_shape)
+    counted = [budget for budget in spec.budgets if budget.measure != "latency"]
+    assert all(budget.share(cost) <= 1 for budget in counted)
     for line in cost.disagreements:
-        emit({"event": "warning", "message": f"{candidate.label}: {line}"})
-    return {
-        "metrics": {"validation": evaluate(network, bench.validation, bench.tasks, **options)},
-        "gflops": cost.gflops,
-        "backbone_gflops": cost.backbone_gflops,
-        "params_m": cost.params_m,
-        "uncounted": dict(cost.uncounted),
-        "latency_ms": _latency_ms(network, candidate, bench, emit),
-    }
+        emit(Warned(f"{spec.label}: {line}"))
+    metrics = evaluate(
+        network, context.validation, context.tasks, runtime=context.runtime, batch_size=size
+    )
+    return Measurement(
+        metrics={"validation": metrics},
+        gflops=cost.gflops,
+        backbone_gflops=cost.backbone_gflops,
+        params_m=cost.params_m,
+        latency_ms=_latency_ms(network, spec, context, emit),
+        uncounted=dict(cost.uncounted),
+    )
 
 
 def _latency_ms(
-    network: nn.Module, candidate: NetworkSpec, bench: Context, emit: Emit
+    network: nn.Module, spec: NetworkSpec, context: Context, emit: Emit
 ) -> float | None:
-    """As it is measured now, where a budget asks for it."""
-    limits = [1e3 * b.limit for b in candidate.budgets if b.measure == "latency"]
-    if not limits or bench.stopwatch is None:
+    """Milliseconds for one image as measured now, where a budget bounds latency."""
+    limits = [1e3 * b.limit for b in spec.budgets if b.measure == "latency"]
+    if not limits or context.stopwatch is None:
         return None
     twin = copy.deepcopy(network).float()
-    found = 1e3 * median_latency(twin, bench.input_shape, bench.stopwatch.runtime)
-    if found > min(limits):
+    ms = 1e3 * median_latency(twin, context.input_shape, context.stopwatch.runtime)
+    if ms > min(limits):
         emit(
-            {
-                "event": "warning",
-                "message": f"{candidate.label}: took {found:.3g} ms now, and was inside "
-                f"{min(limits):.3g} ms when it was cut: the device has become slower",
-            }
-        )
-    return found
-
-
-def measure_on_test(result: Result, bench: Context, *, out: Path) -> dict[str, float]:
-    """Metrics of a kept network on the official test part: once, after every choice was made."""
-    return evaluate(
-        load_network(result, bench, out=out),
-        bench.test,
-        bench.tasks,
-        runtime=bench.runtime,
-        batch_size=bench.study.training.batch_size,
-    )
-
-
-def _build(candidate: NetworkSpec, study: Study, out: Path) -> nn.Module:
-    """The network of a candidate with its first weights; for a warm-up a multi-task network."""
-    start = start_of(candidate, study)
-    state = None if start is None else network_state(start, out=out)
-    if start is None or start.method == "stl":
-        method = "mtl" if candidate.warms_up else candidate.method
-        return build_model(study, method, seed=candidate.seed, stl=state)
-    supernet = build_model(study, "interrogate", seed=candidate.seed, pretrained=False)
-    assert isinstance(supernet, GatedSupernet)
-    assert state is not None
-    if start.warms_up:
-        supernet.clone_streams(state)
-    else:
-        supernet.load_state_dict(state)
-        opened(supernet, candidate.params)
-    return supernet
-
-
-def _trained(
-    candidate: NetworkSpec,
-    bench: Context,
-    out: Path,
-    emit: Emit,
-    checkpoints: Checkpoints | None,
-    judge: Stopper | None,
-    ranks: Ranks,
-) -> TrainedNetwork:
-    """All phases of a candidate, from its first weights or its newest checkpoint."""
-    saved = None if checkpoints is None else checkpoints.newest()
-
-    def phase(name: str, context: Mapping[str, Any]) -> Phase | None:
-        if checkpoints is None:
-            return None
-        here = saved is not None and saved.state["phase"] == name
-        return Phase(checkpoints, name, context, resume=saved if here else None)
-
-    one_shot = candidate.one_shot or candidate.role.startswith("supernet")
-    warmup, gates, end = spans(bench.study, one_shot=one_shot)
-    told: dict[str, Any] = {
-        "method": candidate.method, "seed": candidate.seed, "label": candidate.label, "emit": emit,
-        "ranks": ranks, "weighting": candidate.weighting, "balance": _balance(candidate, bench),
-        "one_shot": one_shot,
-    }  # fmt: skip
-    if saved is not None and saved.state["phase"] == _TUNE:
-        trained = _untuned(saved)
-    else:
-        model = _build(candidate, bench.study, out)
-        whole = phase("whole", {})
-        if not isinstance(model, GatedSupernet):
-            span = (0, warmup) if candidate.warms_up else None
-            return TrainedNetwork(model, *fit(model, bench, span=span, phase=whole, **told))
-        if candidate.role == "supernet":
-            span = (warmup, gates)
-            return TrainedNetwork(
-                model, *train_nested(model, bench, span=span, phase=whole, **told)
+            Warned(
+                f"{spec.label}: took {ms:.3g} ms now, and was inside {min(limits):.3g} ms when it "
+                "was cut: the device has become slower"
             )
-        trained = TrainedNetwork(model)
-        if not candidate.one_shot:
-            trained.history, trained.pflops = train_gates(
-                model, candidate.params, bench, budgets=candidate.budgets, span=(warmup, gates),
-                phase=whole, judge=judge, **told,
-            )  # fmt: skip
-        if judge is not None and judge.verdict:
-            return trained
-        harden(
-            model, bench, budgets=candidate.budgets, tried=candidate.one_shot,
-            label=candidate.label, emit=emit,
-        )  # fmt: skip
-        trained.layers, trained.sharing = sharing(model)
-        trained.network = extract(model)
-    if gates < end:
-        tuned, more = fit(
-            trained.network, bench, span=(gates, end), judge=judge,
-            phase=phase(_TUNE, _context(trained)), **told,
-        )  # fmt: skip
-        trained.history.follow(tuned)
-        trained.pflops += more
-    bench.runtime.place(trained.network)
-    return trained
+        )
+    return ms
 
 
-def _balance(candidate: NetworkSpec, bench: Context) -> Mapping[str, Any]:
-    """Options of a candidate's weighting."""
-    options = bench.study.balance.get(candidate.weighting, {})
-    factors = weight_factors(candidate.params)
-    if not factors:
-        return options
-    mean = sum(factors.values()) / len(factors)
-    return {"weights": {task: f / mean * bench.weights[task] for task, f in factors.items()}}
-
-
-def _context(trained: TrainedNetwork) -> dict[str, Any]:
-    """What fine-tuning goes on from beside weights, as plain JSON values."""
-    assert isinstance(trained.network, CompactNet)
-    return {
-        "network": trained.network.description.model_dump(mode="json"),
-        "history": asdict(trained.history),
-        "pflops": trained.pflops,
-        "layers": trained.layers,
-        "sharing": trained.sharing,
-    }
-
-
-def _untuned(saved: Checkpoint) -> TrainedNetwork:
-    """What `_context` described; its weights come with the checkpoint."""
-    context = saved.state["context"]
-    return TrainedNetwork(
-        CompactNet(Description.model_validate(context["network"])),
-        History(**context["history"]),
-        context["pflops"],
-        tuple(context["layers"]),
-        {task: tuple(shares) for task, shares in context["sharing"].items()},
-    )
-
-
-def _environment(bench: Context) -> dict[str, str]:
+def _environment(context: Context) -> dict[str, str]:
     versions = {
         name: importlib.metadata.version(name)
         for name in ("torch", "torchvision", "optuna", "fvcore", "numpy", "gatesearch")
     }
+    runtime = context.runtime
     return {
-        "device": torch.cuda.get_device_name() if bench.runtime.device == "cuda" else _processor(),
-        "precision": bench.runtime.precision,
-        "memory_format": bench.runtime.memory_format,
+        "device": torch.cuda.get_device_name() if runtime.device == "cuda" else _processor(),
+        "precision": runtime.precision,
+        "memory_format": runtime.memory_format,
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         **versions,

@@ -16,15 +16,16 @@ from gatesearch.cost import (
     rounded,
 )
 from gatesearch.errors import UsageError
-from gatesearch.methods.context import Context, Emit
-from gatesearch.methods.interrogate.phases import pattern_cost
+from gatesearch.events import Log
+from gatesearch.methods.base import TrainingRequest
+from gatesearch.methods.interrogate.options import InterroGateOptions
+from gatesearch.methods.space import task_values
 from gatesearch.models import GatedSupernet
 from gatesearch.pruning import extract
-from gatesearch.search.space import shares
 from gatesearch.training import TrainingError
 
 
-def opened(
+def apply_open_shares(
     supernet: GatedSupernet, params: Mapping[str, float | str], *, multiple: int = 1
 ) -> dict[str, Tensor]:
     """Put a one-shot supernet into the pattern of `share.<task>`: node -> (T, C) bool.
@@ -34,7 +35,7 @@ def opened(
         params: `share.<task>`.
         multiple: See `rounded`.
     """
-    supernet.open_shares(torch.tensor(shares(params, supernet.tasks)))
+    supernet.open_shares(torch.tensor(task_values(params, "share", supernet.tasks)))
     gates = supernet.hard_gates()
     if multiple > 1:
         gates = rounded(gates, supernet.logits(), multiple=multiple)
@@ -42,42 +43,40 @@ def opened(
     return gates
 
 
-def harden(
+def select_gates(
     supernet: GatedSupernet,
-    bench: Context,
+    request: TrainingRequest,
+    options: InterroGateOptions,
+    cost: PatternCost | None,
     *,
-    budgets: Sequence[Budget],
     tried: bool,
-    label: str,
-    emit: Emit,
 ) -> None:
     """Put a supernet into the hard pattern that its network is cut from.
 
     Args:
         supernet: With learned gates.
-        bench: Of the study; its stopwatch measures latency.
-        budgets: All of them hold afterwards.
+        request: Of the trial, whose budgets all hold afterwards; the log is told what rounding
+            costs and wins.
+        options: Alignment, spread and rounding.
+        cost: Of the supernet's patterns; needed where there are budgets.
         tried: Whether the pattern was chosen as it is, which is then kept inside the budgets;
-            else it is aligned and spread as the study asks, and budgets are taken up.
-        label: Of the network, for the log.
-        emit: Is told what rounding costs and wins.
+            else it is aligned and spread as the options ask, and budgets are taken up.
 
     Raises:
         TrainingError: Not even all gates closed keep to a budget of latency.
     """
-    multiple = bench.study.interrogate.round_to
-    cost = pattern_cost(supernet, bench) if budgets else None
+    context, budgets, multiple = request.context, request.spec.budgets, options.round_to
     alpha = supernet.logits()
-    if bench.study.interrogate.align and not tried:
+    if options.align and not tried:
         alpha = align_tasks(alpha, supernet.graph)
-    if bench.study.interrogate.spread == "even" and not tried:
+    if options.spread == "even" and not tried:
         alpha = equalize_layer_shares(alpha, cost)
     learned = {name: (a > 0).detach().cpu() for name, a in alpha.items()}
 
     def seconds(gates: Mapping[str, Tensor]) -> float:
-        assert bench.stopwatch is not None
+        assert context.stopwatch is not None
         supernet.set_gates(gates)
-        return median_latency(extract(supernet), bench.input_shape, bench.stopwatch.runtime)
+        return median_latency(extract(supernet), context.input_shape, context.stopwatch.runtime)
 
     def fitted(multiple: int) -> dict[str, Tensor]:
         gates = rounded(learned, alpha, multiple=multiple)
@@ -90,7 +89,7 @@ def harden(
 
     gates = fitted(multiple)
     if multiple > 1:
-        _tell(supernet, {1: fitted(1), multiple: gates}, bench, label, emit)
+        _tell_rounding(supernet, {1: fitted(1), multiple: gates}, request)
     supernet.set_gates(gates)
 
 
@@ -107,20 +106,17 @@ def _inside(
     return not limits or seconds(gates) <= min(limits)
 
 
-def _tell(
-    supernet: GatedSupernet,
-    patterns: Mapping[int, Mapping[str, Tensor]],
-    bench: Context,
-    label: str,
-    emit: Emit,
+def _tell_rounding(
+    supernet: GatedSupernet, patterns: Mapping[int, Mapping[str, Tensor]], request: TrainingRequest
 ) -> None:
-    """What rounding costs and wins: FLOPs and latency of both networks."""
-    runtime = bench.runtime if bench.stopwatch is None else bench.stopwatch.runtime
+    """Log what rounding costs and wins: FLOPs and latency of both networks."""
+    context = request.context
+    runtime = context.runtime if context.stopwatch is None else context.stopwatch.runtime
     shown = []
     for multiple, gates in patterns.items():
         supernet.set_gates(gates)
         network = extract(supernet)
-        gflops = count_macs(network, bench.input_shape, cross_check=False).gflops
-        ms = 1e3 * median_latency(network, bench.input_shape, runtime)
+        gflops = count_macs(network, context.input_shape, cross_check=False).gflops
+        ms = 1e3 * median_latency(network, context.input_shape, runtime)
         shown.append(f"to {multiple} {gflops:.4g} GFLOPs, {ms:.3g} ms")
-    emit({"event": "log", "message": f"{label}: channels rounded {'; '.join(shown)}"})
+    request.emit(Log(f"{request.spec.label}: channels rounded {'; '.join(shown)}"))

@@ -1,0 +1,240 @@
+"""InterroGate: learned gates per channel, pruned afterwards (Bejnordi et al., 2024, 2402.16848).
+
+Phases of a trial: an optional warm-up as a multi-task network, trained once per seed for all
+trials; the gates; then the network is cut from the supernet, and optionally fine-tuned.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.cost import LatencyTable, PatternCost, measure_layers
+from gatesearch.errors import UsageError
+from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
+from gatesearch.methods.definitions import options_of, single_task_start, training_of
+from gatesearch.methods.interrogate.gate_selection import select_gates
+from gatesearch.methods.interrogate.options import SPACE, InterroGateOptions
+from gatesearch.methods.space import Choice, choice_of, space_of, task_values
+from gatesearch.methods.specification import NetworkSpec
+from gatesearch.models import GatedSupernet, Parts, parts_of
+from gatesearch.pruning import CompactNet, extract, load_compact, sharing
+from gatesearch.pruning.description import Description
+from gatesearch.study import Study
+from gatesearch.training import Hooks, ParameterGroup, Runtime
+
+WARM_UP = "warm-up"
+
+
+def build(parts: Parts, options: InterroGateOptions) -> GatedSupernet:
+    """The supernet of a study."""
+    return GatedSupernet(
+        parts,
+        granularity=options.granularity,
+        estimator=options.estimator,
+        initial=options.initial,
+    )
+
+
+def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
+    """A trial starts from the warm-up, where there is one, and that as every network does."""
+    options = options_of(study, INTERROGATE)
+    epochs = training_of(study, INTERROGATE).epochs
+    if not spec.part and options.phases(epochs)[0] > 0:
+        return NetworkSpec(spec.method, spec.seed, part=WARM_UP)
+    return single_task_start(spec, study, INTERROGATE)
+
+
+def phases(request: TrainingRequest) -> Sequence[Phase]:
+    """The warm-up's only phase; of a trial the gates, then the compact network."""
+    study = request.study
+    options = options_of(study, INTERROGATE)
+    epochs = training_of(study, INTERROGATE).epochs
+    warm, gates = options.phases(epochs)
+    if request.spec.part == WARM_UP:
+        return [warm_up_phase(request, epochs=warm)]
+    return [
+        Phase(
+            name="gates",
+            span=(warm, gates),
+            begin=lambda before: TrainedNetwork(untrained_supernet(request, warmed=warm > 0)),
+            hooks=lambda module: _gate_hooks(supernet_of(module), request, options),
+            groups=lambda module: gate_groups(supernet_of(module), rate=options.lr),
+            current_gflops=lambda module: _pruned_gflops(supernet_of(module), request),
+        ),
+        compact_phase(
+            request,
+            options,
+            span=(gates, epochs),
+            begin=lambda before: supernet_of(_module(before)),
+            tried=False,
+        ),
+    ]
+
+
+def warm_up_phase(request: TrainingRequest, *, epochs: int) -> Phase:
+    """The first epochs as one multi-task network, whose weights all streams then start from."""
+
+    def begin(before: TrainedNetwork | None) -> TrainedNetwork:
+        from gatesearch.methods.mtl import MTL
+
+        parts = parts_of(request.study, seed=request.spec.seed, stl=request.start_state())
+        return TrainedNetwork(MTL.build(parts, MTL.options()))
+
+    return Phase(name="warm-up", span=(0, epochs), begin=begin)
+
+
+def compact_phase(
+    request: TrainingRequest,
+    options: InterroGateOptions,
+    *,
+    span: tuple[int, int],
+    begin: Callable[[TrainedNetwork | None], GatedSupernet],
+    tried: bool,
+) -> Phase:
+    """The last phase: gates are selected, the compact network is cut and fine-tuned.
+
+    Args:
+        request: Of the trial.
+        options: How gates are selected.
+        span: Its epochs.
+        begin: Gives the supernet to cut from.
+        tried: See `select_gates`.
+    """
+
+    def cut(before: TrainedNetwork | None) -> TrainedNetwork:
+        supernet = begin(before)
+        cost = pattern_cost(supernet, request) if request.spec.budgets else None
+        select_gates(supernet, request, options, cost, tried=tried)
+        layers, shares = sharing(supernet)
+        return TrainedNetwork(extract(supernet), layers, shares)
+
+    def describe(module: nn.Module) -> Mapping[str, object]:
+        assert isinstance(module, CompactNet)
+        return module.description.model_dump(mode="json")
+
+    return Phase(
+        name="compact",
+        span=span,
+        begin=cut,
+        describe=describe,
+        rebuild=lambda described: CompactNet(Description.model_validate(described)),
+    )
+
+
+def gate_groups(supernet: GatedSupernet, *, rate: float) -> list[ParameterGroup]:
+    """Gates and mixes at a rate of their own, behind all other parameters."""
+    gates = [*supernet.alpha.values(), *supernet.beta.values()]
+    ids = {id(parameter) for parameter in gates}
+    others = [p for p in supernet.parameters() if id(p) not in ids]
+    return [ParameterGroup(tuple(others)), ParameterGroup(tuple(gates), rate=rate)]
+
+
+def pattern_cost(supernet: GatedSupernet, request: TrainingRequest) -> PatternCost:
+    """Cost of a supernet's gate patterns on the study's images, latency with the stopwatch's."""
+    context = request.context
+    table = None if context.stopwatch is None else context.stopwatch.table
+    return PatternCost.of(supernet, context.input_shape, latency=table)
+
+
+def supernet_of(module: nn.Module) -> GatedSupernet:
+    """The module as the supernet that it is."""
+    assert isinstance(module, GatedSupernet)
+    return module
+
+
+def untrained_supernet(request: TrainingRequest, *, warmed: bool) -> GatedSupernet:
+    """The supernet with its first weights: the warm-up's, single-task networks', or drawn ones."""
+    study, state = request.study, request.start_state()
+    options = options_of(study, INTERROGATE)
+    if not warmed:
+        return build(parts_of(study, seed=request.spec.seed, stl=state), options)
+    supernet = build(parts_of(study, seed=request.spec.seed, pretrained=False), options)
+    assert state is not None
+    supernet.clone_streams(state)
+    return supernet
+
+
+def check(study: Study, budgets: Sequence[str]) -> None:
+    """Refuse a regulariser of cost where no budget says how much is too much.
+
+    Raises:
+        UsageError: There is none.
+    """
+    regulariser = space_of(SPACE, study)["regulariser"]
+    if not budgets and isinstance(regulariser, Choice) and "flops" in regulariser.values:
+        raise UsageError(
+            'search.regulariser "flops" bounds cost by a budget; add --budget, such as 1.3xMTL'
+        )
+
+
+def latency_table(study: Study, runtime: Runtime) -> LatencyTable:
+    """Measured layers of the study's supernet."""
+    supernet = build(parts_of(study, pretrained=False), options_of(study, INTERROGATE))
+    return measure_layers(supernet, (1, 3, *study.protocol.size), runtime)
+
+
+def _module(before: TrainedNetwork | None) -> nn.Module:
+    assert before is not None
+    return before.module
+
+
+def _pruned_gflops(supernet: GatedSupernet, request: TrainingRequest) -> Callable[[], float]:
+    """GFLOPs of the network that would be cut from a supernet now."""
+    cost = pattern_cost(supernet, request)
+    return lambda: 2e-9 * float(cost.macs(supernet.hard_gates()))
+
+
+def _gate_hooks(
+    supernet: GatedSupernet, request: TrainingRequest, options: InterroGateOptions
+) -> Hooks:
+    """Temperature and λ_s over the phase, the sparsity loss, and what of gates is observed."""
+    params, budgets = request.spec.params, request.spec.budgets
+    weight = float(params["lambda_s"])
+    tau = torch.tensor(task_values(params, "tau", supernet.tasks)).to(
+        request.context.runtime.device
+    )
+    regulariser = choice_of(SPACE, request.study, params, "regulariser")
+    cost = pattern_cost(supernet, request) if budgets else None
+    hot, cold = options.temperature
+    ramp_share = 1.0
+
+    def anneal(share: float) -> None:
+        nonlocal ramp_share
+        supernet.temperature = hot * (cold / hot) ** share
+        ramp_share = min(1.0, share / options.ramp) if options.ramp else 1.0
+
+    def observe(epoch: int) -> dict[str, float]:
+        hard = supernet.hard_gates().values()
+        counts = torch.stack([on.float().mean(1) for on in hard]).mean(0).tolist()
+        with torch.no_grad():
+            sparsity = float(supernet.sparsity(tau))
+        opened = {f"open.{task}": share for task, share in zip(supernet.tasks, counts, strict=True)}
+        return {"sparsity": sparsity, **opened}
+
+    def penalty(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        if regulariser == "hinge":
+            return weight * ramp_share * supernet.sparsity(tau)
+        assert cost is not None
+        return weight * ramp_share * cost.budget_hinge(supernet.open_probability(), budgets)
+
+    return Hooks(penalty=penalty, before_step=anneal, observe=observe)
+
+
+INTERROGATE = Method(
+    name="interrogate",
+    paper="Bejnordi et al., arXiv 2402.16848",
+    year=2024,
+    summary="learned per-channel gates between a shared and a task's own stream, pruned afterwards",
+    build=build,
+    options=InterroGateOptions,
+    start_of=start_of,
+    phases=phases,
+    space=SPACE,
+    bounds=frozenset({"macs", "params", "latency"}),
+    baseline=False,
+    unpriced="it lies between mtl (all gates closed) and, with every gate open, stl; ask for those",
+    read=load_compact,
+    latency_table=latency_table,
+    check=check,
+)

@@ -1,0 +1,231 @@
+"""InterroGate's one-shot form: one supernet is trained under nested gate patterns, for all budgets.
+
+Patterns are tried on the trained supernet without training; a trial cuts one of them out and
+fine-tunes it. InterroGate trains one supernet per budget; this is ours.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.cost import Budget, count_macs
+from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
+from gatesearch.methods.definitions import options_of, single_task_start
+from gatesearch.methods.interrogate.gate_selection import apply_open_shares
+from gatesearch.methods.interrogate.method import (
+    INTERROGATE,
+    WARM_UP,
+    build,
+    compact_phase,
+    gate_groups,
+    latency_table,
+    pattern_cost,
+    untrained_supernet,
+    warm_up_phase,
+)
+from gatesearch.methods.interrogate.nested import Nested
+from gatesearch.methods.interrogate.options import ONE_SHOT_SPACE, OneShotOptions
+from gatesearch.methods.specification import NetworkSpec
+from gatesearch.models import GatedSupernet, Parts, parts_of
+from gatesearch.pruning import extract, load_compact
+from gatesearch.study import Study, TrainingSpec
+from gatesearch.study.validation import merged, validated
+from gatesearch.training import Hooks, evaluate, recompute_statistics
+
+SUPERNET = "supernet"
+
+
+def training_of_one_shot(study: Study) -> TrainingSpec:
+    """InterroGate's training with the one-shot form's own keys and epochs laid over it."""
+    own = study.options_of(ONE_SHOT.name).training
+    epochs = options_of(study, ONE_SHOT).epochs
+    if epochs is not None:
+        own = {**own, "epochs": epochs}
+    whole = merged(study.training_of(INTERROGATE.name).model_dump(), own)
+    where = f"study {study.name}, options.{ONE_SHOT.name}.training"
+    spec: TrainingSpec = validated(TrainingSpec, whole, where=where)
+    return spec
+
+
+def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
+    """A trial starts from the supernet, that from its warm-up, and that as every network does."""
+    if not spec.part:
+        return NetworkSpec(spec.method, spec.seed, part=SUPERNET)
+    if spec.part == SUPERNET and _phase_ends(study)[0] > 0:
+        return NetworkSpec(spec.method, spec.seed, part=WARM_UP)
+    return single_task_start(spec, study, INTERROGATE)
+
+
+def phases(request: TrainingRequest) -> Sequence[Phase]:
+    """The warm-up's phase, the supernet's, or that of a network cut out of it."""
+    study = request.study
+    gates, own = options_of(study, INTERROGATE), options_of(study, ONE_SHOT)
+    warm, nested, epochs = _phase_ends(study)
+    if request.spec.part == WARM_UP:
+        return [warm_up_phase(request, epochs=warm)]
+    if request.spec.part == SUPERNET:
+        return [
+            Phase(
+                name="nested",
+                span=(warm, nested),
+                begin=lambda before: TrainedNetwork(
+                    Nested(
+                        untrained_supernet(request, warmed=warm > 0),
+                        ends=own.ends,
+                        seed=request.spec.seed,
+                    )
+                ),
+                hooks=lambda module: _nested_hooks(_nested(module), request, own),
+                groups=lambda module: gate_groups(_nested(module).supernet, rate=gates.lr),
+                forward_gflops=lambda module: _mean_gflops(_nested(module), request, own),
+            ),
+            Phase(name="unwrapped", span=(nested, nested), begin=_unwrap),
+        ]
+
+    def chosen(before: TrainedNetwork | None) -> GatedSupernet:
+        supernet = trained_supernet(request)
+        apply_open_shares(supernet, request.spec.params)
+        return supernet
+
+    return [compact_phase(request, gates, span=(nested, epochs), begin=chosen, tried=True)]
+
+
+def trained_supernet(request: TrainingRequest) -> GatedSupernet:
+    """The supernet that a trial's request starts from."""
+    study, state = request.study, request.start_state()
+    parts = parts_of(study, seed=request.spec.seed, pretrained=False)
+    supernet = build(parts, options_of(study, INTERROGATE))
+    assert state is not None
+    supernet.load_state_dict(state)
+    return supernet
+
+
+class OneShotSupernet:
+    """A trained supernet whose patterns are tried; see `gatesearch.methods.base.Supernet`.
+
+    Args:
+        request: For a trial.
+        budgets: What the share of cost is taken of.
+    """
+
+    def __init__(self, request: TrainingRequest, budgets: Sequence[Budget]) -> None:
+        self._request, self._budgets = request, budgets
+        self._supernet = trained_supernet(request).eval()
+        self._cost = pattern_cost(self._supernet, request)
+        study = request.study
+        self._multiple = options_of(study, INTERROGATE).round_to
+        self._statistics = options_of(study, ONE_SHOT).statistics
+        self.patterns = options_of(study, ONE_SHOT).patterns
+
+    def cost(self, params: Mapping[str, float | str]) -> tuple[float, float]:
+        """(multiply-adds, share of the budgets that they take) of a pattern's network."""
+        gates = self._gates(params)
+        share = float(self._cost.share(gates, self._budgets)) if self._budgets else 0.0
+        return float(self._cost.macs(gates)), share
+
+    def measure(self, params: Mapping[str, float | str]) -> tuple[dict[str, float], float]:
+        """(metrics on the validation part, multiply-adds) of a pattern's network, untrained.
+
+        Statistics of batch norm are taken anew on `one_shot.statistics` training frames.
+        """
+        context = self._request.context
+        gates = self._gates(params)
+        network = context.runtime.place(extract(self._supernet))
+        size = context.study.training.batch_size
+        recompute_statistics(
+            network, context.train, runtime=context.runtime, batch_size=size,
+            most=self._statistics,
+            augmented=context.augmented(training_of_one_shot(context.study)),
+        )  # fmt: skip
+        metrics = evaluate(
+            network, context.validation, context.tasks, runtime=context.runtime, batch_size=size
+        )
+        return metrics, float(self._cost.macs(gates))
+
+    def _gates(self, params: Mapping[str, float | str]) -> dict[str, Tensor]:
+        return apply_open_shares(self._supernet, params, multiple=self._multiple)
+
+
+class _AllGates(nn.Module):
+    """A supernet with all gates open or closed."""
+
+    def __init__(self, supernet: GatedSupernet, own: bool) -> None:
+        super().__init__()
+        self.supernet, self.own = supernet, own
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.supernet.plain(image, own=self.own)
+
+
+def _build(parts: Parts, options: OneShotOptions) -> nn.Module:
+    """The supernet without a study's gate options, for costs and checks alone."""
+    return GatedSupernet(parts)
+
+
+def _phase_ends(study: Study) -> tuple[int, int, int]:
+    """Epochs at which warm-up, supernet and fine-tuning end."""
+    epochs = training_of_one_shot(study).epochs
+    return (*options_of(study, ONE_SHOT).phases(epochs), epochs)
+
+
+def _nested(module: nn.Module) -> Nested:
+    assert isinstance(module, Nested)
+    return module
+
+
+def _unwrap(before: TrainedNetwork | None) -> TrainedNetwork:
+    assert before is not None
+    return TrainedNetwork(_nested(before.module).supernet)
+
+
+def _nested_hooks(nested: Nested, request: TrainingRequest, options: OneShotOptions) -> Hooks:
+    """A pattern drawn for every step, which learns from the supernet with all gates open too."""
+    context, supernet = request.context, nested.supernet
+
+    def distill(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        if nested.richest or not options.distillation:
+            return torch.zeros((), device=image.device)
+        with torch.no_grad(), context.runtime.autocast():
+            teacher = supernet.plain(image, own=True)
+        distances = [
+            context.weights[name] * task.distillation_loss(outputs[name], teacher[name].float())
+            for name, task in context.tasks.items()
+        ]
+        return options.distillation * torch.stack(distances).sum()
+
+    return Hooks(penalty=distill, before_step=lambda share: nested.draw())
+
+
+def _mean_gflops(nested: Nested, request: TrainingRequest, options: OneShotOptions) -> float:
+    """GFLOPs of a step's forward passes on average, the teacher's (without backward) included."""
+    supernet = nested.supernet
+    least, most, whole = (
+        count_macs(module, request.context.input_shape, cross_check=False).gflops
+        for module in (_AllGates(supernet, False), _AllGates(supernet, True), supernet)
+    )
+    teaching = (1 - options.ends) * most / 3 if options.distillation else 0.0
+    return options.ends * (least + most) + (1 - 2 * options.ends) * whole + teaching
+
+
+ONE_SHOT = Method(
+    name="one_shot",
+    paper="Yu & Huang, ICCV 2019, on InterroGate",
+    year=2024,
+    summary="one gated supernet for all budgets, out of which networks are cut and fine-tuned",
+    build=_build,
+    options=OneShotOptions,
+    start_of=start_of,
+    training=training_of_one_shot,
+    phases=phases,
+    space=ONE_SHOT_SPACE,
+    bounds=frozenset({"macs", "params", "latency"}),
+    unmeasured_parts=frozenset({SUPERNET}),
+    supernet=OneShotSupernet,
+    default_trials=8,
+    baseline=False,
+    unpriced=INTERROGATE.unpriced,
+    read=load_compact,
+    latency_table=latency_table,
+    built_on=INTERROGATE.name,
+)

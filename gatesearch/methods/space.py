@@ -1,0 +1,143 @@
+"""Hyperparameters of a method that a search chooses: their ranges, and a study's own ones."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from gatesearch.errors import UsageError, unknown
+from gatesearch.study import Study
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number between two others.
+
+    Attributes:
+        low: Its least value.
+        high: Its highest.
+        log: Whether it is drawn log-uniformly.
+        per_task: Whether each task has one of its own, `NAME.<task>`.
+        legal: What a study's own range must lie within.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    per_task: bool = False
+    legal: tuple[float, float] = (-math.inf, math.inf)
+
+    def narrowed(self, name: str, values: tuple[float | str, ...]) -> "Range":
+        """The same with a study's own bounds.
+
+        Raises:
+            UsageError: They are no ascending pair of numbers within what is legal.
+        """
+        low, high = self.legal
+        numbers = [float(v) for v in values if isinstance(v, int | float)]
+        ascending = len(values) == len(numbers) == 2 and numbers[0] <= numbers[1]
+        if not ascending or (self.log and numbers[0] <= 0) or not low <= numbers[0] <= numbers[1] <= high:
+            kind = "ascending positive" if self.log else "ascending"
+            within = f" within [{low:g}, {high:g}]" if math.isfinite(low) else ""
+            raise UsageError(
+                f"search.{name} must be an {kind} range{within}, found {_shown(values)}"
+            )
+        return replace(self, low=numbers[0], high=numbers[1])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several words; drawn where there is more than one.
+
+    Attributes:
+        values: What is chosen from.
+        legal: All words that there are.
+    """
+
+    values: tuple[str, ...]
+    legal: tuple[str, ...]
+
+    def narrowed(self, name: str, values: tuple[float | str, ...]) -> "Choice":
+        """The same with a study's own words.
+
+        Raises:
+            UsageError: There are none, or unknown ones.
+        """
+        if not values or any(value not in self.legal for value in values):
+            raise UsageError(
+                f"search.{name} must be a list of {', '.join(self.legal)}; found {_shown(values)}"
+            )
+        return replace(self, values=tuple(str(value) for value in values))
+
+
+Space = Mapping[str, Range | Choice]
+
+
+def space_of(declared: Space, study: Study) -> dict[str, Range | Choice]:
+    """A method's hyperparameters with the study's own ranges, one entry per parameter and task.
+
+    Args:
+        declared: The method's.
+        study: Its `search.space` narrows what it names.
+
+    Raises:
+        UsageError: A bad range.
+    """
+    space: dict[str, Range | Choice] = {}
+    for name, default in declared.items():
+        values = study.search.space.get(name)
+        item = default if values is None else default.narrowed(name, values)
+        if isinstance(item, Range) and item.per_task:
+            space |= {f"{name}.{task}": item for task in study.task_names}
+        else:
+            space[name] = item
+    return space
+
+
+def choice_of(declared: Space, study: Study, params: Mapping[str, float | str], name: str) -> str:
+    """The word that a trial drew, or the only one that there was to draw."""
+    item = space_of(declared, study)[name]
+    assert isinstance(item, Choice)
+    return str(params.get(name, item.values[0]))
+
+
+def task_values(params: Mapping[str, float | str], name: str, tasks: Iterable[str]) -> list[float]:
+    """Values of a per-task parameter in the order of the tasks."""
+    return [float(params[f"{name}.{task}"]) for task in tasks]
+
+
+def check_first(declared: Space, study: Study) -> None:
+    """Refuse configurations of `search.first` that a method's search cannot try.
+
+    Raises:
+        UsageError: A parameter is missing or out of its range, or of another kind.
+    """
+    space = space_of(declared, study)
+    for table, params in zip(study.search.first, study.search.first_params, strict=True):
+        for name in table:
+            if name not in declared:
+                raise unknown("key of search.first", name, declared)
+        for name, item in declared.items():
+            if isinstance(item, Range) and item.per_task:
+                given = table.get(name, {})
+                tasks = given.keys() if isinstance(given, Mapping) else set()
+                if tasks != study.tasks.keys():
+                    raise UsageError(
+                        f"search.first: {name} must name every task "
+                        f"({', '.join(study.tasks)}), found {', '.join(tasks) or 'none'}"
+                    )
+        for name, item in space.items():
+            if isinstance(item, Range):
+                value = params.get(name)
+                if not isinstance(value, int | float) or not item.low <= value <= item.high:
+                    raise UsageError(
+                        f"search.first: {name} must be in [{item.low}, {item.high}], found {value}"
+                    )
+            elif params.get(name, item.values[0]) not in item.values:
+                raise UsageError(
+                    f"search.first: {name} must be one of {', '.join(item.values)}, found "
+                    f"{params[name]}"
+                )
+
+
+def _shown(values: tuple[float | str, ...]) -> str:
+    return f"({', '.join(map(str, values))})"
