@@ -14,6 +14,7 @@ from gatesearch.errors import DataError, UsageError
 from gatesearch.export.shipped import CARD, Card, Shipped
 from gatesearch.pruning import load_compact
 from gatesearch.tasks import TASKS
+from gatesearch.tasks.labels import to_array
 
 Pixels = NDArray[np.float32]
 PARITY = 1e-4
@@ -32,12 +33,11 @@ class Model:
     run: Callable[[Pixels], list[Pixels]]
 
     def predict(self, image: Pixels) -> dict[str, NDArray[np.generic]]:
-        """Task -> labels of a batch in their own encoding, (B, H, W) or (B, H, W, 3)."""
+        """Task -> predictions in the encoding of its labels, (B, H, W) or (B, H, W, 3)."""
         labels = {}
         for (name, task), scores in zip(self.card.tasks.items(), self.run(image), strict=True):
-            kind = TASKS[task.kind](classes=task.classes)
-            found = kind.predicted(torch.from_numpy(scores))
-            labels[name] = (found.permute(0, 2, 3, 1) if found.ndim == 4 else found).numpy()
+            decode = TASKS[task.kind](classes=task.classes).decode
+            labels[name] = to_array(decode(torch.from_numpy(scores)))
         return labels
 
 

@@ -257,7 +257,15 @@ def parse_budgets(
 def task_infos(study: Study) -> tuple[TaskInfo, ...]:
     """What a report must know of a study's tasks."""
     return tuple(
-        TaskInfo(name, task.metric, task.unit, task.higher_is_better, study.tasks[name].classes)
+        TaskInfo(
+            name,
+            task.metric,
+            task.unit,
+            task.higher_is_better,
+            study.tasks[name].kind,
+            task.drawing,
+            study.tasks[name].classes,
+        )
         for name, task in build_tasks(study.tasks).items()
     )
 

@@ -19,7 +19,7 @@ def test_round_trip(tmp_path):
     assert (pack.frames("train"), pack.frames("test")) == (3, 1)
     assert pack.ids("train") == ("a0", "a1", "a2")
     assert pack.manifest.notes == ("a note",)
-    assert [(event["done"], event["total"]) for event in events] == [(i, 4) for i in (1, 2, 3, 4)]
+    assert [(event.done, event.total) for event in events] == [(i, 4) for i in (1, 2, 3, 4)]
     for number in range(3):
         for field, array in frame(number).items():
             stored = pack.array("train", field)[number]
