@@ -26,7 +26,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
-    """A frame at another size, as a study would read it from a pack of the frame as it is.
+    """A frame at another size: what a study of that size reads from a pack of the whole frame.
 
     Args:
         frame: Field -> array, (H, W) or (H, W, channels).

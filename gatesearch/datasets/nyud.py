@@ -6,8 +6,8 @@
 `mtan`: the release of MTAN and LibMTL, 13 classes
     {train,val}/{image,label,depth,normal}/i.npy (image 0..1, label -1 ignore, 0..12)
 
-N is a frame's id, i a running number. Either may be a folder or an archive, and may lie one folder
-deep. The official validation part becomes the pack's `test`.
+N is a frame's id, i a running number. The source may be a folder or an archive, and may hold the
+layout one folder deep. The official validation part becomes the pack's `test`.
 """
 
 import re
@@ -79,10 +79,10 @@ def find_layout(root: Path) -> Layout:
             return _nyud_mt(folder)
         if (folder / "train" / "image").is_dir():
             return _mtan(folder)
-    found = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
+    names = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
     raise DataError(
         f"{root} holds no NYUD-v2 layout: expected gt_sets/ beside images/, or train/image/ "
-        f"beside val/image/; found {found}; see: gatesearch data info nyud"
+        f"beside val/image/; found {names}; see: gatesearch data info nyud"
     )
 
 
@@ -90,13 +90,13 @@ def _nyud_mt(root: Path) -> Layout:
     with_edges = (root / "edge").is_dir()
 
     def files(frame: str) -> dict[str, Path]:
-        found = {
+        paths = {
             "image": root / "images" / f"{frame}.jpg",
             "semseg": root / "segmentation" / f"{frame}.png",
             "depth": root / "depth" / f"{frame}.npy",
             "normals": root / "normals" / f"{frame}.npy",
         }
-        return found | ({"edges": root / "edge" / f"{frame}.npy"} if with_edges else {})
+        return paths | ({"edges": root / "edge" / f"{frame}.npy"} if with_edges else {})
 
     def read(split: SplitName, frame: str) -> dict[str, Array]:
         paths = files(frame)
@@ -199,12 +199,13 @@ def _frames(
     known = away = 0
     for frame_id in ids:
         frame = layout.read(split, frame_id)
-        found = frame["image"].shape[:2]
-        first = first or found
-        if found != first:
+        size_found = frame["image"].shape[:2]
+        first = first or size_found
+        if size_found != first:
             raise DataError(
                 f"{layout.name}: all frames of a split must have one size, {ids[0]} has "
-                f"{first[0]} x {first[1]}, {frame_id} has {found[0]} x {found[1]}; {GET_AGAIN}"
+                f"{first[0]} x {first[1]}, {frame_id} has {size_found[0]} x {size_found[1]}; "
+                f"{GET_AGAIN}"
             )
         frame.setdefault("edges", boundaries(frame["semseg"], ignore=IGNORE))
         for what, nothing in _EMPTY.items():

@@ -3,7 +3,7 @@
 A pack is a folder of plain NumPy files and a manifest:
 
     <pack>/manifest.json             checked sums, sizes, classes, ids, notes
-    <pack>/{train,test}/FIELD.npy    one array a field, frames first, read by memory map
+    <pack>/{train,test}/FIELD.npy    one array per field, frames first, read by memory map
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _IMAGE_STORAGE = Storage("|u1", (3,))
 
 
 def field_storage(field: str) -> Storage:
-    """How a pack stores a field: the image, or the labels that a kind of task is named after.
+    """How a pack stores a field: the image, or labels, whose name is that of their kind of task.
 
     Raises:
         ValueError: No such field.
@@ -173,11 +173,11 @@ class Pack:
         path = self.path(split, field)
         entry = self.manifest.splits[split].files[field]
         array = map_array(path, cure=self._cure())
-        found = (array.dtype.str, array.shape)
-        if found != (entry.dtype, entry.shape):
+        dtype, shape = array.dtype.str, array.shape
+        if (dtype, shape) != (entry.dtype, entry.shape):
             raise DataError(
                 f"{path} must hold {entry.dtype} {entry.shape} as its manifest says, "
-                f"found {found[0]} {found[1]}; {self._cure()}"
+                f"found {dtype} {shape}; {self._cure()}"
             )
         return array
 
@@ -245,11 +245,11 @@ def check_pack(folder: Path) -> Pack:
         for field in pack.fields:
             path = pack.path(split, field)
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
             expected = pack.manifest.splits[split].files[field].sha256
-            if found != expected:
+            if actual != expected:
                 raise DataError(
                     f"{path} was changed since it was written: its sha256 must be "
-                    f"{expected[:12]}..., found {found[:12]}...; {pack._cure()}"
+                    f"{expected[:12]}..., found {actual[:12]}...; {pack._cure()}"
                 )
     return pack

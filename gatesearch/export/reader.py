@@ -100,7 +100,7 @@ def _onnx(path: Path) -> Model:
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         stored = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # onnxruntime's own, which have no common base
+    except Exception as error:  # onnxruntime's exceptions have no common base
         raise UsageError(f"{path} is no ONNX model that can be read: {_first(error)}") from error
     if CARD not in stored:
         raise UsageError(f"{path} was not written by `gatesearch export`: it holds no {CARD}")
@@ -126,7 +126,7 @@ def _safetensors(path: Path) -> Model:
 def _pt2(path: Path) -> Model:
     extra = {CARD: ""}
     with warnings.catch_warnings():
-        # Of torch 2.11, about bytes of its own.
+        # torch 2.11 warns of this about bytes that it read itself.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         program = torch.export.load(path, extra_files=extra).module()
 

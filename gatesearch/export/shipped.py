@@ -47,7 +47,7 @@ class Card(_Strict):
         size: Height and width of the images it was trained on.
         image: What the input must be.
         mean: Of the normalisation inside the network, for values in 0..1.
-        std: Likewise.
+        std: Of the normalisation inside the network, for values in 0..1.
         gflops: FLOPs for one image of that size, 2 x multiply-adds.
         params_m: Parameters, millions.
         tasks: Output name -> what it is, in the order of the outputs.

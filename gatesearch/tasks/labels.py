@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-# The class, or yes or no, of a pixel that loss and metric ignore.
+# Label of a pixel that loss and metric ignore, where labels are classes or 0 and 1.
 IGNORE = 255
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How one field of a frame lies in a pack.
+    """How a pack stores one field of its frames.
 
     Attributes:
         dtype: Element type as NumPy spells it, with its byte order.
