@@ -31,6 +31,8 @@ class TaskInfo:
         metric: Name of its metric, as `mIoU`.
         unit: `%`, `m`, `deg` or an empty string.
         higher_is_better: Direction of the metric.
+        kind: Its kind, a name in `gatesearch.tasks.TASKS`.
+        drawing: How its labels are drawn, a name in `gatesearch.drawing.DRAWINGS`.
         classes: Number of classes; 1 for a task without.
     """
 
@@ -38,6 +40,8 @@ class TaskInfo:
     metric: str
     unit: str
     higher_is_better: bool
+    kind: str
+    drawing: str
     classes: int = 1
 
 

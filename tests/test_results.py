@@ -82,7 +82,7 @@ def study(*trials, baselines=(STL,)):
         definition={},
         protocol="p",
         published="",
-        tasks=(TaskInfo("a", "mIoU", "%", True),),
+        tasks=(TaskInfo("a", "mIoU", "%", True, "semseg", "classes"),),
         baselines=tuple(baselines),
         trials=tuple(trials),
     )

@@ -53,14 +53,14 @@ def prepare(
 ) -> None:
     """Turn a data set into a pack that training reads; an old pack stays until the new is whole."""
     from gatesearch.cli.progress import emitter
-    from gatesearch.datasets.pack_writer import annotate
+    from gatesearch.datasets.pack_writer import add_notes
 
     dataset = _dataset(name)
     with emitter(log=None) as emit:
         folder = dataset.prepare(
             folder=data, source=source, size=size, train_frames=0, test_frames=0, emit=emit
         )
-    print(_summary(annotate(folder, note or [])))
+    print(_summary(add_notes(folder, note or [])))
 
 
 @app.command(epilog="Example: gatesearch data check nyud --data data")

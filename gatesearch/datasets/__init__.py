@@ -1,13 +1,18 @@
-"""Data sets, each of which becomes a pack of memory-mapped arrays (see `pack`).
+"""Data sets, each of which is prepared into a pack of memory-mapped arrays.
 
-| file | what |
+| file | content |
 |---|---|
 | `dataset.py` | what a data set is; `ensure_pack` opens the pack of a study |
-| `pack.py` | the pack on disk: write, open, check |
-| `scenes.py` | rooms rendered on the spot, with exact labels |
-| `raycast.py` | the geometry under `scenes` |
+| `pack_reader.py` | the pack on disk: open, check, read |
+| `pack_writer.py` | writes packs |
+| `frame_size.py` | images and frames at another size |
+| `scenes.py` | rooms rendered on demand, with exact labels |
+| `scene_layout.py` | draws the rooms of `scenes` |
+| `raycast.py` | the geometry of `scenes` |
 | `nyud.py` | NYU Depth v2 from its two public layouts |
-| `archives.py` | unpacking archives that nobody vouches for |
+| `label_checks.py` | checks files of a release and converts them to the pack's encodings |
+| `edges.py` | edges of a label map |
+| `archives.py` | unpacks archives from untrusted sources |
 """
 
 from gatesearch.datasets import nyud, scenes

@@ -1,4 +1,4 @@
-"""Unpacking archives that nobody vouches for: nothing lands outside, nothing but plain files."""
+"""Unpacks archives from untrusted sources: plain files only, and only inside the target folder."""
 
 import gzip
 import shutil
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from gatesearch.datasets.pack_reader import Emit
 from gatesearch.errors import DataError
+from gatesearch.events import Emit, Progress
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar", ".zip")
 # Far above the largest public release (some 9 GiB of files of at most 8 MiB).
@@ -23,7 +23,14 @@ _TAR_END = 1024
 
 @dataclass(frozen=True)
 class _Member:
-    """A plain file of an archive: its name, declared bytes, content, megabytes read up to it."""
+    """A plain file of an archive.
+
+    Attributes:
+        name: Its path in the archive.
+        size: Bytes that the archive declares for it.
+        content: Its bytes, to be read once.
+        read: Megabytes of the archive that were read up to it.
+    """
 
     name: str
     size: int
@@ -32,7 +39,7 @@ class _Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name says that `path` is an archive that `unpack` reads."""
+    """Whether `path` has the suffix of an archive that `unpack` reads."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -43,20 +50,19 @@ def unpack(archive: Path, into: Path, *, emit: Emit) -> None:
         DataError: A member is a link or a device, would land outside `into`, or is larger than
             any data set's; or the archive is damaged. Names the member.
     """
-    whole = max(1, archive.stat().st_size // _MEGABYTE)
-    told = -1
+    total = max(1, archive.stat().st_size // _MEGABYTE)
+    emitted = -1
     for read in _extract(archive, into):
-        if read > told:
-            told = read
+        if read > emitted:
+            emitted = read
             emit(
-                {
-                    "event": "progress",
-                    "message": f"unpacking {archive.name}",
-                    "stage": f"unpack {archive.name}",
-                    "done": min(read, whole),
-                    "total": whole,
-                    "unit": "MB",
-                }
+                Progress(
+                    stage=f"unpack {archive.name}",
+                    done=min(read, total),
+                    total=total,
+                    unit="MB",
+                    message=f"unpacking {archive.name}",
+                )
             )
 
 
@@ -112,15 +118,15 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
                 if content is None:
                     raise _refused(archive, entry.name, "a link or a device")
                 yield _Member(entry.name, entry.size, content, raw.tell() // _MEGABYTE)
-        # Only the rest of a gzip file tells whether it was cut and whether its sum is right.
+        # A gzip file shows only at its end whether it was cut and whether its checksum is right.
         while stream.read(2**20):
             pass
 
 
 def _plain(archive: Path, raw: IO[bytes]) -> IO[bytes]:
-    """The tar itself, whether or not it is compressed.
+    """The tar stream, decompressed where it is compressed.
 
-    tarfile takes a tar that was cut between two members for whole, so its end is looked at here.
+    tarfile takes a tar that was cut between two members for whole, so its end is checked here.
     """
     compressed = raw.read(2) == b"\x1f\x8b"
     if not compressed:

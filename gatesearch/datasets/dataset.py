@@ -1,12 +1,13 @@
-"""What a data set is to the rest of the library: a name, help, and a way to become a pack."""
+"""What a data set is to the rest of the library: a name, help, and a way to make a pack of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gatesearch.datasets.pack_reader import Emit, Pack, open_pack
+from gatesearch.datasets.pack_reader import Pack, open_pack
 from gatesearch.errors import DataError, UsageError
+from gatesearch.events import Emit, Warned
 
 
 class PackName(Protocol):
@@ -19,7 +20,7 @@ class PackName(Protocol):
         train_frames: int,
         test_frames: int,
     ) -> str:
-        """A folder's name; 0 frames and None mean the set's own."""
+        """A folder's name; 0 frames, and None, stand for what the data set has."""
         ...
 
 
@@ -40,11 +41,11 @@ class Prepare(Protocol):
 
         Args:
             folder: The data folder that holds packs.
-            source: Where the frames lie, for sets that are not automatic.
-            size: Height and width in pixels; None keeps the set's own.
+            source: Folder or archive of the frames, for data sets that are not automatic.
+            size: Height and width in pixels; None keeps the size that the frames have.
             train_frames: Frames of the official training part, spread evenly; 0 = all.
-            test_frames: Likewise for the official test part.
-            emit: Receives progress, log and warning events.
+            test_frames: The same of the official test part.
+            emit: Receives events.
 
         Raises:
             UsageError: A source where none is taken, or none where one is needed.
@@ -60,8 +61,8 @@ class Dataset:
     Attributes:
         name: As in a study's `data.dataset`.
         summary: One line.
-        automatic: Whether it can be made without a source.
-        info: Where to get it, layouts that are read, frames, the command.
+        automatic: Whether its pack can be made without a source.
+        info: Says where to get it, layouts that are read, frames, the command.
         pack_name: See `PackName`.
         prepare: See `Prepare`.
     """
@@ -84,14 +85,14 @@ def ensure_pack(
     classes: int | None = None,
     emit: Emit,
 ) -> Pack:
-    """Open the pack that a study reads; an automatic set is made first where it is absent.
+    """Open the pack that a study reads; that of an automatic data set is made where it is absent.
 
     Args:
         dataset: The set.
         data: Folder that holds packs.
         size: The study's height and width in pixels.
-        train_frames: The study's own; 0 = all.
-        test_frames: The study's own; 0 = all.
+        train_frames: Frames of the official training part that the study uses; 0 = all.
+        test_frames: The same of the official test part.
         classes: Classes of the study's semantic segmentation; None when it has none.
         emit: Receives events while a pack is made.
 
@@ -138,7 +139,7 @@ def _open_or_make(
         try:
             return open_pack(folder)
         except DataError as error:
-            emit({"event": "warning", "message": f"{error}; making it anew"})
+            emit(Warned(f"{error}; making it anew"))
     made = dataset.prepare(
         folder=folder.parent,
         source=None,

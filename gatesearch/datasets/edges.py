@@ -10,8 +10,8 @@ def boundaries(labels: NDArray[Any], *, ignore: int | None = None) -> NDArray[np
     """Thin boundaries of the regions of a map (H, W): 1 where the right or lower pixel differs.
 
     Args:
-        labels: One number a region.
-        ignore: A value that makes no boundary, whatever it lies beside.
+        labels: One number per region.
+        ignore: A value that makes no boundary with any other value.
 
     >>> boundaries(np.array([[1, 1, 2], [1, 1, 2]])).tolist()
     [[0, 1, 0], [0, 1, 0]]

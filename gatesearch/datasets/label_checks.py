@@ -1,4 +1,4 @@
-"""Files of a data set's release, checked and brought into the pack's encodings.
+"""Reads files of a data set's release, checks them and converts them to the pack's encodings.
 
 Every function raises DataError naming the file, the rule and what was found.
 """
@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gatesearch.datasets.pack_reader import IGNORE, map_array
+from gatesearch.datasets.pack_reader import map_array
 from gatesearch.errors import DataError
+from gatesearch.tasks.labels import IGNORE
 
 Array = NDArray[Any]
-AGAIN = "get the release again"
+GET_AGAIN = "get the release again"
 _MAX_PIXELS = 2**24
-# Metres; what measures depth indoors sees 10.
+# Metres; sensors that measure depth indoors reach 10.
 _MAX_DEPTH = 100.0
 
 
 def read_picture(path: Path, *, mode: str | None = None) -> Array:
-    """A JPEG or PNG in Pillow's `mode`, (H, W, 3) for RGB; without one, its indices (H, W)."""
+    """A JPEG or PNG in Pillow's `mode`, (H, W, 3) for RGB; without a mode, its indices (H, W)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -35,16 +36,16 @@ def read_picture(path: Path, *, mode: str | None = None) -> Array:
                 return np.asarray(opened.convert(mode) if mode else opened)
     # What Pillow's readers raise on damaged input is an open set.
     except Exception as error:
-        raise DataError(f"{path} is not a whole picture ({error}); {AGAIN}") from error
+        raise DataError(f"{path} is not a whole picture ({error}); {GET_AGAIN}") from error
 
 
 def read_array(path: Path) -> Array:
     """A .npy file of numbers, (H, W) or (H, W, channels)."""
-    array = map_array(path, cure=AGAIN)
+    array = map_array(path, cure=GET_AGAIN)
     if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or array.size > 3 * _MAX_PIXELS:
         raise DataError(
             f"{path} must hold numbers of shape (H, W) or (H, W, channels), "
-            f"found {array.dtype} {array.shape}; {AGAIN}"
+            f"found {array.dtype} {array.shape}; {GET_AGAIN}"
         )
     return np.array(array)
 
@@ -52,13 +53,13 @@ def read_array(path: Path) -> Array:
 def _plane(array: Array, path: Path) -> Array:
     plane = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if plane.ndim != 2:
-        raise DataError(f"{path} must have shape (H, W), found {array.shape}; {AGAIN}")
+        raise DataError(f"{path} must have shape (H, W), found {array.shape}; {GET_AGAIN}")
     return plane
 
 
 def _vectors(array: Array, path: Path) -> NDArray[np.float32]:
     if array.ndim != 3 or array.shape[2] != 3:
-        raise DataError(f"{path} must have shape (H, W, 3), found {array.shape}; {AGAIN}")
+        raise DataError(f"{path} must have shape (H, W, 3), found {array.shape}; {GET_AGAIN}")
     return _float32(array)
 
 
@@ -72,7 +73,7 @@ def to_image(array: Array, path: Path) -> Array:
     image = _vectors(array, path)
     if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
         raise DataError(
-            f"{path} must be an image in 0..1, found {image.min():g}..{image.max():g}; {AGAIN}"
+            f"{path} must be an image in 0..1, found {image.min():g}..{image.max():g}; {GET_AGAIN}"
         )
     return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
@@ -85,7 +86,7 @@ def to_labels(array: Array, path: Path, *, ignore: int, classes: int) -> Array:
     if wrong.size:
         raise DataError(
             f"{path}: labels must be whole numbers {low}..{high} ({ignore} = ignore), "
-            f"found {wrong[0]:g}; {AGAIN}"
+            f"found {wrong[0]:g}; {GET_AGAIN}"
         )
     return np.where(raw == ignore, IGNORE, raw.astype(np.int64) - ignore - 1).astype(np.uint8)
 
@@ -119,7 +120,7 @@ def to_edges(array: Array, path: Path) -> Array:
     raw = _plane(array, path)
     wrong = raw[(raw != 0) & (raw != 1)]
     if wrong.size:
-        raise DataError(f"{path}: edges must be 0 or 1, found {wrong[0]:g}; {AGAIN}")
+        raise DataError(f"{path}: edges must be 0 or 1, found {wrong[0]:g}; {GET_AGAIN}")
     return raw.astype(np.uint8)
 
 
@@ -129,13 +130,13 @@ def unit(vectors: Array) -> Array:
     return np.where(length > 0.1, vectors / np.maximum(length, 0.1), 0).astype(np.float32)
 
 
-def of_one_size(frame: dict[str, Array], paths: dict[str, Path]) -> dict[str, Array]:
-    """The frame, whose fields are all as large as its image."""
+def check_sizes(frame: dict[str, Array], paths: dict[str, Path]) -> dict[str, Array]:
+    """The frame, after a check that all its fields are as large as its image."""
     size = frame["image"].shape[:2]
     for key, array in frame.items():
         if array.shape[:2] != size:
             raise DataError(
                 f"{paths[key]} must be as large as its image, {size[0]} x {size[1]}, "
-                f"found {array.shape[0]} x {array.shape[1]}; {AGAIN}"
+                f"found {array.shape[0]} x {array.shape[1]}; {GET_AGAIN}"
             )
     return frame

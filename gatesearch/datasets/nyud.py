@@ -6,8 +6,8 @@
 `mtan`: the release of MTAN and LibMTL, 13 classes
     {train,val}/{image,label,depth,normal}/i.npy (image 0..1, label -1 ignore, 0..12)
 
-N is a frame's id, i a running number. Either may be a folder or an archive, and may lie one folder
-deep. The official validation part becomes the pack's `test`.
+N is a frame's id, i a running number. The source may be a folder or an archive, and may hold the
+layout one folder deep. The official validation part becomes the pack's `test`.
 """
 
 import re
@@ -21,10 +21,11 @@ from typing import Any
 from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
 from gatesearch.datasets.dataset import Dataset
 from gatesearch.datasets.edges import boundaries
+from gatesearch.datasets.frame_size import resize_frame
 from gatesearch.datasets.label_checks import (
-    AGAIN,
+    GET_AGAIN,
     Array,
-    of_one_size,
+    check_sizes,
     read_array,
     read_picture,
     to_depth,
@@ -33,13 +34,14 @@ from gatesearch.datasets.label_checks import (
     to_labels,
     to_normals,
 )
-from gatesearch.datasets.pack_reader import IGNORE, SPLITS, Emit, SplitName
-from gatesearch.datasets.pack_writer import SplitFrames, aside, write_pack
-from gatesearch.datasets.resize import resize
+from gatesearch.datasets.pack_reader import SPLITS, Frame, SplitName
+from gatesearch.datasets.pack_writer import SplitFrames, scratch_folder, write_pack
 from gatesearch.errors import DataError, UsageError
+from gatesearch.events import Emit, Warned
+from gatesearch.tasks.labels import IGNORE
 
 _OFFICIAL: dict[SplitName, int] = {"train": 795, "test": 654}
-# What makes a frame useless for a task, though not for the others.
+# What makes a frame useless for one task, though not for the other tasks.
 _EMPTY: dict[str, Callable[[dict[str, Array]], Any]] = {
     "depth is unknown everywhere": lambda frame: not frame["depth"].any(),
     "labels are ignored everywhere": lambda frame: (frame["semseg"] == IGNORE).all(),
@@ -49,13 +51,13 @@ _EMPTY: dict[str, Callable[[dict[str, Array]], Any]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout found on disk.
+    """A layout that was recognised on disk.
 
     Attributes:
         name: `nyud_mt` or `mtan`.
         classes: Number of classes.
         ids: Official lists, in their order.
-        read: Reads one frame of a split, at its own size, in the pack's encodings; without
+        read: Reads one frame of a split, at the size it has, in the pack's encodings; without
             `edges` where the release has none.
     """
 
@@ -77,10 +79,10 @@ def find_layout(root: Path) -> Layout:
             return _nyud_mt(folder)
         if (folder / "train" / "image").is_dir():
             return _mtan(folder)
-    found = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
+    names = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
     raise DataError(
         f"{root} holds no NYUD-v2 layout: expected gt_sets/ beside images/, or train/image/ "
-        f"beside val/image/; found {found}; see: gatesearch data info nyud"
+        f"beside val/image/; found {names}; see: gatesearch data info nyud"
     )
 
 
@@ -88,13 +90,13 @@ def _nyud_mt(root: Path) -> Layout:
     with_edges = (root / "edge").is_dir()
 
     def files(frame: str) -> dict[str, Path]:
-        found = {
+        paths = {
             "image": root / "images" / f"{frame}.jpg",
             "semseg": root / "segmentation" / f"{frame}.png",
             "depth": root / "depth" / f"{frame}.npy",
             "normals": root / "normals" / f"{frame}.npy",
         }
-        return found | ({"edges": root / "edge" / f"{frame}.npy"} if with_edges else {})
+        return paths | ({"edges": root / "edge" / f"{frame}.npy"} if with_edges else {})
 
     def read(split: SplitName, frame: str) -> dict[str, Array]:
         paths = files(frame)
@@ -107,19 +109,21 @@ def _nyud_mt(root: Path) -> Layout:
         }
         if with_edges:
             fields["edges"] = to_edges(read_array(paths["edges"]), paths["edges"])
-        return of_one_size(fields, paths)
+        return check_sizes(fields, paths)
 
     ids: dict[SplitName, tuple[str, ...]] = {
-        "train": _listed(root / "gt_sets" / "train.txt"),
-        "test": _listed(root / "gt_sets" / "val.txt"),
+        "train": _read_ids(root / "gt_sets" / "train.txt"),
+        "test": _read_ids(root / "gt_sets" / "val.txt"),
     }
     both = set(ids["train"]) & set(ids["test"])
     if both:
         raise DataError(
             f"{root / 'gt_sets'}: no frame may be in train.txt and val.txt, "
-            f"found {min(both)} in both; {AGAIN}"
+            f"found {min(both)} in both; {GET_AGAIN}"
         )
-    _all_there(path for split in SPLITS for frame in ids[split] for path in files(frame).values())
+    _check_all_exist(
+        path for split in SPLITS for frame in ids[split] for path in files(frame).values()
+    )
     return Layout(name="nyud_mt", classes=40, ids=ids, read=read)
 
 
@@ -139,7 +143,7 @@ def _mtan(root: Path) -> Layout:
             "depth": to_depth(loaded["depth"], paths["depth"]),
             "normals": to_normals(loaded["normals"], paths["normals"]),
         }
-        return of_one_size(fields, paths)
+        return check_sizes(fields, paths)
 
     ids: dict[SplitName, tuple[str, ...]] = {}
     for split, part in parts.items():
@@ -148,36 +152,36 @@ def _mtan(root: Path) -> Layout:
         if odd:
             raise DataError(f"{part}: files must be named 0.npy, 1.npy ..., found {odd[0]}.npy")
         if not stems:
-            raise DataError(f"{part} has no frames; {AGAIN}")
+            raise DataError(f"{part} has no frames; {GET_AGAIN}")
         ids[split] = tuple(sorted(stems, key=int))
-    _all_there(
+    _check_all_exist(
         path for split in SPLITS for frame in ids[split] for path in files(split, frame).values()
     )
     return Layout(name="mtan", classes=13, ids=ids, read=read)
 
 
-def _listed(path: Path) -> tuple[str, ...]:
+def _read_ids(path: Path) -> tuple[str, ...]:
     try:
         ids = tuple(path.read_text(encoding="utf-8").split())
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {AGAIN}") from error
+        raise DataError(f"{path} cannot be read ({error}); {GET_AGAIN}") from error
     if not ids:
-        raise DataError(f"{path} lists no frames; {AGAIN}")
+        raise DataError(f"{path} lists no frames; {GET_AGAIN}")
     odd = [frame for frame in ids if not re.fullmatch(r"[A-Za-z0-9_-]+", frame)]
     if odd:
         raise DataError(f"{path} must list ids of letters and digits, found '{odd[0][:40]}'")
     if len(set(ids)) < len(ids):
         twice = next(frame for frame, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{path} must list each frame once, found {twice} twice; {AGAIN}")
+        raise DataError(f"{path} must list each frame once, found {twice} twice; {GET_AGAIN}")
     return ids
 
 
-def _all_there(paths: Iterable[Path]) -> None:
+def _check_all_exist(paths: Iterable[Path]) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(
-            f"every listed frame needs all its files, missing {missing[0]}{more}; {AGAIN}"
+            f"every listed frame needs all its files, missing {missing[0]}{more}; {GET_AGAIN}"
         )
 
 
@@ -189,37 +193,38 @@ def _frames(
     size: tuple[int, int] | None,
     notes: list[str],
     emit: Emit,
-) -> Iterator[dict[str, Array]]:
+) -> Iterator[Frame]:
     first: tuple[int, ...] = ()
     empty: Counter[str] = Counter()
     known = away = 0
     for frame_id in ids:
         frame = layout.read(split, frame_id)
-        found = frame["image"].shape[:2]
-        first = first or found
-        if found != first:
+        size_found = frame["image"].shape[:2]
+        first = first or size_found
+        if size_found != first:
             raise DataError(
                 f"{layout.name}: all frames of a split must have one size, {ids[0]} has "
-                f"{first[0]} x {first[1]}, {frame_id} has {found[0]} x {found[1]}; {AGAIN}"
+                f"{first[0]} x {first[1]}, {frame_id} has {size_found[0]} x {size_found[1]}; "
+                f"{GET_AGAIN}"
             )
         frame.setdefault("edges", boundaries(frame["semseg"], ignore=IGNORE))
         for what, nothing in _EMPTY.items():
             if nothing(frame):
                 empty[what] += 1
-                emit({"event": "warning", "message": f"nyud: {split} frame {frame_id}: {what}"})
+                emit(Warned(f"nyud: {split} frame {frame_id}: {what}"))
         known += int(frame["normals"].any(-1).sum())
         away += int((frame["normals"][..., 2] > 0).sum())
-        yield resize(frame, size) if size else frame
+        yield resize_frame(frame, size) if size else frame
     for what, count in empty.items():
         if count == len(ids):
-            raise DataError(f"nyud: {what} in every {split} frame; {AGAIN}")
+            raise DataError(f"nyud: {what} in every {split} frame; {GET_AGAIN}")
         notes.append(f"{split}: {what} in {count} of {len(ids)} frames")
     if 2 * away > known:
         notes.append(
             f"{split}: {100 * away // known} % of the normals face away from the camera; the axes "
             "are probably not x right, y down, z forward"
         )
-        emit({"event": "warning", "message": f"nyud: {notes[-1]}"})
+        emit(Warned(f"nyud: {notes[-1]}"))
 
 
 def _prepare(
@@ -239,7 +244,7 @@ def _prepare(
         root = source
         if source.is_file() and is_archive(source):
             try:
-                root = stack.enter_context(aside(folder / "nyud", purpose="unpacked"))
+                root = stack.enter_context(scratch_folder(folder / "nyud", purpose="unpacked"))
             except OSError as error:
                 raise DataError(
                     f"cannot write {folder}: {error.strerror}; name another --data"
@@ -280,7 +285,7 @@ def _prepare(
 
 
 def _spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """`count` of the ids, evenly; all for 0 or more than there are."""
+    """`count` of the ids, spread evenly; all of them for 0, or for more than there are."""
     if count == 0 or count >= len(ids):
         return ids
     return tuple(ids[i * len(ids) // count] for i in range(count))
@@ -308,7 +313,8 @@ Get it   nyud_mt  NYUD_MT.tgz; linked from github.com/SimonVandenhende/Multi-Tas
                   (by hand: drive.google.com/file/d/14EAEMXmd3zs2hIMY63UhHPSFPDAkiTzw)
          mtan     linked from the README of github.com/lorenmt/mtan
 Command  gatesearch data prepare nyud --source PATH --data DIR
-         (--size H W stores smaller frames; otherwise they keep their size and studies resize)
+         (--size H W stores frames at that size; otherwise they keep theirs and a study that asks
+         for another resizes them as it reads, in the same way)
 
 The two packs are two protocols: figures of one are never put beside figures of the other."""
 

@@ -3,68 +3,81 @@
 A pack is a folder of plain NumPy files and a manifest:
 
     <pack>/manifest.json             checked sums, sizes, classes, ids, notes
-    <pack>/{train,test}/FIELD.npy    one array a field, frames first, read by memory map
+    <pack>/{train,test}/FIELD.npy    one array per field, frames first, read by memory map
 """
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from gatesearch.errors import DataError
+from gatesearch.strict import Strict
+from gatesearch.tasks import TASKS
+from gatesearch.tasks.labels import Storage
 
-Emit = Callable[[dict[str, Any]], None]
-Frame = Mapping[str, NDArray[Any]]
-FieldName = Literal["image", "semseg", "depth", "normals", "edges"]
 SplitName = Literal["train", "test"]
+Frame = Mapping[str, NDArray[Any]]  # field -> array, (H, W) or (H, W, channels)
 
-IGNORE = 255
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-# Field -> element type and what follows (H, W) in its shape.
-FIELDS: dict[FieldName, tuple[str, tuple[int, ...]]] = {
-    "image": ("|u1", (3,)),
-    "semseg": ("|u1", ()),
-    "depth": ("<f4", ()),
-    "normals": ("<f2", (3,)),
-    "edges": ("|u1", ()),
-}
+IMAGE = "image"
 MANIFEST = "manifest.json"
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_IMAGE_STORAGE = Storage("|u1", (3,))
 
 
-class FileEntry(_Strict):
-    """One array file: its sum over all bytes of the file, element type and shape."""
+def field_storage(field: str) -> Storage:
+    """How a pack stores a field: the image, or labels, whose name is that of their kind of task.
+
+    Raises:
+        ValueError: No such field.
+    """
+    if field == IMAGE:
+        return _IMAGE_STORAGE
+    if field not in TASKS:
+        raise ValueError(f"a field must be {IMAGE} or one of {', '.join(TASKS)}, found {field!r}")
+    return TASKS[field].storage
+
+
+def _known_field(field: str) -> str:
+    field_storage(field)
+    return field
+
+
+FieldName = Annotated[str, AfterValidator(_known_field)]
+
+
+class FileEntry(Strict):
+    """One array file: SHA-256 of all its bytes, element type and shape."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     dtype: str
     shape: tuple[int, ...]
 
 
-class SplitEntry(_Strict):
-    """One split: number of frames, their ids in order, and a file a field."""
+class SplitEntry(Strict):
+    """One split: number of frames, their ids in order, and one file per field."""
 
     frames: int = Field(ge=1)
     ids: tuple[str, ...]
     files: dict[FieldName, FileEntry] = Field(min_length=1)
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """What `manifest.json` holds.
 
-    Files are found by split and field, both from fixed lists: no name in a manifest is a path.
+    Files are found by split and field, whose names are checked against fixed lists, so that no
+    name in a manifest can act as a path.
 
     Attributes:
         size: Height and width of every frame, in pixels.
-        classes: Number of classes of each labelled field.
+        classes: Number of classes of each field whose labels are classes.
         source: Where the frames came from.
         notes: What a reader of figures made on this pack should know.
     """
@@ -88,8 +101,8 @@ class Manifest(_Strict):
             if len(split.ids) != split.frames:
                 raise ValueError(f"{name} has {split.frames} frames but {len(split.ids)} ids")
             for field, entry in split.files.items():
-                dtype, channels = FIELDS[field]
-                expected = (dtype, (split.frames, *self.size, *channels))
+                storage = field_storage(field)
+                expected = (storage.dtype, (split.frames, *self.size, *storage.channels))
                 if (entry.dtype, entry.shape) != expected:
                     raise ValueError(
                         f"{name}/{field} must be {expected}, found {(entry.dtype, entry.shape)}"
@@ -102,7 +115,7 @@ class Pack:
     """An opened pack.
 
     Attributes:
-        folder: Where it lies.
+        folder: The pack's folder.
         manifest: Its validated manifest.
     """
 
@@ -120,13 +133,13 @@ class Pack:
         return self.manifest.size
 
     @property
-    def fields(self) -> tuple[FieldName, ...]:
-        """Fields that every frame has."""
+    def fields(self) -> tuple[str, ...]:
+        """Fields that every frame has: `image`, and labels by the name of their kind of task."""
         return tuple(self.manifest.splits["train"].files)
 
     @property
-    def classes(self) -> dict[FieldName, int]:
-        """Number of classes of each labelled field."""
+    def classes(self) -> dict[str, int]:
+        """Number of classes of each field whose labels are classes."""
         return self.manifest.classes
 
     @property
@@ -147,12 +160,12 @@ class Pack:
         """Ids of a split's frames, in the order of the arrays."""
         return self.manifest.splits[split].ids
 
-    def path(self, split: SplitName, field: FieldName) -> Path:
+    def path(self, split: SplitName, field: str) -> Path:
         """File of one field of one split."""
         return self.folder / split / f"{field}.npy"
 
-    def array(self, split: SplitName, field: FieldName) -> NDArray[Any]:
-        """Read-only memory map of a field, frames first; encodings as in `FIELDS`.
+    def array(self, split: SplitName, field: str) -> NDArray[Any]:
+        """Read-only memory map of a field, frames first, stored as `field_storage` says.
 
         Raises:
             DataError: The file is absent, cut short, or not of the type and shape promised.
@@ -160,11 +173,11 @@ class Pack:
         path = self.path(split, field)
         entry = self.manifest.splits[split].files[field]
         array = map_array(path, cure=self._cure())
-        found = (array.dtype.str, array.shape)
-        if found != (entry.dtype, entry.shape):
+        dtype, shape = array.dtype.str, array.shape
+        if (dtype, shape) != (entry.dtype, entry.shape):
             raise DataError(
                 f"{path} must hold {entry.dtype} {entry.shape} as its manifest says, "
-                f"found {found[0]} {found[1]}; {self._cure()}"
+                f"found {dtype} {shape}; {self._cure()}"
             )
         return array
 
@@ -173,14 +186,14 @@ class Pack:
 
 
 def map_array(path: Path, *, cure: str) -> NDArray[Any]:
-    """Read-only memory map of an .npy file; a header cannot make it run code or take memory.
+    """Read-only memory map of an .npy file, whose header can neither run code nor take memory.
 
     Raises:
         DataError: The file is absent, cut short, of Python objects, or no array at all.
     """
     try:
         with warnings.catch_warnings():
-            # Files of Python 2 are read all the same; numpy would ask for them to be rewritten.
+            # Files written by Python 2 are readable; numpy only asks for them to be rewritten.
             warnings.simplefilter("ignore", UserWarning)
             return np.lib.format.open_memmap(path, mode="r")
     # What numpy's header parser raises on damaged input is an open set.
@@ -232,11 +245,11 @@ def check_pack(folder: Path) -> Pack:
         for field in pack.fields:
             path = pack.path(split, field)
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
             expected = pack.manifest.splits[split].files[field].sha256
-            if found != expected:
+            if actual != expected:
                 raise DataError(
                     f"{path} was changed since it was written: its sha256 must be "
-                    f"{expected[:12]}..., found {found[:12]}...; {pack._cure()}"
+                    f"{expected[:12]}..., found {actual[:12]}...; {pack._cure()}"
                 )
     return pack

@@ -1,4 +1,4 @@
-"""Packs are written into a folder aside, frame by frame, and moved into place when whole."""
+"""Writes packs, frame by frame, into a scratch folder that is moved into place when whole."""
 
 import hashlib
 import json
@@ -14,26 +14,27 @@ from typing import IO, Any
 import numpy as np
 
 from gatesearch.datasets.pack_reader import (
-    FIELDS,
+    IMAGE,
     MANIFEST,
     SPLITS,
-    Emit,
-    FieldName,
     FileEntry,
     Frame,
     Manifest,
     Pack,
     SplitEntry,
     SplitName,
+    field_storage,
     open_pack,
 )
 from gatesearch.errors import DataError
+from gatesearch.events import Emit, Progress
+from gatesearch.tasks import TASKS
 
 _STALE_SECONDS = 24 * 3600.0
 
 
-def annotate(folder: Path, notes: Sequence[str]) -> Pack:
-    """Add notes that whoever reads figures made on a pack should see; its frames stay.
+def add_notes(folder: Path, notes: Sequence[str]) -> Pack:
+    """Add notes for readers of figures that are made on a pack; its frames stay as they are.
 
     Raises:
         DataError: No pack there, or a folder that cannot be written.
@@ -55,10 +56,10 @@ def annotate(folder: Path, notes: Sequence[str]) -> Pack:
 
 @dataclass(frozen=True)
 class SplitFrames:
-    """A split on its way into a pack: ids, and as many frames in the same order.
+    """A split to be written into a pack: ids, and as many frames in the same order.
 
     Attributes:
-        ids: One id a frame.
+        ids: One id per frame.
         frames: Dicts field -> array of shape (H, W) or (H, W, 3); consumed once.
     """
 
@@ -71,7 +72,7 @@ def write_pack(
     *,
     dataset: str,
     size: tuple[int, int],
-    classes: Mapping[FieldName, int],
+    classes: Mapping[str, int],
     splits: Mapping[SplitName, SplitFrames],
     source: str,
     notes: Sequence[str] = (),
@@ -83,15 +84,15 @@ def write_pack(
         folder: The pack's folder; its name is the pack's name.
         dataset: Name of the data set.
         size: Height and width in pixels.
-        classes: Number of classes of each labelled field.
+        classes: Number of classes of each field whose labels are classes.
         splits: Both splits.
         source: Where the frames come from.
-        notes: Read after the last frame, so the frames' iterator may still add to it.
-        emit: Receives `progress` events in frames.
+        notes: Read after the last frame, so that the iterator of frames may still add to it.
+        emit: Receives `Progress` events in frames.
 
     Raises:
-        DataError: The folder cannot be written, the disk is full, or something that is no pack
-            lies there; nothing is left behind.
+        DataError: The folder cannot be written, the disk is full, or the folder holds something
+            that is not a pack; nothing is left behind.
     """
     if folder.exists() and not (folder / MANIFEST).is_file():
         raise DataError(
@@ -101,7 +102,7 @@ def write_pack(
     total = sum(len(split.ids) for split in splits.values())
     done = 0
     try:
-        with aside(folder) as partial:
+        with scratch_folder(folder) as partial:
             entries: dict[SplitName, SplitEntry] = {}
             for name in SPLITS:
                 split = splits[name]
@@ -135,13 +136,13 @@ def write_pack(
 
 
 @contextmanager
-def aside(folder: Path, *, purpose: str = "partial") -> Iterator[Path]:
-    """A fresh sibling folder `.<name>.<purpose>-<pid>`, gone when the block ends.
+def scratch_folder(folder: Path, *, purpose: str = "partial") -> Iterator[Path]:
+    """Make an empty folder `.<name>.<purpose>-<pid>` beside `folder`; removed when the block ends.
 
-    So are the folders above it that it needed and nobody else used. What killed processes left
-    there more than a day ago is removed first.
+    Parent folders that had to be made for it are removed too if they stayed empty. Scratch folders
+    that killed processes left more than a day ago are removed first.
     """
-    needed = [above for above in folder.parents if not above.exists()]
+    made_parents = [above for above in folder.parents if not above.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     for old in folder.parent.glob(f".{folder.name}.{purpose}-*"):
         if time.time() - old.stat().st_mtime > _STALE_SECONDS:
@@ -154,26 +155,25 @@ def aside(folder: Path, *, purpose: str = "partial") -> Iterator[Path]:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         with suppress(OSError):
-            for above in needed:
+            for above in made_parents:
                 above.rmdir()
 
 
-def _progress(dataset: str, done: int, total: int) -> dict[str, Any]:
-    return {
-        "event": "progress",
-        "message": f"{dataset}: {done} of {total} frames",
-        "stage": f"data {dataset}",
-        "done": done,
-        "total": total,
-        "unit": "frames",
-    }
+def _progress(dataset: str, done: int, total: int) -> Progress:
+    return Progress(
+        stage=f"data {dataset}",
+        done=done,
+        total=total,
+        unit="frames",
+        message=f"{dataset}: {done} of {total} frames",
+    )
 
 
 class _SplitWriter:
-    """Appends frames to one .npy file a field and keeps their sums.
+    """Appends frames to one .npy file per field and keeps the files' SHA-256 sums.
 
     Plain appends rather than a memory map: on a full disk a write fails with an error that can
-    be shown, where a store through a map kills the process.
+    be shown, where a write through a memory map kills the process.
     """
 
     def __init__(self, folder: Path, *, frames: int, size: tuple[int, int]) -> None:
@@ -182,8 +182,8 @@ class _SplitWriter:
         self._size = size
         self._seen = 0
         self._stack = ExitStack()
-        self._files: dict[FieldName, IO[bytes]] = {}
-        self._sums: dict[FieldName, Any] = {}
+        self._files: dict[str, IO[bytes]] = {}
+        self._sums: dict[str, Any] = {}
 
     def __enter__(self) -> "_SplitWriter":
         self._folder.mkdir()
@@ -203,43 +203,42 @@ class _SplitWriter:
 
     def add(self, frame: Frame) -> None:
         if not self._files:
-            for field in FIELDS:
+            for field in (IMAGE, *TASKS):
                 if field in frame:
                     self._open(field)
         if set(frame) != set(self._files):
             raise ValueError(f"every frame must have {set(self._files)}, found {set(frame)}")
         for field, file in self._files.items():
-            dtype, channels = FIELDS[field]
-            shape = (*self._size, *channels)
+            storage = field_storage(field)
+            shape = (*self._size, *storage.channels)
             if frame[field].shape != shape:
                 raise ValueError(f"{field} must be {shape}, found {frame[field].shape}")
-            self._write(field, file, np.ascontiguousarray(frame[field], dtype=dtype).tobytes())
+            data = np.ascontiguousarray(frame[field], dtype=storage.dtype).tobytes()
+            file.write(data)
+            self._sums[field].update(data)
         self._seen += 1
 
-    def entries(self) -> dict[FieldName, FileEntry]:
+    def entries(self) -> dict[str, FileEntry]:
         return {
             field: FileEntry(
                 sha256=self._sums[field].hexdigest(),
-                dtype=FIELDS[field][0],
+                dtype=field_storage(field).dtype,
                 shape=self._shape(field),
             )
             for field in self._files
         }
 
-    def _shape(self, field: FieldName) -> tuple[int, ...]:
-        return (self._frames, *self._size, *FIELDS[field][1])
+    def _shape(self, field: str) -> tuple[int, ...]:
+        return (self._frames, *self._size, *field_storage(field).channels)
 
-    def _open(self, field: FieldName) -> None:
+    def _open(self, field: str) -> None:
         file = self._stack.enter_context((self._folder / f"{field}.npy").open("wb+"))
-        header = {"descr": FIELDS[field][0], "fortran_order": False, "shape": self._shape(field)}
+        dtype = field_storage(field).dtype
+        header = {"descr": dtype, "fortran_order": False, "shape": self._shape(field)}
         np.lib.format.write_array_header_1_0(file, header)
         file.seek(0)
         self._sums[field] = hashlib.sha256(file.read())
         self._files[field] = file
-
-    def _write(self, field: FieldName, file: IO[bytes], data: bytes) -> None:
-        file.write(data)
-        self._sums[field].update(data)
 
 
 def _flush(file: IO[Any]) -> None:
@@ -248,7 +247,7 @@ def _flush(file: IO[Any]) -> None:
 
 
 def _move_into_place(partial: Path, folder: Path) -> None:
-    with aside(folder, purpose="replaced") as bin_folder:
+    with scratch_folder(folder, purpose="replaced") as bin_folder:
         old = bin_folder / folder.name
         if folder.exists():
             os.replace(folder, old)

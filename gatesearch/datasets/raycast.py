@@ -1,8 +1,8 @@
-"""Rays against a room full of boxes and balls: NumPy, all pixels and all solids at once.
+"""Casts rays into a room full of boxes and balls, in NumPy, all pixels and solids at once.
 
 World and camera share one convention: x right, y down, z forward, metres. The floor is the plane
-y = 0, so what stands on it has negative y. Rays are not normalised: a camera ray has z = 1 in the
-camera frame, hence its parameter t is the depth along the optical axis.
+y = 0, so that objects on it have negative y. Rays are not normalised: a camera ray has z = 1 in
+the camera frame, hence its parameter t is the depth along the optical axis.
 """
 
 from dataclasses import dataclass
@@ -48,8 +48,8 @@ class Solids:
     Attributes:
         room: (2, 3), its lower and upper corner.
         centres: (K, 3) of the boxes.
-        halves: (K, 3), half their edges along their own axes.
-        yaws: (K,) radians; a box's own x axis is (cos, 0, sin).
+        halves: (K, 3), half their edges along the axes of the box.
+        yaws: (K,) radians; the x axis of a box is (cos, 0, sin).
         balls: (S, 3), centres.
         radii: (S,).
     """
@@ -64,13 +64,13 @@ class Solids:
 
 @dataclass(frozen=True)
 class Hits:
-    """What P rays meet first.
+    """The first surface that each of P rays meets.
 
     Attributes:
         t: (P,) ray parameter.
         solid: (P,) 0 = the room, then the boxes, then the balls.
         face: (P,) 2 * axis + (1 on the side of the greater coordinate); 0 on balls.
-        points: (3, P) in the solid's own frame (the room's is the world's).
+        points: (3, P) in the frame of the solid (that of the room is the world).
         normals: (3, P) unit, in the world, towards the ray's origin.
     """
 
@@ -82,7 +82,7 @@ class Hits:
 
 
 def cast(solids: Solids, origin: Floats, rays: Floats) -> Hits:
-    """First hits of rays (3, P) that start at `origin` (3,), inside the room and no solid."""
+    """First hits of rays (3, P) from `origin` (3,), which is in the room and outside all solids."""
     rays = _nonzero(rays)
     start = origin[:, None]
     boxes = len(solids.yaws)
@@ -107,20 +107,20 @@ def cast(solids: Solids, origin: Floats, rays: Floats) -> Hits:
     if len(on_box):
         which = solid[on_box] - 1
         cos, sin = np.cos(solids.yaws[which]), np.sin(solids.yaws[which])
-        own_start = _turn(start - solids.centres[which].T, cos, sin)
-        own_rays = _nonzero(_turn(rays[:, on_box], cos, sin))
-        own_axis = ((-own_start - np.sign(own_rays) * solids.halves[which].T) / own_rays).argmax(0)
-        outward = -np.sign(_pick(own_rays, own_axis))
-        face[on_box] = 2 * own_axis + (outward > 0)
-        normals[:, on_box] = _turn(_along(own_axis, outward), cos, -sin)
-        points[:, on_box] = own_start + t[on_box] * own_rays
+        box_start = _turn(start - solids.centres[which].T, cos, sin)
+        box_rays = _nonzero(_turn(rays[:, on_box], cos, sin))
+        box_axis = ((-box_start - np.sign(box_rays) * solids.halves[which].T) / box_rays).argmax(0)
+        outward = -np.sign(_pick(box_rays, box_axis))
+        face[on_box] = 2 * box_axis + (outward > 0)
+        normals[:, on_box] = _turn(_along(box_axis, outward), cos, -sin)
+        points[:, on_box] = box_start + t[on_box] * box_rays
 
     on_ball = np.flatnonzero(solid > boxes)
     if len(on_ball):
-        own = points[:, on_ball] - solids.balls[solid[on_ball] - 1 - boxes].T
+        from_centre = points[:, on_ball] - solids.balls[solid[on_ball] - 1 - boxes].T
         face[on_ball] = 0
-        normals[:, on_ball] = own / np.sqrt(dot(own, own))
-        points[:, on_ball] = own
+        normals[:, on_ball] = from_centre / np.sqrt(dot(from_centre, from_centre))
+        points[:, on_ball] = from_centre
     return Hits(t=t, solid=solid, face=face, points=points, normals=normals)
 
 
@@ -179,7 +179,7 @@ def _turn(vectors: Floats, cos: Floats, sin: Floats) -> Floats:
 
 
 def _along(axis: Ints, sign: Floats) -> Floats:
-    """Unit vectors (3, P) along an axis a point, with a sign a point."""
+    """Unit vectors (3, P) along axes (P,), with signs (P,)."""
     return np.where(axis == np.arange(3)[:, None], sign, np.float32(0))
 
 
@@ -195,6 +195,6 @@ def dot(a: Floats, b: Floats) -> Floats:
 
 
 def _nonzero(rays: Floats) -> Floats:
-    """The same rays without exact zeros, so that parallel slabs divide quietly."""
+    """The same rays without exact zeros, which would divide by zero at faces parallel to them."""
     moved: Floats = rays + _TINY
     return moved

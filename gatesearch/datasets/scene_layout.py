@@ -1,8 +1,8 @@
-"""Rooms of the scenes: what stands and hangs in them, paint, lamps, and the camera.
+"""Draws the rooms of the scenes at random: furniture, pictures, paint, lamps, and the camera.
 
-Paint is drawn without regard to class (only ceilings and walls lean towards white), so that classes
-must be told apart by shape and place: a table is a slab on panels, a cabinet stands tall against a
-wall, a box is low.
+Paint is drawn without regard to class (only ceilings and walls lean towards white), so that a
+network must tell classes apart by shape and place: a table is a slab on panels, a cabinet stands
+tall against a wall, a box is low.
 """
 
 import math
@@ -21,12 +21,12 @@ FACES = 6
 
 @dataclass(frozen=True)
 class Paints:
-    """Solid textures, N of them, evaluated at points in a surface's own frame.
+    """N solid textures, evaluated at points in the frame of the solid that they cover.
 
     Attributes:
         kind: (N,) 0 plain, 1 checker, 2 stripes, 3 noise.
         colours: (2, 3, N) linear RGB in 0..1, mixed by the texture.
-        waves: (3, N) direction times cells a metre.
+        waves: (3, N) direction times cells per metre.
         phase: (3, N) offset in cells.
     """
 
@@ -38,20 +38,20 @@ class Paints:
 
 @dataclass(frozen=True)
 class Scene:
-    """One furnished room, lit and seen.
+    """One furnished room with its lamps and camera.
 
     Surfaces are numbered `6 * solid + face` (see `raycast.Hits`), pictures after them.
 
     Attributes:
         solids: Room, boxes, balls.
-        camera: Where it is seen from.
+        camera: The camera that sees it.
         pictures: (M, 2, 3) corners of thin boxes in the walls' planes.
         classes: (surfaces,) class of each.
         paint: (surfaces,) index into `paints`.
         paints: Textures.
         lights: (L, 3) positions, metres.
         strengths: (L, 3) RGB at the light.
-        ambient: Light from everywhere, beside the lamps' 1.
+        ambient: Light from all directions, where a lamp's is about 1.
     """
 
     solids: Solids
@@ -65,8 +65,8 @@ class Scene:
     ambient: float
 
 
-def furnish(rng: np.random.Generator) -> Scene:
-    """Draw a room, what stands and hangs in it, its paint, lamps and camera."""
+def random_scene(rng: np.random.Generator) -> Scene:
+    """Draw a room, its furniture and pictures, paint, lamps and camera."""
     width, depth = rng.uniform(3.5, 7.0, 2)
     height = rng.uniform(2.3, 3.2)
     room = np.array([(-width / 2, -height, -depth / 2), (width / 2, 0, depth / 2)], np.float32)
@@ -98,7 +98,7 @@ def furnish(rng: np.random.Generator) -> Scene:
     kinds = [*plan.kinds, *([_BALL] * len(plan.balls))]
     room_classes = [_WALL, _WALL, _CEILING, _FLOOR, _WALL, _WALL]
     classes = room_classes + [k for k in kinds for _ in range(FACES)] + [_PICTURE] * len(pictures)
-    # Paint 0 floor, 1 ceiling, 2 walls, then one an object and a picture.
+    # Paint 0 is the floor's, 1 the ceiling's, 2 the walls', then one per object and per picture.
     owners = [*plan.owners, *range(plan.objects - len(plan.balls), plan.objects)]
     paint = [2, 2, 1, 0, 2, 2] + [3 + owner for owner in owners for _ in range(FACES)]
     paint += [3 + plan.objects + i for i in range(len(pictures))]

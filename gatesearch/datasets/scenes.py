@@ -1,6 +1,6 @@
-"""Scenes: furnished rooms rendered on the spot, with exact labels for four tasks.
+"""Scenes: furnished rooms rendered on demand, with exact labels for four tasks.
 
-Every frame is a function of (seed, split, index) alone, whatever number of frames is asked for.
+Every frame is a function of (seed, split, index) alone, however many frames a study asks for.
 A surface is one smooth piece: a wall, one face of a box, a ball, a picture. Labels follow from the
 surface each pixel's ray meets first; edges are where the surface changes.
 """
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from gatesearch.datasets.dataset import Dataset
 from gatesearch.datasets.edges import boundaries
-from gatesearch.datasets.pack_reader import SPLITS, Emit, SplitName
+from gatesearch.datasets.pack_reader import SPLITS, SplitName
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.raycast import Floats, Ints, blocked, cast, dot
-from gatesearch.datasets.scene_layout import CLASSES, FACES, Paints, Scene, furnish
+from gatesearch.datasets.scene_layout import CLASSES, FACES, Paints, Scene, random_scene
 from gatesearch.errors import UsageError
+from gatesearch.events import Emit
 
 SIZE = (64, 64)
 TRAIN_FRAMES = 640
@@ -38,13 +39,13 @@ def render(
         optical axis; `normals` (H, W, 3) float32, unit, camera frame; `edges` (H, W) uint8.
     """
     rng = np.random.default_rng([_SEED, VERSION, SPLITS.index(split), index])
-    scene = furnish(rng)
+    scene = random_scene(rng)
     labels, light = trace(scene, size)
     return {"image": expose(light, rng), **labels}
 
 
 def trace(scene: Scene, size: tuple[int, int]) -> tuple[dict[str, NDArray[Any]], Floats]:
-    """Exact labels of a scene, as `render` returns them, and its light (H, W, 3), unscaled."""
+    """Exact labels of a scene, as in `render`, and the light (H, W, 3) from it, not yet exposed."""
     camera, solids = scene.camera, scene.solids
     rays = camera.rays(size)
     hits = cast(solids, camera.position, rays)
@@ -74,7 +75,7 @@ def trace(scene: Scene, size: tuple[int, int]) -> tuple[dict[str, NDArray[Any]],
 
 
 def expose(light: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A camera's picture of light (H, W, 3): exposure, vignetting, tone curve, sensor noise."""
+    """Turn light (H, W, 3) into a camera's picture: exposure, vignetting, tone curve, noise."""
     height, width = light.shape[:2]
     mean = float(light.mean())
     picture = light * np.float32(rng.uniform(0.18, 0.36) / max(mean, 1e-3))
@@ -88,7 +89,7 @@ def expose(light: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _albedo(paints: Paints, paint: Ints, points: Floats) -> Floats:
-    """RGB (3, P) of paint (P,) at points (3, P) of the surfaces' own frames."""
+    """RGB (3, P) of paint (P,) at points (3, P) in the frames of their solids."""
     cells = points * paints.waves.take(paint, 1)
     kind = paints.kind[paint]
     mix = np.zeros(len(paint), np.float32)

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from gatesearch.drawing import DRAWINGS
 from gatesearch.errors import DataError
 from gatesearch.export.reader import Model, Pixels
 from gatesearch.files import write_atomic
-from gatesearch.report.predictions import picture
-from gatesearch.results import TaskInfo
-
-# Colours of depth run from 0 to here, metres, so that pictures of a folder compare.
-FARTHEST = 10.0
+from gatesearch.tasks import TASKS
 
 
 def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Path]:
     """Write `<name>.<task>.png` for every task, as large as the image; yields each path.
+
+    Each kind of task has its drawing (`gatesearch.drawing`). Colours of depth run from 0 to 10 m,
+    whatever the image shows, so that the pictures of a folder compare.
 
     Args:
         model: The network.
@@ -29,14 +29,13 @@ def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Path]:
     Raises:
         DataError: The image cannot be read.
     """
-    image = _opened(path)
+    image = _open(path)
     height, width = model.card.size
     shown = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels: Pixels = np.ascontiguousarray(np.asarray(shown, np.float32).transpose(2, 0, 1)[None])
     for name, labels in model.predict(pixels).items():
-        task = model.card.tasks[name]
-        info = TaskInfo(name, task.metric, "", True, task.classes)
-        drawn = Image.fromarray(picture(labels[0], info, limits=(0.0, FARTHEST)))
+        drawing = DRAWINGS[TASKS[model.card.tasks[name].kind].drawing]
+        drawn = Image.fromarray(drawing.draw(labels[0]))
         buffer = io.BytesIO()
         drawn.resize(image.size, Image.Resampling.NEAREST).save(buffer, format="PNG")
         target = to / f"{path.stem}.{name}.png"
@@ -44,7 +43,7 @@ def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Path]:
         yield target
 
 
-def _opened(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()

@@ -14,6 +14,7 @@ from gatesearch.errors import DataError, UsageError
 from gatesearch.export.shipped import CARD, Card, Shipped
 from gatesearch.pruning import load_compact
 from gatesearch.tasks import TASKS
+from gatesearch.tasks.labels import to_array
 
 Pixels = NDArray[np.float32]
 PARITY = 1e-4
@@ -32,12 +33,11 @@ class Model:
     run: Callable[[Pixels], list[Pixels]]
 
     def predict(self, image: Pixels) -> dict[str, NDArray[np.generic]]:
-        """Task -> labels of a batch in their own encoding, (B, H, W) or (B, H, W, 3)."""
+        """Task -> predictions in the encoding of its labels, (B, H, W) or (B, H, W, 3)."""
         labels = {}
         for (name, task), scores in zip(self.card.tasks.items(), self.run(image), strict=True):
-            kind = TASKS[task.kind](classes=task.classes)
-            found = kind.predicted(torch.from_numpy(scores))
-            labels[name] = (found.permute(0, 2, 3, 1) if found.ndim == 4 else found).numpy()
+            decode = TASKS[task.kind](classes=task.classes).decode
+            labels[name] = to_array(decode(torch.from_numpy(scores)))
         return labels
 
 
@@ -100,7 +100,7 @@ def _onnx(path: Path) -> Model:
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         stored = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # onnxruntime's own, which have no common base
+    except Exception as error:  # onnxruntime's exceptions have no common base
         raise UsageError(f"{path} is no ONNX model that can be read: {_first(error)}") from error
     if CARD not in stored:
         raise UsageError(f"{path} was not written by `gatesearch export`: it holds no {CARD}")
@@ -126,7 +126,7 @@ def _safetensors(path: Path) -> Model:
 def _pt2(path: Path) -> Model:
     extra = {CARD: ""}
     with warnings.catch_warnings():
-        # Of torch 2.11, about bytes of its own.
+        # torch 2.11 warns of this about bytes that it read itself.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         program = torch.export.load(path, extra_files=extra).module()
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
 from gatesearch.results import Result, StudyRecord, delta, front
+from gatesearch.tasks import TASKS
 from gatesearch.training.split_data import MEAN, STD
 
 CARD = "gatesearch.json"
@@ -22,7 +23,7 @@ class TaskCard(_Strict):
     """An output of the network.
 
     Attributes:
-        kind: A name in `gatesearch.tasks.TASKS`; how scores become labels.
+        kind: A name in `gatesearch.tasks.TASKS`, whose task decodes and draws the output.
         classes: Number of classes; 1 for a task without.
         values: What the channels of the output are.
         metric: Name and unit of the task's metric.
@@ -46,7 +47,7 @@ class Card(_Strict):
         size: Height and width of the images it was trained on.
         image: What the input must be.
         mean: Of the normalisation inside the network, for values in 0..1.
-        std: Likewise.
+        std: Of the normalisation inside the network, for values in 0..1.
         gflops: FLOPs for one image of that size, 2 x multiply-adds.
         params_m: Parameters, millions.
         tasks: Output name -> what it is, in the order of the outputs.
@@ -64,15 +65,6 @@ class Card(_Strict):
     gflops: float
     params_m: float
     tasks: dict[str, TaskCard]
-
-
-_VALUES = {
-    "semseg": "scores of the classes; the highest is the class",
-    "depth": "metres",
-    "normals": "x right, y down, z forward; divide by the length",
-    "edges": "logit of an edge",
-    "saliency": "logit of saliency",
-}
 
 
 class Shipped(nn.Module):
@@ -127,7 +119,6 @@ def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None
 def card_of(record: StudyRecord, result: Result) -> Card:
     """The card of a stored network."""
     definition: Mapping[str, Any] = record.definition
-    kinds = {name: task["kind"] for name, task in definition["tasks"].items()}
     height, width = definition["protocol"]["size"]
     return Card(
         study=record.name,
@@ -139,9 +130,9 @@ def card_of(record: StudyRecord, result: Result) -> Card:
         params_m=result.params_m,
         tasks={
             task.name: TaskCard(
-                kind=kinds[task.name],
+                kind=task.kind,
                 classes=task.classes,
-                values=_VALUES.get(kinds[task.name], "as the task's head gives them"),
+                values=TASKS[task.kind].output_meaning,
                 metric=f"{task.metric} {task.unit}".strip(),
                 measured={
                     part: metrics[task.name]

@@ -1,6 +1,5 @@
-"""Real images beside truth and predictions, one task a page."""
+"""Pages of real images beside truth and predictions, one task per page."""
 
-import colorsys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from zipfile import BadZipFile
@@ -12,22 +11,21 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from gatesearch.drawing import COLOR_SCALE, DRAWINGS
 from gatesearch.errors import DataError
 from gatesearch.report import style
 from gatesearch.report.record_queries import NAMES, called, evenly, paged
 from gatesearch.results import StudyRecord, TaskInfo
 
-Image = NDArray[np.uint8]
-
-_FRAMES_A_PAGE = 4
+_FRAMES_PER_PAGE = 4
 _COLUMNS = 5  # networks beside image and truth
-_PIXELS = 400  # a page shows no more across one picture
+_PIXELS = 400  # width up to which pictures are drawn; a page does not show more
 
 
 def pages(record: StudyRecord) -> Iterator[Figure]:
-    """A page for every task and four frames; nothing where no predictions were kept.
+    """Yield a page per task and four frames; none where no predictions were kept.
 
-    Trials stand from cheap to dear; where not all have room the cheapest and the dearest remain.
+    Trials are ordered by cost; where not all fit, the cheapest and the most expensive remain.
 
     Raises:
         DataError: The file of predictions is damaged.
@@ -51,50 +49,8 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
         if len(columns) == 1:
             continue
         _same_frames(columns, task)
-        for part in paged(range(len(images)), _FRAMES_A_PAGE):
+        for part in paged(range(len(images)), _FRAMES_PER_PAGE):
             yield _draw(task, columns, part)
-
-
-def picture(values: NDArray[Any], task: TaskInfo, *, limits: tuple[float, float]) -> Image:
-    """One label or prediction as an image; unknown and ignored pixels are black.
-
-    Args:
-        values: (H, W) classes, 0/1, metres or probabilities, or (H, W, 3) unit vectors.
-        task: Tells classes from yes or no.
-        limits: Nearest and farthest depth of the colour scale, metres.
-
-    Returns:
-        (H, W, 3).
-    """
-    kind = _kind(values[None], task)
-    if kind == "normals":
-        vectors = np.nan_to_num(values.astype(np.float32))
-        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        known = length[..., 0] > 1e-6
-        rgb = (vectors / np.maximum(length, 1e-6) + 1) * 127.5
-    elif kind == "classes":
-        known = values != 255
-        rgb = palette()[values]
-    elif kind == "depth":
-        known = np.isfinite(values) & (values > 0)
-        scaled = (np.nan_to_num(values) - limits[0]) / max(limits[1] - limits[0], 1e-6)
-        rgb = colormaps["viridis"](np.clip(scaled, 0, 1))[..., :3] * 255
-    else:
-        known = np.isfinite(values) & (values != 255)
-        share = np.clip(np.nan_to_num(values.astype(np.float32)), 0, 1)[..., None]
-        rgb = 255 - share * np.array([200.0, 200.0, 200.0])
-    return np.where(known[..., None], np.rint(rgb), 0).astype(np.uint8)
-
-
-def palette() -> Image:
-    """(256, 3) colours of the classes; black is left to what is ignored."""
-    colors = np.zeros((256, 3))
-    for i in range(255):
-        # Hue steps of an irrational turn, three lightnesses, two saturations: found by trying,
-        # the first 40 classes are as far apart in RGB as any such rule kept them.
-        hue = (i * 0.5698402909) % 1.0
-        colors[i] = colorsys.hls_to_rgb(hue, (0.65, 0.55, 0.43)[i % 3], (0.86, 0.55)[i // 3 % 2])
-    return np.rint(colors * 255).astype(np.uint8)
 
 
 def _load(record: StudyRecord) -> Mapping[str, NDArray[Any]]:
@@ -128,8 +84,8 @@ def _draw(
     figure = style.page(
         f"Predictions: {task.name}", f"Truth beside predictions; the metric is {task.metric}{unit}"
     )
-    kind = _kind(columns[1][1], task)
-    limits = _limits(columns[1][1][list(frames)]) if kind == "depth" else (0.0, 1.0)
+    drawing = DRAWINGS[task.drawing]
+    limits = drawing.limits_of(columns[1][1][list(frames)])
     height, width = columns[0][1].shape[1:3]
     step = -(-width // _PIXELS)
     area_w, area_h = style.RIGHT - style.LEFT, style.TOP - 0.15
@@ -149,45 +105,20 @@ def _draw(
         figure.text(x, style.TOP, style.clip(name, 18), size=9, weight="bold", va="center")
         for i, frame in enumerate(frames):
             values = array[frame, ::step, ::step]
-            rgb = values if j == 0 else picture(values, task, limits=limits)
+            rgb = values if j == 0 else drawing.draw(values, limits)
             y = style.TOP - 0.018 - cell_h - i * (cell_h + gap * 1.4)
             extent = (x, x + cell_w, y, y + cell_h)
             axes.imshow(rgb, interpolation="nearest", aspect="auto", extent=extent)
-    if kind == "depth":
-        scale = ScalarMappable(Normalize(*limits), colormaps["viridis"])
+    if limits is not None:
+        scale = ScalarMappable(Normalize(*limits), colormaps[COLOR_SCALE])
         bar = figure.colorbar(
             scale, cax=figure.add_axes((0.70, 0.092, 0.24, 0.010)), orientation="horizontal"
         )
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=6.5)
         bar.ax.set_title(f"{task.unit or 'depth'}", size=7, loc="right", weight="normal", pad=2)
-    style.note(figure, _LEGENDS[kind])
+    style.note(figure, drawing.legend)
     return figure
-
-
-_LEGENDS = {
-    "normals": "Normals as colours: red to the right, green down, blue away from the camera. "
-    "Black: unknown.",
-    "classes": "One colour a class, the same on every page. Black: ignored by loss and metric.",
-    "depth": "One colour scale for the whole page, from the truth. Black: unknown.",
-    "binary": "The darker, the more certain. Black: ignored by loss and metric.",
-}
-
-
-def _kind(values: NDArray[Any], task: TaskInfo) -> str:
-    if values.ndim == 4:
-        return "normals"
-    if np.issubdtype(values.dtype, np.integer):
-        return "classes" if task.classes > 1 else "binary"
-    return "depth" if task.unit == "m" else "binary"
-
-
-def _limits(truth: NDArray[Any]) -> tuple[float, float]:
-    known = truth[np.isfinite(truth) & (truth > 0)]
-    if known.size == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(known, [2, 98])
-    return float(low), float(max(high, low + 1e-3))
 
 
 def _order(name: str) -> tuple[int, str]:

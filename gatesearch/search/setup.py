@@ -162,7 +162,15 @@ def parse_budgets(
 def task_infos(study: Study) -> tuple[TaskInfo, ...]:
     """What a report must know of a study's tasks."""
     return tuple(
-        TaskInfo(name, task.metric, task.unit, task.higher_is_better, study.tasks[name].classes)
+        TaskInfo(
+            name=name,
+            metric=task.metric,
+            unit=task.unit,
+            higher_is_better=task.higher_is_better,
+            kind=study.tasks[name].kind,
+            drawing=task.drawing,
+            classes=study.tasks[name].classes,
+        )
         for name, task in build_tasks(study.tasks).items()
     )
 

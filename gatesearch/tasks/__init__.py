@@ -1,9 +1,11 @@
-"""The kinds of task: loss, metric and how labels follow an augmentation, one file a kind.
+"""The kinds of task, one file a kind.
+
+A kind says how its labels are stored, resized, augmented and drawn, and gives loss and metric.
 
 A new kind is one file with a class that satisfies `Task`, and one line in `TASKS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gatesearch.errors import unknown
@@ -16,7 +18,7 @@ from gatesearch.tasks.task import Meter, Task, Warp
 
 __all__ = ["TASKS", "Meter", "Task", "Warp", "build_tasks"]
 
-TASKS: dict[str, Callable[..., Task]] = {
+TASKS: dict[str, type[Task]] = {
     "semseg": Semseg,
     "depth": Depth,
     "normals": Normals,

@@ -4,10 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatesearch.tasks.labels import nearest_resize
+from gatesearch.tasks.labels import IGNORE, Storage, nearest_resize
 from gatesearch.tasks.task import Meter, Warp
 
-IGNORE = 255
 POSITIVE_WEIGHT = 0.95
 
 
@@ -22,7 +21,10 @@ class Edges:
     metric = "loss"
     unit = ""
     higher_is_better = False
-    fill = float(IGNORE)
+    storage = Storage("|u1")
+    unknown_value = float(IGNORE)
+    output_meaning = "logit of an edge"
+    drawing = "certainty"
 
     def __init__(self, *, classes: int = 1) -> None:
         del classes
@@ -33,22 +35,23 @@ class Edges:
         return total / count.clamp(min=1)
 
     def distillation_loss(self, prediction: Tensor, teacher: Tensor) -> Tensor:
-        """Cross entropy against the other's probabilities, weighted as the labels' would be."""
+        """Cross entropy against the teacher's probabilities, weighted as the labels' would be."""
         probability = teacher.sigmoid()
         weight = POSITIVE_WEIGHT * probability + (1 - POSITIVE_WEIGHT) * (1 - probability)
         return F.binary_cross_entropy_with_logits(prediction, probability, weight=weight)
 
     def meter(self) -> Meter:
         """The loss over all labelled pixels of the part."""
-        from gatesearch.tasks.meters import EdgeLoss
+        from gatesearch.tasks.meters import MetricOfSums
 
-        return EdgeLoss()
+        zeros = (torch.zeros((), dtype=torch.float64), torch.zeros(()).long())
+        return MetricOfSums(zeros, measure=weighted_sum_in_double, value=torch.div)
 
     def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Labels do not change when pixels move."""
         return target
 
-    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """A pixel is an edge if any pixel it covers is (nearest would break thin lines)."""
         if size[0] > target.shape[-2] or size[1] > target.shape[-1]:
             return nearest_resize(target, size)
@@ -56,7 +59,7 @@ class Edges:
         unknown = nearest_resize(target, size) == IGNORE
         return torch.where(edge, 1, torch.where(unknown, IGNORE, 0)).to(target.dtype)
 
-    def predicted(self, prediction: Tensor) -> Tensor:
+    def decode(self, prediction: Tensor) -> Tensor:
         """Probability of an edge, (B, H, W)."""
         return prediction[:, 0].sigmoid()
 
@@ -69,3 +72,9 @@ def weighted_sum(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         prediction[:, 0], positive.to(prediction.dtype), weight=weight, reduction="sum"
     )
     return total, known.sum()
+
+
+def weighted_sum_in_double(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """`weighted_sum` of a batch, to be added to many others without loss."""
+    total, count = weighted_sum(prediction, target)
+    return total.double(), count

@@ -4,10 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatesearch.tasks.labels import nearest_resize
+from gatesearch.tasks.labels import IGNORE, Storage, nearest_resize
 from gatesearch.tasks.task import Meter, Warp
 
-IGNORE = 255
 THRESHOLDS = 15
 
 
@@ -21,7 +20,10 @@ class Saliency:
     metric = "maxIoU"
     unit = ""
     higher_is_better = True
-    fill = float(IGNORE)
+    storage = Storage("|u1")
+    unknown_value = float(IGNORE)
+    output_meaning = "logit of saliency"
+    drawing = "certainty"
 
     def __init__(self, *, classes: int = 1) -> None:
         del classes
@@ -38,23 +40,47 @@ class Saliency:
         return total / count
 
     def distillation_loss(self, prediction: Tensor, teacher: Tensor) -> Tensor:
-        """Cross entropy against the other's probabilities."""
+        """Cross entropy against the teacher's probabilities."""
         return F.binary_cross_entropy_with_logits(prediction, teacher.sigmoid())
 
     def meter(self) -> Meter:
         """IoU of the salient region, mean over frames, best of the thresholds."""
-        from gatesearch.tasks.meters import MaxIoU
+        from gatesearch.tasks.meters import MetricOfSums
 
-        return MaxIoU()
+        zeros = (torch.zeros(THRESHOLDS, dtype=torch.float64), torch.zeros(()).long())
+        return MetricOfSums(zeros, measure=iou_by_threshold, value=best_mean)
 
     def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Labels do not change when pixels move."""
         return target
 
-    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Nearest neighbour."""
         return nearest_resize(target, size)
 
-    def predicted(self, prediction: Tensor) -> Tensor:
+    def decode(self, prediction: Tensor) -> Tensor:
         """Probability of being salient, (B, H, W)."""
         return prediction[:, 0].sigmoid()
+
+
+def iou_by_threshold(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum over frames of the IoU at each of 15 thresholds in (0, 1), number of frames).
+
+    Frames without labels are left out.
+    """
+    known, positive = (target != IGNORE).flatten(1), (target == 1).flatten(1)
+    score = prediction[:, 0].sigmoid().flatten(1)
+    labelled = known.any(1)
+    sums = []
+    for threshold in torch.linspace(0, 1, THRESHOLDS + 2, device=score.device)[1:-1]:
+        chosen = (score > threshold) & known
+        hit = (chosen & positive).sum(1).double()
+        union = ((chosen | positive) & known).sum(1).double()
+        # A frame without salient pixels and without predicted ones is right.
+        sums.append(torch.where(union > 0, hit / union.clamp(min=1), 1.0)[labelled].sum())
+    return torch.stack(sums), labelled.sum()
+
+
+def best_mean(iou: Tensor, frames: Tensor) -> Tensor:
+    """Mean IoU over frames at the best threshold; NaN when no frame had labels."""
+    return (iou / frames).max()

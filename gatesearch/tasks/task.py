@@ -5,12 +5,14 @@ from typing import Protocol
 
 from torch import Tensor
 
+from gatesearch.tasks.labels import Storage
+
 
 @dataclass(frozen=True)
 class Warp:
     """The geometric change of each sample of a batch, for labels whose values follow it.
 
-    A sample is turned first and mirrored then.
+    A sample is first rotated, then mirrored.
 
     Attributes:
         flip: (B,) bool, mirrored left to right.
@@ -36,19 +38,30 @@ class Meter(Protocol):
 class Task(Protocol):
     """One kind of task on dense labels.
 
+    All attributes but `channels` belong to the class, and can be read without an instance.
+
     Attributes:
         channels: Channels that the head predicts.
         metric: Name of the metric.
         unit: Its unit, for tables.
         higher_is_better: Its direction.
-        fill: Value of a label pixel that nobody knows.
+        storage: How a pack stores the labels.
+        unknown_value: Value of a label pixel without a label.
+        output_meaning: What the channels of the head's output are, for readers of exported files.
+        drawing: How labels and decoded predictions are drawn: a name in
+            `gatesearch.drawing.DRAWINGS`.
     """
 
     channels: int
     metric: str
     unit: str
     higher_is_better: bool
-    fill: float
+    storage: Storage
+    unknown_value: float
+    output_meaning: str
+    drawing: str
+
+    def __init__(self, *, classes: int) -> None: ...
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean loss over labelled pixels; exactly 0, with zero gradient, when there are none.
@@ -63,7 +76,7 @@ class Task(Protocol):
 
         Args:
             prediction: (B, channels, H, W) float32.
-            teacher: Likewise, without gradient.
+            teacher: The other network's prediction, of the same shape, without gradient.
         """
 
     def meter(self) -> Meter:
@@ -72,8 +85,11 @@ class Task(Protocol):
     def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Labels with their values corrected after their pixels were moved by `warp`."""
 
-    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Labels at another size, (B, ..., H', W')."""
 
-    def predicted(self, prediction: Tensor) -> Tensor:
-        """The head's output in the encoding of the labels, for drawing."""
+    def decode(self, prediction: Tensor) -> Tensor:
+        """The head's output in the encoding of the labels.
+
+        This is what the report and `gatesearch predict` draw.
+        """

@@ -76,8 +76,8 @@ def augment(
         planes = target if target.ndim == 4 else target[:, None]
         # Zeros come from outside, so labels are shifted to have "unknown" there.
         sampled = F.grid_sample(
-            planes.float() - task.fill, grid, mode="nearest", align_corners=False
+            planes.float() - task.unknown_value, grid, mode="nearest", align_corners=False
         )
-        target = (sampled + task.fill).reshape(target.shape).to(target.dtype)
+        target = (sampled + task.unknown_value).reshape(target.shape).to(target.dtype)
         moved[name] = task.transform_labels(target, warp)
     return moved

@@ -45,4 +45,4 @@ def predict(
     model.eval()
     with runtime.autocast():
         outputs = model(runtime.image(normalised(image)))
-    return {name: task.predicted(outputs[name].float().cpu()) for name, task in tasks.items()}
+    return {name: task.decode(outputs[name].float().cpu()) for name, task in tasks.items()}

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gatesearch.datasets import Pack
-from gatesearch.datasets.pack_reader import SplitName
+from gatesearch.datasets.frame_size import resize_image
+from gatesearch.datasets.pack_reader import IMAGE, SplitName
 from gatesearch.errors import DataError
 from gatesearch.tasks import Task
+from gatesearch.tasks.labels import to_tensor
 
 # Statistics of ImageNet, which pretrained encoders expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -118,17 +119,11 @@ class Frames:
         back = torch.from_numpy(np.argsort(order, kind="stable"))
         batch = {}
         for name, array in self._arrays.items():
-            tensor = torch.from_numpy(np.ascontiguousarray(array[rows[order]]))[back]
-            if tensor.dtype == torch.float16:
-                tensor = tensor.float()
-            if tensor.ndim == 4:
-                tensor = tensor.permute(0, 3, 1, 2).contiguous()
-            if name == "image":
-                batch[name] = _resized_image(tensor, self.size)
-            elif tuple(tensor.shape[-2:]) == self.size:
-                batch[name] = tensor
-            else:
-                batch[name] = self.tasks[name].resized(tensor, self.size)
+            tensor = to_tensor(array[rows[order]])[back]
+            if tuple(tensor.shape[-2:]) != tuple(self.size):
+                resize = resize_image if name == IMAGE else self.tasks[name].resize_labels
+                tensor = resize(tensor, self.size)
+            batch[name] = tensor
         return batch
 
 
@@ -166,12 +161,3 @@ def spread(frames: int, wanted: int) -> list[int]:
     """`wanted` indices spread evenly over `frames`; all of them for 0."""
     count = frames if wanted == 0 else min(wanted, frames)
     return [i * frames // count for i in range(count)]
-
-
-def _resized_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(image.shape[-2:]) == tuple(size):
-        return image
-    resized = F.interpolate(
-        image.float(), size=size, mode="bilinear", antialias=True, align_corners=False
-    )
-    return resized.round().clamp(0, 255).to(torch.uint8)

@@ -20,8 +20,8 @@ RECORD = StudyRecord(
     protocol="rooms-64",
     published="",
     tasks=(
-        TaskInfo("seg", "mIoU", "%", True, 8),
-        TaskInfo("depth", "RMSE", "m", False),
+        TaskInfo("seg", "mIoU", "%", True, "semseg", "classes", 8),
+        TaskInfo("depth", "RMSE", "m", False, "depth", "range"),
     ),
     baselines=(
         result("stl", gflops=4.0, metrics={"validation": {"seg": 40.0, "depth": 0.5}}),

@@ -63,7 +63,7 @@ def test_plain_files_come_out_as_they_went_in(tmp_path, into, name):
     (write_zip if name.endswith("zip") else write_tar)(path, CONTENT)
     unpack(path, into, emit=events.append)
     assert tree(into) == CONTENT
-    assert [(event["done"], event["total"], event["unit"]) for event in events] == [
+    assert [(event.done, event.total, event.unit) for event in events] == [
         (0, 1, "MB"),
         (1, 1, "MB"),
     ]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gatesearch.datasets import DATASETS, check_pack, ensure_pack
-from gatesearch.datasets.resize import resize
 from gatesearch.errors import DataError, UsageError
+from gatesearch.events import Warned
 from tests.nyud_layouts import IDS, SIZE, WRITERS, packed, raw_frame, write_mtan, write_nyud_mt
 
 NYUD = DATASETS["nyud"]
@@ -84,7 +84,7 @@ def test_frames_that_lack_one_label_are_kept_and_told(tmp_path):
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "segmentation" / "12.png")
     events = []
     pack = prepare(tmp_path, root, emit=events.append)
-    warnings = [event["message"] for event in events if event["event"] == "warning"]
+    warnings = [event.message for event in events if isinstance(event, Warned)]
     assert warnings == [
         "nyud: train frame 12: labels are ignored everywhere",
         "nyud: train frame 7: depth is unknown everywhere",
@@ -106,44 +106,6 @@ def test_some_frames_spread_evenly(tmp_path):
     pack = prepare(tmp_path, write_nyud_mt(tmp_path / "a"), train=2, test=1)
     assert pack.ids("train") == ("0005", "12")
     assert pack.ids("test") == ("0001",)
-
-
-def test_resizing_by_hand(tmp_path):
-    frame = {
-        "image": np.full((4, 4, 3), 7, np.uint8),
-        "semseg": np.array([[1, 1, 2, 2], [1, 3, 2, 4], [5, 5, 6, 6], [5, 7, 6, 8]], np.uint8),
-        "depth": np.arange(16, dtype=np.float32).reshape(4, 4),
-        "normals": np.zeros((4, 4, 3), np.float32),
-        "edges": np.zeros((4, 4), np.uint8),
-    }
-    frame["edges"][0, 1] = 1
-    frame["normals"][:, :2] = 0, 0, -1
-    frame["normals"][:2, 2] = 0, -1, 0  # known at (0, 2), (1, 2); unknown in column 3
-    half = resize(frame, (2, 2))
-    assert half["image"].tolist() == [[[7] * 3] * 2] * 2
-    # Centres of 2 x 2 blocks fall on the block's lower right pixel.
-    assert half["semseg"].tolist() == [[3, 4], [7, 8]]
-    assert half["depth"].tolist() == [[5, 7], [13, 15]]
-    assert half["edges"].tolist() == [[1, 0], [0, 0]]
-    assert half["normals"][:, 1].tolist() == [[0, 0, 0], [0, 0, 0]]
-    np.testing.assert_allclose(np.linalg.norm(half["normals"][:, 0], axis=-1), 1, atol=1e-6)
-    double = resize(frame, (8, 8))
-    np.testing.assert_array_equal(double["edges"], frame["edges"].repeat(2, 0).repeat(2, 1))
-    np.testing.assert_array_equal(double["depth"], frame["depth"].repeat(2, 0).repeat(2, 1))
-
-
-def test_edges_survive_any_shrinking():
-    frame = {
-        "image": np.zeros((7, 11, 3), np.uint8),
-        "semseg": np.zeros((7, 11), np.uint8),
-        "depth": np.zeros((7, 11), np.float32),
-        "normals": np.zeros((7, 11, 3), np.float32),
-    }
-    for row in range(7):
-        for column in range(11):
-            edges = np.zeros((7, 11), np.uint8)
-            edges[row, column] = 1
-            assert resize(frame | {"edges": edges}, (3, 4))["edges"].sum() == 1
 
 
 def test_a_pack_at_another_size(tmp_path):

@@ -8,6 +8,9 @@ import pytest
 
 from gatesearch.datasets.pack_reader import check_pack, open_pack
 from gatesearch.errors import DataError
+from gatesearch.tasks import TASKS
+from gatesearch.tasks.depth import Depth
+from gatesearch.tasks.labels import Storage
 from tests.datasets.toys import SIZE, frame, write
 
 
@@ -19,7 +22,7 @@ def test_round_trip(tmp_path):
     assert (pack.frames("train"), pack.frames("test")) == (3, 1)
     assert pack.ids("train") == ("a0", "a1", "a2")
     assert pack.manifest.notes == ("a note",)
-    assert [(event["done"], event["total"]) for event in events] == [(i, 4) for i in (1, 2, 3, 4)]
+    assert [(event.done, event.total) for event in events] == [(i, 4) for i in (1, 2, 3, 4)]
     for number in range(3):
         for field, array in frame(number).items():
             stored = pack.array("train", field)[number]
@@ -28,6 +31,26 @@ def test_round_trip(tmp_path):
     assert not pack.array("train", "image").flags.writeable
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy-5"]
     assert check_pack(pack.folder) == pack
+
+
+def test_any_kind_of_task_has_its_labels_stored_as_it_says(tmp_path, monkeypatch):
+    class Height(Depth):
+        storage = Storage("<f8", (2,))
+
+    monkeypatch.setitem(TASKS, "height", Height)
+    rng = np.random.default_rng(0)
+    labels = {
+        "saliency": rng.integers(0, 2, SIZE).astype("u1"),
+        "height": rng.uniform(size=(*SIZE, 2)),
+    }
+    pack = open_pack(write(tmp_path / "toy-5", frames=lambda i: frame(i) | labels, test=labels))
+    assert pack.fields == ("image", "semseg", "depth", "normals", "saliency", "height")
+    for name, array in labels.items():
+        assert pack.array("train", name).dtype == array.dtype
+        np.testing.assert_array_equal(pack.array("train", name)[0], array)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"a field must be image or one of .*, found 'height'"):
+        open_pack(pack.folder)
 
 
 def test_sums_are_those_of_the_files_and_the_digest_is_of_the_sums(folder):
@@ -119,6 +142,10 @@ def rename(*keys, to):
         (rename("splits", "train", "files", "image", to="../../secret"), "secret"),
         (rename("splits", "train", "files", "image", to="/etc/passwd"), "passwd"),
         (rename("splits", "train", to="../train"), "train"),
+        (
+            rename("classes", "semseg", to="parts"),
+            "a field must be image or one of semseg, .*'parts'",
+        ),
     ],
 )
 def test_a_false_manifest_is_refused(folder, edit, message):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gatesearch.datasets.pack_reader import check_pack, open_pack
-from gatesearch.datasets.pack_writer import annotate, aside
+from gatesearch.datasets.pack_writer import add_notes, scratch_folder
 from gatesearch.errors import DataError
 from tests.datasets.toys import frame, write
 
@@ -84,7 +84,7 @@ def test_leftovers_of_killed_runs_go_after_a_day(tmp_path):
     for leftover in (day_old, fresh):
         leftover.mkdir()
     os.utime(day_old, (0, 0))
-    with aside(tmp_path / "toy-5") as partial:
+    with scratch_folder(tmp_path / "toy-5") as partial:
         assert partial.name == f".toy-5.partial-{os.getpid()}"
         assert not day_old.exists()
         assert fresh.exists()
@@ -93,7 +93,7 @@ def test_leftovers_of_killed_runs_go_after_a_day(tmp_path):
 
 @pytest.mark.parametrize("used", [False, True])
 def test_folders_made_for_nothing_go(tmp_path, used) -> None:
-    with aside(folder := tmp_path / "a" / "b" / "toy"):
+    with scratch_folder(folder := tmp_path / "a" / "b" / "toy"):
         if used:
             folder.mkdir()
     assert [path.name for path in tmp_path.rglob("*")] == (["a", "b", "toy"] if used else [])
@@ -101,7 +101,7 @@ def test_folders_made_for_nothing_go(tmp_path, used) -> None:
 
 def test_notes_are_added_and_nothing_else_changes(folder):
     before = check_pack(folder)
-    annotate(folder, ["normals are pseudo-labels"])
+    add_notes(folder, ["normals are pseudo-labels"])
     after = check_pack(folder)
     assert after.manifest.notes == (*before.manifest.notes, "normals are pseudo-labels")
     assert after.digest == before.digest

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatesearch.datasets.raycast import Camera, Solids, blocked, cast
-from gatesearch.datasets.scene_layout import furnish
+from gatesearch.datasets.scene_layout import random_scene
 
 LEVEL = np.eye(3, dtype=np.float32)
 
@@ -122,7 +122,7 @@ def distances(world, points):
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_a_hit_lies_on_its_solid_and_nothing_lies_before_it(seed):
-    scene = furnish(np.random.default_rng(seed))
+    scene = random_scene(np.random.default_rng(seed))
     room = scene.solids.room
     rays = scene.camera.rays((12, 12))
     hits = cast(scene.solids, scene.camera.position, rays)

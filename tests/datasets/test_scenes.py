@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gatesearch.datasets import DATASETS, ensure_pack, open_pack, scenes
 from gatesearch.datasets.raycast import cast
-from gatesearch.datasets.scene_layout import CLASSES, furnish
+from gatesearch.datasets.scene_layout import CLASSES, random_scene
 from gatesearch.errors import UsageError
+from gatesearch.events import Warned
 
 
 def digest(frame):
@@ -58,7 +59,7 @@ def test_every_frame_is_whole(index, split, size):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_normals_face_the_camera_and_agree_with_the_depth(seed):
-    scene = furnish(np.random.default_rng(seed))
+    scene = random_scene(np.random.default_rng(seed))
     labels, _ = scenes.trace(scene, (96, 96))
     rays = pinhole((96, 96), scene.camera.fov)
     assert (np.sum(labels["normals"] * rays, axis=-1) < 0).all()
@@ -80,7 +81,7 @@ def test_normals_face_the_camera_and_agree_with_the_depth(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_edges_sit_exactly_where_the_surface_changes(seed):
-    scene = furnish(np.random.default_rng(seed))
+    scene = random_scene(np.random.default_rng(seed))
     scene = dataclasses.replace(scene, pictures=scene.pictures[:0])
     labels, _ = scenes.trace(scene, (24, 32))
     hits = cast(scene.solids, scene.camera.position, scene.camera.rays((24, 32)))
@@ -96,7 +97,7 @@ def test_edges_sit_exactly_where_the_surface_changes(seed):
 def test_a_picture_has_the_wall_s_depth_and_normal():
     scene = next(
         scene
-        for scene in (furnish(np.random.default_rng(seed)) for seed in range(50))
+        for scene in (random_scene(np.random.default_rng(seed)) for seed in range(50))
         if (scenes.trace(scene, (32, 32))[0]["semseg"] == CLASSES.index("picture")).any()
     )
     labels, _ = scenes.trace(scene, (32, 32))
@@ -181,16 +182,16 @@ def test_a_pack_is_rendered_once_and_again_when_damaged(tmp_path):
         )
 
     pack = ensure()
-    assert [event["done"] for event in events] == [1, 2, 3]
-    assert {event["total"] for event in events} == {3}
+    assert [event.done for event in events] == [1, 2, 3]
+    assert {event.total for event in events} == {3}
     events.clear()
     assert ensure().digest == pack.digest
     assert events == []
     path = pack.path("train", "depth")
     path.write_bytes(path.read_bytes()[:-10])
     assert ensure().digest == pack.digest
-    assert events[0]["event"] == "warning"
-    assert "depth.npy" in events[0]["message"]
+    assert isinstance(events[0], Warned)
+    assert "depth.npy" in events[0].message
     assert open_pack(pack.folder).frames("train") == 2
 
 

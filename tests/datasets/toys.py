@@ -18,7 +18,7 @@ def frame(number):
     }
 
 
-def write(folder, *, frames=frame, train=3, emit=lambda event: None, notes=()):
+def write(folder, *, frames=frame, train=3, emit=lambda event: None, notes=(), test=None):
     return write_pack(
         folder,
         dataset="toy",
@@ -28,7 +28,7 @@ def write(folder, *, frames=frame, train=3, emit=lambda event: None, notes=()):
             "train": SplitFrames(
                 [f"a{i}" for i in range(train)], (frames(i) for i in range(train))
             ),
-            "test": SplitFrames(["b0"], iter([frame(100)])),
+            "test": SplitFrames(["b0"], iter([frame(100) | (test or {})])),
         },
         source="made up",
         notes=notes,

@@ -302,7 +302,7 @@ class TestPredictions:
 
 
 def record(*trials: Result) -> StudyRecord:
-    tasks = (TaskInfo("a", "mIoU", "%", True),)
+    tasks = (TaskInfo("a", "mIoU", "%", True, "semseg", "classes"),)
     stl = Result("stl", 0, metrics={"validation": {"a": 10.0}}, gflops=3.0)
     return StudyRecord("s", "f", {}, "p", "", tasks, baselines=(stl,), trials=trials)
 

@@ -7,12 +7,12 @@ import numpy as np
 from gatesearch.results import Result, StudyRecord, TaskInfo
 
 TASKS = {
-    "semseg": (TaskInfo("semseg", "mIoU", "%", True, 40), 36.0),
-    "depth": (TaskInfo("depth", "RMSE", "m", False), 0.62),
-    "normals": (TaskInfo("normals", "mean angle", "deg", False), 23.5),
-    "edges": (TaskInfo("edges", "loss", "", False), 0.0175),
-    "saliency": (TaskInfo("saliency", "maxIoU", "", True), 0.66),
-    "parts": (TaskInfo("parts", "mIoU", "%", True, 7), 59.8),
+    "semseg": (TaskInfo("semseg", "mIoU", "%", True, "semseg", "classes", 40), 36.0),
+    "depth": (TaskInfo("depth", "RMSE", "m", False, "depth", "range"), 0.62),
+    "normals": (TaskInfo("normals", "mean angle", "deg", False, "normals", "directions"), 23.5),
+    "edges": (TaskInfo("edges", "loss", "", False, "edges", "certainty"), 0.0175),
+    "saliency": (TaskInfo("saliency", "maxIoU", "", True, "saliency", "certainty"), 0.66),
+    "parts": (TaskInfo("parts", "mIoU", "%", True, "semseg", "classes", 7), 59.8),
 }
 LAYERS = tuple(
     ["stem.conv"] + [f"layer{s}.{b}.conv{c}" for s in range(1, 5) for b in (0, 1) for c in (1, 2)]

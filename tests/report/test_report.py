@@ -25,7 +25,6 @@ from gatesearch.report import (
 )
 from gatesearch.report import predictions as pictures
 from gatesearch.report.history import spearman
-from gatesearch.report.predictions import palette, picture
 from gatesearch.report.record_queries import baselines, shown_split, training_ratio
 from gatesearch.report.results_csv import frame
 from gatesearch.report.summary_page import headline
@@ -342,30 +341,6 @@ class TestSpearman:
 
 
 class TestPictures:
-    def test_ignored_and_unknown_pixels_are_black_and_only_they(self):
-        ignored = np.array([[255, 0, 39]], np.uint8)
-        assert (picture(ignored, TASKS["semseg"][0], limits=(0, 1)).sum(-1) == 0).tolist() == [
-            [True, False, False]
-        ]
-        depth = np.array([[0.0, np.nan, 3.0, 99.0]], np.float32)
-        black = picture(depth, TASKS["depth"][0], limits=(1, 5)).sum(-1) == 0
-        assert black.tolist() == [[True, True, False, False]]
-        edge = np.array([[255, 0, 1]], np.uint8)
-        assert picture(edge, TASKS["edges"][0], limits=(0, 1))[0].tolist() == [
-            [0, 0, 0], [255, 255, 255], [55, 55, 55],
-        ]  # fmt: skip
-
-    def test_normals_by_hand_whatever_their_length(self):
-        vectors = np.array([[[2.0, 0, 0], [0, 0, -0.5], [0, 0, 0]]], np.float16)
-        shown = picture(vectors, TASKS["normals"][0], limits=(0, 1))
-        assert shown[0].tolist() == [[255, 128, 128], [128, 128, 0], [0, 0, 0]]
-
-    def test_classes_of_a_data_set_are_told_apart(self):
-        colors = palette().astype(int)
-        gaps = [np.abs(colors[i] - colors[j]).sum() for i in range(40) for j in range(i)]
-        assert min(gaps) > 50
-        assert colors[:255].sum(1).min() > 100
-
     def test_frames_that_do_not_fit_are_refused(self, tmp_path):
         np.savez(
             tmp_path / "p.npz",

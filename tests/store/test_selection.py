@@ -9,7 +9,10 @@ from gatesearch.errors import UsageError
 from gatesearch.results import Result, StudyRecord, TaskInfo
 from gatesearch.store.selection import select
 
-TASKS = (TaskInfo("a", "mIoU", "%", True), TaskInfo("b", "RMSE", "m", False))
+TASKS = (
+    TaskInfo("a", "mIoU", "%", True, "semseg", "classes"),
+    TaskInfo("b", "RMSE", "m", False, "depth", "range"),
+)
 
 
 def network(method: str, a: float, b: float, gflops: float, trial: int | None = None, **more):

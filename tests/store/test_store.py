@@ -14,7 +14,10 @@ from gatesearch.store.backup import DATABASE
 from gatesearch.store.store import PendingTrial, Store, open_store, read_store
 from tests.search.tiny import tiny
 
-TASKS = (TaskInfo("semseg", "mIoU", "%", True, 8), TaskInfo("depth", "RMSE", "m", False, 1))
+TASKS = (
+    TaskInfo("semseg", "mIoU", "%", True, "semseg", "classes", 8),
+    TaskInfo("depth", "RMSE", "m", False, "depth", "range", 1),
+)
 
 
 @pytest.fixture(scope="module")

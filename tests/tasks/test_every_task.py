@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from gatesearch.drawing import DRAWINGS
 from gatesearch.tasks import TASKS, Task, Warp
+from gatesearch.tasks.labels import to_array, to_tensor
 
 CLASSES = 5
 SHAPE = (6, 7, 9)  # frames, height, width
@@ -51,7 +54,7 @@ def prediction(task: Task, generator: torch.Generator) -> Tensor:
 
 def hidden(task: Task, target: Tensor, rows: slice) -> Tensor:
     target = target.clone()
-    target[..., rows, :] = task.fill
+    target[..., rows, :] = task.unknown_value
     return target
 
 
@@ -73,7 +76,7 @@ def test_loss_is_finite_and_every_prediction_is_moved_by_it(task, target, predic
 
 
 def test_no_labels_no_loss_no_gradient_no_figure(task, target, prediction) -> None:
-    unknown = torch.full_like(target, task.fill)
+    unknown = torch.full_like(target, task.unknown_value)
     loss = task.loss(prediction, unknown)
     loss.backward()
     assert loss.item() == 0
@@ -98,7 +101,7 @@ def test_hidden_pixels_have_no_say(task, target, prediction) -> None:
 @pytest.mark.parametrize("batch", [1, 4])
 def test_figure_does_not_depend_on_batches(task, target, prediction, batch) -> None:
     half = hidden(task, target, slice(2, 4))
-    half[0] = task.fill  # one frame without any label
+    half[0] = task.unknown_value  # one frame without any label
     at_once = measured(task, prediction, half, SHAPE[0])
     assert math.isfinite(at_once)
     assert measured(task, prediction, half, batch) == pytest.approx(at_once, rel=1e-6)
@@ -122,7 +125,7 @@ def test_better_predictions_have_better_figures(kind, task, target, prediction) 
 @pytest.mark.parametrize("size", [(7, 9), (3, 4), (14, 18), (5, 20)])
 def test_resized_labels_are_labels(kind, task, target, size) -> None:
     half = hidden(task, target, slice(0, 4))
-    resized = task.resized(half, size)
+    resized = task.resize_labels(half, size)
     assert resized.shape == (*target.shape[:-2], *size)
     assert resized.dtype == target.dtype
     if kind == "normals":
@@ -132,8 +135,8 @@ def test_resized_labels_are_labels(kind, task, target, size) -> None:
         assert set(resized.unique().tolist()) <= set(half.unique().tolist())
     if size == SHAPE[1:]:
         torch.testing.assert_close(resized, half)
-    nothing = torch.full_like(target, task.fill)
-    assert (task.resized(nothing, size) == task.fill).all()
+    nothing = torch.full_like(target, task.unknown_value)
+    assert (task.resize_labels(nothing, size) == task.unknown_value).all()
 
 
 def test_unmoved_labels_do_not_change(task, target) -> None:
@@ -142,17 +145,38 @@ def test_unmoved_labels_do_not_change(task, target) -> None:
 
 
 def test_unknown_stays_unknown_however_it_is_moved(task, target) -> None:
-    nothing = torch.full_like(target, task.fill)
+    nothing = torch.full_like(target, task.unknown_value)
     angles = torch.linspace(-2, 2, 6)
     moved = task.transform_labels(nothing, Warp(angles > 0, torch.full((6,), 1.5), angles))
-    assert (moved == task.fill).all()
+    assert (moved == task.unknown_value).all()
 
 
-def test_predicted_has_the_shape_of_the_labels(task, target, prediction) -> None:
-    assert task.predicted(prediction.detach()).shape == target.shape
+def test_decoded_predictions_have_the_shape_of_the_labels(task, target, prediction) -> None:
+    assert task.decode(prediction.detach()).shape == target.shape
 
 
-def test_imitation_is_least_at_the_teacher(task: Task, prediction: Tensor) -> None:
+def test_decoded_predictions_can_be_drawn(task, target, prediction) -> None:
+    drawing = DRAWINGS[task.drawing]
+    for labels in (target, task.decode(prediction.detach())):
+        picture = drawing.draw(to_array(labels)[0])
+        assert (picture.shape, picture.dtype) == ((*SHAPE[1:], 3), np.uint8)
+    nothing = to_array(torch.full_like(target, task.unknown_value))
+    assert not drawing.draw(nothing[0]).any()
+
+
+def test_labels_come_back_from_a_pack(task, target) -> None:
+    stored = to_array(target).astype(task.storage.dtype)
+    assert stored.shape == (*SHAPE, *task.storage.channels)
+    read = to_tensor(stored)
+    assert read.dtype == target.dtype
+    torch.testing.assert_close(read, target, atol=1e-3, rtol=0)
+
+
+def test_kinds_say_what_their_output_means(kind) -> None:
+    assert TASKS[kind].output_meaning  # of the class: no instance is needed
+
+
+def test_distillation_loss_is_least_at_the_teacher(task: Task, prediction: Tensor) -> None:
     teacher = prediction.detach()
     at_teacher = task.distillation_loss(prediction, teacher)
     (slope,) = torch.autograd.grad(at_teacher, prediction)

@@ -110,7 +110,7 @@ def test_what_comes_from_outside_is_unknown_and_never_class_0() -> None:
     for name in NAMES:
         task = TASKS[name](classes=CLASSES)
         maps = out[name] if out[name].ndim == 4 else out[name][:, None]
-        unknown = (maps == task.fill).all(1)
+        unknown = (maps == task.unknown_value).all(1)
         assert unknown[:, ~inside].all()
         assert not unknown[:, inside].any()
     assert set(out["semseg"].unique().tolist()) == {1, 255}

@@ -1,0 +1,46 @@
+"""Images and frames at another size: the one rule of resampling.
+
+`gatesearch data prepare --size` and a study that reads a pack at another size both come here, so
+that they give the same frames. How labels are resized is for their task to say.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gatesearch.datasets.pack_reader import IMAGE, Frame, field_storage
+from gatesearch.tasks import TASKS
+from gatesearch.tasks.labels import to_array, to_tensor
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, 3, H, W), uint8, at another size: bilinear with anti-aliasing."""
+    resized = F.interpolate(
+        image.float(), size=size, mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
+    """A frame at another size: what a study of that size reads from a pack of the whole frame.
+
+    Args:
+        frame: Field -> array, (H, W) or (H, W, channels).
+        size: Height and width in pixels.
+    """
+    if frame[IMAGE].shape[:2] == size:
+        return frame
+    return {field: _resize_field(field, array, size) for field, array in frame.items()}
+
+
+def _resize_field(field: str, array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    # Rounded first as a pack stores it: a study resizes what it reads from there.
+    tensor = to_tensor(np.array(array, dtype=field_storage(field).dtype)[None])
+    # The number of classes has no say in how labels are resized.
+    resize = resize_image if field == IMAGE else TASKS[field](classes=1).resize_labels
+    resized: NDArray[Any] = to_array(resize(tensor, size))[0]
+    return resized
