@@ -57,12 +57,12 @@ def _heading(task: "TaskInfo") -> str:
 
 
 def _row(point: dict[str, Any], tasks: tuple["TaskInfo", ...]) -> list[str]:
-    from gatesearch.results import named
+    from gatesearch.results import network_name
 
     return [
         f"trial {point['trial']}"
         if "trial" in point
-        else named(point["method"], point["weighting"]),
+        else network_name(point["method"], point["weighting"]),
         *(_number(point["metrics"].get(task.name), 3) for task in tasks),
         _number(point["delta_mtl"], 2, sign="+"),
         _number(point["gflops"], 3),

@@ -159,7 +159,7 @@ def failed(candidate: NetworkSpec, reason: str, attempts: int = 1) -> Result:
     """The result of a training that gave none."""
     return Result(
         candidate.method, candidate.seed, candidate.trial, state="failed", reason=reason,
-        role=candidate.role, budget=candidate.budget, params=dict(candidate.params),
+        part=candidate.part, budget=candidate.budget, params=dict(candidate.params),
         weighting=candidate.weighting,
         attempts=attempts,
     )  # fmt: skip

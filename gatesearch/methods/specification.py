@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from gatesearch.cost import Budget, name_of
 from gatesearch.methods import needs_stl
 from gatesearch.methods.interrogate.phases import spans
-from gatesearch.results import Result, Role, named
+from gatesearch.results import Result, network_name
 from gatesearch.study import Study
+
+Role = Literal["network", "warmup", "supernet_warmup", "supernet"]
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,20 @@ class NetworkSpec:
         if self.trial is not None:
             trial = f"trial {self.trial}"
             tries = self.weighting == "scalar"
-            return f"{named(self.method, self.weighting)}, {trial}" if tries else trial
+            return f"{network_name(self.method, self.weighting)}, {trial}" if tries else trial
         if self.warms_up:
             return "warm-up"
-        return "supernet" if self.role == "supernet" else named(self.method, self.weighting)
+        return "supernet" if self.role == "supernet" else network_name(self.method, self.weighting)
 
     @property
     def budget(self) -> str:
         """The budgets' common name; empty for none."""
         return name_of(self.budgets)
+
+    @property
+    def part(self) -> str:
+        """Its role as `Result.part` has it."""
+        return "" if self.role == "network" else self.role
 
     @property
     def warms_up(self) -> bool:

@@ -91,9 +91,9 @@ class Search:
 
     def known(self, candidate: NetworkSpec) -> Result | None:
         """The stored result of a baseline, or of what trials start from."""
-        wanted = (candidate.method, candidate.seed, candidate.role, candidate.weighting)
+        wanted = (candidate.method, candidate.seed, candidate.part, candidate.weighting)
         for result in self._bases:
-            if (result.method, result.seed, result.role, result.weighting) == wanted:
+            if (result.method, result.seed, result.part, result.weighting) == wanted:
                 return result
         return None
 
@@ -160,11 +160,11 @@ class Search:
     def _keep(self, job: Job, result: Result) -> None:
         label = job.candidate.label
         if result.state != "complete":
-            if result.method == "stl" or result.role != "network":
+            if result.method == "stl" or result.part:
                 forget_result(job)
                 raise TrainingError(f"{label} failed: {result.reason}")
             self.emit({"event": "warning", "message": f"{label} failed: {result.reason}"})
-        keep = self.store.keep_baseline if result.role == "network" else self.store.keep_start
+        keep = self.store.keep_baseline if not result.part else self.store.keep_start
         keep(result)
         self._bases = self.store.bases
         self._changed()

@@ -226,7 +226,7 @@ class Store:
 
     def keep_start(self, result: Result) -> None:
         """Keep the result of what trials of its seed start from."""
-        self.keep(f"{result.role}/{result.seed}", result.to_json())
+        self.keep(f"{result.part}/{result.seed}", result.to_json())
 
     def keep_test(self, result: Result, metrics: Mapping[str, float]) -> None:
         """Keep the test figures of a network."""
@@ -248,7 +248,7 @@ class Store:
             storage.set_trial_user_attr(own, name, value)
         state = None
         if values is None:
-            state = TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL
+            state = TrialState.PRUNED if result.state == "stopped" else TrialState.FAIL
         for told in (search, self._mirrors.get(begun.search)):
             if told is not None:
                 told.tell(begun.handle, values, state=state)
@@ -295,7 +295,7 @@ class Store:
     def one_shot(self) -> bool:
         """Whether something of the one training for the whole front is in it."""
         _, starts = self._bases(self.handle.user_attrs)
-        return any(start.role.startswith("supernet") for start in starts)
+        return any(start.part.startswith("supernet") for start in starts)
 
     def keep_definition(self, study: Study) -> None:
         """Write what all its results belong to."""

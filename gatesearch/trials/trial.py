@@ -78,7 +78,7 @@ def train_network(
         start: Result of what it starts from (`starts_from`).
         emit: Receives progress.
         checkpoints: Where training stands, kept now and then; it goes on from the newest.
-        judge: May stop a trial early, whose result is then `pruned` and has no network.
+        judge: May stop a trial early, whose result is then `stopped` and has no network.
         ranks: The processes that train it together, each calling this alike; the first one keeps.
 
     Raises:
@@ -92,7 +92,7 @@ def train_network(
     history.follow(trained.history)
     measured: dict[str, Any] = {}
     if judge is not None and judge.verdict:
-        measured = {"state": "pruned", "reason": judge.verdict}
+        measured = {"state": "stopped", "reason": judge.verdict}
     else:
         if candidate.role != "supernet":  # which is no network to compare
             emit({"event": "log", "message": f"{candidate.label}: measuring"})
@@ -105,7 +105,7 @@ def train_network(
         seed=candidate.seed,
         trial=candidate.trial,
         weighting=candidate.weighting,
-        role=candidate.role,
+        part=candidate.part,
         budget=candidate.budget,
         params=dict(candidate.params),
         **measured,
