@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import re
 import subprocess
 import sys
 import warnings
@@ -18,6 +17,7 @@ from gatesearch.report import (
     comparison,
     curves,
     document,
+    history,
     provenance,
     style,
     summary_page,
@@ -26,28 +26,16 @@ from gatesearch.report import (
 from gatesearch.report import predictions as pictures
 from gatesearch.report.history import spearman
 from gatesearch.report.predictions import palette, picture
-from gatesearch.report.record_queries import baselines, shown_split, training_ratio
-from gatesearch.report.results_csv import frame
-from gatesearch.report.summary_page import headline
+from gatesearch.report.record_queries import baseline_groups, shown_split, training_ratio
+from gatesearch.report.results_csv import results_table
+from gatesearch.report.summary_page import summary_sentences
 from gatesearch.results import delta, front, summary
-from tests.report.synthetic import TASKS, predictions, record
+from tests.report.synthetic import TASKS, page_count, predictions, record, words
 
 THREE = ("semseg", "depth", "normals")
 NINE = (
     "uniform", "scalar", "dwa", "uncertainty", "auto_lambda", "rlw", "pcgrad", "cagrad", "mgda_ub",
 )  # fmt: skip
-
-
-def page_count(pdf: bytes) -> int:
-    return len(re.findall(rb"/Type /Page\b", pdf))
-
-
-def words(module, study) -> str:
-    """All text of a kind of page, as matplotlib lays it out."""
-    found = []
-    for figure in module.pages(study):
-        found += [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
-    return "\n".join(found)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +121,7 @@ class TestWeightings:
         for name in NINE[1:]:
             assert f"MTL · {name}" in text
         assert "x uniform" in text
-        groups = {group.label: group for group in baselines(study)}
+        groups = {group.label: group for group in baseline_groups(study)}
         ratios = {label: group.mean(partial(training_ratio, study))
                   for label, group in groups.items()}  # fmt: skip
         assert math.isnan(ratios.pop("STL"))
@@ -273,8 +261,8 @@ class TestWhatIsSaid:
     def test_the_headline_names_the_best_on_validation_and_its_measured_figures(self):
         study = record(trials=12)
         best = max(front(study), key=lambda t: delta(study, t, "validation"))
-        first = headline(study, "test")[0]
-        stl = baselines(study)[0].results[0]
+        first = summary_sentences(study, "test")[0]
+        stl = baseline_groups(study)[0].results[0]
         fewer = round(100 * (1 - best.gflops / stl.gflops))
         assert first.startswith(f"Trial {best.trial}, the best on validation, reaches Δ MTL")
         assert style.signed(delta(study, best, "test")) in first
@@ -288,7 +276,7 @@ class TestWhatIsSaid:
         assert "UNEQUAL TRAINING: the front 90 epochs, baselines 30." in told
 
     def test_no_trials_is_said(self):
-        assert headline(record(trials=0), "test") == [
+        assert summary_sentences(record(trials=0), "test") == [
             "No trial has been run yet: the baselines stand alone."
         ]
 
@@ -317,15 +305,15 @@ class TestWhatIsSaid:
 
     def test_seeds_share_a_row_with_their_spread(self):
         study = record(trials=0, seeds=(0, 1, 2), methods=("stl", "mtl"))
-        group = baselines(study)[1]
+        group = baseline_groups(study)[1]
         gains = [delta(study, r, "test") for r in group.results]
         assert len(group.results) == 3
-        assert group.spread(lambda r: delta(study, r, "test")) == pytest.approx(
+        assert group.deviation(lambda r: delta(study, r, "test")) == pytest.approx(
             np.std(gains, ddof=1)
         )
 
     def test_an_empty_study_has_an_empty_table(self):
-        assert frame(record(trials=0, methods=())).empty
+        assert results_table(record(trials=0, methods=())).empty
 
 
 class TestSpearman:
