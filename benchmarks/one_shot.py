@@ -51,7 +51,7 @@ def _compared(study: Study, *, out: Path, data: Path) -> list[Figure]:
     cut = [r for r in record.trials if "lambda_s" not in r.params]
     separate = [r for r in record.trials if "lambda_s" in r.params]
     # Trials share a warm-up, and points their supernet: each counts once.
-    starts = {start.role: start for start in record.starts}
+    starts = {start.part: start for start in record.starts}
     costs = [
         sum(r.train_pflops - r.reused_pflops for r in networks) + start.train_pflops
         for networks, start in (

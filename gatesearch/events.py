@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,43 @@ class Progress:
 
 Event = Log | Warned | NetworkTrained | Progress
 Emit = Callable[[Event], None]
+
+
+def to_json(event: Event) -> dict[str, object]:
+    """Turn an event into the object that `log.jsonl` and `events.jsonl` keep, one per line.
+
+    >>> to_json(NetworkTrained("trial 3: 1.2 GFLOPs", trial=True))
+    {'event': 'trial', 'message': 'trial 3: 1.2 GFLOPs'}
+    """
+    match event:
+        case Log(message, params):
+            more = {"params": dict(params)} if params else {}
+            return {"event": "log", "message": message, **more}
+        case Warned(message):
+            return {"event": "warning", "message": message}
+        case NetworkTrained(message, trial):
+            return {"event": "trial" if trial else "baseline", "message": message}
+        case Progress(stage, done, total, unit, message, values):
+            counts = {"stage": stage, "done": done, "total": total, "unit": unit}
+            return {"event": "progress", **counts, "message": message, **values}
+
+
+def from_json(stored: Mapping[str, Any]) -> Event:
+    """Turn an object that `to_json` wrote back into the event.
+
+    Raises:
+        ValueError: It is no event of a known kind.
+    """
+    match stored:
+        case {"event": "log", "message": message}:
+            return Log(message, stored.get("params", {}))
+        case {"event": "warning", "message": message}:
+            return Warned(message)
+        case {"event": "trial" | "baseline" as kind, "message": message}:
+            return NetworkTrained(message, trial=kind == "trial")
+        case {
+            "event": "progress", "stage": stage, "done": done, "total": total, "unit": unit,
+            "message": message, **values,
+        }:  # fmt: skip
+            return Progress(stage, done, total, unit, message, values)
+    raise ValueError(f"a stored event must have one of the forms of `to_json`, found {stored!r}")

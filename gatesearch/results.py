@@ -1,4 +1,4 @@
-"""Frozen records of what was trained and measured, and what is read off them.
+"""Frozen records of what was trained and measured, and the figures computed from them.
 
 Nothing here knows torch, pandas or a file: the search writes these records into its store, the
 report reads them back.
@@ -9,17 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gatesearch.errors import StudyRefusedError
 from gatesearch.measures import delta_mtl
 from gatesearch.pareto import pareto_front
 
 Split = Literal["validation", "test"]
-Role = Literal["network", "warmup", "supernet_warmup", "supernet"]
+State = Literal["complete", "failed", "stopped"]
+
+STATES: tuple[State, ...] = get_args(State)
+
+# The method that Δ_MTL compares with: one network per task.
+SINGLE_TASK = "stl"
+# The method that shares all but the heads.
+MULTI_TASK = "mtl"
 
 # Raised whenever the JSON of a Result changes its form.
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -47,47 +54,49 @@ class TaskInfo:
 
 @dataclass(frozen=True)
 class Result:
-    """One network: trained, pruned, measured; or why there is none.
+    """One network with its figures, or the reason why there is none.
 
     Attributes:
-        method: How tasks share: `interrogate`, `stl`, `mtl`, `cross_stitch`, `mtan`, ...
+        method: How tasks share, a name in `gatesearch.methods.METHODS`.
         seed: Seed of initialisation and data order.
-        trial: Number of the search's trial; None for a baseline.
+        trial: Number of the search's trial; None for a baseline and for what trials start from.
         weighting: How losses or gradients were balanced.
-        state: Whether the figures below are there to be compared.
-        reason: Why it failed or was pruned.
-        role: Whether it is a network to compare, or one that others start from.
-        budget: What bounded its cost, as `1.3xMTL`; empty for nothing.
-        params: What the search chose: `lambda_s`, `tau.<task>`, `regulariser`; of a network from
-            a one-shot supernet `share.<task>`, the share of gates that are open.
+        state: `complete` has the figures below; `failed` has none; a trial that was `stopped`
+            early has its training only.
+        reason: Why it failed or was stopped.
+        part: What trials start from, by the name that its method gives it, as `warmup`; empty for
+            a network to compare.
+        budget: Upper bound on its cost, as `1.3xMTL`; empty for none.
+        params: Parameter, as the method names it -> value that the search chose.
         metrics: split -> task -> value, in the unit of `TaskInfo`.
-        gflops: Of the whole network, heads included, 2 x multiply-adds; 0 where there is none.
-        backbone_gflops: Of the backbone streams only.
+        gflops: FLOPs of the whole network, heads included, 2 x multiply-adds / 1e9; 0 where there
+            is no network.
+        backbone_gflops: The same of the backbone streams only.
         params_m: Parameters, millions.
-        latency_ms: Median for one image as it was measured; None where no budget asked for it.
+        latency_ms: Median latency for one image; None where no budget asked for it.
         uncounted: Operators that no counter knew -> how often they occur.
         epochs: Epochs trained, those of a warm-up and of fine-tuning included.
         train_seconds: Wall-clock time of training, that of the networks it started from included.
-        train_images: Images seen in training, each epoch anew.
+        train_images: Images seen in training; an image counts once per epoch.
         train_pflops: 3 x forward FLOPs x images / 1e15: forward and twice that backward.
-        reused_seconds: Part of `train_seconds` spent on networks that the study kept anyway, such
-            as a warm-up that all trials start from; likewise the next two.
-        reused_images: Part of `train_images`.
-        reused_pflops: Part of `train_pflops`.
-        curves: One value an epoch: `loss.<task>`, `sparsity`, `open.<task>`, `lr`.
+        reused_seconds: Part of `train_seconds` spent on networks that the study has anyway, such
+            as a warm-up that all trials start from.
+        reused_images: The same part of `train_images`.
+        reused_pflops: The same part of `train_pflops`.
+        curves: Name -> one value per epoch: `loss.<task>`, `lr`, and what the method adds.
         layers: Names of the gated layers, input first.
-        sharing: task -> for each layer the share of live channels that are the task's own.
+        sharing: task -> per layer, the share of its live channels that its own stream computes.
         environment: Device, precision, memory format and versions.
-        attempts: How often its training was begun; it goes on from the last checkpoint.
+        attempts: How often its training was begun; each time it goes on from the last checkpoint.
     """
 
     method: str
     seed: int
     trial: int | None = None
     weighting: str = "uniform"
-    state: Literal["complete", "failed", "pruned"] = "complete"
+    state: State = "complete"
     reason: str = ""
-    role: Role = "network"
+    part: str = ""
     budget: str = ""
     params: Mapping[str, float | str] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -111,48 +120,50 @@ class Result:
 
     @property
     def name(self) -> str:
-        """`trial 3`, `mtl`, `mtl + pcgrad`; seeds of a baseline have the same."""
+        """`trial 3`, `mtl` or `mtl + pcgrad`; a baseline has the same name for every seed."""
         if self.trial is not None:
             return f"trial {self.trial}"
-        return named(self.method, self.weighting)
+        return network_name(self.method, self.weighting)
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The parameters that are numbers."""
-        return {name: v for name, v in self.params.items() if not isinstance(v, str)}
+        """The parameters whose values are numbers."""
+        return {name: value for name, value in self.params.items() if not isinstance(value, str)}
 
     @property
     def split(self) -> Split:
-        """The split whose figures are shown: `test` where it was measured, else `validation`."""
+        """The split whose metrics are shown: `test` where it was measured, else `validation`."""
         return "test" if self.metrics.get("test") else "validation"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` gives an equal record back."""
+        """Turn the record into plain JSON values, from which `from_json` makes an equal one."""
         return {"format": FORMAT} | {
             item.name: _plain(getattr(self, item.name)) for item in fields(self)
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Result":
-        """The record that `to_json` wrote.
+        """Turn what `to_json` wrote, now or in format 4, back into the record.
 
         Raises:
-            StudyRefusedError: Another format, or keys that a record of this format does not have.
+            StudyRefusedError: Another format, or keys that a record of its format does not have.
         """
-        if stored.get("format") != FORMAT:
+        written = stored.get("format")
+        if written not in (4, FORMAT):
             raise StudyRefusedError(
-                f"a stored result must have format {FORMAT}, found {stored.get('format')!r}; "
+                f"a stored result must have format 4 or {FORMAT}, found {written!r}; "
                 "read it with the gatesearch that wrote it, or start a new --out folder"
             )
+        values = _from_format_4(stored) if written == 4 else stored
         known = {item.name for item in fields(cls)}
-        found = set(stored) - {"format"}
+        found = set(values) - {"format"}
         if found != known:
             raise StudyRefusedError(
                 f"a stored result must have the keys of format {FORMAT}, found "
                 f"unknown {sorted(found - known)} and missing {sorted(known - found)}; "
                 "the store is damaged: start a new --out folder"
             )
-        return cls(**{name: _frozen(stored[name]) for name in known})
+        return cls(**{name: _frozen(values[name]) for name in known})
 
 
 @dataclass(frozen=True)
@@ -161,15 +172,15 @@ class StudyRecord:
 
     Attributes:
         name: The study's name.
-        fingerprint: Of the definition; changes whenever results would.
+        fingerprint: Digest of the definition; changes whenever results would.
         definition: `Study.definition()`.
-        protocol: Name of classes, size, encodings and metrics.
+        protocol: Name of the protocol: classes, size, encodings and metrics of the data set.
         published: Table of published rows under the same protocol: `nyud`, `pascal` or empty.
-        tasks: In the study's order.
+        tasks: The tasks, in the study's order.
         baselines: Every baseline of every seed and weighting.
-        trials: Every trial of the search, in order, whatever its state.
-        starts: What trials of a seed start from: multi-task warm-ups, one-shot supernets.
-        data: Digest of the manifest: pack, sums, counts of the splits.
+        trials: Every trial of the search, ascending by number, whatever its state.
+        starts: The networks that trials start from, one per seed and `Result.part`.
+        data: Digest of the data's manifest: pack, sums, counts of the splits.
         predictions: .npz of images, truth and predictions; None where there are none.
     """
 
@@ -192,7 +203,7 @@ class StudyRecord:
 
     @cached_property
     def front(self) -> tuple[Result, ...]:
-        """See the function `front`."""
+        """Complete trials that no other dominates; see the function `front`."""
         scored = [
             (delta(self, trial, "validation"), trial.gflops, trial)
             for trial in self.trials
@@ -204,38 +215,39 @@ class StudyRecord:
 
     @property
     def trained(self) -> tuple[Result, ...]:
-        """Everything that was trained, whatever became of it."""
+        """Baselines, starts and trials of every state."""
         return (*self.baselines, *self.starts, *self.trials)
 
     @property
     def training_seconds(self) -> float:
-        """Of the whole study, what several networks started from counted once."""
+        """Wall-clock seconds of all training; a network that several start from counts once."""
         return sum(r.train_seconds - r.reused_seconds for r in self.trained)
 
     @property
     def training_images(self) -> int:
-        """Likewise images seen."""
+        """Images seen in all training, counted in the same way."""
         return sum(r.train_images - r.reused_images for r in self.trained)
 
     @property
     def training_pflops(self) -> float:
-        """Likewise 1e15 FLOPs."""
+        """FLOPs of all training / 1e15, counted in the same way."""
         return sum(r.train_pflops - r.reused_pflops for r in self.trained)
 
 
-def named(method: str, weighting: str) -> str:
-    """What a baseline is called on the command line.
+def network_name(method: str, weighting: str) -> str:
+    """Name a baseline as the command line does.
 
-    >>> named("mtl", "pcgrad")
+    >>> network_name("mtl", "pcgrad")
     'mtl + pcgrad'
     """
     return method if weighting == "uniform" else f"{method} + {weighting}"
 
 
 def reference(record: StudyRecord, result: Result, split: Split) -> Mapping[str, float] | None:
-    """Metrics of the single-task networks of the same seed; None where they are missing."""
+    """Find the metrics of the single-task networks of the same seed; None where there are none."""
     for other in record.baselines:
-        if other.method == "stl" and other.seed == result.seed and other.state == "complete":
+        single_task = other.method == SINGLE_TASK and other.state == "complete"
+        if single_task and other.seed == result.seed:
             return other.metrics.get(split) or None
     return None
 
@@ -246,39 +258,40 @@ def delta(
     split: Split,
     weights: Mapping[str, float] | None = None,
 ) -> float:
-    """Δ_MTL of a result against `reference`, percent, tasks weighted as in `delta_mtl`.
+    """Compute Δ_MTL of a result against `reference`, with tasks weighted as in `delta_mtl`.
 
-    NaN where it is undefined: no metrics on that split, no single-task networks of the seed, or a
-    single-task metric of zero.
+    Returns:
+        Percent; NaN where it is undefined: no metrics on that split, no single-task networks of
+        the seed, or a single-task metric that is not positive.
     """
-    base, own = reference(record, result, split), result.metrics.get(split)
-    if not base or not own or any(base[task] <= 0 for task in record.higher_is_better):
+    base, metrics = reference(record, result, split), result.metrics.get(split)
+    if not base or not metrics or any(base[task] <= 0 for task in record.higher_is_better):
         return math.nan
-    return delta_mtl(own, base, record.higher_is_better, weights)
+    return delta_mtl(metrics, base, record.higher_is_better, weights)
 
 
 def front(record: StudyRecord) -> list[Result]:
-    """Complete trials that no other dominates in (validation Δ_MTL up, GFLOPs down).
+    """List the complete trials that no other dominates in (validation Δ_MTL up, GFLOPs down).
 
-    The choice looks at validation only, so that test figures of the front stay untouched by it.
+    The choice looks at validation only, so that it cannot favour networks lucky on the test split.
 
     Returns:
-        Ascending in GFLOPs; trials whose Δ_MTL is undefined are left out.
+        Trials ascending in GFLOPs; those whose Δ_MTL is undefined are left out.
     """
     return list(record.front)
 
 
 def point(record: StudyRecord, result: Result) -> dict[str, Any]:
-    """One network as the command line prints it: strict JSON, null where a value is undefined."""
+    """Describe a network as the command line prints it: strict JSON, null for what is undefined."""
     split = result.split
-    what: dict[str, Any] = (
+    network: dict[str, Any] = (
         {"method": result.method, "weighting": result.weighting}
         if result.trial is None
         else {"trial": result.trial}
         | ({"budget": result.budget} if result.budget else {})
         | ({"weighting": result.weighting} if result.weighting != "uniform" else {})
     )
-    return what | {
+    return network | {
         "seed": result.seed,
         "delta_mtl": _or_null(delta(record, result, split)),
         "gflops": _or_null(result.gflops),
@@ -290,17 +303,54 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
 
 
 def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
-    """The object that `gatesearch run --json` and `gatesearch report --json` print."""
+    """Make the object that `gatesearch run --json` and `gatesearch report --json` print."""
     states = [trial.state for trial in record.trials]
     return {
         "study": record.name,
         "fingerprint": record.fingerprint,
         "protocol": record.protocol,
-        "trials": {state: states.count(state) for state in ("complete", "failed", "pruned")},
+        "trials": {
+            "complete": states.count("complete"),
+            "failed": states.count("failed"),
+            # The old word: the keys of this object are a published interface.
+            "pruned": states.count("stopped"),
+        },
         "front": [point(record, trial) for trial in front(record)],
         "baselines": [point(record, result) for result in record.baselines],
         "report": str(report),
     }
+
+
+# `role` of a format-4 record -> `part` of a format-5 one.
+_PARTS_OF_ROLES = {
+    "network": "", "warm-up": "warm-up", "supernet_warmup": "warm-up", "supernet": "supernet",
+}  # fmt: skip
+
+
+def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the JSON of a format-4 record into that of format 5.
+
+    Format 4 called a trial that was stopped early `pruned`, had `role` instead of `part`, and gave
+    what belongs to the one-shot supernet the method `interrogate`.
+
+    Raises:
+        StudyRefusedError: Its role is missing or unknown.
+    """
+    values = dict(stored)
+    role = values.pop("role", None)
+    if role not in _PARTS_OF_ROLES:
+        raise StudyRefusedError(
+            f"a stored result of format 4 must have a role of {', '.join(_PARTS_OF_ROLES)}, found "
+            f"{role!r}; the store is damaged: start a new --out folder"
+        )
+    values["part"] = _PARTS_OF_ROLES[role]
+    if values.get("state") == "pruned":
+        values["state"] = "stopped"
+    if role.startswith("supernet") or any(
+        name.startswith("share.") for name in values.get("params", {})
+    ):
+        values["method"] = "one_shot"
+    return values
 
 
 def _or_null(value: float) -> float | None:

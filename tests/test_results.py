@@ -1,4 +1,4 @@
-"""Records on disk, and what is read off them."""
+"""Records on disk, and the figures computed from them."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gatesearch.errors import StudyRefusedError
 from gatesearch.results import (
+    STATES,
     Result,
     StudyRecord,
     TaskInfo,
@@ -47,14 +48,98 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, 3, None, "4"])
+    @pytest.mark.parametrize("version", [0, 2, 3, 6, None, "4", "5"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 4, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 4 or 5, found"):
             Result.from_json(stored)
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = FULL.to_json() | {"extra": 1}
+        del stored["gflops"]
+        with pytest.raises(
+            StudyRefusedError, match=r"unknown \['extra'\] and missing \['gflops'\]"
+        ):
+            Result.from_json(stored)
+
+
+# What gatesearch 0.1.0 wrote of a trial that it stopped early.
+FORMAT_4 = """
+{"format": 4, "method": "interrogate", "seed": 3, "trial": 7, "weighting": "uniform",
+ "state": "pruned", "reason": "depth is behind the median of 4 trials", "role": "network",
+ "budget": "1.3xMTL", "params": {"lambda_s": 0.25, "tau.depth": 0.5, "regulariser": "hinge"},
+ "metrics": {"validation": {"depth": 0.75}}, "gflops": 0.0, "backbone_gflops": 0.0,
+ "params_m": 0.0, "latency_ms": null, "uncounted": {"aten::sort": 2}, "epochs": 2,
+ "train_seconds": 12.5, "train_images": 128, "train_pflops": 0.5, "reused_seconds": 2.5,
+ "reused_images": 64, "reused_pflops": 0.25, "curves": {"loss.depth": [1.5, 0.75]},
+ "layers": ["stem"], "sharing": {"depth": [0.5]}, "environment": {"torch": "2.11.0"},
+ "attempts": 2}
+"""
+
+
+class TestFormat4:
+    def test_a_stored_record_is_read_and_its_words_are_those_of_today(self):
+        assert Result.from_json(json.loads(FORMAT_4)) == Result(
+            method="interrogate",
+            seed=3,
+            trial=7,
+            weighting="uniform",
+            state="stopped",
+            reason="depth is behind the median of 4 trials",
+            part="",
+            budget="1.3xMTL",
+            params={"lambda_s": 0.25, "tau.depth": 0.5, "regulariser": "hinge"},
+            metrics={"validation": {"depth": 0.75}},
+            uncounted={"aten::sort": 2},
+            epochs=2,
+            train_seconds=12.5,
+            train_images=128,
+            train_pflops=0.5,
+            reused_seconds=2.5,
+            reused_images=64,
+            reused_pflops=0.25,
+            curves={"loss.depth": (1.5, 0.75)},
+            layers=("stem",),
+            sharing={"depth": (0.5,)},
+            environment={"torch": "2.11.0"},
+            attempts=2,
+        )
+
+    @pytest.mark.parametrize(
+        ("role", "method", "part"),
+        [
+            ("network", "interrogate", ""),
+            ("warm-up", "interrogate", "warm-up"),
+            ("supernet_warmup", "one_shot", "warm-up"),
+            ("supernet", "one_shot", "supernet"),
+        ],
+    )
+    def test_a_role_becomes_a_part_of_its_method(self, role, method, part):
+        result = Result.from_json(json.loads(FORMAT_4) | {"role": role})
+        assert (result.method, result.part) == (method, part)
+
+    def test_a_trial_cut_from_the_one_shot_supernet_is_of_that_method(self):
+        stored = json.loads(FORMAT_4) | {"params": {"share.depth": 0.5}}
+        assert Result.from_json(stored).method == "one_shot"
+
+    @pytest.mark.parametrize("state", ["complete", "failed"])
+    def test_other_states_stay(self, state):
+        assert Result.from_json(json.loads(FORMAT_4) | {"state": state}).state == state
+
+    def test_what_is_read_is_written_in_the_new_format(self):
+        stored = Result.from_json(json.loads(FORMAT_4)).to_json()
+        assert (stored["format"], stored["state"]) == (5, "stopped")
+        assert "role" not in stored
+
+    @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}])
+    def test_a_damaged_role_is_refused(self, role):
+        stored = json.loads(FORMAT_4)
+        del stored["role"]
+        with pytest.raises(StudyRefusedError, match="of format 4 must have a role of network, "):
+            Result.from_json(stored | role)
+
+    def test_unknown_and_missing_keys_are_named(self):
+        stored = json.loads(FORMAT_4) | {"extra": 1}
         del stored["gflops"]
         with pytest.raises(
             StudyRefusedError, match=r"unknown \['extra'\] and missing \['gflops'\]"
@@ -139,6 +224,27 @@ class TestRecord:
         trial = network("interrogate", 2.0, 5.0, trial=0, metrics={"validation": {"a": 51.0}})
         shown = point(study(trial), trial)
         assert (shown["split"], shown["delta_mtl"]) == ("validation", pytest.approx(2.0))
+
+    def test_summary_counts_every_state_under_its_published_key(self):
+        trials = [
+            Result("mtl", 0, number, state=state)
+            for number, state in enumerate(["complete", "failed", "failed", *["stopped"] * 3])
+        ]
+        assert {trial.state for trial in trials} == set(STATES)
+        counts = summary(study(*trials), Path("s.pdf"))["trials"]
+        assert counts == {"complete": 1, "failed": 2, "pruned": 3}
+
+    def test_what_several_start_from_counts_once(self):
+        start = Result("interrogate", 0, part="warm-up", train_seconds=5.0, train_images=50)
+        trials = [
+            Result("interrogate", 0, n, train_seconds=8.0, reused_seconds=5.0, train_images=80,
+                   reused_images=50, train_pflops=0.5)
+            for n in range(2)
+        ]  # fmt: skip
+        record = dataclasses.replace(study(*trials, baselines=()), starts=(start,))
+        assert record.training_seconds == 5 + 2 * (8 - 5)
+        assert record.training_images == 50 + 2 * (80 - 50)
+        assert record.training_pflops == 2 * 0.5
 
     def test_summary_is_strict_json_whatever_failed(self):
         nan = network("interrogate", 0, 5.0, trial=1, metrics={"test": {"a": math.nan}})

@@ -1,4 +1,4 @@
-"""`gatesearch bench`: how fast exported networks run here, side by side."""
+"""`gatesearch bench`: measure how fast exported networks run here, side by side."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,13 +32,13 @@ def bench(
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE", help="Further models.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images a run.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images per run.")] = 1,
     runtime: Annotated[
         list[str] | None,
         typer.Option(
             metavar="R",
-            help="eager, compile, onnxruntime; with commas or repeated. Default: all that a file "
-            "can be run in.",
+            help="eager, compile, onnxruntime; with commas or repeated. Default: all that can run "
+            "the file.",
         ),
     ] = None,
     device: Annotated[
@@ -46,38 +46,40 @@ def bench(
     ] = "cpu",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Of the processor. Default: as torch chooses."),
+        typer.Option(
+            min=1, metavar="N", help="Threads of the processor. Default: as torch chooses."
+        ),
     ] = None,
     seconds: Annotated[
         float,
         typer.Option(
-            min=0, max=3600, metavar="S", help="Of measuring, for each network and runtime."
+            min=0, max=3600, metavar="S", help="Seconds of measuring per network and runtime."
         ),
     ] = 2.0,
     json: JsonOption = False,
 ) -> None:
-    """Time networks in turns, each in a process of its own, on random images of their own size.
+    """Time networks in turns, each in its own process, on random images of its training size.
 
-    The ratio is to the first model in the same runtime. Memory is what the process grew by at its
-    peak, on cuda what was allocated on the device. FLOPs are 2 x multiply-adds for one image.
+    The ratio is to the first model in the same runtime. Memory is the peak growth of the process,
+    on cuda the peak allocated on the device. FLOPs are 2 x multiply-adds for one image.
     """
     files = [*(model or []), *(more or [])]
     if not files:
         raise UsageError("bench needs a network or more, found none; name them: --model FILE...")
-    chosen = names(runtime, "--runtime") if runtime else ()
+    runtimes = names(runtime, "--runtime") if runtime else ()
 
     from gatesearch.export import time_models
 
-    found = time_models(
+    timed = time_models(
         files,
-        runtimes=chosen,
+        runtimes=runtimes,
         batch=batch,
         device=device,
         threads=threads,
         seconds=seconds,
-        tell=lambda said: err.print(said, markup=False, soft_wrap=True),
+        tell=lambda message: err.print(message, markup=False, soft_wrap=True),
     )
-    for row in found.rows:
+    for row in timed.rows:
         if row.error:
             err.print(
                 f"warning: {row.file} in {row.runtime}: {row.error}", style="yellow", markup=False
@@ -85,24 +87,24 @@ def bench(
     if json:
         print_json(
             {
-                "batch": found.batch,
-                "device": found.device,
-                "threads": found.threads,
-                "rows": [_plain(row) for row in found.rows],
+                "batch": timed.batch,
+                "device": timed.device,
+                "threads": timed.threads,
+                "rows": [_to_json(row) for row in timed.rows],
             }
         )
         return
     print_table(
         ["network", "file", "runtime", "size", "GFLOPs", "parameters (M)", "median (ms)",
          "p95 (ms)", "images/s", "memory (MiB)", "ratio"],
-        [_texts(row) for row in found.rows],
+        [_cells(row) for row in timed.rows],
         numbers_from=3,
-        title=f"batch of {found.batch} on {found.device}, {found.threads} threads, FLOPs of one "
+        title=f"batch of {timed.batch} on {timed.device}, {timed.threads} threads, FLOPs of one "
         "image = 2 x multiply-adds",
     )  # fmt: skip
 
 
-def _plain(row: "Timing") -> dict[str, Any]:
+def _to_json(row: "Timing") -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
@@ -115,7 +117,7 @@ def _plain(row: "Timing") -> dict[str, Any]:
     } | (asdict(row.figures) if row.figures else {"error": row.error})
 
 
-def _texts(row: "Timing") -> list[str]:
+def _cells(row: "Timing") -> list[str]:
     height, width = row.card.size
     card = [row.card.network, str(row.file), row.runtime, f"{height} x {width}",
             f"{row.card.gflops:,.3f}", f"{row.card.params_m:,.3f}"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Standard output for results, standard error for everything else."""
+"""Two consoles: standard output for results, standard error for everything else."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-# A pipe has no width of its own, and a wrapped table cannot be read by anyone.
+# Columns of a pipe, which has no width itself; a table that wraps cannot be read.
 WIDE = 160
 
 out = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
@@ -30,8 +30,8 @@ def print_table(
 
     Args:
         columns: Headings.
-        rows: One text a column.
-        numbers_from: The first column that is set flush right.
+        rows: One text per column.
+        numbers_from: Index of the first column that is aligned right.
         title: A line above the table.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))

@@ -1,4 +1,4 @@
-"""`gatesearch data`: where a data set comes from, preparing it, checking what was prepared."""
+"""`gatesearch data`: say where a data set comes from, prepare it, check what was prepared."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +27,7 @@ Data = Annotated[
 
 @app.command(epilog="Example: gatesearch data info nyud")
 def info(name: Name) -> None:
-    """Say where a data set comes from, which layouts are read, and the command."""
+    """Say where a data set comes from, which layouts are read, and the command that prepares it."""
     print(_dataset(name).info())
 
 
@@ -48,10 +48,10 @@ def prepare(
     ] = None,
     note: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="What readers of figures should know; repeatable."),
+        typer.Option(metavar="TEXT", help="What readers of results should know; repeatable."),
     ] = None,
 ) -> None:
-    """Turn a data set into a pack that training reads; an old pack stays until the new is whole."""
+    """Turn a data set into a pack for training; an old pack stays until the new one is whole."""
     from gatesearch.cli.progress import emitter
     from gatesearch.datasets.pack_writer import add_notes
 

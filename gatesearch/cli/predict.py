@@ -1,4 +1,4 @@
-"""`gatesearch predict`: draw what an exported network sees."""
+"""`gatesearch predict`: draw what an exported network predicts for images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ gatesearch predict --model network.onnx --image photo.jpg --to drawn
 
 gatesearch predict --model network.safetensors --image photos --to drawn"""
 
-_SHOWN = 10  # errors of images, so that they fit on a screen
+_ERRORS_SHOWN = 10  # so that they fit on a screen
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -23,10 +23,10 @@ def predict(
     image: Annotated[Path, typer.Option(metavar="PATH", help="An image, or a folder of images.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures go.")],
 ) -> None:
-    """Write one picture a task and image, NAME.TASK.png, as large as the image.
+    """Write one picture per image and task, NAME.TASK.png, as large as the image.
 
-    Images are shown to the network at the size it was trained on. Where some of a folder cannot be
-    read the others are drawn, and the exit code is 3.
+    The network gets each image at the size it was trained on. If some images of a folder cannot be
+    read, the others are drawn and the exit code is 3.
     """
     files = [image]
     if image.is_dir():
@@ -46,13 +46,14 @@ def predict(
 
     network = read_model(model)
     to.mkdir(parents=True, exist_ok=True)
-    unread = []
+    errors = []
     for path in files:
         try:
             for written in draw_predictions(network, path, to):
                 console.print(str(written), markup=False, soft_wrap=True)
         except DataError as error:
-            unread.append(str(error))
-    if unread:
-        more = [f"and {len(unread) - _SHOWN} more"] if len(unread) > _SHOWN else []
-        raise DataError("\n".join(unread[:_SHOWN] + more))
+            errors.append(str(error))
+    if errors:
+        rest = len(errors) - _ERRORS_SHOWN
+        more = [f"and {rest} more"] if rest > 0 else []
+        raise DataError("\n".join(errors[:_ERRORS_SHOWN] + more))

@@ -1,29 +1,28 @@
-"""What is going on, told to a terminal, a pipe and a log file."""
+"""Show events on a terminal or in a pipe, and keep them in a log file."""
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     Task,
     TaskID,
     TextColumn,
 )
+from rich.progress import Progress as Bars
 from rich.text import Text
 
 from gatesearch.cli.console import err
 from gatesearch.errors import DataError
-
-Emit = Callable[[dict[str, Any]], None]
+from gatesearch.events import Emit, Event, Log, NetworkTrained, Progress, Warned, to_json
 
 # Seconds between two lines of one stage in a pipe.
 INTERVAL = 10.0
@@ -31,29 +30,29 @@ INTERVAL = 10.0
 
 @contextmanager
 def emitter(log: Path | None = None) -> Iterator[Emit]:
-    """Give the function that tells an event.
+    """Give the function that shows an event.
 
-    A terminal shows one bar a stage with the time left; a pipe gets timestamped lines. Both are
+    A terminal shows one bar per stage with the time left; a pipe gets timestamped lines. Both are
     standard error.
 
     Args:
-        log: File that every event is appended to, one JSON object with its time a line.
+        log: File that every event is appended to, as one JSON object with its time per line.
 
     Raises:
         DataError: The log cannot be written.
     """
     with ExitStack() as stack:
-        shown = stack.enter_context(_bars()) if err.is_terminal else _lines()
+        show = stack.enter_context(_show_bars()) if err.is_terminal else show_lines()
         file: IO[bytes] | None = None
 
-        def emit(event: dict[str, Any]) -> None:
+        def emit(event: Event) -> None:
             nonlocal file
             if log is not None:
                 # Opened by the first event, so that a refused run leaves nothing behind.
                 file = file or stack.enter_context(_open(log))
-                entry = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), **event}
-                file.write(json.dumps(entry, default=_plain).encode() + b"\n")
-            shown(event)
+                now = datetime.now().astimezone().isoformat(timespec="seconds")
+                file.write(json.dumps({"time": now, **to_json(event)}).encode() + b"\n")
+            show(event)
 
         yield emit
 
@@ -61,31 +60,28 @@ def emitter(log: Path | None = None) -> Iterator[Emit]:
 def _open(log: Path) -> IO[bytes]:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        # Without a buffer a full disk is told once, by the line that did not fit.
+        # Unbuffered, so that a full disk raises once, at the line that did not fit.
         return log.open("ab", buffering=0)
     except OSError as error:
         raise DataError(f"cannot write {log} ({error.strerror}); choose another --out") from error
 
 
-def _plain(value: Any) -> Any:
-    """Numbers of numpy and torch as Python's own, anything else as text."""
-    return value.item() if hasattr(value, "item") else str(value)
-
-
-class _Pace:
-    """Seconds left of each stage, from its own speed since it was first heard of."""
+class TimeLeft:
+    """Estimates the seconds left of each stage from its speed since its first event."""
 
     def __init__(self) -> None:
-        self._began: dict[str, tuple[float, int]] = {}
+        # Stage -> time of its first event, and the units that were done then.
+        self._firsts: dict[str, tuple[float, int]] = {}
 
-    def left(self, event: Mapping[str, Any], now: float) -> float | None:
-        """Seconds, or None before a stage has moved and behind its end."""
-        stage, done, total = event["stage"], event["done"], event["total"]
-        began, first = self._began.setdefault(stage, (now, done))
-        if done >= total:
-            del self._began[stage]
+    def seconds(self, event: Progress, now: float) -> float | None:
+        """Seconds left; None while a stage has not moved since its first event, and at its end."""
+        began, first = self._firsts.setdefault(event.stage, (now, event.done))
+        if event.done >= event.total:
+            del self._firsts[event.stage]
             return None
-        return (now - began) * (total - done) / (done - first) if done > first else None
+        if event.done <= first:
+            return None
+        return (now - began) * (event.total - event.done) / (event.done - first)
 
 
 class _LeftColumn(ProgressColumn):
@@ -101,74 +97,86 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def _bars() -> Iterator[Emit]:
-    progress = Progress(
+def _show_bars() -> Iterator[Emit]:
+    bars = Bars(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}", markup=False),
-        # rich's own needs two steps, and forgets those of more than 30 s ago.
+        # rich's own column needs two steps, and forgets those of more than 30 s ago.
         _LeftColumn(),
         console=err,
         transient=True,
     )
     stages: dict[str, TaskID] = {}
-    pace = _Pace()
+    time_left = TimeLeft()
 
-    def show(event: dict[str, Any]) -> None:
-        if event["event"] != "progress":
-            _message(event)
+    def show(event: Event) -> None:
+        if not isinstance(event, Progress):
+            _print_message(event)
             return
-        stage, done, total, now = event["stage"], event["done"], event["total"], time.monotonic()
-        left = pace.left(event, now)
+        now = time.monotonic()
+        left = time_left.seconds(event, now)
         end = None if left is None else now + left
-        if stage not in stages:
-            stages[stage] = progress.add_task(stage, total=total, unit=event["unit"], end=None)
-        progress.update(stages[stage], completed=done, total=total, end=end)
-        if done >= total:
-            progress.remove_task(stages.pop(stage))
+        if event.stage not in stages:
+            stages[event.stage] = bars.add_task(
+                event.stage, total=event.total, unit=event.unit, end=None
+            )
+        bars.update(stages[event.stage], completed=event.done, total=event.total, end=end)
+        if event.done >= event.total:
+            bars.remove_task(stages.pop(event.stage))
 
-    with progress:
+    with bars:
         yield show
 
 
-def _lines(clock: Callable[[], float] = time.monotonic) -> Emit:
-    pace = _Pace()
-    told: dict[str, float] = {}
+def show_lines(clock: Callable[[], float] = time.monotonic) -> Emit:
+    """Give the function that prints events as lines, of a stage's progress one per `INTERVAL`.
 
-    def show(event: dict[str, Any]) -> None:
-        if event["event"] != "progress":
-            _message(event)
+    A stage's first and last progress are always printed.
+
+    Args:
+        clock: Gives the time, seconds.
+    """
+    time_left = TimeLeft()
+    printed: dict[str, float] = {}  # stage -> when its last line was printed
+
+    def show(event: Event) -> None:
+        if not isinstance(event, Progress):
+            _print_message(event)
             return
-        stage, done, total, now = event["stage"], event["done"], event["total"], clock()
-        seconds = pace.left(event, now)
-        finished = done >= total
-        if not finished and now - told.get(stage, -INTERVAL) < INTERVAL:
+        now = clock()
+        seconds = time_left.seconds(event, now)
+        finished = event.done >= event.total
+        if not finished and now - printed.get(event.stage, -INTERVAL) < INTERVAL:
             return
-        told[stage] = now
+        printed[event.stage] = now
         left = "" if seconds is None else f", {_clock(seconds)} left"
-        _say(f"{stage}: {done}/{total} {event['unit']}{left}{_losses(event)}")
+        _print(f"{event.stage}: {event.done}/{event.total} {event.unit}{left}{_losses(event)}")
         if finished:
-            del told[stage]
+            del printed[event.stage]
 
     return show
 
 
-def _message(event: Mapping[str, Any]) -> None:
-    if event["event"] == "warning":
-        _say(f"warning: {event['message']}", style="yellow")
+def _print_message(event: Log | Warned | NetworkTrained) -> None:
+    if isinstance(event, Warned):
+        _print(f"warning: {event.message}", style="yellow")
     else:
-        _say(event["message"])
+        _print(event.message)
 
 
-def _say(text: str, *, style: str = "") -> None:
+def _print(text: str, *, style: str = "") -> None:
     stamp = "" if err.is_terminal else f"{datetime.now():%H:%M:%S} "
     err.print(Text(stamp + text, style=style), soft_wrap=True)
     sys.stderr.flush()
 
 
-def _losses(event: Mapping[str, Any]) -> str:
-    """`, loss depth 0.5 edges 0.1`; the log file has the other numbers too."""
-    found = {key: value for key, value in event.items() if key.startswith("loss.")}
-    told = [f"{key.removeprefix('loss.')} {value:.3g}" for key, value in found.items()]
-    return f", loss {' '.join(told)}" if told else ""
+def _losses(event: Progress) -> str:
+    """`, loss depth 0.5 edges 0.1`; the log file has the other values too."""
+    losses = [
+        f"{name.removeprefix('loss.')} {value:.3g}"
+        for name, value in event.values.items()
+        if name.startswith("loss.")
+    ]
+    return f", loss {' '.join(losses)}" if losses else ""

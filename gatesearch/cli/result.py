@@ -1,4 +1,4 @@
-"""What `run` and `report` print in the end."""
+"""Print the front beside the baselines, at the end of `run` and `report`."""
 
 import math
 from pathlib import Path
@@ -16,16 +16,16 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
     Args:
         record: What the store holds.
         path: The report's PDF.
-        as_json: One JSON object instead of the table.
+        as_json: Whether to print one JSON object instead of the tables.
     """
-    from gatesearch.results import summary
+    from gatesearch.results import STATES, summary
 
     result = summary(record, path)
     if as_json:
         print_json(result)
         return
     points = [*result["baselines"], *result["front"]]
-    # A table a part and seed: only figures of one are for comparing.
+    # One table per split and seed: figures of two are never compared.
     for split, seed in dict.fromkeys((point["split"], point["seed"]) for point in points):
         print_table(
             [
@@ -45,7 +45,8 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
             "baselines, then the front",
         )
         out.print()
-    counts = ", ".join(f"{n} {state}" for state, n in result["trials"].items())
+    states = [trial.state for trial in record.trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in STATES)
     out.print(f"trials: {counts}")
     out.print(f"report: {path}", markup=False, soft_wrap=True)
 
@@ -57,12 +58,12 @@ def _heading(task: "TaskInfo") -> str:
 
 
 def _row(point: dict[str, Any], tasks: tuple["TaskInfo", ...]) -> list[str]:
-    from gatesearch.results import named
+    from gatesearch.results import network_name
 
     return [
         f"trial {point['trial']}"
         if "trial" in point
-        else named(point["method"], point["weighting"]),
+        else network_name(point["method"], point["weighting"]),
         *(_number(point["metrics"].get(task.name), 3) for task in tasks),
         _number(point["delta_mtl"], 2, sign="+"),
         _number(point["gflops"], 3),

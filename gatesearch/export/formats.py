@@ -1,4 +1,4 @@
-"""The files that a network can be shipped as."""
+"""The file formats that a network can be shipped in."""
 
 import io
 import tempfile
@@ -18,16 +18,16 @@ OPSET = 18
 
 
 def write_network(network: nn.Module, card: Card, path: Path, *, form: str) -> None:
-    """Write a network in evaluation mode, whole or not at all.
+    """Write a network in evaluation mode; the file is written whole or not at all.
 
     Args:
-        network: Image (B, 3, H, W) -> task -> (B, channels, H, W), on the processor.
-        card: What goes with it.
-        path: The file, ending in the format's own suffix.
+        network: Images (B, 3, H, W) -> task -> (B, channels, H, W), on the processor.
+        card: What a reader must know of it; written along.
+        path: The file, which must end in the format's suffix.
         form: A name in `FORMATS`.
 
     Raises:
-        UsageError: The suffix is another's, or the format cannot hold this network.
+        UsageError: The suffix is not the format's, or the format cannot hold this network.
     """
     if path.suffix != f".{form}":
         raise UsageError(f"a file of format {form} must end in .{form}, found {path}")
@@ -35,7 +35,7 @@ def write_network(network: nn.Module, card: Card, path: Path, *, form: str) -> N
 
 
 def _safetensors(network: nn.Module, card: Card, path: Path) -> None:
-    """Weights, beside `<stem>.json` that rebuilds the network and `<stem>.card.json`."""
+    """Write the weights, `<stem>.json` that rebuilds the network, and `<stem>.card.json`."""
     if not isinstance(network, CompactNet):
         raise UsageError(
             f"safetensors holds compact networks, found {card.network}; export it as pt2 or onnx"
@@ -45,14 +45,14 @@ def _safetensors(network: nn.Module, card: Card, path: Path) -> None:
 
 
 def _pt2(network: nn.Module, card: Card, path: Path) -> None:
-    """A program that `torch.export.load(path).module()` runs without gatesearch."""
+    """Write a program that `torch.export.load(path).module()` runs without gatesearch."""
     buffer = io.BytesIO()
     torch.export.save(_program(network, card), buffer, extra_files={CARD: card.model_dump_json()})
     write_atomic(path, buffer.getvalue())
 
 
 def _onnx(network: nn.Module, card: Card, path: Path) -> None:
-    """ONNX at opset `OPSET`, the card under `gatesearch.json` in the model's metadata."""
+    """Write ONNX at opset `OPSET`, with the card as `gatesearch.json` in its metadata."""
     try:
         import onnx
         import onnxscript  # noqa: F401
@@ -82,7 +82,7 @@ def _onnx(network: nn.Module, card: Card, path: Path) -> None:
 
 
 def _program(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
-    """Traced with batch, height and width open."""
+    """Trace the network so that it takes any batch size, height and width."""
     auto = torch.export.Dim.AUTO
     shipped = Shipped(network, tuple(card.tasks)).eval()
     height, width = card.size
@@ -94,6 +94,7 @@ def _program(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
         )
 
 
+# Name, which is also the suffix -> what writes it.
 FORMATS: dict[str, Callable[[nn.Module, Card, Path], None]] = {
     "safetensors": _safetensors,
     "pt2": _pt2,

@@ -1,4 +1,4 @@
-"""What runs a shipped network, to be timed in a process of its own; one function a runtime."""
+"""Runtimes for shipped networks, one function each; each is timed in its own process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,29 +11,34 @@ from gatesearch.export.reader import Pixels
 from gatesearch.export.shipped import Shipped
 from gatesearch.pruning import load_compact
 
+# Runs the network once on the images that it was loaded with.
 Run = Callable[[], object]
+# (file, tasks, images 0..255 of shape (B, 3, H, W)) -> what runs the network on them.
 Load = Callable[[Path, tuple[str, ...], Pixels], Run]
+# Device -> what loads a network there. The call imports the runtime, whose memory is thus in use
+# before the network's is measured.
+Runtime = Callable[[str], Load]
 
 
 def _eager(device: str) -> Load:
     def load(file: Path, tasks: tuple[str, ...], images: Pixels) -> Run:
-        return _in_torch(_network(file, tasks, device), images, device)
+        return _runner(_network(file, tasks, device), images, device)
 
     return load
 
 
 def _compile(device: str) -> Load:
     try:
-        # Loads the compiler, whose memory is not the network's.
+        # Loads the compiler, whose memory must not count as the network's.
         torch.compile(torch.relu)(torch.zeros(1, device=device))
     except Exception as error:  # dynamo's, inductor's, triton's
         raise UsageError(
-            f"torch.compile must work here, found {said(error)}; install a C++ compiler such as "
-            "g++ (triton for cuda), or leave compile out of --runtime"
+            f"torch.compile must work here, found {error_line(error)}; install a C++ compiler "
+            "such as g++ (triton for cuda), or leave compile out of --runtime"
         ) from error
 
     def load(file: Path, tasks: tuple[str, ...], images: Pixels) -> Run:
-        return _in_torch(torch.compile(_network(file, tasks, device)), images, device)
+        return _runner(torch.compile(_network(file, tasks, device)), images, device)
 
     return load
 
@@ -57,7 +62,7 @@ def _network(file: Path, tasks: tuple[str, ...], device: str) -> nn.Module:
     return Shipped(load_compact(file.with_suffix("")), tasks).eval().to(device)
 
 
-def _in_torch(network: Callable[..., object], images: Pixels, device: str) -> Run:
+def _runner(network: Callable[..., object], images: Pixels, device: str) -> Run:
     image = torch.from_numpy(images).to(device)
 
     def run() -> None:
@@ -69,17 +74,15 @@ def _in_torch(network: Callable[..., object], images: Pixels, device: str) -> Ru
     return run
 
 
-# Name -> what imports the runtime on a device, and gives what loads a file to be run on images
-# 0..255 (B, 3, H, W). It is called in a process of its own.
-RUNTIMES: dict[str, Callable[[str], Load]] = {
+RUNTIMES: dict[str, Runtime] = {
     "eager": _eager,
     "compile": _compile,
     "onnxruntime": _onnxruntime,
 }
 
 
-def said(error: Exception) -> str:
-    """An error of ours, or of a runtime, in a line."""
+def error_line(error: Exception) -> str:
+    """Describe an error in a line: gatesearch's by its text, a runtime's by its type too."""
     if isinstance(error, GatesearchError):
         return str(error)
     first = str(error).strip().partition("\n")[0]

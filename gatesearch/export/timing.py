@@ -1,8 +1,8 @@
-"""How fast shipped networks run, several of them side by side.
+"""Measure how fast shipped networks run, several of them side by side.
 
-Every network lives in a process of its own for each runtime, so that none finds memory, threads or
-a compiler as another left them. The processes are asked in turns and only one works at a time: a
-machine that grows slower slows all of them, and ratios stay.
+Each network has its own process per runtime, so that no network affects the memory, threads or
+compiler of another. The processes take turns and only one works at a time: if the machine slows
+down meanwhile, all networks slow down alike and their ratios stay.
 """
 
 import logging
@@ -10,13 +10,13 @@ import multiprocessing
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
+from time import monotonic, perf_counter
 
 import numpy as np
 import torch
@@ -24,28 +24,30 @@ import torch
 from gatesearch.errors import UsageError, unknown
 from gatesearch.export.formats import write_network
 from gatesearch.export.reader import read_model
-from gatesearch.export.runtimes import RUNTIMES, Load, Run, said
+from gatesearch.export.runtimes import RUNTIMES, Run, Runtime, error_line
 from gatesearch.export.shipped import Card
 from gatesearch.pruning import load_compact
 
+# Turns that each network takes.
 ROUNDS = 5
+# Runs before the first turn.
 WARM_UP = 3
-# Seconds for a worker to end by itself; killed, torch's compiler leaves semaphores behind.
+# Seconds for a worker to end by itself; torch's compiler leaves semaphores behind if it is killed.
 GRACE = 5.0
 DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a network takes in a runtime.
+    """Latency, throughput and memory of a network in a runtime.
 
     Attributes:
-        median_ms: Latency of a batch, milliseconds.
-        p95_ms: Its 95th percentile, milliseconds.
-        images_per_second: Batch / median.
-        memory_mib: Growth of the process's peak memory since before the network was loaded, MiB; of
-            torch.compile with what compiling takes. On cuda the peak of allocated device memory.
-        ratio: Median over that of the first network in the same runtime; none where that failed.
+        median_ms: Median latency of a batch, milliseconds.
+        p95_ms: 95th percentile of the latency of a batch, milliseconds.
+        images_per_second: Images per batch / median latency.
+        memory_mib: Growth of the process's peak memory since before the network was loaded, MiB;
+            with torch.compile it includes compiling. On cuda the peak of allocated device memory.
+        ratio: Median latency / that of the first network in the same runtime; None if that failed.
     """
 
     median_ms: float
@@ -57,14 +59,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Timing:
-    """A network in a runtime.
+    """What was measured of a network in a runtime.
 
     Attributes:
-        file: Where it lies.
-        card: What it is, with its cost for one image.
+        file: The network's file.
+        card: Its card, with its cost for one image.
         runtime: A name in `RUNTIMES`.
-        figures: None where the runtime failed.
-        error: Why it failed, or an empty string.
+        figures: None if the runtime failed.
+        error: Why it failed; empty if it did not.
     """
 
     file: Path
@@ -76,13 +78,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Bench:
-    """Networks side by side.
+    """Networks that were timed side by side.
 
     Attributes:
-        batch: Images a run, each of its card's size.
+        batch: Images per run, each of the size on the network's card.
         device: `cpu` or `cuda`.
-        threads: Of the processor, that an operator may use.
-        rows: By runtime, within it in the order of the files.
+        threads: Processor threads that an operator may use.
+        rows: One per network and runtime: by runtime, then in the order of the files.
     """
 
     batch: int
@@ -99,44 +101,45 @@ def time_models(
     device: str = "cpu",
     threads: int | None = None,
     seconds: float = 2.0,
-    tell: Callable[[str], None] = lambda said: None,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> Bench:
     """Time networks that `gatesearch export` wrote; a runtime that fails is a row with the error.
 
     Args:
-        files: .safetensors run in every runtime, .onnx in onnxruntime.
-        runtimes: Names in `RUNTIMES`; all that work on the device by default.
-        batch: Images a run.
+        files: A .safetensors runs in every runtime, an .onnx in onnxruntime.
+        runtimes: Names in `RUNTIMES`; by default all that work on the device.
+        batch: Images per run.
         device: One of `DEVICES`; `auto` is cuda where there is one.
-        threads: Of the processor; as many as torch takes by default.
-        seconds: Of measuring, for each network and runtime.
-        tell: Is told what goes on; compiling a network can take minutes.
+        threads: Processor threads; by default as many as torch takes.
+        seconds: Seconds of measuring per network and runtime.
+        tell: Receives a line per step; compiling a network can take minutes.
 
     Raises:
         DataError: A file is missing.
-        UsageError: A file cannot be read, or run as asked; a name or number that cannot be.
+        UsageError: A file cannot be read or run as asked, or an argument is not possible.
     """
     if batch < 1:
         raise UsageError(f"a batch must hold 1 image or more, found {batch}; use --batch 1")
-    device = _device(device)
-    names = _names(runtimes, device)
+    device = _resolve_device(device)
+    names = _resolve_runtimes(runtimes, device)
     cards = [read_model(file).card for file in files]
     for file in files:
-        if not set(names) & set(_able(file)):
+        if not set(names) & set(_runtimes_of(file)):
             raise UsageError(
-                f"{file} runs in {', '.join(_able(file))} alone, found runtime {', '.join(names)} "
-                f"on {device}; leave --runtime and --device out, or name a .safetensors"
+                f"{file} runs in {', '.join(_runtimes_of(file))} alone, found runtime "
+                f"{', '.join(names)} on {device}; leave --runtime and --device out, or name a "
+                ".safetensors"
             )
     threads = threads or torch.get_num_threads()
-    workers: list[_Worker] = []
+    workers: list[Worker] = []
     grace = 0.0
     try:
         with _no_interrupts():
-            # Networks that are compared take turns one after the other.
+            # By runtime, so that networks that are compared take their turns one after another.
             for name in names:
                 for file, card in zip(files, cards, strict=True):
-                    if name in _able(file):
-                        workers.append(_Worker(_Job(file, card, name, batch, device, threads)))
+                    if name in _runtimes_of(file):
+                        workers.append(Worker(TimingJob(file, card, name, batch, device, threads)))
         with tempfile.TemporaryDirectory() as folder:
             for worker in workers:
                 tell(f"loading {worker.job.file} in {worker.job.runtime}")
@@ -144,25 +147,26 @@ def time_models(
             tell("measuring in turns")
             for _ in range(ROUNDS):
                 for worker in workers:
-                    worker.ask(seconds / ROUNDS)
+                    worker.measure(seconds / ROUNDS)
         grace = GRACE
     finally:
-        _end(workers, grace)
-    return Bench(batch, device, threads, tuple(_rows(workers)))
+        _end_all(workers, grace)
+    timings = compare([worker.measurement for worker in workers])
+    return Bench(batch, device, threads, timings)
 
 
-def _device(name: str) -> str:
+def _resolve_device(name: str) -> str:
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
         raise UsageError(
             "device cuda needs a GPU and a torch built for it, found none; use --device cpu"
         )
-    return ("cuda" if there else "cpu") if name == "auto" else name
+    return ("cuda" if has_cuda else "cpu") if name == "auto" else name
 
 
-def _names(asked: Sequence[str], device: str) -> tuple[str, ...]:
+def _resolve_runtimes(asked: Sequence[str], device: str) -> tuple[str, ...]:
     for name in asked:
         if name not in RUNTIMES:
             raise unknown("runtime", name, RUNTIMES)
@@ -176,21 +180,21 @@ def _names(asked: Sequence[str], device: str) -> tuple[str, ...]:
     return tuple(asked or (name for name in RUNTIMES if name != "onnxruntime"))
 
 
-def _able(file: Path) -> tuple[str, ...]:
+def _runtimes_of(file: Path) -> tuple[str, ...]:
     return ("onnxruntime",) if file.suffix == ".onnx" else tuple(RUNTIMES)
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What a worker runs.
+class TimingJob:
+    """What a worker times.
 
     Attributes:
         file: .safetensors or .onnx.
-        card: The network's.
+        card: The network's card.
         runtime: A name in `RUNTIMES`.
-        batch: Images a run.
+        batch: Images per run.
         device: `cpu` or `cuda`.
-        threads: Of the processor.
+        threads: Processor threads.
     """
 
     file: Path
@@ -201,21 +205,37 @@ class _Job:
     threads: int
 
 
-class _Worker:
-    """A process for one job, and what came back.
+@dataclass(frozen=True)
+class Measurement:
+    """What a worker measured.
 
     Attributes:
         job: The job.
-        laps: Seconds of each run.
+        laps: Seconds of each run; empty if there is an error.
         memory_mib: As in `Figures`.
-        error: Why there will be no more, or an empty string.
+        error: Why it failed; empty if it did not.
     """
 
-    def __init__(self, job: _Job) -> None:
+    job: TimingJob
+    laps: Sequence[float]
+    memory_mib: float
+    error: str = ""
+
+
+class Worker:
+    """A process that loads and runs one network.
+
+    After an error it does nothing more, and the error is its measurement.
+
+    Attributes:
+        job: The job.
+    """
+
+    def __init__(self, job: TimingJob) -> None:
         self.job = job
-        self.laps: list[float] = []
-        self.memory_mib = 0.0
-        self.error = ""
+        self._laps: list[float] = []
+        self._memory_mib = 0.0
+        self._error = ""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -225,65 +245,82 @@ class _Worker:
         # While this end is open here, the death of the process does not end a `recv`.
         theirs.close()
 
-    def load(self, folder: Path) -> None:
-        """Load and warm up; what must be written for the runtime goes into the folder."""
-        try:
-            file = _source(self.job, folder)
-        except Exception as error:  # of torch's exporter, which have no common base
-            self.error = said(error)
-        else:
-            self.ask(file)
+    @property
+    def measurement(self) -> Measurement:
+        """What was measured until now."""
+        laps = [] if self._error else self._laps
+        return Measurement(self.job, laps, self._memory_mib, self._error)
 
-    def ask(self, message: Path | float) -> None:
-        """Have the process load a file, or run for seconds and once at least."""
-        if self.error:
+    def load(self, folder: Path) -> None:
+        """Load the network and run it a few times.
+
+        Args:
+            folder: Where an ONNX file is written if the runtime needs one.
+        """
+        try:
+            file = _file_to_load(self.job, folder)
+        except Exception as error:  # of torch's exporter, which have no common base
+            self._error = error_line(error)
+        else:
+            self._ask(file)
+
+    def measure(self, seconds: float) -> None:
+        """Run the network for some seconds, once at least."""
+        self._ask(seconds)
+
+    def _ask(self, message: Path | float) -> None:
+        if self._error:
             return
         try:
             self._pipe.send(message)
             reply = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(GRACE)
-            self.error = (
+            self._error = (
                 f"its process ended with code {self._process.exitcode}; -9 is mostly want of "
                 "memory: use a smaller --batch"
             )
             return
         if isinstance(reply, str):
-            self.error = reply
+            self._error = reply
         else:
-            laps, self.memory_mib = reply
-            self.laps += laps
+            laps, self._memory_mib = reply
+            self._laps += laps
 
     def hang_up(self) -> None:
-        """Let the process end when it has done what it was asked."""
+        """Let the process end once its current work is done."""
         self._pipe.close()
 
     def end(self, wait: float) -> None:
-        """End the process, by force if it does not by itself in so many seconds."""
+        """Wait some seconds for the process to end, then kill it."""
         self._process.join(wait)
         self._process.kill()
         self._process.join()
 
 
-def _source(job: _Job, folder: Path) -> Path:
+def _file_to_load(job: TimingJob, folder: Path) -> Path:
     if job.runtime != "onnxruntime" or job.file.suffix == ".onnx":
         return job.file
-    # Not in the worker, whose memory is measured.
+    # Written by this process, because the worker's memory is measured.
     written = Path(tempfile.mkdtemp(dir=folder)) / "network.onnx"
     write_network(load_compact(job.file.with_suffix("")), job.card, written, form="onnx")
     return written
 
 
-def _end(workers: Sequence[_Worker], grace: float) -> None:
+def _end_all(workers: Sequence[Worker], grace: float) -> None:
     for worker in workers:
         worker.hang_up()
-    deadline = time.monotonic() + grace
+    deadline = monotonic() + grace
     for worker in workers:
-        worker.end(max(0.0, deadline - time.monotonic()))
+        worker.end(max(0.0, deadline - monotonic()))
 
 
-def _work(pipe: Connection, runtime: Callable[[str], Load], job: _Job) -> None:
-    """Receive a file; then send (seconds of each run, peak MiB) and receive for how long to run."""
+def _work(pipe: Connection, runtime: Runtime, job: TimingJob) -> None:
+    """Do a worker's job, in its process.
+
+    Receives a file, loads it, and from then on sends (seconds of each run, peak MiB) or an error
+    and receives for how many seconds to run.
+    """
     logging.disable(logging.WARNING)
     try:
         file = pipe.recv()
@@ -291,7 +328,7 @@ def _work(pipe: Connection, runtime: Callable[[str], Load], job: _Job) -> None:
         shape = (job.batch, 3, *job.card.size)
         images = np.random.default_rng(0).random(shape, np.float32) * 255
         load = runtime(job.device)
-        before = _peak_mib(afresh=True)
+        before = _peak_mib(reset=True)
         run = load(file, tuple(job.card.tasks), images)
         for _ in range(WARM_UP):
             run()
@@ -301,32 +338,33 @@ def _work(pipe: Connection, runtime: Callable[[str], Load], job: _Job) -> None:
                 pipe.send((laps, torch.cuda.max_memory_allocated() / 2**20))
             else:
                 pipe.send((laps, _peak_mib() - before))
-            laps = _laps(run, pipe.recv())
+            laps = measure_laps(run, pipe.recv())
     except EOFError:  # hung up
         return
     except Exception as error:  # whatever a runtime raises is its row's error
         with suppress(OSError):
-            pipe.send(said(error))
+            pipe.send(error_line(error))
 
 
-def _laps(run: Run, seconds: float) -> list[float]:
-    # The caches are full of what ran in between.
+def measure_laps(run: Run, seconds: float) -> list[float]:
+    """Run again and again for some seconds, once at least, and give the seconds of each run."""
+    # One run that does not count: what other processes ran in between has filled the caches.
     run()
     laps: list[float] = []
-    end = time.perf_counter() + seconds
-    while not laps or time.perf_counter() < end:
-        start = time.perf_counter()
+    end = perf_counter() + seconds
+    while not laps or perf_counter() < end:
+        start = perf_counter()
         run()
-        laps.append(time.perf_counter() - start)
+        laps.append(perf_counter() - start)
     return laps
 
 
-def _peak_mib(*, afresh: bool = False) -> float:
-    """Peak resident memory of this process since the last call that asked for a fresh start."""
+def _peak_mib(*, reset: bool = False) -> float:
+    """Read the peak resident memory of this process since the last call that reset it, MiB."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage, which on Linux starts a process with the peak of its parent.
-        if afresh:
+        # On Linux getrusage starts a process with the peak of its parent.
+        if reset:
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
@@ -339,11 +377,11 @@ def _peak_mib(*, afresh: bool = False) -> float:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Processes started here do not hear Ctrl-C, which a terminal sends to them too.
+    """Start processes that ignore Ctrl-C, which a terminal sends to them too.
 
-    This process ends them, and there is one message instead of one traceback each.
+    This process ends them instead, so that there is one message and not a traceback from each.
     """
-    # It lets interrupts through once it is started.
+    # Starting it lets interrupts through again, so it must run before they are blocked.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -352,21 +390,24 @@ def _no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _rows(workers: Sequence[_Worker]) -> Iterator[Timing]:
-    firsts: dict[str, float | None] = {}
-    for worker in workers:
-        job = worker.job
-        if worker.error:
+def compare(measurements: Sequence[Measurement]) -> tuple[Timing, ...]:
+    """Compute each network's figures, and its ratio to the first network in the same runtime."""
+    firsts: dict[str, float | None] = {}  # runtime -> median of its first network, seconds
+    timings = []
+    for measured in measurements:
+        job = measured.job
+        if measured.error:
             firsts.setdefault(job.runtime, None)
-            yield Timing(job.file, job.card, job.runtime, None, worker.error)
+            timings.append(Timing(job.file, job.card, job.runtime, None, measured.error))
             continue
-        median = float(np.median(worker.laps))
+        median = float(np.median(measured.laps))
         first = firsts.setdefault(job.runtime, median)
         figures = Figures(
             median_ms=1e3 * median,
-            p95_ms=1e3 * float(np.percentile(worker.laps, 95)),
+            p95_ms=1e3 * float(np.percentile(measured.laps, 95)),
             images_per_second=job.batch / median,
-            memory_mib=worker.memory_mib,
+            memory_mib=measured.memory_mib,
             ratio=None if first is None else median / first,
         )
-        yield Timing(job.file, job.card, job.runtime, figures)
+        timings.append(Timing(job.file, job.card, job.runtime, figures))
+    return tuple(timings)

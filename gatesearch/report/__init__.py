@@ -1,17 +1,17 @@
 """The report of a study: PDF, CSV and JSON, drawn from stored results alone.
 
-document     `write_report`: the order of the pages, and the files
-cover        Δ MTL against compute: the front beside the baselines
-comparison   the table in the form of the poster's
-sharing      which layers each task keeps to itself
-history      the search by trial, and what each parameter does
-predictions  real images beside truth and predictions
-curves       losses and gates by epoch
-provenance   all that is needed to judge the figures and get them again
-view         what several pages ask of a record
-frame        one row a result, for the CSV
-published    rows printed in papers, drawn along under the same protocol
-style        palette, type and page furniture
+document        `write_report`: the order of the pages, and the files
+summary_page    Δ MTL against compute: the front beside the baselines
+comparison      the table of networks, in the form of the poster's
+sharing         the layers that each task has to itself
+history         the search by trial, and the effect of each parameter
+predictions     images beside truth and predictions
+curves          losses and gates by epoch
+provenance      everything needed to judge the figures and to reproduce them
+record_queries  questions that several pages ask of a record
+results_csv     the CSV: one row per result
+published       rows printed in papers, drawn too under the same protocol
+style           colours, fonts, number formats, layout of a page
 """
 
 from gatesearch.report.document import write_report

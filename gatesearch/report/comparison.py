@@ -1,8 +1,9 @@
-"""The table in the form of the poster's: every network's metrics, gain and costs."""
+"""The table of networks, in the form of the poster's: metrics, gain and costs."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -10,13 +11,13 @@ from matplotlib.lines import Line2D
 from gatesearch.measures import mean_rank
 from gatesearch.report import style
 from gatesearch.report.record_queries import (
-    Group,
-    baselines,
+    SeedGroup,
+    baseline_groups,
     front_groups,
-    paged,
+    has_weightings,
     shown_split,
+    split_pages,
     training_ratio,
-    weighed,
 )
 from gatesearch.results import Result, Split, StudyRecord, delta
 
@@ -25,25 +26,35 @@ _HEIGHT = 0.63  # of a page, for rows
 
 @dataclass(frozen=True)
 class _Column:
-    """One column: three lines of heading, its figure a network, and whether higher is better."""
+    """A column of the table.
+
+    Attributes:
+        head: First line of the heading.
+        kind: Second line.
+        unit: Third line.
+        measure: Network -> its figure.
+        deviation: Network -> standard deviation of the figure over seeds.
+        higher: Whether higher is better.
+        signed: Whether figures are written with their sign.
+    """
 
     head: str
     kind: str
     unit: str
-    measure: Callable[[Group], float]
-    spread: Callable[[Group], float]
+    measure: Callable[[SeedGroup], float]
+    deviation: Callable[[SeedGroup], float]
     higher: bool
     signed: bool = False
 
 
 def pages(record: StudyRecord) -> Iterator[Figure]:
-    """As many pages as the rows need."""
+    """Draw as many pages as the rows need."""
     split = shown_split(record)
-    groups = [*baselines(record), *front_groups(record)]
-    columns = _columns(record, split, groups)
+    groups = [*baseline_groups(record), *front_groups(record)]
+    columns = _make_columns(record, split, groups)
     several = any(len(group.results) > 1 for group in groups)
     least = 0.036 if several else 0.027
-    parts = paged(groups, int(_HEIGHT / least)) or [()]
+    parts = split_pages(groups, int(_HEIGHT / least)) or [()]
     step = min(max(_HEIGHT / len(parts[0] or groups or [0]), least), 0.038)
     for part in parts:
         figure = style.page(
@@ -54,8 +65,8 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
         yield figure
 
 
-def _columns(record: StudyRecord, split: Split, groups: Sequence[Group]) -> list[_Column]:
-    def of(
+def _make_columns(record: StudyRecord, split: Split, groups: Sequence[SeedGroup]) -> list[_Column]:
+    def column(
         head: str,
         kind: str,
         unit: str,
@@ -65,8 +76,9 @@ def _columns(record: StudyRecord, split: Split, groups: Sequence[Group]) -> list
         signed: bool = False,
     ) -> _Column:
         return _Column(
-            head, kind, unit, lambda g: g.mean(measure), lambda g: g.spread(measure), higher, signed
-        )
+            head, kind, unit, lambda g: g.mean(measure), lambda g: g.deviation(measure),
+            higher, signed,
+        )  # fmt: skip
 
     def metric(name: str, higher: bool) -> tuple[Callable[[Result], float], bool]:
         return (lambda r: r.metrics.get(split, {}).get(name, math.nan)), higher
@@ -77,10 +89,13 @@ def _columns(record: StudyRecord, split: Split, groups: Sequence[Group]) -> list
         measure, higher = metric(task.name, task.higher_is_better)
         arrow = "↑" if higher else "↓"
         head = f"{style.clip(task.name, length - 2)} {arrow}"
-        columns.append(of(head, style.clip(task.metric, length), task.unit, measure, higher=higher))
+        kind = style.clip(task.metric, length)
+        columns.append(column(head, kind, task.unit, measure, higher=higher))
     tasks = list(columns)
-    for name, gain in (("test", _gain(record, "test")), ("valid.", _gain(record, "validation"))):
-        columns.append(of("Δ MTL ↑", name, "%", gain, higher=True, signed=True))
+    gains: tuple[tuple[str, Split], ...] = (("test", "test"), ("valid.", "validation"))
+    for name, part in gains:
+        gain = partial(delta, record, split=part)
+        columns.append(column("Δ MTL ↑", name, "%", gain, higher=True, signed=True))
     directions = record.higher_is_better
     rows = {
         group.label: {
@@ -101,27 +116,23 @@ def _columns(record: StudyRecord, split: Split, groups: Sequence[Group]) -> list
             lambda g: math.nan,
             False,
         ),
-        of("FLOPs ↓", "network", "G", lambda r: r.gflops),
-        of("FLOPs ↓", "backbone", "G", lambda r: r.backbone_gflops),
-        of("Params ↓", "network", "M", lambda r: r.params_m),
-        of("Training ↓", "FLOPs", "P", lambda r: r.train_pflops),
-        *([of("Training ↓", "x uniform", "", _ratio(record))] if weighed(record) else []),
-        of("Training ↓", "time", "min", lambda r: r.train_seconds / 60),
+        column("FLOPs ↓", "network", "G", lambda r: r.gflops),
+        column("FLOPs ↓", "backbone", "G", lambda r: r.backbone_gflops),
+        column("Params ↓", "network", "M", lambda r: r.params_m),
+        column("Training ↓", "FLOPs", "P", lambda r: r.train_pflops),
+        *(
+            [column("Training ↓", "x uniform", "", partial(training_ratio, record))]
+            if has_weightings(record)
+            else []
+        ),
+        column("Training ↓", "time", "min", lambda r: r.train_seconds / 60),
     ]
-
-
-def _ratio(record: StudyRecord) -> Callable[[Result], float]:
-    return lambda result: training_ratio(record, result)
-
-
-def _gain(record: StudyRecord, split: Split) -> Callable[[Result], float]:
-    return lambda result: delta(record, result, split)
 
 
 def _draw(
     figure: Figure,
-    part: Sequence[Group],
-    everything: Sequence[Group],
+    part: Sequence[SeedGroup],
+    all_groups: Sequence[SeedGroup],
     columns: Sequence[_Column],
     step: float,
 ) -> None:
@@ -141,8 +152,8 @@ def _draw(
     end = edges[-1] + 0.004
     _line(figure, top - 0.052, end, style.INK)
     y = top - 0.052 - step * 0.62
-    bests = [_best(column, everything) for column in columns]
-    places = [_decimals(column, everything) for column in columns]
+    bests = [_best(column, all_groups) for column in columns]
+    places = [_decimals(column, all_groups) for column in columns]
     for i, group in enumerate(part):
         trial = group.results[0].trial is not None
         if trial and i and part[i - 1].results[0].trial is None:
@@ -152,17 +163,17 @@ def _draw(
             left, y, style.clip(group.label, 22), size=small + 0.5, color=color, va="center"
         )
         for column, x, best, digits in zip(columns, edges, bests, places, strict=True):
-            value, spread = column.measure(group), column.spread(group)
+            value, deviation = column.measure(group), column.deviation(group)
             shown = style.signed(value, digits) if column.signed else style.number(value, digits)
             bold = math.isfinite(value) and value == best
-            lift = step * 0.17 if spread > 0 else 0.0
+            lift = step * 0.17 if deviation > 0 else 0.0
             figure.text(
                 x, y + lift, shown, size=small + 0.5, ha="right", va="center",
                 weight="bold" if bold else "normal",
             )  # fmt: skip
-            if spread > 0:
+            if deviation > 0:
                 figure.text(
-                    x, y - step * 0.25, f"±{style.number(spread, digits)}", size=small - 2,
+                    x, y - step * 0.25, f"±{style.number(deviation, digits)}", size=small - 2,
                     color=style.MUTED, ha="right", va="center",
                 )  # fmt: skip
         y -= step
@@ -174,12 +185,12 @@ def _draw(
     _line(figure, y + step * 0.45, end, style.INK)
 
 
-def _best(column: _Column, groups: Sequence[Group]) -> float:
+def _best(column: _Column, groups: Sequence[SeedGroup]) -> float:
     values = [v for v in map(column.measure, groups) if math.isfinite(v)]
     return (max if column.higher else min)(values, default=math.nan)
 
 
-def _decimals(column: _Column, groups: Sequence[Group]) -> int:
+def _decimals(column: _Column, groups: Sequence[SeedGroup]) -> int:
     if column.signed:
         return 2
     if column.head.startswith("MR"):
@@ -194,7 +205,7 @@ def _line(figure: Figure, y: float, right: float, color: str) -> None:
 def _caption(record: StudyRecord, split: Split, several: bool) -> str:
     notes = record.data.get("notes", ())
     more = " Several seeds: mean, standard deviation below." if several else ""
-    if weighed(record):
+    if has_weightings(record):
         more += (
             "\nx uniform: training FLOPs, a weighting's own passes and all tries of scalar among "
             "them, over those of the same network under the study's weights."

@@ -1,4 +1,4 @@
-"""Training by epoch: each task's loss, its weight, and how the gates opened and closed."""
+"""Training by epoch: each task's loss, its weight, and the share of its gates that are open."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from gatesearch.report import style
-from gatesearch.report.record_queries import baselines, evenly, label
+from gatesearch.report.record_queries import baseline_groups, network_label, pick_evenly
 from gatesearch.results import Result, StudyRecord, front
 
 _NETWORKS = 5
 
 
 def pages(record: StudyRecord) -> Iterator[Figure]:
-    """Pages of losses, of weights and of gates, each where there are such curves."""
-    lines = _lines(record)
+    """Draw a page of losses, of gates and of task weights, each only if there are such curves."""
+    lines = _chosen_lines(record)
     losses = [(f"loss.{task.name}", task.name) for task in record.tasks]
     gates = [
         *((f"open.{task.name}", f"Open gates, {task.name}") for task in record.tasks),
@@ -30,18 +30,18 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
         ("Gates", "Share of gates that pick the task's own channel, by epoch", "", gates),
     )
     for title, subtitle, quantity, keys in texts:
-        kept = [(k, text) for k, text in keys if any(_finite(r, k) for r, _, _ in lines)]
+        kept = [(k, text) for k, text in keys if any(_has_values(r, k) for r, _, _ in lines)]
         if kept:
             yield _draw(style.page(title, subtitle), lines, kept, quantity)
-    others = [_in_shares(*line) for line in lines if line[0].weighting != "uniform"]
-    if others:
+    balanced = [_in_shares(*line) for line in lines if line[0].weighting != "uniform"]
+    if balanced:
         title, subtitle = "Task weights", "Each task's share of the weights, mean of each epoch"
         keys = [(f"weight.{task.name}", task.name) for task in record.tasks]
-        yield _draw(style.page(title, subtitle), others, keys, "Share")
+        yield _draw(style.page(title, subtitle), balanced, keys, "Share")
 
 
 def _in_shares(result: Result, color: str, dash: str) -> tuple[Result, str, str]:
-    """A line whose weights sum to one in each epoch, since only their ratio matters."""
+    """Scale weights to sum to one in each epoch, since only their ratio matters."""
     names = [name for name in result.curves if name.startswith("weight.")]
     weights = np.array([result.curves[name] for name in names], dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -50,12 +50,16 @@ def _in_shares(result: Result, color: str, dash: str) -> tuple[Result, str, str]
     return replace(result, curves={**result.curves, **curves}), color, dash
 
 
-def _lines(record: StudyRecord) -> list[tuple[Result, str, str]]:
-    """Networks drawn: the first seed of each baseline dashed, the front's from pale to dark."""
+def _chosen_lines(record: StudyRecord) -> list[tuple[Result, str, str]]:
+    """Choose networks to draw: each baseline's first seed dashed, the front's from pale to dark.
+
+    Returns:
+        (network, colour, line style) per line.
+    """
     lines = []
-    for i, group in enumerate(baselines(record)):
-        lines.append((group.results[0], style.colour(group.look, i), "--"))
-    chosen = evenly(front(record), _NETWORKS)
+    for i, group in enumerate(baseline_groups(record)):
+        lines.append((group.results[0], style.colour(group.style_key, i), "--"))
+    chosen = pick_evenly(front(record), _NETWORKS)
     for i, trial in enumerate(chosen):
         shade = i / max(len(chosen) - 1, 1)
         red, green, blue, _ = style.NETWORKS(shade)
@@ -82,7 +86,7 @@ def _draw(
         axes = figure.add_subplot(grid[i // columns, i % columns])
         highest, lowest = 0.0, math.inf
         for result, color, dash in lines:
-            if not _finite(result, key):
+            if not _has_values(result, key):
                 continue
             values = np.array(result.curves[key], dtype=np.float64)
             values[~np.isfinite(values)] = np.nan
@@ -91,9 +95,9 @@ def _draw(
                 range(1, len(values) + 1), values, dash, color=color, linewidth=1.3, marker=single,
                 markersize=4,
             )  # fmt: skip
-            drawn.setdefault(label(result), line)
+            drawn.setdefault(network_label(result), line)
             highest, lowest = max(highest, np.nanmax(values)), min(lowest, np.nanmin(values))
-        _dress(axes, key, style.clip(title, 34 if columns < 4 else 26), lowest, highest)
+        _label_axes(axes, key, style.clip(title, 34 if columns < 4 else 26), lowest, highest)
         if i // columns == rows - 1 or i + columns >= len(keys):
             axes.set_xlabel("Epoch")
         if quantity and i % columns == 0:
@@ -110,15 +114,15 @@ def _draw(
     return figure
 
 
-def _dress(axes: Axes, key: str, title: str, lowest: float, highest: float) -> None:
+def _label_axes(axes: Axes, key: str, title: str, lowest: float, highest: float) -> None:
     axes.set_title(title)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if key.startswith(("open.", "weight.")):
         axes.set_ylim(-0.03, 1.03)
     elif lowest > 0 and highest / lowest > 30:
         axes.set_yscale("log")
-        style.plain_log(axes.yaxis)
+        style.use_plain_log_ticks(axes.yaxis)
 
 
-def _finite(result: Result, key: str) -> bool:
+def _has_values(result: Result, key: str) -> bool:
     return any(math.isfinite(value) for value in result.curves.get(key, ()))

@@ -1,4 +1,4 @@
-"""The report's files: PDF, CSV and JSON, each written aside and then put in place."""
+"""The report's files: PDF, CSV and JSON, each replaced only by a whole new one."""
 
 import io
 import json
@@ -18,33 +18,33 @@ from gatesearch.report import (
     sharing,
     summary_page,
 )
-from gatesearch.report.results_csv import frame
+from gatesearch.report.results_csv import results_table
 from gatesearch.report.style import RC, footer
 from gatesearch.results import StudyRecord, summary
 
-# One module a kind of page, in the order of the report.
+# One module per kind of page, in the order of the report.
 PAGES = (summary_page, comparison, sharing, history, predictions, curves, provenance)
 
 
 def write_report(record: StudyRecord, *, folder: Path) -> Path:
-    """Write `<study>.pdf`, `.csv` and `.json` into a folder; the same record, the same bytes.
+    """Write `<study>.pdf`, `.csv` and `.json`; the same record always gives the same bytes.
 
     Args:
-        record: All that is drawn, but for the predictions whose file it names.
-        folder: Made where it is missing.
+        record: What is drawn; predictions are read from the file that it names.
+        folder: Where they are written; made if it is missing.
 
     Returns:
-        The PDF.
+        Path of the PDF.
 
     Raises:
-        UsageError: Results of more than one protocol.
+        UsageError: There are results of more than one protocol.
         DataError: The file of predictions is damaged.
     """
     _refuse_two_protocols(record)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.name}.pdf"
     document = _pdf(record)
-    table = frame(record).to_csv(index=False).encode()
+    table = results_table(record).to_csv(index=False).encode()
     text = json.dumps(summary(record, path), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _write(path.with_name(f"{record.name}.csv"), table)
     _write(path.with_name(f"{record.name}.json"), text.encode())
@@ -69,14 +69,14 @@ def _pdf(record: StudyRecord) -> bytes:
 
 
 def _refuse_two_protocols(record: StudyRecord) -> None:
-    found = {
+    others = {
         result.environment.get("protocol", record.protocol)
         for result in (*record.baselines, *record.trials)
     } - {record.protocol}
-    if found:
+    if others:
         raise UsageError(
             "figures of two protocols are never put side by side: the study has "
-            f"{record.protocol}, its results also {', '.join(sorted(found))}; "
+            f"{record.protocol}, its results also {', '.join(sorted(others))}; "
             "report each from a store of its own"
         )
 

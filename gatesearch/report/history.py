@@ -1,4 +1,4 @@
-"""The search by trial, and what each of its parameters does to gain and cost."""
+"""The search by trial, and how gain and cost depend on each of its parameters."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,24 +11,26 @@ from numpy.typing import NDArray
 
 from gatesearch.pareto import hypervolume, pareto_front
 from gatesearch.report import style
-from gatesearch.report.record_queries import complete
+from gatesearch.report.record_queries import complete_trials
 from gatesearch.results import Result, StudyRecord, delta, front
 
 
 def pages(record: StudyRecord) -> Iterator[Figure]:
-    """Two pages; nothing before a trial has completed."""
-    trials = [t for t in complete(record) if math.isfinite(delta(record, t, "validation"))]
+    """Draw the search, and its parameters if it has any; no page before a trial has completed."""
+    trials = [t for t in complete_trials(record) if math.isfinite(delta(record, t, "validation"))]
     if not trials:
         return
-    yield _history(record, trials)
-    found = {name for trial in trials for name in trial.params}
-    parameters = [name for name in _parameters(record) if name in found]
+    yield _draw_history(record, trials)
+    parameters = _numeric_parameters(record, trials)
     if parameters:
-        yield _influence(record, trials, parameters)
+        yield _draw_influence(record, trials, parameters)
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Rank correlation: Pearson's on ranks, ties at their mean rank; NaN where one is constant.
+    """Compute the rank correlation: Pearson's of ranks, where ties have their mean rank.
+
+    Returns:
+        In [-1, 1]; NaN if one of them is constant.
 
     >>> spearman([1, 2, 3], [10, 30, 20])
     0.5
@@ -40,20 +42,20 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def _volumes(points: Sequence[tuple[float, float]], corner: tuple[float, float]) -> list[float]:
-    """Hypervolume of (gain up, cost down) after every point."""
-    found: list[tuple[float, float]] = []
+    """Compute the hypervolume of (gain up, cost down) after every point."""
+    dominating: list[tuple[float, float]] = []
     volumes: list[float] = []
     for gain, cost in points:
-        if not any(g >= gain and c <= cost for g, c in found):
-            found.append((gain, cost))
-            found = [found[i] for i in pareto_front(found, [True, False])]
-            volumes.append(hypervolume(found, corner, [True, False]))
+        if not any(g >= gain and c <= cost for g, c in dominating):
+            dominating.append((gain, cost))
+            dominating = [dominating[i] for i in pareto_front(dominating, [True, False])]
+            volumes.append(hypervolume(dominating, corner, [True, False]))
         else:
             volumes.append(volumes[-1])
     return volumes
 
 
-def _history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
+def _draw_history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
     figure = style.page("The search", "Every trial in order, judged on validation")
     grid = figure.add_gridspec(
         3, 1, left=style.LEFT + 0.035, right=style.RIGHT, top=style.TOP - 0.005, bottom=0.155,
@@ -68,7 +70,7 @@ def _history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
     for axes, values in ((upper, gains), (middle, costs)):
         axes.scatter(
             numbers, values, c=colors, s=26, edgecolor="white", linewidth=0.6, zorder=3,
-            rasterized=style.crowded(numbers),
+            rasterized=style.is_crowded(numbers),
         )  # fmt: skip
     best = np.maximum.accumulate(gains)
     upper.step(numbers, best, where="post", color=style.INK, linewidth=1.0, label="best so far")
@@ -85,7 +87,7 @@ def _history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
     lost = [_number(t) for t in record.trials if t.state != "complete"]
     if lost:
         middle.plot(
-            lost, [0.03] * len(lost), "x", color=style.ALARM, markersize=5, label="failed, pruned",
+            lost, [0.03] * len(lost), "x", color=style.ALARM, markersize=5, label="failed, stopped",
             transform=middle.get_xaxis_transform(),
         )  # fmt: skip
         middle.legend(loc="upper right")
@@ -103,7 +105,7 @@ def _history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
     return figure
 
 
-def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[str]) -> Figure:
+def _draw_influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[str]) -> Figure:
     figure = style.page(
         "What the parameters do",
         f"Each parameter of the search against gain and cost, {len(trials)} complete trials, "
@@ -126,9 +128,9 @@ def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[st
             axes = figure.add_subplot(grid[i, j], sharey=first)
             first = first or axes
             points = [
-                (own[name], y, on_front)
-                for own, y, on_front in zip(numbers, values, good, strict=True)
-                if name in own and math.isfinite(own[name])
+                (params[name], y, on_front)
+                for params, y, on_front in zip(numbers, values, good, strict=True)
+                if name in params and math.isfinite(params[name])
             ]
             if not points:
                 continue
@@ -136,11 +138,11 @@ def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[st
             colors = [style.ACCENT if g else "#9fb0b3" for g in green]
             axes.scatter(
                 x, y, c=colors, s=22, edgecolor="white", linewidth=0.5,
-                rasterized=style.crowded(x),
+                rasterized=style.is_crowded(x),
             )  # fmt: skip
             if name == "lambda_s" and min(x) > 0:
                 axes.set_xscale("log")
-                style.plain_log(axes.xaxis)
+                style.use_plain_log_ticks(axes.xaxis)
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(4))
             rho = spearman(x, y) if len(x) > 2 else math.nan
@@ -155,7 +157,7 @@ def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[st
             else:
                 axes.set_ylabel(title)
             if i:
-                axes.set_xlabel(_title(name, 20 if count < 5 else 12))
+                axes.set_xlabel(_title(name, narrow=count >= 5))
             axes.tick_params(axis="x", labelsize=6.5 if count > 5 else 7.5)
     style.note(
         figure,
@@ -165,16 +167,21 @@ def _influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[st
     return figure
 
 
-def _parameters(record: StudyRecord) -> list[str]:
+def _numeric_parameters(record: StudyRecord, trials: Sequence[Result]) -> list[str]:
+    """Name the parameters to draw: those that `_title` knows first, others as trials have them."""
     tasks = [task.name for task in record.tasks]
-    return ["lambda_s", *(f"tau.{task}" for task in tasks), *(f"share.{task}" for task in tasks)]
+    known = ["lambda_s", *(f"{kind}.{task}" for kind in ("tau", "share") for task in tasks)]
+    names = dict.fromkeys(name for trial in trials for name in trial.numbers)
+    return [name for name in dict.fromkeys([*known, *names]) if name in names]
 
 
-def _title(name: str, length: int) -> str:
+def _title(name: str, *, narrow: bool) -> str:
+    """Title a parameter's column; one without a title of its own has its name."""
     if name == "lambda_s":
-        return "λ, weight of sparsity" if length > 12 else "λ"
+        return "λ" if narrow else "λ, weight of sparsity"
     kind, _, task = name.partition(".")
-    return style.clip(f"τ {task}" if kind == "tau" else f"open, {task}", length)
+    title = {"tau": f"τ {task}", "share": f"open, {task}"}.get(kind, name)
+    return style.clip(title, 12 if narrow else 20)
 
 
 def _number(trial: Result) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gatesearch.drawing import COLOR_SCALE, DRAWINGS
 from gatesearch.errors import DataError
 from gatesearch.report import style
-from gatesearch.report.record_queries import NAMES, called, evenly, paged
+from gatesearch.report.record_queries import NAMES, display_name, pick_evenly, split_pages
 from gatesearch.results import StudyRecord, TaskInfo
 
 _FRAMES_PER_PAGE = 4
@@ -42,14 +42,14 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
         named = sorted((k for k in labels if k not in gflops and k != "truth"), key=_order)
         trials = sorted((k for k in labels if k in gflops), key=lambda name: gflops[name])
         kept = named[: max(_COLUMNS - len(trials), 3)]
-        shown = [*kept, *evenly(trials, _COLUMNS - len(kept))]
+        shown = [*kept, *pick_evenly(trials, _COLUMNS - len(kept))]
         columns = [("Image", images)]
         columns += [("Truth", truth)] if truth is not None else []
         columns += [(_title(k), arrays[k + suffix]) for k in shown]
         if len(columns) == 1:
             continue
         _same_frames(columns, task)
-        for part in paged(range(len(images)), _FRAMES_PER_PAGE):
+        for part in split_pages(range(len(images)), _FRAMES_PER_PAGE):
             yield _draw(task, columns, part)
 
 
@@ -127,5 +127,7 @@ def _order(name: str) -> tuple[int, str]:
 
 def _title(name: str) -> str:
     return (
-        called(*name.partition(" + ")[::2]) if not name.startswith("trial ") else name.capitalize()
+        display_name(*name.partition(" + ")[::2])
+        if not name.startswith("trial ")
+        else name.capitalize()
     )

@@ -1,4 +1,4 @@
-"""Provenance: all that is needed to judge the figures and to get them again."""
+"""Provenance: everything needed to judge the figures and to reproduce them."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,22 +7,22 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from gatesearch.report import style
-from gatesearch.report.record_queries import label, paged
-from gatesearch.results import Result, StudyRecord, front
+from gatesearch.report.record_queries import network_label, split_pages
+from gatesearch.results import STATES, Result, StudyRecord, front
 
-_LINES = 62
-_WIDTH = 88
-_COLUMNS = (style.LEFT, 0.515)
+_LINES = 62  # of a column
+_WIDTH = 88  # of a line, characters
+_COLUMNS = (style.LEFT, 0.515)  # left edges, fractions of the page
 _REASON_LINES = 4
 
-# A heading is a line of bold type; everything else is monospaced.
+# Text, and whether it is a heading, which is bold; everything else is monospaced.
 Line = tuple[str, bool]
 
 
 def pages(record: StudyRecord) -> Iterator[Figure]:
-    """As many pages of two columns as the text needs."""
-    columns = paged(list(_flow(_sections(record))), _LINES)
-    for pair in paged(columns, 2):
+    """Draw as many pages of two columns as the text needs."""
+    columns = split_pages(list(_lines(_sections(record))), _LINES)
+    for pair in split_pages(columns, 2):
         figure = style.page("Provenance", "Where every figure of this report comes from")
         for x, column in zip(_COLUMNS, pair, strict=False):
             for i, (text, heading) in enumerate(column):
@@ -40,8 +40,8 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
 
 
 def _sections(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
-    everything = (*record.baselines, *record.trials)
-    states = [r.state for r in everything]
+    networks = (*record.baselines, *record.trials)
+    states = [result.state for result in networks]
     yield (
         "Study",
         _pairs(
@@ -49,16 +49,14 @@ def _sections(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
                 "name": record.name,
                 "fingerprint": record.fingerprint,
                 "protocol": record.protocol,
-                "networks": ", ".join(
-                    f"{states.count(s)} {s}" for s in ("complete", "failed", "pruned")
-                ),
-                "seeds": ", ".join(str(s) for s in sorted({r.seed for r in everything})) or "none",
+                "networks": ", ".join(f"{states.count(state)} {state}" for state in STATES),
+                "seeds": ", ".join(str(s) for s in sorted({r.seed for r in networks})) or "none",
                 "choices": "on validation; the last epoch of every network counts",
                 "predictions": "stored" if record.predictions else "none stored",
             }
         ),
     )
-    yield "Data", _pairs(flat(record.data))
+    yield "Data", _pairs(flatten(record.data))
     yield (
         "Training cost of the whole study",
         _pairs(
@@ -69,34 +67,34 @@ def _sections(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
             }
         ),
     )
-    yield "Software and device", _pairs(_environment(everything))
-    uncounted = _uncounted(everything)
+    yield "Software and device", _pairs(_environment(networks))
+    uncounted = _uncounted(networks)
     yield (
         "Operators that no counter knew (most in one network)",
         _pairs(uncounted) or ["none: every operator with a cost was counted"],
     )
-    lost = [r for r in everything if r.state != "complete"]
-    yield f"Failed or pruned ({len(lost)})", _reasons(lost) or ["none"]
+    lost = [result for result in networks if result.state != "complete"]
+    yield f"Failed or stopped ({len(lost)})", _reasons(lost) or ["none"]
     yield "Parameters of the front", _parameters(record) or ["no front"]
-    yield "Definition", _pairs(flat(record.definition))
+    yield "Definition", _pairs(flatten(record.definition))
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys.
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested tables into one with dotted keys.
 
-    >>> flat({"a": {"b": 1}, "c": [2]})
+    >>> flatten({"a": {"b": 1}, "c": [2]})
     {'a.b': 1, 'c': [2]}
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            values |= flatten(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            values[f"{prefix}{key}"] = value
+    return values
 
 
-def _flow(sections: Iterable[tuple[str, list[str]]]) -> Iterator[Line]:
+def _lines(sections: Iterable[tuple[str, list[str]]]) -> Iterator[Line]:
     for i, (heading, lines) in enumerate(sections):
         if i:
             yield "", False
@@ -127,7 +125,7 @@ def _text(value: Any) -> str:
 
 
 def _environment(results: Iterable[Result]) -> dict[str, str]:
-    """Every value seen of each key; more than one where parts ran on different machines."""
+    """List every value of each key; there are several if parts ran on different machines."""
     seen: dict[str, list[str]] = {}
     for result in results:
         for key, value in result.environment.items():
@@ -138,6 +136,7 @@ def _environment(results: Iterable[Result]) -> dict[str, str]:
 
 
 def _uncounted(results: Iterable[Result]) -> dict[str, int]:
+    """Count each operator that no counter knew: the most that one network has."""
     most: dict[str, int] = {}
     for result in results:
         for operator, count in result.uncounted.items():
@@ -148,9 +147,8 @@ def _uncounted(results: Iterable[Result]) -> dict[str, int]:
 def _reasons(results: Iterable[Result]) -> list[str]:
     lines = []
     for result in results:
-        text = (
-            f"{label(result)} (seed {result.seed}) {result.state}: {result.reason or 'no reason'}"
-        )
+        network = f"{network_label(result)} (seed {result.seed})"
+        text = f"{network} {result.state}: {result.reason or 'no reason'}"
         wrapped = textwrap.wrap(
             " ".join(text.split()), _WIDTH, subsequent_indent="  ",
             max_lines=_REASON_LINES, placeholder=" …",
@@ -165,6 +163,6 @@ def _parameters(record: StudyRecord) -> list[str]:
         values = [f"{name.removeprefix('tau.')} {v:.4g}" for name, v in trial.numbers.items()]
         values += [v for v in trial.params.values() if isinstance(v, str)]
         values += [f"budget {trial.budget}"] if trial.budget else []
-        text = f"{label(trial)}: {', '.join(values)}".replace("lambda_s", "λ")
+        text = f"{network_label(trial)}: {', '.join(values)}".replace("lambda_s", "λ")
         lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
     return lines

@@ -1,4 +1,4 @@
-"""What several pages ask of a record: names, groups of seeds, the split shown."""
+"""Questions that several pages ask of a record: names, groups of seeds, the split shown."""
 
 import math
 import statistics
@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gatesearch.results import Result, Split, StudyRecord, front
+from gatesearch.results import SINGLE_TASK, Result, Split, StudyRecord, front
 
 T = TypeVar("T")
 
+# Method -> how papers spell it, where that is not its capitalised name. The order is that of
+# networks on the pages of predictions.
 NAMES = {
     "stl": "STL",
     "mtl": "MTL",
@@ -22,115 +24,122 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Group:
-    """One network in a table or chart: a trial, or a baseline over its seeds.
+class SeedGroup:
+    """A row of a table or a point of a chart: a trial, or a baseline with all its seeds.
 
     Attributes:
-        label: What it is called.
-        look: What its colour and marker depend on: a plain method's name, else the label.
-        results: One a seed.
+        label: Its name on the page.
+        style_key: What its colour and marker depend on: the method's name for a method with
+            uniform weighting, else the label.
+        results: One result per seed.
     """
 
     label: str
-    look: str
+    style_key: str
     results: tuple[Result, ...]
 
     @property
-    def plain(self) -> bool:
-        """Whether its losses have the study's own weights."""
-        return all(map(_plain, self.results))
+    def is_uniform(self) -> bool:
+        """Whether losses are weighted as the study says, by no method of balancing."""
+        return all(map(is_uniform, self.results))
 
     def values(self, measure: Callable[[Result], float]) -> list[float]:
-        """The measure of every seed where it is finite."""
-        return [v for v in map(measure, self.results) if math.isfinite(v)]
+        """Measure every seed; values that are not finite are left out."""
+        return [value for value in map(measure, self.results) if math.isfinite(value)]
 
     def mean(self, measure: Callable[[Result], float]) -> float:
-        """Mean over seeds; NaN where there is none."""
+        """Average over seeds; NaN where no value is finite."""
         values = self.values(measure)
         return statistics.fmean(values) if values else math.nan
 
-    def spread(self, measure: Callable[[Result], float]) -> float:
-        """Sample standard deviation over seeds; NaN below two."""
+    def deviation(self, measure: Callable[[Result], float]) -> float:
+        """Sample standard deviation over seeds; NaN below two values."""
         values = self.values(measure)
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def label(result: Result) -> str:
-    """How a network is called on every page."""
+def network_label(result: Result) -> str:
+    """Name a network as every page of the report does."""
     if result.trial is not None:
         return f"Trial {result.trial}"
-    return called(result.method, "" if _plain(result) else result.weighting)
+    return display_name(result.method, "" if is_uniform(result) else result.weighting)
 
 
-def called(method: str, weighting: str = "") -> str:
-    """A baseline's name for people.
+def display_name(method: str, weighting: str = "") -> str:
+    """Spell a baseline's name for readers.
 
-    >>> called("cross_stitch", "dwa")
-    'Cross-stitch · dwa'
+    >>> display_name("cross_stitch", "dwa"), display_name("my_method")
+    ('Cross-stitch · dwa', 'My method')
     """
     name = NAMES.get(method, method.replace("_", " ").capitalize())
     return f"{name} · {weighting}" if weighting else name
 
 
-def _plain(result: Result) -> bool:
+def is_uniform(result: Result) -> bool:
+    """Tell whether losses were weighted as the study says, by no method of balancing."""
     return result.weighting == "uniform"
 
 
-def baselines(record: StudyRecord) -> list[Group]:
-    """Complete baselines, the seeds of one kept together, in the record's order."""
-    found: dict[str, list[Result]] = {}
+def baseline_groups(record: StudyRecord) -> list[SeedGroup]:
+    """Group the complete baselines by label, in the record's order."""
+    by_label: dict[str, list[Result]] = {}
     for result in record.baselines:
         if result.state == "complete":
-            found.setdefault(label(result), []).append(result)
+            by_label.setdefault(network_label(result), []).append(result)
     return [
-        Group(name, results[0].method if _plain(results[0]) else name, tuple(results))
-        for name, results in found.items()
+        SeedGroup(label, results[0].method if is_uniform(results[0]) else label, tuple(results))
+        for label, results in by_label.items()
     ]
 
 
-def weighed(record: StudyRecord) -> bool:
-    """Whether anything is balanced otherwise than by the study's own weights."""
-    return not all(map(_plain, (*record.baselines, *record.trials)))
+def front_groups(record: StudyRecord) -> list[SeedGroup]:
+    """List the front's networks, a group each, ascending in GFLOPs."""
+    return [SeedGroup(network_label(trial), trial.method, (trial,)) for trial in front(record)]
+
+
+def group_of_method(groups: Sequence[SeedGroup], method: str) -> SeedGroup | None:
+    """Find a method's baseline with uniform weighting."""
+    return next((group for group in groups if group.label == display_name(method)), None)
+
+
+def has_weightings(record: StudyRecord) -> bool:
+    """Tell whether any network's losses or gradients were balanced by a method."""
+    return not all(map(is_uniform, (*record.baselines, *record.trials)))
 
 
 def training_ratio(record: StudyRecord, result: Result) -> float:
-    """Training FLOPs over those of the same method and seed, uniformly weighted; NaN without."""
-    if result.method == "stl":  # has nothing to balance
+    """Divide training FLOPs by those of the same method and seed with uniform weighting.
+
+    Returns:
+        The ratio; NaN for single-task networks, which have nothing to balance, and where there is
+        no such network.
+    """
+    if result.method == SINGLE_TASK:
         return math.nan
     for other in record.baselines:
-        if _plain(other) and (other.method, other.seed) == (result.method, result.seed):
+        if is_uniform(other) and (other.method, other.seed) == (result.method, result.seed):
             return result.train_pflops / other.train_pflops if other.train_pflops else math.nan
     return math.nan
 
 
-def find(groups: Sequence[Group], name: str) -> Group | None:
-    """The group of that label."""
-    return next((group for group in groups if group.label == name), None)
-
-
-def front_groups(record: StudyRecord) -> list[Group]:
-    """The front's networks, ascending in GFLOPs."""
-    return [Group(label(trial), trial.method, (trial,)) for trial in front(record)]
-
-
-def complete(record: StudyRecord) -> list[Result]:
-    """Complete trials, in order."""
+def complete_trials(record: StudyRecord) -> list[Result]:
+    """List the complete trials, in order."""
     return [trial for trial in record.trials if trial.state == "complete"]
 
 
 def shown_split(record: StudyRecord) -> Split:
-    """`test` where every network that is named has test figures, else `validation`.
+    """Choose the split of all pages: `test` where every baseline and the front have test figures.
 
     One split throughout: figures of two splits are never compared.
     """
-    named = [*front(record), *(r for r in record.baselines if r.state == "complete")]
-    return "test" if named and all(r.split == "test" for r in named) else "validation"
+    networks = [*front(record), *(r for r in record.baselines if r.state == "complete")]
+    return "test" if networks and all(r.split == "test" for r in networks) else "validation"
 
 
-def evenly(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` items, first and last among them, spread evenly.
+def pick_evenly(items: Sequence[T], count: int) -> list[T]:
+    """Pick at most `count` items, spread evenly, the first and the last among them.
 
-    >>> evenly("abcdefg", 3)
+    >>> pick_evenly("abcdefg", 3)
     ['a', 'd', 'g']
     """
     if len(items) <= count:
@@ -138,10 +147,10 @@ def evenly(items: Sequence[T], count: int) -> list[T]:
     return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
-def paged(items: Sequence[T], count: int) -> list[Sequence[T]]:
-    """The items in as few pages of at most `count` as they need, filled alike.
+def split_pages(items: Sequence[T], count: int) -> list[Sequence[T]]:
+    """Split items into as few pages of at most `count` as they need, of about equal length.
 
-    >>> paged("abcde", 4)
+    >>> split_pages("abcde", 4)
     ['abc', 'de']
     """
     size = -(-len(items) // max(-(-len(items) // count), 1))

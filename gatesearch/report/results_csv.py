@@ -1,16 +1,16 @@
-"""One row a result: the report's CSV."""
+"""The report's CSV: one row per result."""
 
 import pandas as pd
 
 from gatesearch.results import StudyRecord, delta, front
 
 
-def frame(record: StudyRecord) -> pd.DataFrame:
-    """Baselines, then trials in order, of every state; a column a figure, empty where undefined.
+def results_table(record: StudyRecord) -> pd.DataFrame:
+    """Tabulate baselines, then trials in order, of every state; undefined figures are empty.
 
-    Columns are flat: `<split>.<task>` are metrics, `lambda_s` and `tau.<task>` the parameters.
+    Columns are flat: `<split>.<task>` for metrics, each parameter of a search by its own name.
     """
-    chosen = {id(trial) for trial in front(record)}
+    on_front = {id(trial) for trial in front(record)}
     rows = [
         {
             "study": record.name,
@@ -22,7 +22,7 @@ def frame(record: StudyRecord) -> pd.DataFrame:
             "budget": result.budget,
             "seed": result.seed,
             "state": result.state,
-            "front": id(result) in chosen,
+            "front": id(result) in on_front,
             "delta_mtl.validation": delta(record, result, "validation"),
             "delta_mtl.test": delta(record, result, "test"),
             "gflops": result.gflops,

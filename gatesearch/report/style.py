@@ -1,4 +1,4 @@
-"""Palette, type and page furniture: what makes every page look like the same report."""
+"""Colours, fonts, number formats and page layout that all pages of the report share."""
 
 import math
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ RC: dict[str, Any] = {
 
 
 def page(title: str, subtitle: str) -> Figure:
-    """An empty page with its heading."""
+    """Make an empty page with its heading."""
     figure = Figure(figsize=A4_LANDSCAPE)
     figure.text(LEFT, 0.925, clip(title, 62), size=19, weight="bold", va="baseline")
     figure.text(LEFT, 0.893, clip(subtitle, 150), size=9.5, color=MUTED, va="baseline")
@@ -83,41 +83,41 @@ def page(title: str, subtitle: str) -> Figure:
 
 
 def footer(figure: Figure, text: str, number: str) -> None:
-    """Rule, source and page number at the foot of a page."""
+    """Write a rule, the source and the page number at the foot of a page."""
     _rule(figure, 0.052, color=FAINT, width=0.8)
     figure.text(LEFT, 0.034, clip(text, 150), size=7, color=MUTED, va="center")
     figure.text(RIGHT, 0.034, number, size=7, color=MUTED, va="center", ha="right")
 
 
 def note(figure: Figure, text: str) -> None:
-    """Small print just above the footer; lines are the caller's."""
+    """Write small print just above the footer; the caller breaks the lines."""
     figure.text(LEFT, 0.062, printable(text), size=7, color=MUTED, va="bottom", linespacing=1.45)
 
 
-def colour(look: str, index: int) -> str:
-    """A network's colour: its method's own, or one by its place among the others."""
-    return _COLOURS.get(look, CATEGORIES[(index + 3) % len(CATEGORIES)])
+def colour(style_key: str, index: int) -> str:
+    """Choose a network's colour: its method's fixed one, else one by its index on the page."""
+    return _COLOURS.get(style_key, CATEGORIES[(index + 3) % len(CATEGORIES)])
 
 
-def marker(look: str, index: int) -> str:
-    """A network's marker: its method's own, or one by its place among the others."""
-    return _MARKERS.get(look, "PX<>ph*"[index % 7])
+def marker(style_key: str, index: int) -> str:
+    """Choose a network's marker: its method's fixed one, else one by its index on the page."""
+    return _MARKERS.get(style_key, "PX<>ph*"[index % 7])
 
 
 def printable(text: str) -> str:
-    """The text with every character that the report's font cannot draw replaced by `?`."""
+    """Replace every character that the report's font cannot draw by `?`."""
     known = _glyphs()
     return "".join(c if c == "\n" or ord(c) in known else "?" for c in str(text))
 
 
 def clip(text: str, length: int) -> str:
-    """One printable line of at most `length` characters, an ellipsis where it was cut."""
+    """Cut text to one printable line of at most `length` characters, ending in an ellipsis."""
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= length else line[: max(length - 1, 1)].rstrip() + "…"
 
 
 def signed(value: float, decimals: int = 2) -> str:
-    """A number with its sign, as `+1.25` or `−0.50`; an en dash where there is none."""
+    """Write a number with its sign, as `+1.25` or `−0.50`; an en dash if it is not finite."""
     if not math.isfinite(value):
         return "–"
     text = f"{abs(value):.{decimals}f}"
@@ -127,7 +127,7 @@ def signed(value: float, decimals: int = 2) -> str:
 
 
 def number(value: float, decimals: int) -> str:
-    """A number of fixed decimals; an en dash where there is none."""
+    """Write a number with fixed decimals; an en dash if it is not finite."""
     return (
         f"{value:,.{decimals}f}".replace(",", " ").replace("-", "−")
         if math.isfinite(value)
@@ -136,21 +136,32 @@ def number(value: float, decimals: int) -> str:
 
 
 def decimals(values: Sequence[float], digits: int = 3) -> int:
-    """Decimals that show a column of numbers with about that many significant digits."""
-    sizes = sorted(abs(v) for v in values if math.isfinite(v) and v != 0)
-    if not sizes:
+    """Count the decimals that show a column of numbers with about `digits` significant digits."""
+    magnitudes = sorted(abs(v) for v in values if math.isfinite(v) and v != 0)
+    if not magnitudes:
         return 0
-    return min(max(digits - 1 - math.floor(math.log10(sizes[len(sizes) // 2])), 0), 6)
+    median = magnitudes[len(magnitudes) // 2]
+    return min(max(digits - 1 - math.floor(math.log10(median)), 0), 6)
 
 
 def compact(value: float) -> str:
-    """A positive figure with three significant digits, as `893`, `31.2` or `0.0412`."""
+    """Write a positive number with three significant digits, as `893`, `31.2` or `0.0412`."""
     return number(value, decimals([value]))
 
 
 @dataclass(frozen=True)
-class Tag:
-    """A label beside a point of a chart; one that is not needed gives way where space is short."""
+class PointLabel:
+    """A label beside a point of a chart.
+
+    Attributes:
+        x: The point, data coordinates.
+        y: The point, data coordinates.
+        text: What is written.
+        color: Of the text.
+        size: Of the text, points of 1/72 inch.
+        weight: `normal` or `bold`.
+        needed: Whether it is written even where it covers something; others are left out there.
+    """
 
     x: float
     y: float
@@ -161,13 +172,15 @@ class Tag:
     needed: bool = True
 
 
-def plain_log(axis: Axis) -> None:
-    """A logarithmic axis with plain numbers at its powers of ten."""
+def use_plain_log_ticks(axis: Axis) -> None:
+    """Write plain numbers at the powers of ten of a logarithmic axis."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def place(axes: Axes, tags: Sequence[Tag], obstacles: Sequence[tuple[float, float]]) -> None:
+def place_labels(
+    axes: Axes, labels: Sequence[PointLabel], obstacles: Sequence[tuple[float, float]]
+) -> None:
     """Write labels beside their points so that none covers another, or a point.
 
     Places are tried nearest first, all in points of 1/72 inch; limits of the axes must be final.
@@ -175,7 +188,7 @@ def place(axes: Axes, tags: Sequence[Tag], obstacles: Sequence[tuple[float, floa
 
     Args:
         axes: The chart.
-        tags: In order of precedence.
+        labels: Those that come first choose their place first.
         obstacles: Points in data coordinates that labels keep clear of.
     """
     scale = 72.0 / axes.figure.dpi
@@ -183,9 +196,9 @@ def place(axes: Axes, tags: Sequence[Tag], obstacles: Sequence[tuple[float, floa
     inside = np.array([[frame.x0, frame.y0, frame.x1, frame.y1]]) * scale
     points = axes.transData.transform(np.array(obstacles, float).reshape(-1, 2)) * scale
     taken = np.hstack([points - 3.0, points + 3.0])
-    for tag in tags:
-        x, y = axes.transData.transform((tag.x, tag.y)) * scale
-        width, height = _extent(tag.text, tag.size, tag.weight)
+    for label in labels:
+        x, y = axes.transData.transform((label.x, label.y)) * scale
+        width, height = _extent(label.text, label.size, label.weight)
         options: list[tuple[float, int, float, float, tuple[float, float, float, float]]] = []
         for dx, dy in _offsets(width, height):
             box = (x + dx, y + dy, x + dx + width, y + dy + height)
@@ -193,23 +206,23 @@ def place(axes: Axes, tags: Sequence[Tag], obstacles: Sequence[tuple[float, floa
             outside = width * height - _overlap(box, inside)
             options.append((round(overlap + 4 * outside, 3), len(options), dx, dy, box))
         cost, _, dx, dy, box = min(options)
-        if cost > 0 and not tag.needed:
+        if cost > 0 and not label.needed:
             continue
         taken = np.vstack([taken, box])
         axes.annotate(
-            tag.text,
-            (tag.x, tag.y),
+            label.text,
+            (label.x, label.y),
             xytext=(dx, dy),
             textcoords="offset points",
-            size=tag.size,
-            color=tag.color,
-            weight=tag.weight,
+            size=label.size,
+            color=label.color,
+            weight=label.weight,
             zorder=6,
         )
 
 
 def _offsets(width: float, height: float) -> list[tuple[float, float]]:
-    """Lower left corners of a label about its point, nearest first."""
+    """List places for a label's lower left corner relative to its point, nearest first."""
     corners = []
     for gap in (5.0, 8.0, 12.0, 17.0, 24.0):
         flat = gap * 0.6
@@ -226,13 +239,13 @@ def _offsets(width: float, height: float) -> list[tuple[float, float]]:
     return corners
 
 
-def crowded(points: Sequence[object]) -> bool:
-    """Whether so many points are drawn as a picture, which a reader opens sooner."""
+def is_crowded(points: Sequence[object]) -> bool:
+    """Tell whether so many points are drawn as pixels, which a PDF reader opens faster."""
     return len(points) > 1000
 
 
 def _overlap(box: Sequence[float], others: NDArray[np.float64]) -> float:
-    """Area of a box that others cover, each counted; boxes are (left, bottom, right, top)."""
+    """Sum the areas of a box that others cover; boxes are (left, bottom, right, top)."""
     width = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
     height = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
     return float((width.clip(min=0.0) * height.clip(min=0.0)).sum())

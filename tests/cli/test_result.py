@@ -1,5 +1,6 @@
-"""What `run` and `report` print of a record."""
+"""The tables, or the JSON object, that `run` and `report` print of a record."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -31,6 +32,7 @@ RECORD = StudyRecord(
         # (44 - 40) / 40 = 10 %, (0.5 - 0.45) / 0.5 = 10 %
         result("interrogate", 3, gflops=2.5, metrics={"validation": {"seg": 44.0, "depth": 0.45}}),
         result("interrogate", 4, state="failed", reason="out of memory"),
+        result("interrogate", 5, state="stopped", reason="behind the median"),
     ),
 )
 
@@ -41,12 +43,15 @@ def test_table_shows_the_front_beside_the_baselines(capsys: pytest.CaptureFixtur
     row = next(line for line in printed.splitlines() if "trial 3" in line).split()
     assert row[2:6] == ["44.000", "0.450", "+10.00", "2.500"]
     headings = [line.split() for line in printed.splitlines()[2:5]]
-    assert headings[0][:2] == ["seg", "depth"]
-    assert headings[1][:2] == ["mIoU", "RMSE"]
-    assert headings[2][-8:-4] == ["network", "(%)", "↑", "(m)"]
+    assert headings == [
+        ["seg", "depth"],
+        ["mIoU", "RMSE", "Δ_MTL", "params"],
+        ["network", "(%)", "↑", "(m)", "↓", "(%)", "GFLOPs", "(M)"],
+    ]
     assert "trial 4" not in printed
+    assert "trial 5" not in printed
     assert printed.splitlines()[-2:] == [
-        "trials: 1 complete, 1 failed, 0 pruned",
+        "trials: 1 complete, 1 failed, 1 stopped",
         "report: reports/rooms.pdf",
     ]
 
@@ -63,6 +68,8 @@ def test_json_is_one_strict_object_on_the_last_line(capsys: pytest.CaptureFixtur
     assert printed["front"][0]["delta_mtl"] == pytest.approx(10.0)
     assert printed["baselines"][1]["delta_mtl"] is None
     assert printed["report"] == "reports/rooms.pdf"
+    # The published name of the count of stopped trials.
+    assert printed["trials"] == {"complete": 1, "failed": 1, "pruned": 1}
 
 
 def test_a_study_without_results_still_says_where_the_report_is(
@@ -70,4 +77,15 @@ def test_a_study_without_results_still_says_where_the_report_is(
 ) -> None:
     empty = StudyRecord("rooms", "0", {}, "rooms-64", "", RECORD.tasks)
     print_result(empty, Path("r.pdf"), as_json=False)
-    assert capsys.readouterr().out == ("trials: 0 complete, 0 failed, 0 pruned\nreport: r.pdf\n")
+    assert capsys.readouterr().out == "trials: 0 complete, 0 failed, 0 stopped\nreport: r.pdf\n"
+
+
+def test_figures_of_two_seeds_are_never_in_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    again = Result("stl", 1, gflops=4.0, metrics={"validation": {"seg": 41.0, "depth": 0.5}})
+    record = dataclasses.replace(RECORD, baselines=(*RECORD.baselines, again))
+    print_result(record, Path("r.pdf"), as_json=False)
+    _, first, second = capsys.readouterr().out.split("rooms (rooms-64), seed ")
+    assert first.startswith("0, validation part: baselines, then the front")
+    assert second.startswith("1, validation part: baselines, then the front")
+    assert ("40.000" in first, "41.000" in first) == (True, False)
+    assert ("40.000" in second, "41.000" in second) == (False, True)

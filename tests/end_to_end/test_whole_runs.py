@@ -85,7 +85,7 @@ def test_one_more_trial_is_one_more_training(own_tiny, cli):
     new = trained(store)[len(networks) :]
     assert len(new) == 1
     assert new[0].startswith("trial 3:")
-    assert "trials: 4 complete, 0 failed, 0 pruned" in done.stdout
+    assert "trials: 4 complete, 0 failed, 0 stopped" in done.stdout
 
 
 def test_no_trials_trains_the_methods_named_and_searches_nothing(cli):

@@ -1,6 +1,8 @@
-"""A study that never ran: every figure is drawn from a seeded generator, none was measured."""
+"""A study that never ran, whose figures a seeded generator drew; and what its report says."""
 
+import re
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -131,6 +133,18 @@ def predictions(
             arrays[f"{label}.{task}"] = guess
     np.savez_compressed(path, **arrays)
     return path
+
+
+def page_count(pdf: bytes) -> int:
+    return len(re.findall(rb"/Type /Page\b", pdf))
+
+
+def words(module: ModuleType, study: StudyRecord) -> str:
+    """All text of a kind of page, as matplotlib lays it out."""
+    texts = []
+    for figure in module.pages(study):
+        texts += [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
+    return "\n".join(texts)
 
 
 def _trial(number, seed, tasks, single, rng, test, failed) -> Result:

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import re
 import subprocess
 import sys
 import warnings
@@ -18,6 +17,7 @@ from gatesearch.report import (
     comparison,
     curves,
     document,
+    history,
     provenance,
     style,
     summary_page,
@@ -25,28 +25,16 @@ from gatesearch.report import (
 )
 from gatesearch.report import predictions as pictures
 from gatesearch.report.history import spearman
-from gatesearch.report.record_queries import baselines, shown_split, training_ratio
-from gatesearch.report.results_csv import frame
-from gatesearch.report.summary_page import headline
+from gatesearch.report.record_queries import baseline_groups, shown_split, training_ratio
+from gatesearch.report.results_csv import results_table
+from gatesearch.report.summary_page import summary_sentences
 from gatesearch.results import delta, front, summary
-from tests.report.synthetic import TASKS, predictions, record
+from tests.report.synthetic import TASKS, page_count, predictions, record, words
 
 THREE = ("semseg", "depth", "normals")
 NINE = (
     "uniform", "scalar", "dwa", "uncertainty", "auto_lambda", "rlw", "pcgrad", "cagrad", "mgda_ub",
 )  # fmt: skip
-
-
-def page_count(pdf: bytes) -> int:
-    return len(re.findall(rb"/Type /Page\b", pdf))
-
-
-def words(module, study) -> str:
-    """All text of a kind of page, as matplotlib lays it out."""
-    found = []
-    for figure in module.pages(study):
-        found += [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
-    return "\n".join(found)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +120,7 @@ class TestWeightings:
         for name in NINE[1:]:
             assert f"MTL · {name}" in text
         assert "x uniform" in text
-        groups = {group.label: group for group in baselines(study)}
+        groups = {group.label: group for group in baseline_groups(study)}
         ratios = {label: group.mean(partial(training_ratio, study))
                   for label, group in groups.items()}  # fmt: skip
         assert math.isnan(ratios.pop("STL"))
@@ -183,31 +171,55 @@ class TestProtocols:
         assert "Published rows not drawn: their tasks are depth, normals, semseg." in text
 
 
+# Kinds of pages in the order of the report; summary, table and provenance are always there.
+KINDS = ("summary_page", "comparison", "sharing", "history", "predictions", "curves", "provenance")
+
+
 @pytest.mark.parametrize(
-    "make",
+    ("make", "counts"),
     [
-        pytest.param(lambda: record(trials=0), id="baselines alone"),
-        pytest.param(lambda: record(trials=0, methods=()), id="nothing at all"),
+        # Losses alone have curves: there are no gates.
+        pytest.param(lambda: record(trials=0), (1, 1, 0, 0, 0, 1, 1), id="baselines alone"),
         pytest.param(
-            lambda: record(trials=1, failed=(), tasks=("depth",), test=False), id="one of all"
-        ),
-        pytest.param(lambda: record(trials=2, failed=(0, 1)), id="every trial failed"),
-        pytest.param(lambda: record(trials=2, failed=(), methods=()), id="no single-task networks"),
-        pytest.param(
-            lambda: record(trials=2, failed=(), tasks=tuple(TASKS), seeds=(0, 1)), id="six tasks"
+            lambda: record(trials=0, methods=()), (1, 1, 0, 0, 0, 0, 1), id="nothing at all"
         ),
         pytest.param(
-            lambda: record(trials=2, failed=(), seeds=(0, 1), weightings=NINE), id="nine weightings"
+            lambda: record(trials=1, failed=(), tasks=("depth",), test=False),
+            (1, 1, 1, 2, 0, 2, 1),
+            id="one of all",
+        ),
+        pytest.param(
+            lambda: record(trials=2, failed=(0, 1)), (1, 1, 0, 0, 0, 1, 1), id="every trial failed"
+        ),
+        # Without Δ MTL there is no front to draw.
+        pytest.param(
+            lambda: record(trials=2, failed=(), methods=()),
+            (1, 1, 0, 0, 0, 0, 1),
+            id="no single-task networks",
+        ),
+        pytest.param(
+            lambda: record(trials=2, failed=(), tasks=tuple(TASKS), seeds=(0, 1)),
+            (1, 1, 1, 2, 0, 2, 1),
+            id="six tasks",
+        ),
+        # 1 + 3 x 9 baselines need a second page; weightings have curves of their weights.
+        pytest.param(
+            lambda: record(trials=2, failed=(), seeds=(0, 1), weightings=NINE),
+            (1, 2, 1, 2, 0, 3, 1),
+            id="nine weightings",
         ),
     ],
 )
-def test_every_study_has_a_report(make):
+def test_every_study_has_a_report(make, counts, tmp_path):
     study = make()
-    assert page_count(document._pdf(study)) >= 3
+    kinds = [module.__name__.rpartition(".")[2] for module in document.PAGES]
+    drawn = [len(list(module.pages(study))) for module in document.PAGES]
+    assert dict(zip(kinds, drawn, strict=True)) == dict(zip(KINDS, counts, strict=True))
+    assert page_count(write_report(study, folder=tmp_path).read_bytes()) == sum(counts)
 
 
 class TestHostile:
-    def test_names_that_mean_something_to_typesetters_or_fonts(self):
+    def test_names_that_mean_something_to_typesetters_or_fonts(self, tmp_path):
         study = record(trials=2, failed=(1,), tasks=("depth",))
         odd = "深度_$x^2$_%\\frac{" + "very_long_" * 6
         info = dataclasses.replace(study.tasks[0], name=odd, metric="$\\alpha")
@@ -234,9 +246,16 @@ class TestHostile:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert page_count(document._pdf(study)) >= 3
+            pdf = write_report(study, folder=tmp_path).read_bytes()
+        # Summary, table, map, two of the search, losses, gates, provenance.
+        assert page_count(pdf) == 8
+        text = "".join(words(module, study) for module in document.PAGES)
+        # The table has room for 12 characters of a task's name.
+        assert "??_$x^2$_%\\… ↓" in text
+        assert "$\\odd" in text
+        assert not {"深", "日"} & set(text)
 
-    def test_figures_that_are_no_numbers(self):
+    def test_figures_that_are_no_numbers(self, tmp_path):
         study = record(trials=4, failed=(), tasks=("semseg", "depth"))
         spoilt = []
         for i, trial in enumerate(study.trials):
@@ -250,7 +269,13 @@ class TestHostile:
         study = dataclasses.replace(study, trials=tuple(spoilt))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert page_count(document._pdf(study)) >= 3
+            write_report(study, folder=tmp_path)
+        # The front holds nothing but the one trial whose metric is a number.
+        assert [trial.trial for trial in front(study)] == [3]
+        table = words(comparison, study)
+        assert "Trial 3" in table
+        assert "nan" not in table
+        assert "inf" not in table
 
     def test_a_ruined_trial_does_not_flatten_the_chart(self):
         study = record(trials=6, failed=())
@@ -268,16 +293,18 @@ class TestHostile:
         assert "1 trial below the chart." in words(summary_page, study)
 
 
-class TestWhatIsSaid:
+class TestSentences:
     def test_the_headline_names_the_best_on_validation_and_its_measured_figures(self):
         study = record(trials=12)
         best = max(front(study), key=lambda t: delta(study, t, "validation"))
-        first = headline(study, "test")[0]
-        stl = baselines(study)[0].results[0]
-        fewer = round(100 * (1 - best.gflops / stl.gflops))
-        assert first.startswith(f"Trial {best.trial}, the best on validation, reaches Δ MTL")
-        assert style.signed(delta(study, best, "test")) in first
-        assert f"{fewer} % fewer than STL" in first or f"{-fewer} % more than STL" in first
+        first = summary_sentences(study, "test")[0]
+        gain, cost = style.signed(delta(study, best, "test")), style.compact(best.gflops)
+        # The generator gives STL 12.4 GFLOPs and MTL 6.1.
+        fewer, more = 100 * (1 - best.gflops / 12.4), 100 * (best.gflops / 6.1 - 1)
+        assert first == (
+            f"Trial {best.trial}, the best on validation, reaches Δ MTL {gain} % (test) at {cost} "
+            f"GFLOPs: {fewer:.0f} % fewer than STL, {more:.0f} % more than MTL."
+        )
 
     def test_unequal_training_is_said(self):
         study = record(trials=3, failed=())
@@ -287,7 +314,7 @@ class TestWhatIsSaid:
         assert "UNEQUAL TRAINING: the front 90 epochs, baselines 30." in told
 
     def test_no_trials_is_said(self):
-        assert headline(record(trials=0), "test") == [
+        assert summary_sentences(record(trials=0), "test") == [
             "No trial has been run yet: the baselines stand alone."
         ]
 
@@ -304,8 +331,12 @@ class TestWhatIsSaid:
         (figure,) = comparison.pages(study)
         bold = {t.get_text() for t in figure.texts if t.get_weight() == "bold"}
         best = max(b.metrics["test"]["semseg"] for b in study.baselines)
+        worst = min(b.metrics["test"]["semseg"] for b in study.baselines)
         assert f"{best:.2f}" in bold
-        assert "6.10" in bold or "6.1" in bold
+        assert f"{worst:.2f}" not in bold
+        # GFLOPs of MTL, and of STL.
+        assert "6.1" in bold
+        assert "12.4" not in bold
 
     def test_provenance_tells_failures_operators_and_the_whole_definition(self):
         text = words(provenance, record(trials=6, failed=(5,)))
@@ -314,17 +345,42 @@ class TestWhatIsSaid:
         for key in ("model.output_stride", "search.lambda_s", "fingerprint", "sha256", "torch"):
             assert key in text
 
-    def test_seeds_share_a_row_with_their_spread(self):
+    def test_a_trial_that_was_stopped_is_called_so_on_every_page(self):
+        study = record(trials=4, failed=(2,))
+        stopped = dataclasses.replace(study.trials[1], state="stopped", reason="behind the median")
+        study = dataclasses.replace(study, trials=(study.trials[0], stopped, *study.trials[2:]))
+        text = words(provenance, study)
+        assert "6 complete, 1 failed, 1 stopped" in text
+        assert "Failed or stopped (2)" in text
+        assert "Trial 1 (seed 0) stopped: behind the median" in text
+        assert "failed, stopped" in words(history, study)
+        assert list(results_table(study)["state"])[4:] == [
+            "complete", "stopped", "failed", "complete",
+        ]  # fmt: skip
+
+    def test_any_method_has_its_name_and_its_parameters_drawn(self):
+        study = record(trials=3, failed=())
+        trials = tuple(
+            dataclasses.replace(trial, method="my_method", params={"rank": 2.0 + i, "kind": "low"})
+            for i, trial in enumerate(study.trials)
+        )
+        baselines = (*study.baselines, dataclasses.replace(study.baselines[1], method="my_method"))
+        text = words(history, dataclasses.replace(study, trials=trials))
+        assert "rank" in text.splitlines()
+        assert "kind" not in text.splitlines()
+        assert "My method" in words(comparison, dataclasses.replace(study, baselines=baselines))
+
+    def test_seeds_share_a_row_with_their_deviation(self):
         study = record(trials=0, seeds=(0, 1, 2), methods=("stl", "mtl"))
-        group = baselines(study)[1]
+        group = baseline_groups(study)[1]
         gains = [delta(study, r, "test") for r in group.results]
         assert len(group.results) == 3
-        assert group.spread(lambda r: delta(study, r, "test")) == pytest.approx(
+        assert group.deviation(lambda r: delta(study, r, "test")) == pytest.approx(
             np.std(gains, ddof=1)
         )
 
     def test_an_empty_study_has_an_empty_table(self):
-        assert frame(record(trials=0, methods=())).empty
+        assert results_table(record(trials=0, methods=())).empty
 
 
 class TestSpearman:

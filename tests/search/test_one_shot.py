@@ -79,7 +79,7 @@ def test_one_supernet_serves_all_points(finished) -> None:
         ("warm-up", 1), ("supernet", 2), ("supernet", 3),
         ("trial 0", 4), ("trial 1", 4), ("trial 1", 4), ("trial 2", 4),
     ]  # fmt: skip
-    assert [start.role for start in record.starts] == ["supernet_warmup", "supernet"]
+    assert [start.part for start in record.starts] == ["supernet_warmup", "supernet"]
     warmup, supernet = record.starts
     assert not supernet.metrics
     assert supernet.reused_images == warmup.train_images == 6

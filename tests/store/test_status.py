@@ -70,7 +70,7 @@ def test_a_run_tells_its_rate_from_the_first_trial_that_it_ends(board, tmp_path,
     board.search([TrialOutcome(0, "complete", 1.0, 5.0), TrialOutcome(1, "failed")])
     assert told(tmp_path)["per_hour"] is None
     clock.now += 1800
-    board.ended(TrialOutcome(2, "pruned"))
+    board.ended(TrialOutcome(2, "stopped"))
     board.ended(TrialOutcome(3, "complete", 2.0, 7.0))
     found = told(tmp_path)
     # two of ten in half an hour, six to come

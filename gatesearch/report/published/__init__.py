@@ -1,4 +1,4 @@
-"""Rows printed in papers; a file a table, its source in the comment that opens it."""
+"""Rows printed in papers: one file per table, its source in the comment that opens it."""
 
 import csv
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from importlib.resources import files
 
 from gatesearch.errors import unknown
 
-_OTHERS = ("method", "family", "delta_mtl", "gflops", "mean_rank")
+_NO_METRICS = ("method", "family", "delta_mtl", "gflops", "mean_rank")
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One printed row; nothing in it is recomputed.
+    """A row as printed; nothing in it is recomputed.
 
     Attributes:
-        method: As printed; networks of one method carry their GFLOPs.
+        method: Name as printed; networks of one method have their GFLOPs in it.
         family: `single-task`, `weighting`, `gradient`, `architecture` or `interrogate`.
         metrics: task -> value, in the units that the file's comment states.
-        delta_mtl: Percent.
-        gflops: Whole network, 2 x multiply-adds.
-        mean_rank: Among the rows of the same table.
+        delta_mtl: Δ_MTL, percent.
+        gflops: FLOPs of the whole network, 2 x multiply-adds / 1e9.
+        mean_rank: Mean rank among the rows of the same table.
     """
 
     method: str
@@ -31,10 +31,10 @@ class PublishedRow:
 
 
 def published_rows(name: str) -> tuple[PublishedRow, ...]:
-    """The rows of a published table.
+    """Read a published table.
 
     Args:
-        name: `nyud`, `pascal`, or their ablation on capacity, `nyud-capacity`.
+        name: `nyud`, `pascal`, or `nyud-capacity`, the ablation on capacity.
 
     Raises:
         UsageError: There is no such table.
@@ -49,7 +49,7 @@ def published_rows(name: str) -> tuple[PublishedRow, ...]:
         PublishedRow(
             method=row["method"],
             family=row["family"],
-            metrics={key: float(value) for key, value in row.items() if key not in _OTHERS},
+            metrics={key: float(value) for key, value in row.items() if key not in _NO_METRICS},
             delta_mtl=float(row["delta_mtl"]),
             gflops=float(row["gflops"]),
             mean_rank=float(row["mean_rank"]),
