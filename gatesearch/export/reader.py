@@ -36,7 +36,7 @@ class Model:
         labels = {}
         for (name, task), scores in zip(self.card.tasks.items(), self.run(image), strict=True):
             kind = TASKS[task.kind](classes=task.classes)
-            found = kind.predicted(torch.from_numpy(scores))
+            found = kind.decode(torch.from_numpy(scores))
             labels[name] = (found.permute(0, 2, 3, 1) if found.ndim == 4 else found).numpy()
         return labels
 

@@ -40,10 +40,10 @@ class Depth:
         """Zooming in by z brings every surface nearer by z."""
         return target / warp.zoom[:, None, None]
 
-    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Nearest neighbour."""
         return nearest_resize(target, size)
 
-    def predicted(self, prediction: Tensor) -> Tensor:
+    def decode(self, prediction: Tensor) -> Tensor:
         """Metres, (B, H, W)."""
         return prediction[:, 0]

@@ -48,7 +48,7 @@ class Edges:
         """Labels do not change when pixels move."""
         return target
 
-    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """A pixel is an edge if any pixel it covers is (nearest would break thin lines)."""
         if size[0] > target.shape[-2] or size[1] > target.shape[-1]:
             return nearest_resize(target, size)
@@ -56,7 +56,7 @@ class Edges:
         unknown = nearest_resize(target, size) == IGNORE
         return torch.where(edge, 1, torch.where(unknown, IGNORE, 0)).to(target.dtype)
 
-    def predicted(self, prediction: Tensor) -> Tensor:
+    def decode(self, prediction: Tensor) -> Tensor:
         """Probability of an edge, (B, H, W)."""
         return prediction[:, 0].sigmoid()
 

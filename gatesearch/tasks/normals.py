@@ -48,7 +48,7 @@ class Normals:
         sign = torch.where(warp.flip, -1.0, 1.0)[:, None, None]
         return _unit_or_zero(torch.stack([sign * (cos * x + sin * y), cos * y - sin * x, z], 1))
 
-    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear with anti-aliasing, renormalised; a pixel mostly unknown stays unknown."""
         if tuple(target.shape[-2:]) == tuple(size):
             return _unit_or_zero(target.float())
@@ -58,7 +58,7 @@ class Normals:
         known = F.interpolate(known_normals(target)[:, None].float(), size=size, mode="area")
         return _unit_or_zero(mean) * (known >= 0.5)
 
-    def predicted(self, prediction: Tensor) -> Tensor:
+    def decode(self, prediction: Tensor) -> Tensor:
         """Unit vectors, (B, 3, H, W)."""
         return unit(prediction)
 

@@ -51,10 +51,10 @@ class Saliency:
         """Labels do not change when pixels move."""
         return target
 
-    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Nearest neighbour."""
         return nearest_resize(target, size)
 
-    def predicted(self, prediction: Tensor) -> Tensor:
+    def decode(self, prediction: Tensor) -> Tensor:
         """Probability of being salient, (B, H, W)."""
         return prediction[:, 0].sigmoid()

@@ -50,10 +50,10 @@ class Semseg:
         """Classes do not change when pixels move."""
         return target
 
-    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Nearest neighbour."""
         return nearest_resize(target, size)
 
-    def predicted(self, prediction: Tensor) -> Tensor:
+    def decode(self, prediction: Tensor) -> Tensor:
         """The most likely class, uint8."""
         return prediction.argmax(1).to(torch.uint8)

@@ -72,8 +72,8 @@ class Task(Protocol):
     def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Labels with their values corrected after their pixels were moved by `warp`."""
 
-    def resized(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Labels at another size, (B, ..., H', W')."""
 
-    def predicted(self, prediction: Tensor) -> Tensor:
+    def decode(self, prediction: Tensor) -> Tensor:
         """The head's output in the encoding of the labels, for drawing."""

@@ -122,7 +122,7 @@ def test_better_predictions_have_better_figures(kind, task, target, prediction) 
 @pytest.mark.parametrize("size", [(7, 9), (3, 4), (14, 18), (5, 20)])
 def test_resized_labels_are_labels(kind, task, target, size) -> None:
     half = hidden(task, target, slice(0, 4))
-    resized = task.resized(half, size)
+    resized = task.resize_labels(half, size)
     assert resized.shape == (*target.shape[:-2], *size)
     assert resized.dtype == target.dtype
     if kind == "normals":
@@ -133,7 +133,7 @@ def test_resized_labels_are_labels(kind, task, target, size) -> None:
     if size == SHAPE[1:]:
         torch.testing.assert_close(resized, half)
     nothing = torch.full_like(target, task.fill)
-    assert (task.resized(nothing, size) == task.fill).all()
+    assert (task.resize_labels(nothing, size) == task.fill).all()
 
 
 def test_unmoved_labels_do_not_change(task, target) -> None:
@@ -149,7 +149,7 @@ def test_unknown_stays_unknown_however_it_is_moved(task, target) -> None:
 
 
 def test_predicted_has_the_shape_of_the_labels(task, target, prediction) -> None:
-    assert task.predicted(prediction.detach()).shape == target.shape
+    assert task.decode(prediction.detach()).shape == target.shape
 
 
 def test_imitation_is_least_at_the_teacher(task: Task, prediction: Tensor) -> None:

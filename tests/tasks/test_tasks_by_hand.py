@@ -160,13 +160,13 @@ def test_a_frame_with_nothing_salient() -> None:
 
 
 def test_predictions_in_the_encoding_of_the_labels() -> None:
-    assert Semseg(classes=3).predicted(scores([[2, 0]], 3)).tolist() == [[[2, 0]]]
-    assert Semseg(classes=3).predicted(scores([[2, 0]], 3)).dtype == torch.uint8
-    assert Depth().predicted(torch.tensor([[[[2.5]]]])).tolist() == [[[2.5]]]
-    unit = Normals().predicted(torch.tensor([3.0, 0.0, -4.0]).reshape(1, 3, 1, 1))
+    assert Semseg(classes=3).decode(scores([[2, 0]], 3)).tolist() == [[[2, 0]]]
+    assert Semseg(classes=3).decode(scores([[2, 0]], 3)).dtype == torch.uint8
+    assert Depth().decode(torch.tensor([[[[2.5]]]])).tolist() == [[[2.5]]]
+    unit = Normals().decode(torch.tensor([3.0, 0.0, -4.0]).reshape(1, 3, 1, 1))
     torch.testing.assert_close(unit.flatten(), torch.tensor([0.6, 0.0, -0.8]))
     for task in (Edges(), Saliency()):
-        assert task.predicted(logits([[0.2]])).item() == pytest.approx(0.2)
+        assert task.decode(logits([[0.2]])).item() == pytest.approx(0.2)
 
 
 def warp(*, flip: bool = False, zoom: float = 1.0, degrees: float = 0.0) -> Warp:
@@ -201,7 +201,7 @@ def test_an_edge_survives_downsizing() -> None:
     for column in range(8):
         line = torch.zeros(1, 8, 8, dtype=torch.uint8)
         line[:, :, column] = 1
-        small = Edges().resized(line, (2, 2))
+        small = Edges().resize_labels(line, (2, 2))
         assert small.tolist() == [[[int(column < 4), int(column >= 4)]] * 2]
 
 
@@ -209,7 +209,7 @@ def test_downsized_edges_do_not_make_unknown_known() -> None:
     unknown = torch.full((1, 4, 4), 255, dtype=torch.uint8)
     unknown[:, :, 2:] = 0
     unknown[:, 0, 0] = 1
-    assert Edges().resized(unknown, (2, 2)).tolist() == [[[1, 0], [255, 0]]]
+    assert Edges().resize_labels(unknown, (2, 2)).tolist() == [[[1, 0], [255, 0]]]
 
 
 def test_resized_normals_are_unit_and_mostly_unknown_is_unknown() -> None:
@@ -217,7 +217,7 @@ def test_resized_normals_are_unit_and_mostly_unknown_is_unknown() -> None:
     target[:, 2] = -1.0
     target[:, :, :2, :2] = 0  # the upper left quarter is unknown
     target[:, :, 2:, 2:] = torch.tensor([0.6, 0.0, -0.8])[:, None, None]
-    small = Normals().resized(target, (2, 2))
+    small = Normals().resize_labels(target, (2, 2))
     assert small.norm(dim=1).round(decimals=5).tolist() == [[[0, 1], [1, 1]]]
     assert small[0, 0, 1, 1] > 0.3  # anti-aliasing reaches over to the neighbours
 
@@ -225,12 +225,12 @@ def test_resized_normals_are_unit_and_mostly_unknown_is_unknown() -> None:
 def test_depth_is_never_averaged_over_a_border() -> None:
     target = torch.tensor([[[1.0, 1.0, 9.0, 9.0]] * 4])
     for size in [(2, 2), (3, 3), (8, 8)]:
-        assert set(Depth().resized(target, size).flatten().tolist()) == {1.0, 9.0}
+        assert set(Depth().resize_labels(target, size).flatten().tolist()) == {1.0, 9.0}
 
 
 def test_labels_stay_exact_through_resizing() -> None:
     target = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
-    enlarged = Semseg(classes=40).resized(target, (32, 48))
+    enlarged = Semseg(classes=40).resize_labels(target, (32, 48))
     assert enlarged.dtype == torch.uint8
     assert torch.equal(enlarged[:, ::2, ::3], target)
 
