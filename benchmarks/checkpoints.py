@@ -12,7 +12,14 @@ import gatesearch as gs
 from benchmarks.figure import Figure, in_turns
 from benchmarks.loading import random_pack
 from gatesearch.tasks import build_tasks
-from gatesearch.training import Checkpoints, Frames, Phase, resolve_runtime, train
+from gatesearch.training import (
+    Checkpoints,
+    PhaseCheckpoints,
+    SplitData,
+    Trainer,
+    TrainingData,
+    resolve_runtime,
+)
 from gatesearch.training.weightings import build_weighting
 
 BAR = 2.0
@@ -24,25 +31,25 @@ def measure() -> list[Figure]:
     runtime, tasks = resolve_runtime("auto", "auto"), build_tasks(study.tasks)
     with tempfile.TemporaryDirectory() as folder:
         pack = random_pack(study, Path(folder) / "random")
-        frames = Frames(
+        frames = SplitData(
             pack, "train", indices=range(study.training.batch_size), tasks=tasks,
             size=study.protocol.size,
         )  # fmt: skip
     model = runtime.place(gs.build_model(study, "interrogate"))
     numbers = itertools.count()
 
-    def steps(phase: Phase | None) -> None:
-        train(
-            model, frames, tasks, spec=study.training,
+    def steps(checkpoints: PhaseCheckpoints | None) -> None:
+        Trainer(
+            model, TrainingData(frames, None, tasks), spec=study.training,
             weighting=build_weighting("uniform", dict.fromkeys(tasks, 1.0)),
-            runtime=runtime, seed=0, phase=phase,
-        )  # fmt: skip
+            runtime=runtime, seed=0, checkpoints=checkpoints,
+        ).run()  # fmt: skip
 
     with tempfile.TemporaryDirectory() as folder:
 
         def kept() -> None:
             every = Checkpoints(Path(folder) / str(next(numbers)), identity="", seconds=0.0)
-            steps(Phase(every, "whole", {}))
+            steps(PhaseCheckpoints(every, "whole", {}))
 
         _, with_them, without = in_turns(kept, lambda: steps(None), rounds=5)
     one = (with_them - without) / STEPS

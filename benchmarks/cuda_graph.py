@@ -19,7 +19,7 @@ from gatesearch.models import GatedSupernet
 from gatesearch.pruning import extract
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
-from gatesearch.training import Frames, Runtime, resolve_runtime, train
+from gatesearch.training import Runtime, SplitData, Trainer, TrainingData, resolve_runtime
 from gatesearch.training.weightings import build_weighting
 
 ROUNDS = 3
@@ -34,7 +34,7 @@ def measure() -> list[Figure]:
     runtime = resolve_runtime("auto", "nhwc")
     with tempfile.TemporaryDirectory() as folder:
         pack = random_pack(study, Path(folder) / "random", train=512)
-        frames = Frames(
+        frames = SplitData(
             pack, "train", indices=range(512), tasks=build_tasks(study.tasks),
             size=study.protocol.size,
         )  # fmt: skip
@@ -55,18 +55,19 @@ def measure() -> list[Figure]:
     return figures
 
 
-def epoch_seconds(study: Study, method: str, frames: Frames, runtime: Runtime) -> float:
+def epoch_seconds(study: Study, method: str, frames: SplitData, runtime: Runtime) -> float:
     """Of the last epoch of a training; `compact` has half of all gates open."""
     model = gs.build_model(study, "interrogate" if method == "compact" else method, seed=0)
     if isinstance(model, GatedSupernet):
         model.open_shares(torch.full((len(model.tasks),), 0.5))
         model = extract(model)
     ends: list[float] = []
-    train(
-        runtime.place(model), frames, frames.tasks, spec=study.training, runtime=runtime, seed=0,
+    data = TrainingData(frames, None, frames.tasks)
+    Trainer(
+        runtime.place(model), data, spec=study.training, runtime=runtime, seed=0,
         weighting=build_weighting(
             "uniform", dict.fromkeys(frames.tasks, 1.0), device=runtime.device
         ),
         on_epoch=lambda epoch, values: ends.append(time.perf_counter()),
-    )  # fmt: skip
+    ).run()  # fmt: skip
     return ends[-1] - ends[-2]

@@ -18,9 +18,9 @@ from gatesearch.datasets.pack_reader import Frame, Pack, open_pack
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
-from gatesearch.training import Frames, resolve_runtime
+from gatesearch.training import SplitData, resolve_runtime
 from gatesearch.training.augment import augment
-from gatesearch.training.split_data import normalised
+from gatesearch.training.split_data import normalize
 
 BAR = 5.0
 ROUNDS = 9
@@ -32,7 +32,7 @@ def measure() -> list[Figure]:
     runtime = resolve_runtime("auto", "auto")
     with tempfile.TemporaryDirectory() as folder:
         pack = random_pack(study, Path(folder) / "random")
-        frames = Frames(
+        frames = SplitData(
             pack, "train", indices=range(pack.frames("train")), tasks=tasks,
             size=study.protocol.size,
         )  # fmt: skip
@@ -44,7 +44,7 @@ def measure() -> list[Figure]:
 
     def load() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         batch = augment(next(batches), tasks, generator=generator, **spec.augment.model_dump())
-        return runtime.image(normalised(batch.pop("image"))), runtime.tensors(batch)
+        return runtime.image(normalize(batch.pop("image"))), runtime.tensors(batch)
 
     figures = []
     for method, bar in (("interrogate", BAR), ("mtl", None)):

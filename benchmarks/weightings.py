@@ -22,7 +22,7 @@ from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime, resolve_runtime
 from gatesearch.training.forward import Forward
 from gatesearch.training.optimizer import build_optimizer
-from gatesearch.training.weightings import WEIGHTINGS, Training, build_weighting
+from gatesearch.training.weightings import WEIGHTINGS, TrainingView, build_weighting
 
 LOSS_BAR, GRADIENT_BAR, MEMORY_BAR, THEIRS_BAR = 1.02, 2.2, 2.0, 1.0
 ROUNDS = 5
@@ -45,7 +45,7 @@ class Step:
         omega = {task: spec.weight for task, spec in study.tasks.items()}
         self.weighting = build_weighting(name, omega, device=runtime.device)
         self.optimizer = build_optimizer(
-            self.model, study.training, lambda name: 1.0, self.weighting.trained()
+            self.model, study.training, learned=self.weighting.learned_parameters()
         )
         for group in self.optimizer.param_groups:
             group["lr"] = 1e-6  # so that losses stay where they are
@@ -53,11 +53,11 @@ class Step:
 
     def again(self, *, exact: bool = False) -> torch.Tensor:
         """Losses of the batch at the parameters of now."""
-        return self.forward.again(self.batch, exact=exact)
+        return self.forward.current_losses(self.batch, exact=exact)
 
     def __call__(self) -> None:
         """Take it."""
-        with self.weighting.attached(Training(self.model, self.optimizer)):
+        with self.weighting.attached(TrainingView(self.model, self.optimizer)):
             self.weighting.before_step(losses=self.again, held_out=self.again)
             self.optimizer.zero_grad(set_to_none=True)
             losses = self.forward.losses(self.forward.predict(self.batch)[1], self.batch)

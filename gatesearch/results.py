@@ -64,7 +64,7 @@ class Result:
         state: `complete` has the figures below; `failed` has none; a trial that was `stopped`
             early has its training only.
         reason: Why it failed or was stopped.
-        part: What trials start from, by the name that its method gives it, as `warmup`; empty for
+        part: What trials start from, by the name that its method gives it, as `warm-up`; empty for
             a network to compare.
         budget: Upper bound on its cost, as `1.3xMTL`; empty for none.
         params: Parameter, as the method names it -> value that the search chose.
@@ -323,7 +323,7 @@ def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
 
 # `role` of a format-4 record -> `part` of a format-5 one.
 _PARTS_OF_ROLES = {
-    "network": "", "warm-up": "warm-up", "supernet_warmup": "warm-up", "supernet": "supernet",
+    "network": "", "warmup": "warm-up", "supernet_warmup": "warm-up", "supernet": "supernet",
 }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ class TestFormat4:
         ("role", "method", "part"),
         [
             ("network", "interrogate", ""),
-            ("warm-up", "interrogate", "warm-up"),
+            ("warmup", "interrogate", "warm-up"),
             ("supernet_warmup", "one_shot", "warm-up"),
             ("supernet", "one_shot", "supernet"),
         ],

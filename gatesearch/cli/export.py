@@ -60,9 +60,7 @@ def export(
     result = choose(record, trial, budget=budget)
     card = card_of(record, result)
     definition = Study.from_definition(record.definition)
-    network = as_compact(
-        kept_network(result, definition, out=store), result.method, definition
-    )
+    network = as_compact(kept_network(result, definition, out=store), result.method, definition)
     gap = ship(network, card, to, form=form, frames=record.predictions)
     if json:
         print_json({"file": str(to), "parity": gap, "card": card.model_dump(mode="json")})

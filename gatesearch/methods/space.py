@@ -35,7 +35,11 @@ class Range:
         low, high = self.legal
         numbers = [float(v) for v in values if isinstance(v, int | float)]
         ascending = len(values) == len(numbers) == 2 and numbers[0] <= numbers[1]
-        if not ascending or (self.log and numbers[0] <= 0) or not low <= numbers[0] <= numbers[1] <= high:
+        if (
+            not ascending
+            or (self.log and numbers[0] <= 0)
+            or not low <= numbers[0] <= numbers[1] <= high
+        ):
             kind = "ascending positive" if self.log else "ascending"
             within = f" within [{low:g}, {high:g}]" if math.isfinite(low) else ""
             raise UsageError(

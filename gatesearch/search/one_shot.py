@@ -53,9 +53,7 @@ def chooser(
     start = start_of(spec, study)
     assert start is not None
     assert method.supernet is not None
-    request = TrainingRequest(
-        spec, context, lambda: network_state(start, out=store.folder), emit
-    )
+    request = TrainingRequest(spec, context, lambda: network_state(start, out=store.folder), emit)
     supernet = method.supernet(request, budgets)
     patterns = store.patterns(method.name, study.seed)
     metrics = single_task.metrics["validation"]
@@ -149,7 +147,9 @@ def _try_configurations(
         patterns.tell(cut_off.number, state=TrialState.FAIL)
     for i in range(min(_EVEN, count)):
         share = i / max(1, min(_EVEN, count) - 1)
-        even = {n: r.low + share * (r.high - r.low) for n, r in space.items() if isinstance(r, Range)}
+        even = {
+            n: r.low + share * (r.high - r.low) for n, r in space.items() if isinstance(r, Range)
+        }
         patterns.enqueue_trial(even, skip_if_exists=True)
     while (done := len(_complete(patterns))) < count:
         if done % 10 == 0:

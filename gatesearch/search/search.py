@@ -270,9 +270,7 @@ class Search:
                 message = f"trial {number} was begun after the backup; its files are taken up"
                 self.emit(Log(message, params))
 
-    def _trial_job(
-        self, plan: SearchPlan, trial: PendingTrial, results: Sequence[Result]
-    ) -> Job:
+    def _trial_job(self, plan: SearchPlan, trial: PendingTrial, results: Sequence[Result]) -> Job:
         job = self._job(plan.spec(trial))
         job = replace(
             job,

@@ -252,9 +252,7 @@ class Store:
         else:
             self.keep(names.test_key(result.trial), dict(metrics))
 
-    def finish(
-        self, trial: PendingTrial, result: Result, values: Sequence[float] | None
-    ) -> None:
+    def finish(self, trial: PendingTrial, result: Result, values: Sequence[float] | None) -> None:
         """Tell a trial's result; without values it has failed, or was stopped early."""
         search, storage = self.searches[trial.search], self._storage
         study = storage.get_study_id_from_name(search.study_name)

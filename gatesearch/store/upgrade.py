@@ -101,7 +101,9 @@ def upgrade(folder: Path) -> None:
 def _storage(path: Path) -> Iterator[RDBStorage]:
     import sqlalchemy
 
-    storage = RDBStorage(sqlalchemy.URL.create("sqlite", database=str(path.absolute())).render_as_string())
+    storage = RDBStorage(
+        sqlalchemy.URL.create("sqlite", database=str(path.absolute())).render_as_string()
+    )
     try:
         yield storage
     finally:
@@ -123,9 +125,7 @@ def _copy(old: RDBStorage, new: RDBStorage, folder: Path) -> Mapping[str, Any]:
                 method = kind
         if method:
             _copy_search(study, new, f"{main} {_new_name(name, method)}", folder)
-    target = optuna.create_study(
-        study_name=main, storage=new, directions=studies[main].directions
-    )
+    target = optuna.create_study(study_name=main, storage=new, directions=studies[main].directions)
     for key, value in attributes.items():
         if key.split("/")[0] in (names.BASELINE, *_STARTS):
             result = Result.from_json(value)
@@ -151,8 +151,11 @@ def _copy_search(study: optuna.Study, new: RDBStorage, name: str, folder: Path) 
             _forget_work(folder / "trials" / f"{attrs['trial']:04d}")
         trials.append(
             create_trial(
-                state=trial.state, values=trial.values, params=trial.params,
-                distributions=trial.distributions, user_attrs=attrs,
+                state=trial.state,
+                values=trial.values,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs=attrs,
                 system_attrs=trial.system_attrs,
             )  # fmt: skip
         )
@@ -205,7 +208,9 @@ def _is_old_start(result: Result, kind: str) -> bool:
     """Whether 0.1.0 kept what trials start from in a folder of that kind."""
     if kind == "supernet":
         return result.part == "supernet"
-    return result.part != "supernet" and kind.startswith("supernet") == (result.method == "one_shot")
+    return result.part != "supernet" and kind.startswith("supernet") == (
+        result.method == "one_shot"
+    )
 
 
 def _with_kind(task: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -1,24 +1,40 @@
 """Training and evaluation of any network that maps an image batch to a dict of predictions."""
 
 from gatesearch.training.batchnorm import recompute_statistics
-from gatesearch.training.checkpoint import Checkpoint, Checkpoints, Phase, Preempted
+from gatesearch.training.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    PhaseCheckpoints,
+    Preempted,
+)
 from gatesearch.training.distributed import RankError, Ranks, launch
 from gatesearch.training.evaluate import evaluate, predict
 from gatesearch.training.history import History
+from gatesearch.training.hooks import Hooks
+from gatesearch.training.optimizer import ParameterGroup
 from gatesearch.training.runtime import Runtime, measure_memory_format, resolve_runtime
-from gatesearch.training.split_data import Frames, split_validation
-from gatesearch.training.trainer import TrainingError, train
+from gatesearch.training.split_data import (
+    SplitData,
+    TrainingData,
+    split_validation,
+    spread_evenly,
+)
+from gatesearch.training.trainer import Trainer, TrainingError
 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
-    "Frames",
     "History",
-    "Phase",
+    "Hooks",
+    "ParameterGroup",
+    "PhaseCheckpoints",
     "Preempted",
     "RankError",
     "Ranks",
     "Runtime",
+    "SplitData",
+    "Trainer",
+    "TrainingData",
     "TrainingError",
     "evaluate",
     "launch",
@@ -27,5 +43,5 @@ __all__ = [
     "recompute_statistics",
     "resolve_runtime",
     "split_validation",
-    "train",
+    "spread_evenly",
 ]

@@ -1,4 +1,4 @@
-"""Fresh batch norm statistics for a network whose channels have changed."""
+"""New batch norm statistics for a network whose channels have changed."""
 
 from collections.abc import Callable
 
@@ -6,30 +6,30 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.training.runtime import Runtime
-from gatesearch.training.split_data import Batch, Frames, normalised
+from gatesearch.training.split_data import Batch, SplitData, normalize
 
 
 @torch.no_grad()
 def recompute_statistics(
     model: nn.Module,
-    frames: Frames,
+    frames: SplitData,
     *,
     runtime: Runtime,
     batch_size: int,
-    most: int | None = None,
-    seen: Callable[[Batch], Tensor] | None = None,
+    max_frames: int | None = None,
+    augmented: Callable[[Batch], Tensor] | None = None,
 ) -> None:
-    """Set every batch norm's running statistics to the mean over one pass of frames.
+    """Set every batch norm's running statistics to the mean over one pass through frames.
 
     Args:
         model: The network.
         frames: What to pass through it.
         runtime: Device and precision.
-        batch_size: Frames at once.
-        most: Frames of the pass at most, the first ones; all when None.
-        seen: Batch -> images (B, 3, H, W) in 0..255 as training saw them. Statistics of frames that
-            were not zoomed into cost networks that had been trained on zoomed ones 8 % of depth's
-            RMSE. The frames as they are when None.
+        batch_size: Frames per batch.
+        max_frames: Pass only the first so many frames; all when None.
+        augmented: Batch -> images (B, 3, H, W) in 0..255, augmented as in training; None takes the
+            frames as they are. Statistics of frames that were not zoomed into cost networks that
+            had been trained on zoomed ones 8 % of depth's RMSE.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -38,11 +38,11 @@ def recompute_statistics(
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean
         norm.train()
-    for batch in frames.in_order(batch_size, most):
+    for batch in frames.in_order(batch_size, max_frames):
         if len(batch["image"]) > 1:
-            image = batch["image"] if seen is None else seen(batch)
+            image = batch["image"] if augmented is None else augmented(batch)
             with runtime.autocast():
-                model(runtime.image(normalised(image)))
+                model(runtime.image(normalize(image)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

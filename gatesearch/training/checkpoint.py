@@ -1,4 +1,4 @@
-"""Checkpoints of a training on disk: the newest whole one is found again, whatever happened."""
+"""Checkpoints of a training on disk: the newest undamaged one is found, whatever happened."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from gatesearch.files import write_atomic
 from gatesearch.stopping import Stop, never
 
 _NAME = re.compile(r"checkpoint-(\d{1,12})\.safetensors")
-_KEPT = 2
+_MAX_KEPT = 2
 
 Tell = Callable[[str], None]
 
@@ -28,10 +28,10 @@ class Preempted(Exception):  # noqa: N818 - nothing went wrong
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What goes on later.
+    """The state of a training, from which it can go on.
 
     Attributes:
-        state: Whatever JSON holds.
+        state: Everything but tensors, as JSON can hold it.
         tensors: Name -> tensor, on the processor.
     """
 
@@ -39,19 +39,19 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
 
 
-def nothing(message: str) -> None:
-    """Nobody is told."""
+def ignore_message(message: str) -> None:
+    """Do nothing with a message: the default where a caller wants to hear none."""
 
 
 class Checkpoints:
-    """The checkpoints of one training in a folder of its own, the last two of them kept.
+    """The checkpoints of one training in a folder of its own; the last two are kept.
 
     Args:
-        folder: Made with the first checkpoint.
-        identity: Of the training; checkpoints of another are not read.
-        seconds: Between two checkpoints.
-        stop: Whether the training was asked to stop.
-        tell: Receives what is wrong with a checkpoint that cannot be used.
+        folder: Where they are; made with the first checkpoint.
+        identity: Text that tells this training from others; checkpoints of another are not read.
+        seconds: Time between two checkpoints.
+        stop: Returns True once the training was asked to stop.
+        tell: Receives a message for each checkpoint that cannot be used.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Checkpoints:
         identity: str,
         seconds: float = 300.0,
         stop: Stop = never,
-        tell: Tell = nothing,
+        tell: Tell = ignore_message,
     ) -> None:
         self.folder = folder
         self.identity = identity
@@ -72,7 +72,7 @@ class Checkpoints:
         self._refused: set[Path] = set()
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; those that are not are told and passed over."""
+        """Read the newest undamaged checkpoint; a message says why others were passed over."""
         complaints = []
         found = None
         for path in reversed(self._paths()):
@@ -91,15 +91,15 @@ class Checkpoints:
         return found
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint, or to stop."""
+        """Return whether a checkpoint should be kept now: enough time has passed, or `stopping`."""
         return time.monotonic() - self._since >= self.seconds or self.stopping()
 
     def stopping(self) -> bool:
-        """Whether the training was asked to stop."""
+        """Return whether the training was asked to stop."""
         return self._stop()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write the next checkpoint durably, then remove all but the last two.
+        """Write the next checkpoint to disk, then remove all but the last two.
 
         Raises:
             OSError: It cannot be written; the earlier ones stay.
@@ -118,16 +118,16 @@ class Checkpoints:
         write_atomic(path, save(dict(checkpoint.tensors), metadata))
         self._since = time.monotonic()
         whole = [path for path in self._paths() if path not in self._refused]
-        self._remove(keep=whole[-_KEPT:])
+        self._remove(keep=whole[-_MAX_KEPT:])
 
     def clear(self) -> None:
-        """Remove all of them, once the training's result is kept."""
+        """Remove all checkpoints, once the training's result is kept."""
         self._remove(keep=[])
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def _paths(self) -> list[Path]:
-        """The checkpoints in order."""
+        """List the files of the checkpoints, oldest first."""
         entries = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted((path for path in entries if _NAME.fullmatch(path.name)), key=_number)
 
@@ -142,7 +142,7 @@ class Checkpoints:
 
         if not path.is_file():
             raise ValueError("it is no file")
-        # Mapped, so that nothing is allocated before identity and checksum are found right.
+        # Memory-mapped, so that nothing is allocated before identity and checksum are verified.
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             identity = metadata.get("identity")
@@ -168,14 +168,14 @@ def _digest(state: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One phase of a training, as its checkpoints know it.
+class PhaseCheckpoints:
+    """Where one phase of a training keeps its checkpoints, and from which one it goes on.
 
     Attributes:
-        checkpoints: Where they lie.
-        name: Of the phase.
-        context: JSON that every checkpoint of the phase keeps.
-        resume: Where to go on from; None starts the phase.
+        checkpoints: Those of the whole training.
+        name: Name of the phase.
+        context: JSON that is kept with every checkpoint of the phase.
+        resume: The checkpoint to go on from; None begins the phase.
     """
 
     checkpoints: Checkpoints

@@ -6,25 +6,23 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from gatesearch.training.micro_batches import Learn
 from gatesearch.training.split_data import Batch
 
-_STEPS_BEFORE = 3  # in which kernels are chosen and memory is found
-
-Learn = Callable[[Batch, float], Tensor]
+_WATCHED_STEP = 3  # by which torch has chosen kernels and allocated memory
 
 
-class CudaGraph:
+class CudaGraphStep:
     """Learns from whole batches by replaying what it recorded while it learned from one.
 
     The kernels of a small network take a GPU less time than the processor takes to launch them one
-    by one (docs/benchmarks.md has figures). What is recorded is replayed as it is, so nothing that
-    changes from step to step may be decided in Python; values in tensors may change.
+    by one (docs/benchmarks.md has figures). A recording is replayed exactly as it is, so nothing
+    that changes from step to step may be decided in Python; values in tensors may change.
 
     Args:
-        learn: (part, share of the batch's frames) -> (T,) losses on the device, without a graph of
-            their own; adds gradients to parameters that have none.
-        parameters: Whose gradients.
-        tell: Receives why steps cannot be recorded; they are then taken as before.
+        learn: Learns from a batch; parameters have no gradients before.
+        parameters: Which of them `learn` may give gradients.
+        tell: Receives why steps cannot be recorded; they are then launched kernel by kernel.
     """
 
     def __init__(
@@ -38,14 +36,14 @@ class CudaGraph:
         self._possible = True
 
     def __call__(self, part: Batch, share: float) -> Tensor:
-        """What `learn` returns."""
-        if share < 1:  # one of the parts of a batch that memory does not hold
+        """Learn from a part of a batch: what `learn` does and returns."""
+        if share < 1:  # memory does not hold the whole batch
             self._possible, self._graph = False, None
         elif self._possible and self._graph is None:
             self._steps += 1
-            if self._steps == _STEPS_BEFORE:
-                return self._watched(part)
-            if self._steps > _STEPS_BEFORE:
+            if self._steps == _WATCHED_STEP:
+                return self._watch(part)
+            if self._steps > _WATCHED_STEP:
                 self._record(part)
         if self._graph is None:
             return self._learn(part, share)
@@ -56,10 +54,10 @@ class CudaGraph:
             parameter.grad = gradient
         return self._losses.clone()
 
-    def _watched(self, part: Batch) -> Tensor:
-        """A step as it is, which tells whether the processor waits for the device in it.
+    def _watch(self, part: Batch) -> Tensor:
+        """Take a step without recording it; find out whether the processor waits for the device.
 
-        Recording that would fail, and leave torch's random generator unusable (2.11).
+        If it does, recording would fail and leave torch's random generator unusable (2.11).
         """
         before = torch.cuda.get_sync_debug_mode()
         with warnings.catch_warnings(record=True) as caught:

@@ -1,12 +1,12 @@
 """Several processes, each with a device of its own, that train one network together.
 
-Every process draws the same batches and augments them alike, learns from its slice of each, and
-steps with the mean gradient: the step of one process on the whole batch, but for batch norm, which
-sees the slices.
+Every process draws the same batches and augments them in the same way, learns from its slice of
+each, and steps with the mean gradient. So the step is that of one process on the whole batch, but
+for batch norm, which sees the slices.
 
-Gradients are averaged behind the backward pass, not during it as by DistributedDataParallel. So a
-process that runs out of memory can have all of them begin the step again, and a penalty may read
-parameters past the forward pass.
+Gradients are averaged after the backward pass, not during it as by DistributedDataParallel. So if
+one process runs out of memory all of them can repeat the step, and a penalty may read parameters
+outside the forward pass.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, TypeVarTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,23 +32,26 @@ from gatesearch.stopping import Stop, heed, never
 from gatesearch.training.checkpoint import Preempted
 from gatesearch.training.split_data import Batch
 
-_PATIENCE = timedelta(minutes=30)  # of a process for the others
+_TIMEOUT = timedelta(minutes=30)  # how long a process waits for the others
 _POLL_SECONDS = 0.2
-_FAILURE, _MEETING = "failure", "meeting"
+_FAILURE, _MEETING = "failure", "meeting"  # files
+
+Arguments = TypeVarTuple("Arguments")
+Returned = TypeVar("Returned")
 
 
 class RankError(GatesearchError):
-    """One of the processes that train a network together failed, and so all of them."""
+    """One of the processes that train a network together failed, which ended all of them."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those that train together; alone by default.
+    """The rank of this process among those that train together; by default it is the only one.
 
     Attributes:
-        rank: Number of this process from 0; 0 alone writes.
-        size: How many there are.
-        asked: Whether this process was asked to stop.
+        rank: Number of this process from 0; only 0 writes files.
+        size: How many processes there are.
+        asked: Returns True once this process was asked to stop.
     """
 
     rank: int = 0
@@ -56,25 +59,26 @@ class Ranks:
     asked: Stop = never
 
     def slice(self, batch: Batch) -> Batch:
-        """This process's part of a batch whose frames divide by `size`."""
+        """Take this process's part of a batch, whose frames are a multiple of `size`."""
         return {name: tensor.chunk(self.size)[self.rank] for name, tensor in batch.items()}
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
+        """Return whether the flag is True in any process."""
         share = torch.tensor(float(flag))
         self.average([share])
         return bool(share > 0)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace floating-point tensors by their means over the processes."""
+        """Replace floating-point tensors with their means over the processes."""
         self._exchange(tensors, _mean)
 
-    def spread(self, model: nn.Module) -> None:
+    def broadcast(self, model: nn.Module) -> None:
         """Give every process the parameters and buffers of rank 0."""
         self._exchange([*model.parameters(), *model.buffers()], _of_rank_0)
 
     @torch.no_grad()
     def _exchange(self, tensors: Iterable[Tensor], exchange: Callable[[Tensor], Tensor]) -> None:
+        """Replace tensors with what `exchange` makes of them, one flat tensor per type."""
         if self.size == 1:
             return
         from accelerate import PartialState
@@ -101,23 +105,31 @@ def _of_rank_0(flat: Tensor) -> Tensor:
     return broadcast(flat)
 
 
-def launch(size: int, function: Callable[..., Any], *args: Any, stop: Stop = never) -> Any:
-    """Call `function(ranks, *args)` in so many processes: what rank 0 returned.
+def launch(
+    size: int,
+    function: Callable[[Ranks, *Arguments], Returned],
+    *args: *Arguments,
+    stop: Stop = never,
+) -> Returned:
+    """Call `function(ranks, *args)` in several processes.
 
-    Each has a CUDA device of its own where there are any, else its share of the processor.
+    Each has a CUDA device of its own if the machine has any, else its share of the processor.
 
     Args:
         size: How many processes.
-        function: Importable by its name, with arguments that can be pickled.
-        args: Behind `ranks`.
-        stop: Whether to ask all of them to stop (`Ranks.asked`), by SIGTERM.
+        function: A function that can be imported by its name.
+        args: Arguments after `ranks`, which can be pickled.
+        stop: Returns True when all processes are to be asked to stop (`Ranks.asked`), by SIGTERM.
+
+    Returns:
+        What rank 0 returned.
 
     Raises:
-        UsageError: accelerate is missing, or there are fewer devices.
-        RankError: A process failed; says which and how. None is left.
+        UsageError: accelerate is missing, or there are fewer devices than processes.
+        RankError: A process failed; says which and how. All others have ended.
         Preempted: The training was asked to stop.
     """
-    _require(size)
+    _check_requirements(size)
     spawn = multiprocessing.get_context("spawn")
     results, ending = spawn.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="gatesearch-") as name, results, ending:
@@ -129,21 +141,22 @@ def launch(size: int, function: Callable[..., Any], *args: Any, stop: Stop = nev
         try:
             for process in processes:
                 process.start()
-            result, preempted = _wait(processes, results, stop)
+            outcome = _wait(processes, results, stop)
             failed = {rank: p.exitcode for rank, p in enumerate(processes) if p.exitcode}
         finally:
             _end(processes)
         if failed:
-            raise RankError(_told(failed, folder, size))
+            raise RankError(_describe_failure(failed, folder, size))
+    returned, preempted = cast(tuple[Returned, bool], outcome)
     if preempted:
         raise Preempted
-    return result
+    return returned
 
 
-def _wait(processes: Sequence[BaseProcess], results: Connection, stop: Stop) -> tuple[Any, bool]:
-    """Until all have ended or one has failed: what rank 0 sent."""
+def _wait(processes: Sequence[BaseProcess], results: Connection, stop: Stop) -> object:
+    """Wait until all processes have ended or one has failed; return what rank 0 sent."""
     running, asked = list(processes), False
-    sent: tuple[Any, bool] = (None, False)
+    sent: object = None
     while running and not any(process.exitcode for process in processes):
         ready = wait([results, *(p.sentinel for p in running)], timeout=_POLL_SECONDS)
         if results in ready:
@@ -156,7 +169,7 @@ def _wait(processes: Sequence[BaseProcess], results: Connection, stop: Stop) -> 
     return results.recv() if results.poll() else sent
 
 
-def _require(size: int) -> None:
+def _check_requirements(size: int) -> None:
     try:
         import accelerate  # noqa: F401
     except ImportError as error:
@@ -172,9 +185,10 @@ def _run(
     ranks: Ranks,
     folder: Path,
     ending: Connection,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
+    function: Callable[[Ranks, *Arguments], object],
+    args: tuple[*Arguments],
 ) -> None:
+    """Call the function in a new process, send rank 0's result, and end the process."""
     ranks = replace(ranks, asked=heed())
     result, preempted, code = None, False, 1
     try:
@@ -188,17 +202,18 @@ def _run(
         torch.distributed.destroy_process_group()
         code = 0
     except BaseException:
-        # The first to fail tells; the others fail for its absence.
+        # Only the first to fail writes why; the others fail because it is gone.
         with contextlib.suppress(FileExistsError), (folder / _FAILURE).open("x") as file:
             file.write(f"{ranks.rank}\n{traceback.format_exc()}")
     sys.stdout.flush()
     sys.stderr.flush()
-    # Python's own way out may abort in a thread of gloo that lets go of a tensor late, which would
-    # have the work that is done count as failed.
+    # Python's own exit may abort in a thread of gloo that frees a tensor late, and finished work
+    # would count as failed.
     os._exit(code)
 
 
 def _meet(ranks: Ranks, folder: Path) -> None:
+    """Wait for the other processes, and connect with them."""
     from accelerate import PartialState
 
     on_processor = not torch.cuda.is_available()
@@ -217,11 +232,12 @@ def _meet(ranks: Ranks, folder: Path) -> None:
         init_method=f"file://{folder / _MEETING}",
         rank=ranks.rank,
         world_size=ranks.size,
-        timeout=_PATIENCE,
+        timeout=_TIMEOUT,
     )
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
+    """Kill the processes that are left."""
     started = [process for process in processes if process.pid is not None]
     for process in started:
         process.kill()
@@ -229,15 +245,22 @@ def _end(processes: Sequence[BaseProcess]) -> None:
         process.join()
 
 
-def _told(failed: dict[int, int], folder: Path, size: int) -> str:
+def _describe_failure(failed: dict[int, int], folder: Path, size: int) -> str:
+    """Say which process failed and how.
+
+    Args:
+        failed: Rank -> exit code.
+        folder: Where the first process that raised an error wrote it.
+        size: How many processes there were.
+    """
     for rank, code in failed.items():
         if code < 0:
             return f"rank {rank} of {size} was killed by {signal.Signals(-code).name}"
         if code != 1:  # that of one that raised
             return f"rank {rank} of {size} exited with {code}"
-    told = folder / _FAILURE
-    # Its writer may have been ended before it was done.
-    if not told.exists() or "\n" not in told.read_text():
+    report = folder / _FAILURE
+    # The process that wrote it may have been ended before it was done.
+    if not report.exists() or "\n" not in report.read_text():
         return "; ".join(f"rank {rank} of {size} exited with {c}" for rank, c in failed.items())
-    first, text = told.read_text().split("\n", 1)
+    first, text = report.read_text().split("\n", 1)
     return f"rank {first} of {size} failed: {text.strip().splitlines()[-1]}\n{text}"

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from gatesearch.tasks import Task
 from gatesearch.training.runtime import Runtime
-from gatesearch.training.split_data import Batch, normalised
+from gatesearch.training.split_data import Batch, normalize
 
 
 @dataclass(frozen=True)
 class Forward:
-    """How a training looks at its batches.
+    """Forward passes of a training.
 
     Attributes:
         model: Image (B, 3, H, W) -> task -> (B, channels, H, W).
@@ -27,20 +27,20 @@ class Forward:
     runtime: Runtime
 
     def predict(self, part: Batch, *, exact: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        """(image as the network reads it, task -> float32 prediction).
+        """Return the images as the network reads them, and task -> float32 prediction.
 
         Args:
-            part: Of a batch, on the device.
-            exact: Whether in float32, whatever the precision of training.
+            part: A batch or a part of one, on the device.
+            exact: Whether to compute in float32, whatever the precision of training.
         """
         with nullcontext() if exact else self.runtime.autocast():
-            image = self.runtime.image(normalised(part["image"]))
+            image = self.runtime.image(normalize(part["image"]))
             return image, {task: scores.float() for task, scores in self.model(image).items()}
 
     def losses(self, outputs: Mapping[str, Tensor], part: Batch) -> list[Tensor]:
-        """One scalar a task, in the order of the tasks."""
+        """Return one scalar per task, in the order of the tasks."""
         return [task.loss(outputs[name], part[name]) for name, task in self.tasks.items()]
 
-    def again(self, part: Batch, *, exact: bool = False) -> Tensor:
-        """(T,) losses of a part at whatever the parameters are now."""
+    def current_losses(self, part: Batch, *, exact: bool = False) -> Tensor:
+        """Return the (T,) losses of a part with the parameters as they are now."""
         return torch.stack(self.losses(self.predict(part, exact=exact)[1], part))

@@ -1,4 +1,4 @@
-"""What a training leaves behind beside the weights."""
+"""The values of a training's epochs."""
 
 import math
 from collections.abc import Mapping
@@ -10,9 +10,10 @@ class History:
     """What a training leaves behind beside the weights.
 
     Attributes:
-        curves: Name -> one value an epoch: `loss.<task>`, `lr`, and what `observe` adds.
+        curves: Name -> one value per epoch: `loss.<task>`, `weight.<task>`, `lr`, and what hooks
+            observe.
         seconds: Wall-clock time.
-        images: Images seen.
+        images: Images that the network has learned from.
         epochs: Epochs trained.
     """
 

@@ -1,22 +1,31 @@
 """States of all random number generators that a training may draw from."""
 
 import random
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
-def random_states(device: str) -> dict[str, Any]:
-    """States of torch, of the device, of numpy and of Python: tensors, numbers and lists.
+class RandomStates(TypedDict):
+    """States of torch, of the device, of numpy and of Python, as a checkpoint holds them."""
+
+    torch: Tensor
+    numpy: list[Any]
+    python: list[Any]
+    device: NotRequired[Tensor]
+
+
+def random_states(device: str) -> RandomStates:
+    """Copy the states of all generators: tensors, numbers, and lists of them.
 
     Args:
         device: `cpu`, or another whose generator counts too.
     """
     kind, keys, *rest = np.random.get_state(legacy=True)
     version, words, gauss = random.getstate()
-    states = {
+    states: RandomStates = {
         "torch": torch.get_rng_state(),
         "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "python": [version, torch.tensor(words), gauss],
@@ -26,8 +35,8 @@ def random_states(device: str) -> dict[str, Any]:
     return states
 
 
-def restore_random_states(states: Mapping[str, Any], device: str) -> None:
-    """Put all generators into the states of `random_states`."""
+def restore_random_states(states: RandomStates, device: str) -> None:
+    """Put all generators into the states that `random_states` returned."""
     torch.set_rng_state(states["torch"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

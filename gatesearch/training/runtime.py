@@ -16,13 +16,13 @@ _LAPS = 5
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a network is moved to and runs under.
+    """Device, precision and memory format of a network.
 
     Attributes:
         device: `cuda`, `mps` or `cpu`.
-        precision: `bf16` runs forward passes under autocast; losses stay fp32.
+        precision: `bf16` runs forward passes under autocast; losses stay in fp32.
         memory_format: `nhwc` is channels-last.
-        graphs: Whether training steps are recorded as CUDA graphs where they are alike.
+        graphs: Whether training steps are recorded as CUDA graphs if all of them are alike.
     """
 
     device: str
@@ -31,20 +31,20 @@ class Runtime:
     graphs: bool = False
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model on the device, in the memory format."""
+        """Move a model to the device, in the memory format."""
         model = model.to(self.device)
         return model.to(memory_format=self._format)
 
     def image(self, image: Tensor) -> Tensor:
-        """An image batch on the device, in the memory format."""
+        """Move an image batch to the device, in the memory format."""
         return image.to(self.device, non_blocking=True).contiguous(memory_format=self._format)
 
     def tensors(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A batch on the device."""
+        """Move a batch to the device."""
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def autocast(self) -> torch.autocast:
-        """Context of forward passes."""
+        """Return the context in which forward passes run."""
         enabled = self.precision == "bf16"
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=enabled)
 
@@ -54,11 +54,11 @@ class Runtime:
 
 
 def resolve_runtime(precision: str, memory_format: str) -> Runtime:
-    """The runtime of this machine.
+    """Choose the runtime on this machine.
 
     Args:
         precision: `auto` is bf16 on CUDA devices and processors that multiply it natively.
-        memory_format: `auto` starts as `nhwc`; see `measure_memory_format`.
+        memory_format: `auto` is `nhwc` at first; see `measure_memory_format`.
     """
     _keep_freed_memory()
     device = "cpu"
@@ -84,14 +84,14 @@ def resolve_runtime(precision: str, memory_format: str) -> Runtime:
 def measure_memory_format(
     build: Callable[[], nn.Module], shape: tuple[int, int, int, int], runtime: Runtime
 ) -> Runtime:
-    """The runtime with the memory format whose training step is faster here.
+    """Return the runtime with the memory format whose training step is faster on this machine.
 
-    Which one wins changes with channels, size and precision, so it is measured on the network and
-    batch at hand. Rounding differs between the two: keep the answer with the store.
+    Which one is faster depends on channels, size and precision, so it is measured on the network
+    and batch of the study. Rounding differs between the two: keep the answer in the store.
 
     Args:
         build: Makes the network.
-        shape: Of the image batch.
+        shape: Shape of the image batch.
         runtime: Device and precision.
     """
     with torch.random.fork_rng():
@@ -99,7 +99,7 @@ def measure_memory_format(
         nhwc = replace(runtime, memory_format="nhwc")
         models = [candidate.place(build()) for candidate in (nchw, nhwc)]
         images = [candidate.image(torch.rand(shape)) for candidate in (nchw, nhwc)]
-        # In turns, so that whatever else the machine does slows both down.
+        # In turns, so that other work on the machine slows both down.
         laps = [
             [
                 _step_seconds(model, image, candidate)
@@ -107,7 +107,7 @@ def measure_memory_format(
             ]
             for _ in range(_LAPS)
         ]
-    # The first lap makes memory and kernels; where neither is clearly faster, nhwc is.
+    # The first lap allocates memory and kernels. Where neither is clearly faster, nhwc is taken.
     faster = sum(a < b for a, b in laps[1:]) == _LAPS - 1
     return nchw if faster else nhwc
 
@@ -124,7 +124,7 @@ def _step_seconds(model: nn.Module, image: Tensor, runtime: Runtime) -> float:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep large freed blocks for the next step instead of returning them.
+    """Have glibc keep large freed blocks for the next step instead of returning them to the kernel.
 
     Otherwise every activation is mapped and zeroed afresh by the kernel, a third of the time of
     training a small network on a processor.

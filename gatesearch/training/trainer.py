@@ -1,7 +1,7 @@
 """The training loop."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -11,181 +11,303 @@ from torch import Tensor, nn
 
 from gatesearch.errors import GatesearchError
 from gatesearch.study import TrainingSpec
-from gatesearch.tasks import Task
 from gatesearch.training.augment import augment
-from gatesearch.training.checkpoint import Phase, Preempted, Tell, nothing
-from gatesearch.training.cuda_graph import CudaGraph
+from gatesearch.training.checkpoint import PhaseCheckpoints, Preempted, Tell, ignore_message
+from gatesearch.training.cuda_graph import CudaGraphStep
 from gatesearch.training.distributed import Ranks
 from gatesearch.training.forward import Forward
 from gatesearch.training.history import History
-from gatesearch.training.micro_batches import MicroBatches, micro_batch
-from gatesearch.training.optimizer import build_optimizer, schedule
+from gatesearch.training.hooks import NO_HOOKS, Hooks
+from gatesearch.training.micro_batches import Learn, MicroBatches, micro_batch_size
+from gatesearch.training.optimizer import (
+    ParameterGroup,
+    build_optimizer,
+    set_learning_rates,
+)
 from gatesearch.training.runtime import Runtime
-from gatesearch.training.split_data import Batch, Frames
+from gatesearch.training.split_data import Batch, TrainingData
 from gatesearch.training.training_state import Progress, TrainingState
-from gatesearch.training.weightings import Training, UnbalancedError, Weighting
+from gatesearch.training.weightings import TrainingView, UnbalancedError, Weighting
 
 
 class TrainingError(GatesearchError):
     """A training that cannot go on, such as one whose loss is not a number."""
 
 
-def train(
-    model: nn.Module,
-    frames: Frames,
-    tasks: Mapping[str, Task],
-    *,
-    weighting: Weighting,
-    spec: TrainingSpec,
-    runtime: Runtime,
-    seed: int,
-    span: tuple[int, int] | None = None,
-    rate: Callable[[str], float] = lambda name: 1.0,
-    penalty: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None,
-    before_step: Callable[[float], None] | None = None,
-    observe: Callable[[int], Mapping[str, float]] | None = None,
-    on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
-    halt: Callable[[], bool] | None = None,
-    held_out: Frames | None = None,
-    phase: Phase | None = None,
-    ranks: Ranks | None = None,
-    tell: Tell = nothing,
-) -> History:
-    """Train a network for `spec.epochs`, or a span of them; the last counts, none is chosen.
+class Trainer:
+    """Trains a network for `spec.epochs`, or a span of them.
 
-    A step that runs out of memory is taken again in micro-batches (see `MicroBatches`), and so are
-    all later ones; the curve `micro_batch` then tells their frames.
+    The network after the last epoch counts; none is chosen. A step that runs out of memory is taken
+    again in micro-batches (see `MicroBatches`), and so are all later ones; the curve `micro_batch`
+    then holds their frames. All that changes with the steps is in `TrainingState`.
 
     Args:
         model: Image (B, 3, H, W) -> task -> (B, channels, H, W); already placed on the device.
-        frames: The training part.
-        tasks: Task name -> task.
-        weighting: How their losses or gradients are balanced; begins anew with the training.
+        data: Frames and tasks.
+        weighting: How losses or gradients of the tasks are balanced; begins anew with the training.
         spec: Optimizer, schedule, epochs, augmentation.
         runtime: Device and precision.
-        seed: Of data order, augmentation and whatever the network draws.
+        seed: Seed of data order, augmentation and whatever the network draws.
         span: (epochs done before, last epoch) of one phase of a longer training: schedule, data
             order and numbers of epochs go on from there. The optimizer begins anew.
-        rate: Parameter name -> multiple of the learning rate, kept through the schedule.
-        penalty: Added to the loss each step, from the images and predictions of the batch.
-        before_step: Called with the share of the span done, in [0, 1).
-        observe: Number of an epoch, from 1 -> values to keep for it.
-        on_epoch: Called behind each epoch with its number from 1 and its values.
-        halt: Whether to end here, asked behind each epoch.
-        held_out: The validation part, for a weighting that looks at it; it draws batches of it.
-        phase: Where checkpoints are kept, and the one to go on from.
-        ranks: The processes that train the network together, each calling this alike.
+        groups: Which parameters are trained, and how; all at the study's rate when None. Parameters
+            in no group are frozen meanwhile, though batch norm still updates its statistics.
+        hooks: What the phase adds to plain training.
+        checkpoints: Where checkpoints are kept, and the one to go on from.
+        ranks: The processes that train the network together, each with a trainer of its own.
+        on_epoch: Called after each epoch with its number, from 1, and its values.
         tell: Receives what was done about a lack of memory.
 
     Raises:
-        TrainingError: A loss or gradient is not finite; names task, epoch and step. Or batches
-            cannot be made.
-        Preempted: The training was asked to stop; the last checkpoint holds it.
-        torch.OutOfMemoryError: Micro-batches of two frames are too large.
+        TrainingError: Batches cannot be made.
     """
-    ranks = ranks or Ranks()
-    optimizer = build_optimizer(model, spec, rate, weighting.trained())
-    steps_an_epoch = _steps_an_epoch(len(frames), spec.batch_size, ranks)
-    before, last = span or (0, spec.epochs)
-    # Epochs of a later phase draw what they have not drawn before.
-    own_seed = (seed + 7919 * before) % 2**63
-    torch.manual_seed(own_seed)
-    generator = torch.Generator().manual_seed(own_seed)
-    aside = torch.Generator().manual_seed(own_seed)
-    place = TrainingState(model, optimizer, weighting, (generator, aside), runtime.device)
-    progress = Progress(torch.zeros(len(tasks), dtype=torch.float64), generator.get_state())
-    if phase is not None and phase.resume is not None:
-        progress = place.restore(phase.resume, phase)
-    history = progress.history
-    start = time.perf_counter() - history.seconds
-    ranks.spread(model)
-    batches = MicroBatches(
-        model, optimizer, device=runtime.device, parts=progress.parts, agreed=ranks.any, tell=tell,
-        clear=weighting.clear,
-    )  # fmt: skip
-    forward = Forward(model, tasks, runtime)
-    trained = [*model.parameters(), *weighting.trained()]
-    running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 
-    def decay(done: int) -> None:
-        share = (steps_an_epoch * before + done) / (steps_an_epoch * spec.epochs)
-        schedule(optimizer, spec, share)
+    def __init__(
+        self,
+        model: nn.Module,
+        data: TrainingData,
+        *,
+        weighting: Weighting,
+        spec: TrainingSpec,
+        runtime: Runtime,
+        seed: int,
+        span: tuple[int, int] | None = None,
+        groups: Sequence[ParameterGroup] | None = None,
+        hooks: Hooks = NO_HOOKS,
+        checkpoints: PhaseCheckpoints | None = None,
+        ranks: Ranks | None = None,
+        on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
+        tell: Tell = ignore_message,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.weighting = weighting
+        self.spec = spec
+        self.runtime = runtime
+        self.hooks = hooks
+        self.checkpoints = checkpoints
+        self.ranks = ranks or Ranks()
+        self.on_epoch = on_epoch
+        self.epochs_before, self.last_epoch = span or (0, spec.epochs)
+        self.steps_per_epoch = _steps_per_epoch(len(data.train), spec.batch_size, self.ranks)
+        # A later phase draws other numbers than the phases before it.
+        self.seed = (seed + 7919 * self.epochs_before) % 2**63
+        self.optimizer = build_optimizer(model, spec, groups, weighting.learned_parameters())
+        self.state = self._initial_state()
+        self.forward = Forward(model, data.tasks, runtime)
+        self.micro_batches = MicroBatches(
+            model,
+            self.optimizer,
+            device=runtime.device,
+            any_rank=self.ranks.any,
+            tell=tell,
+            clear=weighting.clear,
+        )
+        chosen = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        everything = [*model.parameters(), *weighting.learned_parameters()]
+        self.trained = [p for p in everything if id(p) in chosen]
+        self.running_statistics = [b for b in model.buffers() if b.is_floating_point()]
+        self.learner = self._choose_learner(tell)
+        self._started = 0.0  # on the clock, less the seconds before the checkpoint gone on from
 
-    def learn(part: Batch, share: float) -> Tensor:
-        image, outputs = forward.predict(part)
-        losses = forward.losses(outputs, part)
-        extra = None if penalty is None else penalty(image, outputs)
-        weighting.backward(losses, share=share, penalty=extra)
+    def run(self) -> History:
+        """Train the network.
+
+        Returns:
+            The history of the span, empty if the span is.
+
+        Raises:
+            TrainingError: A loss or gradient is not finite; names task, epoch and step.
+            Preempted: The training was asked to stop; the last checkpoint holds it.
+            torch.OutOfMemoryError: Micro-batches of two frames are too large.
+        """
+        if self.epochs_before == self.last_epoch:
+            return History()
+        self.restore_or_start()
+        view = TrainingView(self.model, self.optimizer, self.ranks.average)
+        with _freeze_others(self.model, self.trained), self.weighting.attached(view):
+            for epoch in self.epochs_left():
+                self.model.train()
+                for batch in self.make_batches():
+                    self.step(batch, epoch)
+                    if self.steps_of_epoch:
+                        self.keep_checkpoint()
+                self.close_epoch(epoch)
+                if self.should_halt():
+                    break
+                # Not before `close_epoch`, so that hooks observe what the last step left.
+                self.keep_checkpoint()
+        return self.state.progress.history
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """Steps taken in the epoch that is under way; 0 between two epochs."""
+        return self.state.progress.done % self.steps_per_epoch
+
+    def restore_or_start(self) -> None:
+        """Go on from the checkpoint, if there is one, with the same parameters in all processes."""
+        torch.manual_seed(self.seed)
+        if self.checkpoints is not None and self.checkpoints.resume is not None:
+            self.state.restore(self.checkpoints.resume, self.checkpoints)
+        self._started = time.perf_counter() - self.state.progress.history.seconds
+        self.ranks.broadcast(self.model)
+        self.set_learning_rates()
+
+    def epochs_left(self) -> range:
+        """Return the numbers of the epochs that are not done; the first may be begun."""
+        done = self.state.progress.done // self.steps_per_epoch
+        return range(self.epochs_before + 1 + done, self.last_epoch + 1)
+
+    def make_batches(self) -> Iterator[Batch]:
+        """Draw an epoch's order of frames, or the same order again where one was interrupted.
+
+        Returns:
+            The batches that the epoch has not yet learned from.
+        """
+        progress, generator = self.state.progress, self.state.data_generator
+        size, taken = self.spec.batch_size, self.steps_of_epoch
+        now = generator.get_state()
+        if not taken:
+            progress.order = now
+            progress.totals.zero_()
+            return self.data.train.shuffled(size, generator)
+        generator.set_state(progress.order)
+        batches = self.data.train.shuffled(size, generator, skip=taken)
+        generator.set_state(now)
+        return batches
+
+    def step(self, batch: Batch, epoch: int) -> None:
+        """Learn from one batch: augment, weigh the losses, change the parameters."""
+        progress = self.state.progress
+        if self.hooks.before_step is not None:
+            steps = self.steps_per_epoch * (self.last_epoch - self.epochs_before)
+            self.hooks.before_step(progress.done / steps)
+        part = self.ranks.slice(self.augment(batch))
+        current_losses = partial(self.forward.current_losses, part)
+        self.weighting.before_step(losses=current_losses, held_out=self.held_out_losses)
+        losses, progress.parts = self.micro_batches.run(part, self.learner, parts=progress.parts)
+        self.average_over_ranks(losses)
+        with _add_location(epoch, progress.done + 1):
+            self.weighting.combine(losses)
+        self.optimizer.step()
+        self.weighting.after_step(losses=current_losses)
+        progress.done += 1
+        progress.totals += losses
+        self.set_learning_rates()
+
+    def augment(self, batch: Batch) -> Batch:
+        """Move a batch to the device and warp its frames at random."""
+        return augment(
+            self.runtime.tensors(batch),
+            self.data.tasks,
+            generator=self.state.data_generator,
+            **self.spec.augment.model_dump(),
+        )
+
+    def learn(self, part: Batch, share: float) -> Tensor:
+        """Add the gradients of a part of a batch.
+
+        Args:
+            part: The part.
+            share: Its share of the batch's frames.
+
+        Returns:
+            (T,) losses without graph.
+        """
+        image, outputs = self.forward.predict(part)
+        losses = self.forward.losses(outputs, part)
+        penalty = None if self.hooks.penalty is None else self.hooks.penalty(image, outputs)
+        self.weighting.backward(losses, share=share, penalty=penalty)
         return torch.stack(losses).detach()
 
-    alike = type(weighting) is Weighting and penalty is None and before_step is None
-    learner = CudaGraph(learn, trained, tell=tell) if runtime.graphs and alike else learn
-
-    def unseen(*, exact: bool = False) -> Tensor:
+    def held_out_losses(self, *, exact: bool = False) -> Tensor:
+        """Return the (T,) losses of a random batch of the validation part."""
+        held_out = self.data.held_out
         assert held_out is not None, "this weighting looks at held-out frames"
-        size = min(spec.batch_size, len(held_out)) // ranks.size * ranks.size
-        drawn = held_out.batch(torch.randperm(len(held_out), generator=aside)[:size])
-        return forward.again(ranks.slice(runtime.tensors(drawn)), exact=exact)
+        size = min(self.spec.batch_size, len(held_out)) // self.ranks.size * self.ranks.size
+        order = torch.randperm(len(held_out), generator=self.state.held_out_generator)
+        part = self.ranks.slice(self.runtime.tensors(held_out.batch(order[:size])))
+        return self.forward.current_losses(part, exact=exact)
 
-    def keep() -> None:
-        history.seconds = time.perf_counter() - start
-        if phase is None:
+    def average_over_ranks(self, losses: Tensor) -> None:
+        """Average losses, gradients and statistics of batch norm over the processes."""
+        gradients = (p.grad for p in self.trained if p.grad is not None)
+        pending = self.weighting.pending()
+        self.ranks.average(chain([losses], gradients, pending, self.running_statistics))
+
+    def set_learning_rates(self) -> None:
+        """Set the learning rates of the next step."""
+        done = self.steps_per_epoch * self.epochs_before + self.state.progress.done
+        share = done / (self.steps_per_epoch * self.spec.epochs)
+        set_learning_rates(self.optimizer, self.spec, share)
+
+    def close_epoch(self, epoch: int) -> None:
+        """Add an epoch's values to the history."""
+        history = self.state.progress.history
+        history.images += self.steps_per_epoch * self.spec.batch_size
+        history.seconds = time.perf_counter() - self._started
+        values = self.epoch_values(epoch)
+        history.add(values)
+        if self.on_epoch is not None:
+            self.on_epoch(epoch, values)
+
+    def epoch_values(self, epoch: int) -> dict[str, float]:
+        """Return the losses, weights and learning rate of an epoch, and what hooks observe."""
+        progress = self.state.progress
+        totals = (progress.totals / self.steps_per_epoch).tolist()
+        means = dict(zip(self.data.tasks, totals, strict=True))
+        values = {f"loss.{name}": mean for name, mean in means.items()}
+        values |= self.weighting.end_epoch(means)
+        values["lr"] = self.optimizer.param_groups[0]["lr"]
+        if progress.parts > 1:
+            frames = self.spec.batch_size // self.ranks.size
+            values["micro_batch"] = float(micro_batch_size(frames, progress.parts))
+        if self.hooks.observe is not None:
+            values |= self.hooks.observe(epoch)
+        return values
+
+    def should_halt(self) -> bool:
+        """Return whether the hooks of any process end the phase."""
+        return self.ranks.any(self.hooks.halt is not None and self.hooks.halt())
+
+    def keep_checkpoint(self) -> None:
+        """Write a checkpoint if it is time for one.
+
+        Raises:
+            Preempted: A process was asked to stop.
+        """
+        self.state.progress.history.seconds = time.perf_counter() - self._started
+        if self.checkpoints is None:
             return
-        stopping = ranks.any(phase.checkpoints.stopping())
-        if ranks.rank == 0 and (stopping or phase.checkpoints.due()):
-            phase.checkpoints.save(place.checkpoint(phase, progress))
+        kept = self.checkpoints.checkpoints
+        stopping = self.ranks.any(kept.stopping())
+        if self.ranks.rank == 0 and (stopping or kept.due()):
+            kept.save(self.state.checkpoint(self.checkpoints))
         if stopping:
             raise Preempted
 
-    decay(progress.done)
-    with weighting.attached(Training(model, optimizer, ranks.average)):
-        for epoch in range(before + 1 + progress.done // steps_an_epoch, last + 1):
-            model.train()
-            for raw in _batches(frames, spec.batch_size, generator, progress, steps_an_epoch):
-                if before_step is not None:
-                    before_step(progress.done / (steps_an_epoch * (last - before)))
-                batch = augment(
-                    runtime.tensors(raw), tasks, generator=generator, **spec.augment.model_dump()
-                )
-                part = ranks.slice(batch)
-                again = partial(forward.again, part)
-                weighting.before_step(losses=again, held_out=unseen)
-                values = batches.run(part, learner)
-                gradients = (p.grad for p in trained if p.grad is not None)
-                ranks.average(chain([values], gradients, weighting.pending(), running))
-                with _placed(epoch, progress.done + 1):
-                    weighting.combine(values)
-                optimizer.step()
-                weighting.after_step(losses=again)
-                progress.done += 1
-                progress.parts = batches.parts
-                progress.totals += values
-                decay(progress.done)
-                if progress.done % steps_an_epoch:
-                    keep()
-            history.images += steps_an_epoch * spec.batch_size
-            history.seconds = time.perf_counter() - start
-            means = dict(zip(tasks, (progress.totals / steps_an_epoch).tolist(), strict=True))
-            seen = {f"loss.{name}": mean for name, mean in means.items()}
-            seen |= weighting.end_epoch(means)
-            seen["lr"] = optimizer.param_groups[0]["lr"]
-            if batches.parts > 1:
-                seen["micro_batch"] = float(
-                    micro_batch(spec.batch_size // ranks.size, batches.parts)
-                )
-            if observe is not None:
-                seen |= observe(epoch)
-            history.add(seen)
-            if on_epoch is not None:
-                on_epoch(epoch, seen)
-            if ranks.any(halt is not None and halt()):
-                break
-            # Not before the epoch's end, so that `observe` sees what the last step left.
-            keep()
-    return history
+    def _initial_state(self) -> TrainingState:
+        data, held_out = (torch.Generator().manual_seed(self.seed) for _ in range(2))
+        totals = torch.zeros(len(self.data.tasks), dtype=torch.float64)
+        return TrainingState(
+            model=self.model,
+            optimizer=self.optimizer,
+            weighting=self.weighting,
+            data_generator=data,
+            held_out_generator=held_out,
+            device=self.runtime.device,
+            progress=Progress(totals, order=data.get_state()),
+        )
+
+    def _choose_learner(self, tell: Tell) -> Learn:
+        """`learn`, recorded as a CUDA graph where all steps are alike."""
+        plain = self.hooks.penalty is None and self.hooks.before_step is None
+        if self.runtime.graphs and plain and type(self.weighting) is Weighting:
+            return CudaGraphStep(self.learn, self.trained, tell=tell)
+        return self.learn
 
 
-def _steps_an_epoch(frames: int, batch_size: int, ranks: Ranks) -> int:
+def _steps_per_epoch(frames: int, batch_size: int, ranks: Ranks) -> int:
     if batch_size % ranks.size:
         raise TrainingError(
             f"training.batch_size must divide among the processes: {batch_size} frames on "
@@ -199,30 +321,23 @@ def _steps_an_epoch(frames: int, batch_size: int, ranks: Ranks) -> int:
     return frames // batch_size
 
 
-def _batches(
-    frames: Frames,
-    batch_size: int,
-    generator: torch.Generator,
-    progress: Progress,
-    steps_an_epoch: int,
-) -> Iterator[Batch]:
-    """What is left of an epoch."""
-    skip = progress.done % steps_an_epoch
-    now = generator.get_state()
-    if skip:
-        generator.set_state(progress.order)
-    else:
-        progress.order = now
-        progress.totals.zero_()
-    left = frames.shuffled(batch_size, generator, skip=skip)
-    if skip:
-        generator.set_state(now)
-    return left
+@contextmanager
+def _freeze_others(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Freeze the parameters that are not trained."""
+    chosen = {id(parameter) for parameter in trained}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
-def _placed(epoch: int, step: int) -> Iterator[None]:
-    """Say where it was that a loss or gradient was not finite."""
+def _add_location(epoch: int, step: int) -> Iterator[None]:
+    """Add epoch and step to the error of a loss or gradient that is not finite."""
     try:
         yield
     except UnbalancedError as error:

@@ -1,17 +1,19 @@
-"""How far a training is, and the checkpoint from which it goes on to the bit."""
+"""Everything that the steps of a training change, and the checkpoint that holds it to the bit."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 
-from gatesearch.training.checkpoint import Checkpoint, Phase
+from gatesearch.training.checkpoint import Checkpoint, PhaseCheckpoints
 from gatesearch.training.history import History
-from gatesearch.training.rng import random_states, restore_random_states
+from gatesearch.training.optimizer import Optimizer
+from gatesearch.training.rng import RandomStates, random_states, restore_random_states
 from gatesearch.training.weightings import Weighting
 
+# JSON of a tensor is {_TENSOR: its name among the checkpoint's tensors}.
 _TENSOR = "tensor"
 
 
@@ -20,10 +22,10 @@ class Progress:
     """How far a training is.
 
     Attributes:
-        totals: (T,) float64, sums of each task's losses in this epoch.
+        totals: (T,) float64, sums of each task's losses over the steps of this epoch.
         order: State of the data's generator at the beginning of this epoch.
-        history: Of its whole epochs; the seconds are those of all steps.
-        done: Optimizer steps.
+        history: Values of the epochs that have ended; its seconds are those of all steps.
+        done: Optimizer steps taken.
         parts: Micro-batches that a batch is split into.
     """
 
@@ -34,44 +36,60 @@ class Progress:
     parts: int = 1
 
 
-@dataclass(frozen=True)
+class _Loop(TypedDict):
+    """What a checkpoint holds of a training."""
+
+    progress: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, dict[str, Any]]
+    weighting: dict[str, Any]
+    generators: list[Tensor]
+    random: RandomStates
+
+
+@dataclass
 class TrainingState:
-    """Whatever of a training changes with its steps, beside its progress.
+    """Everything that the steps of a training change.
 
     Attributes:
-        model: With what it keeps beside parameters (`get_extra_state`).
-        optimizer: Of its parameters.
-        weighting: With what it learns or counts.
-        generators: Of data order and augmentation, and of held-out frames.
-        device: Of the model; its random states count too.
+        model: The network: parameters, buffers, and what else it keeps (`get_extra_state`).
+        optimizer: Trains the network's parameters; learning rates follow from `progress`.
+        weighting: Balances the tasks; with what it learns or counts.
+        data_generator: Draws the order of frames and their augmentation.
+        held_out_generator: Draws held-out frames.
+        device: Device of the model, whose random numbers count too.
+        progress: How far the training is.
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     weighting: Weighting
-    generators: tuple[torch.Generator, ...]
+    data_generator: torch.Generator
+    held_out_generator: torch.Generator
     device: str
+    progress: Progress
 
-    def checkpoint(self, phase: Phase, progress: Progress) -> Checkpoint:
-        """Copies of everything that the next steps depend on."""
+    def checkpoint(self, phase: PhaseCheckpoints) -> Checkpoint:
+        """Copy everything that the next steps depend on."""
         tensors: dict[str, Tensor] = {}
+        progress = {**vars(self.progress), "history": asdict(self.progress.history)}
         loop = {
-            "progress": {**vars(progress), "history": asdict(progress.history)},
+            "progress": progress,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "weighting": self.weighting.state_dict(),
-            "generators": [generator.get_state() for generator in self.generators],
+            "generators": [generator.get_state() for generator in self._generators],
             "random": random_states(self.device),
         }
         state = {
             "phase": phase.name,
             "context": dict(phase.context),
-            "loop": _packed(loop, "loop", tensors),
+            "loop": _pack(loop, "loop", tensors),
         }
         return Checkpoint(state, tensors)
 
-    def restore(self, checkpoint: Checkpoint, phase: Phase) -> Progress:
-        """Put back what `checkpoint` copied; learning rates follow from the steps done.
+    def restore(self, checkpoint: Checkpoint, phase: PhaseCheckpoints) -> None:
+        """Put back what `checkpoint` copied.
 
         Raises:
             ValueError: The checkpoint is of another phase.
@@ -81,18 +99,22 @@ class TrainingState:
                 f"the phase {phase.name} cannot go on from a checkpoint of the phase "
                 f"{checkpoint.state['phase']}; resume that one"
             )
-        loop = _unpacked(checkpoint.state["loop"], checkpoint.tensors)
+        loop = cast(_Loop, _unpack(checkpoint.state["loop"], checkpoint.tensors))
         self.model.load_state_dict(loop["model"])
         _restore_optimizer(self.optimizer, loop["optimizer"])
         self.weighting.load_state_dict(loop["weighting"])
-        for generator, state in zip(self.generators, loop["generators"], strict=True):
+        for generator, state in zip(self._generators, loop["generators"], strict=True):
             generator.set_state(state)
         restore_random_states(loop["random"], self.device)
         saved = loop["progress"]
-        return Progress(**{**saved, "history": History(**saved["history"])})
+        self.progress = Progress(**{**saved, "history": History(**saved["history"])})
+
+    @property
+    def _generators(self) -> tuple[torch.Generator, ...]:
+        return self.data_generator, self.held_out_generator
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def _restore_optimizer(optimizer: Optimizer, state: Mapping[str, dict[str, Any]]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     # Fused steps read moments in the memory layout of their parameter.
     placed = {
@@ -108,23 +130,24 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any
     optimizer.load_state_dict({"state": placed, "param_groups": groups})
 
 
-def _packed(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON of a tree, in which a tensor is named; `tensors` gets the copies."""
+def _pack(tree: object, name: str, tensors: dict[str, Tensor]) -> object:
+    """Turn a tree into JSON that names its tensors; `tensors` receives copies of them."""
     if isinstance(tree, Tensor):
         tensors[name] = torch.empty(tree.shape, dtype=tree.dtype).copy_(tree.detach())
         return {_TENSOR: name}
     if isinstance(tree, Mapping):
-        return {str(key): _packed(value, f"{name}.{key}", tensors) for key, value in tree.items()}
+        return {str(key): _pack(value, f"{name}.{key}", tensors) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_packed(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]
+        return [_pack(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]
     return tree
 
 
-def _unpacked(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _unpack(tree: object, tensors: Mapping[str, Tensor]) -> object:
+    """Turn JSON of `_pack` back into a tree of tensors, dicts with text as keys, and lists."""
     if isinstance(tree, Mapping):
         if tree.keys() == {_TENSOR}:
             return tensors[tree[_TENSOR]]
-        return {key: _unpacked(value, tensors) for key, value in tree.items()}
+        return {key: _unpack(value, tensors) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_unpacked(value, tensors) for value in tree]
+        return [_unpack(value, tensors) for value in tree]
     return tree

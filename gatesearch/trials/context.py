@@ -69,9 +69,7 @@ def open_context(
         len(chosen), validation=spec.validation, seed=spec.validation_seed
     )
     size = study.protocol.size
-    train = SplitData(
-        pack, "train", indices=[chosen[i] for i in train_at], tasks=tasks, size=size
-    )
+    train = SplitData(pack, "train", indices=[chosen[i] for i in train_at], tasks=tasks, size=size)
     validation = SplitData(
         pack, "train", indices=[chosen[i] for i in validation_at], tasks=tasks, size=size
     )

@@ -8,8 +8,14 @@ from torch import nn
 
 from gatesearch.cost import count_macs
 from gatesearch.events import Progress, Warned
-from gatesearch.methods import Context, Phase, TrainedNetwork, TrainingRequest, method_of
-from gatesearch.methods import training_of
+from gatesearch.methods import (
+    Context,
+    Phase,
+    TrainedNetwork,
+    TrainingRequest,
+    method_of,
+    training_of,
+)
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.training import (
     Checkpoint,
@@ -223,7 +229,5 @@ def _weighting(spec: NetworkSpec, context: Context) -> Weighting:
         return build(options=context.study.balance.get(spec.weighting, {}))
     mean = sum(factors.values()) / len(factors)
     return build(
-        options={
-            "weights": {task: f / mean * context.weights[task] for task, f in factors.items()}
-        }
+        options={"weights": {task: f / mean * context.weights[task] for task, f in factors.items()}}
     )

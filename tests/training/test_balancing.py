@@ -6,12 +6,21 @@ import pytest
 import torch
 
 from gatesearch.study import AugmentSpec
-from gatesearch.training import TrainingError, train, trainer
+from gatesearch.training import TrainingError, trainer
 from gatesearch.training.augment import augment
-from gatesearch.training.optimizer import build_optimizer, schedule
-from gatesearch.training.split_data import normalised
+from gatesearch.training.optimizer import build_optimizer, set_learning_rates
+from gatesearch.training.split_data import normalize
 from gatesearch.training.weightings import WEIGHTINGS, build_weighting
-from tests.training.toys import CPU, Toy, spec, toy_frames, toy_pack, toy_supernet, toy_tasks
+from tests.training.toys import (
+    Toy,
+    spec,
+    toy_frames,
+    toy_pack,
+    toy_supernet,
+    toy_tasks,
+    train,
+    two_groups,
+)
 
 NAMES = ("semseg", "depth", "normals")
 OMEGA = {"semseg": 1.0, "depth": 0.5, "normals": 2.0}
@@ -25,7 +34,7 @@ def frames(tmp_path_factory):
 def trained(frames, name, *, model=None, options=None, **more):
     model = model or Toy(*NAMES)
     history = train(
-        model, frames, toy_tasks(*NAMES), held_out=frames, runtime=CPU, seed=3,
+        model, frames, toy_tasks(*NAMES), held_out=frames,
         weighting=build_weighting(name, OMEGA, seed=3, options=options),
         **{"spec": spec(epochs=3)} | more,
     )  # fmt: skip
@@ -37,19 +46,19 @@ def by_hand(frames):
     model, tasks, own = Toy(*NAMES), toy_tasks(*NAMES), spec(epochs=3)
     torch.manual_seed(3)
     generator = torch.Generator().manual_seed(3)
-    optimizer = build_optimizer(model, own, lambda name: 1.0)
+    optimizer = build_optimizer(model, own)
     steps = len(frames) // own.batch_size
     done = 0
     for _ in range(own.epochs):
         for raw in frames.shuffled(own.batch_size, generator):
             batch = augment(raw, tasks, generator=generator, **own.augment.model_dump())
-            outputs = model(normalised(batch["image"]))
+            outputs = model(normalize(batch["image"]))
             losses = torch.stack([tasks[t].loss(outputs[t], batch[t]) for t in tasks])
             optimizer.zero_grad()
             torch.dot(losses, torch.tensor(list(OMEGA.values()))).backward()
             optimizer.step()
             done += 1
-            schedule(optimizer, own, done / (steps * own.epochs))
+            set_learning_rates(optimizer, own, done / (steps * own.epochs))
     return model
 
 
@@ -126,7 +135,7 @@ def test_groups_keep_their_own_rates(frames, monkeypatch, optimizer, decay, name
     monkeypatch.setattr(trainer, "build_optimizer", watched)
     trained(
         frames, name, model=model, spec=own, span=(0, 5),  # ten steps of twenty
-        rate=lambda parameter: 10.0 if "alpha" in parameter else 1.0,
+        groups=two_groups(model, "alpha", rate=10.0),
     )  # fmt: skip
     share = 1.0 if decay == "constant" else (1 - 10 / 20) ** own.power
     gates = {id(p) for n, p in model.named_parameters() if "alpha" in n}
@@ -136,6 +145,6 @@ def test_groups_keep_their_own_rates(frames, monkeypatch, optimizer, decay, name
     assert list({found[i] for i in gates}) == pytest.approx([1e-2 * share])
     others = {rate for i, rate in found.items() if i not in gates}
     assert list(others) == pytest.approx([1e-3 * share])
-    beside = build_weighting(name, OMEGA).trained()
+    beside = build_weighting(name, OMEGA).learned_parameters()
     assert len(found) == sum(1 for _ in model.parameters()) + len(beside)
     assert bool(beside) == (name == "uncertainty")

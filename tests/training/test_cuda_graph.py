@@ -9,10 +9,10 @@ from torch import nn
 from gatesearch.methods import build_model
 from gatesearch.pruning import extract
 from gatesearch.study import AugmentSpec, load_study
-from gatesearch.training import Runtime, train
-from gatesearch.training.cuda_graph import CudaGraph
+from gatesearch.training import Runtime
+from gatesearch.training.cuda_graph import CudaGraphStep
 from gatesearch.training.weightings import build_weighting
-from tests.training.toys import Toy, spec, toy_frames, toy_pack, toy_supernet, toy_tasks
+from tests.training.toys import Toy, spec, toy_frames, toy_pack, toy_supernet, toy_tasks, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -78,7 +78,7 @@ def test_a_recorded_step_gives_losses_gradients_and_draws_of_its_own() -> None:
         (share * loss).backward()
         return torch.stack([loss, torch.rand((), device="cuda")]).detach()
 
-    step = CudaGraph(learn, [weight], tell=pytest.fail)
+    step = CudaGraphStep(learn, [weight], tell=pytest.fail)
     drawn = set()
     for i in range(8):
         weight.grad = None
@@ -105,7 +105,7 @@ def test_what_cannot_be_recorded_is_done_as_before() -> None:
         loss.backward()
         return torch.tensor([loss.item()], device="cuda")
 
-    step = CudaGraph(learn, [weight], tell=told.append)
+    step = CudaGraphStep(learn, [weight], tell=told.append)
     for i in range(8):
         weight.grad = None
         assert step({"image": torch.full((3,), float(i), device="cuda")}, 1.0).item() == 6.0 * i
@@ -128,7 +128,7 @@ def test_every_method_can_be_recorded(method) -> None:
         losses.sum().backward()
         return losses.detach()
 
-    step = CudaGraph(learn, model.parameters(), tell=pytest.fail)
+    step = CudaGraphStep(learn, model.parameters(), tell=pytest.fail)
     values = []
     for _ in range(6):
         model.zero_grad()

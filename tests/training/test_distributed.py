@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,25 +19,23 @@ from gatesearch.errors import UsageError
 from gatesearch.study import AugmentSpec
 from gatesearch.training import (
     Checkpoints,
-    Phase,
+    PhaseCheckpoints,
     Preempted,
     RankError,
     Ranks,
     TrainingError,
     launch,
-    micro_batches,
-    train,
+    trainer,
 )
 from gatesearch.training.weightings import WEIGHTINGS, build_weighting
 from tests.training.toys import (
-    CPU,
     Toy,
     spec,
     toy_frames,
     toy_pack,
     toy_supernet,
     toy_tasks,
-    uniform,
+    train,
 )
 
 NAMES = ("depth", "normals")  # of each frame as many pixels have a label
@@ -72,18 +71,13 @@ def losses(ranks: Ranks, pack, kind: str, **options):
         ),
         held_out=toy_frames(pack, *NAMES),
         spec=spec(epochs=3, batch_size=4, optimizer="sgd", augment=AugmentSpec(flip=True)),
-        runtime=CPU, seed=3, ranks=ranks, **own, **options,
+        ranks=ranks, **own, **options,
     )  # fmt: skip
     return history.curves, {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def in_parts(monkeypatch, parts: int) -> None:
-    original = micro_batches.MicroBatches.__init__
-
-    def begun(self, *args, **options) -> None:
-        original(self, *args, **{**options, "parts": parts})
-
-    monkeypatch.setattr(micro_batches.MicroBatches, "__init__", begun)
+    monkeypatch.setattr(trainer, "Progress", partial(trainer.Progress, parts=parts))
 
 
 BALANCED = ("pcgrad", "uncertainty", "auto_lambda")  # without norm
@@ -153,7 +147,9 @@ def ask_one(ranks: Ranks, pack, folder: str):
 
     # Each has a folder of its own, so that who writes can be seen.
     checkpoints = Checkpoints(Path(folder) / str(ranks.rank), identity="x", stop=asked)
-    losses(ranks, pack, "norm", phase=Phase(checkpoints, "p", {}), before_step=count)
+    losses(
+        ranks, pack, "norm", checkpoints=PhaseCheckpoints(checkpoints, "p", {}), before_step=count
+    )
 
 
 def test_one_that_is_asked_to_stop_stops_both_at_the_same_step(together, checkpoints) -> None:
@@ -168,7 +164,12 @@ def test_one_that_is_asked_to_stop_stops_both_at_the_same_step(together, checkpo
 
 def go_on(ranks: Ranks, pack, folder: str):
     checkpoints = Checkpoints(Path(folder), identity="x")
-    return losses(ranks, pack, "norm", phase=Phase(checkpoints, "p", {}, checkpoints.newest()))
+    return losses(
+        ranks,
+        pack,
+        "norm",
+        checkpoints=PhaseCheckpoints(checkpoints, "p", {}, checkpoints.newest()),
+    )
 
 
 class TightOnOne(Toy):
@@ -186,10 +187,8 @@ class TightOnOne(Toy):
 
 def tight(ranks: Ranks, pack):
     model = TightOnOne(ranks.rank)
-    train(
-        model, toy_frames(pack, *NAMES), toy_tasks(*NAMES), weighting=uniform(*NAMES),
-        spec=spec(epochs=1, batch_size=8), runtime=CPU, seed=3, ranks=ranks,
-    )  # fmt: skip
+    own = spec(epochs=1, batch_size=8)
+    train(model, toy_frames(pack, *NAMES), toy_tasks(*NAMES), spec=own, ranks=ranks)
     return model.seen
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from gatesearch.study import AugmentSpec
-from gatesearch.training import Checkpoints, Phase, Preempted, train
+from gatesearch.training import Checkpoints, PhaseCheckpoints, Preempted
 from gatesearch.training.micro_batches import MicroBatches
 from gatesearch.training.rng import random_states
-from tests.training.toys import CPU, Toy, spec, toy_frames, toy_pack, toy_tasks, uniform
+from tests.training.toys import Toy, spec, toy_frames, toy_pack, toy_tasks, train, uniform
 
 NAMES = ("depth", "normals")  # of each frame as many pixels have a label
 PLAIN = AugmentSpec(flip=False)
@@ -61,8 +61,8 @@ class TightWithoutNorm(Tight):
 
 def trained(frames, model, *, epochs=2, batch_size=8, augment=PLAIN, **options):
     return train(
-        model, frames, toy_tasks(*NAMES), weighting=uniform(depth=1.0, normals=0.5), runtime=CPU,
-        seed=3, spec=spec(epochs=epochs, batch_size=batch_size, augment=augment, optimizer="sgd"),
+        model, frames, toy_tasks(*NAMES), weighting=uniform(depth=1.0, normals=0.5),
+        spec=spec(epochs=epochs, batch_size=batch_size, augment=augment, optimizer="sgd"),
         **options,
     )  # fmt: skip
 
@@ -118,10 +118,10 @@ def test_an_attempt_that_failed_leaves_no_trace(frames, passing) -> None:
 
         torch.manual_seed(5)
         batches = MicroBatches(
-            model, optimizer, device="cpu", parts=parts, agreed=bool, tell=lambda message: None
+            model, optimizer, device="cpu", any_rank=bool, tell=lambda message: None
         )
-        values = batches.run(batch, learn)
-        assert batches.parts == 4
+        values, parts = batches.run(batch, learn, parts=parts)
+        assert parts == 4
         return [
             values,
             random_states("cpu")["torch"],
@@ -152,10 +152,12 @@ def test_a_resumed_training_keeps_to_the_parts(frames, tmp_path) -> None:
     stopped, resumed = Tight(4), Tight(4)
     checkpoints = Checkpoints(tmp_path / "x", identity="x", stop=lambda: True)
     with pytest.raises(Preempted):
-        trained(frames, stopped, augment=augmented, phase=Phase(checkpoints, "p", {}))
+        trained(
+            frames, stopped, augment=augmented, checkpoints=PhaseCheckpoints(checkpoints, "p", {})
+        )
     found = checkpoints.newest()
-    phase = Phase(Checkpoints(tmp_path / "x", identity="x"), "p", {}, found)
-    again = trained(frames, resumed, augment=augmented, phase=phase)
+    phase = PhaseCheckpoints(Checkpoints(tmp_path / "x", identity="x"), "p", {}, found)
+    again = trained(frames, resumed, augment=augmented, checkpoints=phase)
     assert resumed.seen == [4, 4] * 3
     assert again.curves == history.curves
     for name, tensor in whole.state_dict().items():

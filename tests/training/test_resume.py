@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gatesearch.methods.interrogate.nested import Nested
-from gatesearch.training import Checkpoint, Checkpoints, Phase, Preempted, train
+from gatesearch.training import Checkpoint, Checkpoints, PhaseCheckpoints, Preempted
 from gatesearch.training.weightings import build_weighting
 from tests.training.toys import (
     CPU,
@@ -23,7 +23,8 @@ from tests.training.toys import (
     toy_pack,
     toy_supernet,
     toy_tasks,
-    uniform,
+    train,
+    two_groups,
 )
 
 NAMES = ("semseg", "depth")
@@ -68,7 +69,7 @@ class Case:
 
         checkpoints = Checkpoints(folder, identity="x", seconds=seconds, stop=stop)
         resume = checkpoints.newest()
-        phase = Phase(checkpoints, "warmup", {"trial": 7}, resume)
+        phase = PhaseCheckpoints(checkpoints, "warmup", {"trial": 7}, resume)
         # Training seeds torch alone; another process begins with other states.
         for sow in (random.seed, np.random.seed, torch.manual_seed):
             sow(0 if resume is None else 1 + stop.after)
@@ -77,7 +78,7 @@ class Case:
                 model, frames, toy_tasks(*NAMES), held_out=frames,
                 weighting=build_weighting(self.weighting, dict.fromkeys(NAMES, 1.0), seed=5),
                 spec=self.spec or spec(epochs=EPOCHS), runtime=self.runtime, seed=3,
-                before_step=before_step, phase=phase, **extra,
+                before_step=before_step, checkpoints=phase, **extra,
             )  # fmt: skip
         found = checkpoints.newest()
         assert found is not None
@@ -107,7 +108,7 @@ def gates(model: nn.Module) -> dict[str, Any]:
         "before_step": anneal,
         "penalty": lambda image, outputs: risen * model.sparsity(torch.tensor([0.2, 0.3])),
         "observe": lambda epoch: {"risen": risen, "temperature": model.temperature},
-        "rate": lambda name: 10.0 if "alpha" in name else 1.0,
+        "groups": two_groups(model, "alpha", rate=10.0),
     }
 
 
@@ -178,10 +179,7 @@ def test_from_disk_instead_of_memory(frames, tmp_path, monkeypatch) -> None:
 
 def trained(frames, **options):
     model = Toy(*NAMES)
-    history = train(
-        model, frames, toy_tasks(*NAMES), weighting=uniform(*NAMES),
-        spec=spec(epochs=EPOCHS), runtime=CPU, seed=3, **options,
-    )  # fmt: skip
+    history = train(model, frames, toy_tasks(*NAMES), spec=spec(epochs=EPOCHS), **options)
     return model.state_dict(), history
 
 
@@ -190,7 +188,9 @@ def test_checkpoints_change_nothing(frames, tmp_path) -> None:
     checkpoints = Checkpoints(tmp_path / "x", identity="x", seconds=0)
     seen = []
     kept, same = trained(
-        frames, phase=Phase(checkpoints, "p", {}), on_epoch=lambda n, v: seen.append(n)
+        frames,
+        checkpoints=PhaseCheckpoints(checkpoints, "p", {}),
+        on_epoch=lambda n, v: seen.append(n),
     )
     assert all(torch.equal(plain[name], kept[name]) for name in plain)
     assert (history.curves, history.images, history.epochs) == (
@@ -198,7 +198,9 @@ def test_checkpoints_change_nothing(frames, tmp_path) -> None:
     )  # fmt: skip
     # The last one is behind the last epoch: what goes on from it has nothing left to do.
     resumed, again = trained(
-        frames, phase=Phase(checkpoints, "p", {}, checkpoints.newest()), on_epoch=seen.append
+        frames,
+        checkpoints=PhaseCheckpoints(checkpoints, "p", {}, checkpoints.newest()),
+        on_epoch=seen.append,
     )
     assert all(torch.equal(plain[name], resumed[name]) for name in plain)
     assert (again.curves, again.images, again.epochs) == (same.curves, same.images, same.epochs)
@@ -208,19 +210,21 @@ def test_checkpoints_change_nothing(frames, tmp_path) -> None:
 def test_seconds_go_on(frames, tmp_path) -> None:
     stopped = Checkpoints(tmp_path / "x", identity="x", stop=lambda: True)
     with pytest.raises(Preempted):
-        trained(frames, phase=Phase(stopped, "p", {}))
+        trained(frames, checkpoints=PhaseCheckpoints(stopped, "p", {}))
     checkpoints = Checkpoints(tmp_path / "x", identity="x")
     found = checkpoints.newest()
     found.state["loop"]["progress"]["history"]["seconds"] = 1000.0
-    _, history = trained(frames, phase=Phase(checkpoints, "p", {}, found))
+    _, history = trained(frames, checkpoints=PhaseCheckpoints(checkpoints, "p", {}, found))
     assert 1000 < history.seconds < 1010
 
 
 def test_a_phase_does_not_go_on_from_another(frames, tmp_path) -> None:
     checkpoints = Checkpoints(tmp_path / "x", identity="x", seconds=0)
-    trained(frames, phase=Phase(checkpoints, "warmup", {}))
+    trained(frames, checkpoints=PhaseCheckpoints(checkpoints, "warmup", {}))
     with pytest.raises(ValueError, match=r"the phase gates cannot go on from .* phase warmup"):
-        trained(frames, phase=Phase(checkpoints, "gates", {}, checkpoints.newest()))
+        trained(
+            frames, checkpoints=PhaseCheckpoints(checkpoints, "gates", {}, checkpoints.newest())
+        )
 
 
 def test_a_later_phase_goes_on_within_its_span(frames, tmp_path) -> None:
@@ -233,12 +237,17 @@ def test_a_later_phase_goes_on_within_its_span(frames, tmp_path) -> None:
 
     shares: list[float] = []
     with pytest.raises(Preempted):
-        trained(frames, span=(1, 3), before_step=count, phase=Phase(checkpoints, "p", {}))
+        trained(
+            frames,
+            span=(1, 3),
+            before_step=count,
+            checkpoints=PhaseCheckpoints(checkpoints, "p", {}),
+        )
     stop.after = 100
     numbers = []
     resumed, again = trained(
         frames, span=(1, 3), before_step=count, on_epoch=lambda n, v: numbers.append(n),
-        phase=Phase(checkpoints, "p", {}, checkpoints.newest()),
+        checkpoints=PhaseCheckpoints(checkpoints, "p", {}, checkpoints.newest()),
     )  # fmt: skip
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert again.curves == history.curves

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gatesearch.errors import DataError
 from gatesearch.training import split_data, split_validation
-from gatesearch.training.split_data import MEAN, STD, normalised, spread
+from gatesearch.training.split_data import MEAN, STD, normalize, spread_evenly
 from tests.training.toys import SIZE, TASK_NAMES, frame, toy_frames, toy_pack
 
 
@@ -123,7 +123,7 @@ def test_two_seeds_carve_differently() -> None:
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(1, 300), wanted=st.integers(0, 400))
 def test_spread_is_even(count, wanted) -> None:
-    rows = spread(count, wanted)
+    rows = spread_evenly(count, wanted)
     assert len(rows) == (count if wanted == 0 else min(count, wanted))
     assert rows[0] == 0
     assert rows[-1] < count
@@ -136,6 +136,6 @@ def test_normalised_is_what_imagenet_encoders_read() -> None:
     image = torch.tensor(MEAN)[None, :, None, None] * 255 + torch.zeros(1, 3, 1, 2)
     image[..., 1] += torch.tensor(STD)[:, None] * 255
     expected = torch.tensor([0.0, 1.0]).expand(1, 3, 1, 2)
-    torch.testing.assert_close(normalised(image), expected, atol=1e-5, rtol=0)
-    black = normalised(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).flatten()
+    torch.testing.assert_close(normalize(image), expected, atol=1e-5, rtol=0)
+    black = normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).flatten()
     torch.testing.assert_close(black, -torch.tensor(MEAN) / torch.tensor(STD))

@@ -6,10 +6,22 @@ import pytest
 import torch
 from torch import nn
 
-from gatesearch.training import TrainingError, evaluate, predict, recompute_statistics, train
+from gatesearch.training import TrainingError, evaluate, predict, recompute_statistics
 from gatesearch.training.runtime import measure_memory_format, resolve_runtime
-from gatesearch.training.split_data import normalised
-from tests.training.toys import CPU, TASK_NAMES, Toy, spec, toy_frames, toy_pack, toy_tasks, uniform
+from gatesearch.training.split_data import normalize
+from tests.training.toys import (
+    CPU,
+    TASK_NAMES,
+    Toy,
+    same_state,
+    spec,
+    toy_frames,
+    toy_pack,
+    toy_tasks,
+    train,
+    two_groups,
+    uniform,
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,20 +30,11 @@ def frames(tmp_path_factory):
 
 
 def trained(frames, *, seed=3, model=None, names=(), **options):
-    own = {k: options.pop(k) for k in list(options) if k in ("rate", "penalty", "before_step",
-           "observe", "on_epoch", "span")}  # fmt: skip
+    own = {k: options.pop(k) for k in list(options) if k in ("groups", "penalty", "before_step",
+           "observe", "halt", "on_epoch", "span")}  # fmt: skip
     model = model or Toy(*names)
-    tasks = toy_tasks(*names)
-    history = train(
-        model, frames, tasks, weighting=uniform(*tasks), spec=spec(**options),
-        runtime=CPU, seed=seed, **own,
-    )  # fmt: skip
+    history = train(model, frames, toy_tasks(*names), spec=spec(**options), seed=seed, **own)
     return model, history
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    theirs = b.state_dict()
-    return all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
 
 
 def test_a_seed_gives_the_same_weights_to_the_bit(frames) -> None:
@@ -39,9 +42,9 @@ def test_a_seed_gives_the_same_weights_to_the_bit(frames) -> None:
     torch.rand(17)
     again, second = trained(frames, seed=3)
     other, _ = trained(frames, seed=4)
-    assert same(one, again)
+    assert same_state(one, again)
     assert first.curves == second.curves
-    assert not same(one, other)
+    assert not same_state(one, other)
 
 
 def test_history(frames) -> None:
@@ -107,10 +110,6 @@ class Line(nn.Module):
         return torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
 
 
-def gate_rate(name: str) -> float:
-    return 10.0 if name.startswith("alpha.") else 1.0
-
-
 @pytest.mark.parametrize("schedule", ["poly", "constant"])
 def test_gates_keep_their_own_rate_through_ten_steps(frames, schedule) -> None:
     model = Line()
@@ -118,7 +117,7 @@ def test_gates_keep_their_own_rate_through_ten_steps(frames, schedule) -> None:
         frames,
         model=model,
         names=("depth",),
-        rate=gate_rate,
+        groups=two_groups(model, "alpha.", rate=10.0),
         penalty=lambda image, outputs: model.pull(),
         epochs=5,
         optimizer="sgd",
@@ -140,7 +139,7 @@ def test_only_weights_decay(frames, optimizer) -> None:
         frames,
         model=model,
         names=("depth",),
-        rate=gate_rate,
+        groups=two_groups(model, "alpha.", rate=10.0),
         epochs=1,
         optimizer=optimizer,
         penalty=lambda image, outputs: model.pull() * 0,
@@ -173,10 +172,8 @@ def test_norms_and_biases_do_not_decay(frames) -> None:
 def test_weights_of_the_losses_and_zero_of_them(frames) -> None:
     model, start = Toy(), Toy().state_dict()
     weights = {"semseg": 0.0, "depth": 1.0, "normals": 0.0, "edges": 2.0}
-    train(
-        model, frames, toy_tasks(), weighting=uniform(**weights), runtime=CPU, seed=0,
-        spec=spec(weight_decay=0.0, optimizer="sgd"),
-    )  # fmt: skip
+    own = spec(weight_decay=0.0, optimizer="sgd")
+    train(model, frames, toy_tasks(), weighting=uniform(**weights), spec=own)
     for task, weight in weights.items():
         moved = not torch.equal(model.heads[task].weight, start[f"heads.{task}.weight"])
         assert moved == (weight > 0)
@@ -238,7 +235,7 @@ def test_recomputed_statistics_are_those_of_the_population(frames) -> None:
     model.norm.running_mean.fill_(1e3)
     model.train()
     recompute_statistics(model, frames, runtime=CPU, batch_size=11)
-    image = normalised(next(frames.in_order(11))["image"])
+    image = normalize(next(frames.in_order(11))["image"])
     mean, var = image.mean((0, 2, 3)), image.var((0, 2, 3))
     torch.testing.assert_close(model.norm.running_mean, mean)
     torch.testing.assert_close(model.norm.running_var, var)
@@ -253,7 +250,7 @@ def test_recomputed_statistics_are_the_mean_over_batches(frames) -> None:
     model = Normed(momentum=0.1)
     recompute_statistics(model, frames, runtime=CPU, batch_size=5)
     # 5, 5 and a lonely frame, which has no deviation to speak of and is left out
-    batches = [normalised(b["image"]) for b in frames.in_order(5)][:2]
+    batches = [normalize(b["image"]) for b in frames.in_order(5)][:2]
     expected = torch.stack([b.var((0, 2, 3)) for b in batches]).mean(0)
     torch.testing.assert_close(model.norm.running_var, expected)
     assert model.norm.num_batches_tracked == 2
@@ -264,9 +261,9 @@ def test_statistics_are_recomputed_on_what_training_saw(frames) -> None:
     drawn = [torch.rand(5, 3, 4, 4) * 255 for _ in range(2)]
     left = iter(drawn)
     recompute_statistics(
-        model, frames, runtime=CPU, batch_size=5, most=10, seen=lambda batch: next(left)
+        model, frames, runtime=CPU, batch_size=5, max_frames=10, augmented=lambda batch: next(left)
     )
-    expected = torch.stack([normalised(image).mean((0, 2, 3)) for image in drawn]).mean(0)
+    expected = torch.stack([normalize(image).mean((0, 2, 3)) for image in drawn]).mean(0)
     torch.testing.assert_close(model.norm.running_mean, expected)
 
 
@@ -279,7 +276,7 @@ def test_evaluate_is_the_meter_over_all_frames(frames) -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-5)
     batch = next(frames.in_order(11))
     with torch.no_grad():
-        outputs = model(normalised(batch["image"]))
+        outputs = model(normalize(batch["image"]))
     # by hand, without the meters
     known = batch["depth"] > 0
     error = (outputs["depth"][:, 0] - batch["depth"])[known]
@@ -311,8 +308,7 @@ def test_bf16_keeps_weights_and_losses_in_fp32(frames) -> None:
     runtime = resolve_runtime("bf16", "nhwc")
     model = runtime.place(Toy())
     assert (runtime.precision, runtime.memory_format) == ("bf16", "nhwc")
-    train(model, frames, toy_tasks(), weighting=uniform(*toy_tasks()), spec=spec(),
-          runtime=runtime, seed=0)  # fmt: skip
+    train(model, frames, toy_tasks(), runtime=runtime)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     found = evaluate(model, frames, toy_tasks(), runtime=runtime, batch_size=4)
     plain = evaluate(model, frames, toy_tasks(), runtime=CPU, batch_size=4)

@@ -1,4 +1,6 @@
-"""A pack of a few random frames, and a network of one convolution a task."""
+"""What the tests of training share: a pack of random frames, small networks, a short training."""
+
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -11,7 +13,15 @@ from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.model_factory import HeadSpec, Parts
 from gatesearch.study import AugmentSpec, TrainingSpec
 from gatesearch.tasks import TASKS
-from gatesearch.training import Frames, Runtime
+from gatesearch.training import (
+    History,
+    Hooks,
+    ParameterGroup,
+    Runtime,
+    SplitData,
+    Trainer,
+    TrainingData,
+)
 from gatesearch.training.weightings import Weighting, build_weighting
 
 SIZE = (6, 8)
@@ -57,9 +67,9 @@ def toy_tasks(*names: str):
     return {name: TASKS[name](classes=CLASSES) for name in names or TASK_NAMES}
 
 
-def toy_frames(pack, *names: str, indices=None, size=SIZE) -> Frames:
+def toy_frames(pack, *names: str, indices=None, size=SIZE) -> SplitData:
     rows = range(pack.frames("train")) if indices is None else indices
-    return Frames(pack, "train", indices=list(rows), tasks=toy_tasks(*names), size=size)
+    return SplitData(pack, "train", indices=list(rows), tasks=toy_tasks(*names), size=size)
 
 
 def uniform(*names: str, **weights: float) -> Weighting:
@@ -67,7 +77,7 @@ def uniform(*names: str, **weights: float) -> Weighting:
 
 
 class Toy(nn.Module):
-    """Convolution and norm, one more convolution a task; what it drops out is drawn."""
+    """Convolution, norm and dropout, and one more convolution per task."""
 
     def __init__(self, *names: str, dropout: float = 0.2) -> None:
         super().__init__()
@@ -106,3 +116,24 @@ def spec(**options) -> TrainingSpec:
             **options,
         }
     )
+
+
+def train(model: nn.Module, frames: SplitData, tasks, *, held_out=None, **options) -> History:
+    """Train a network; hooks are among the options, which have defaults."""
+    hooks = {f.name: options.pop(f.name) for f in fields(Hooks) if f.name in options}
+    defaults = {"weighting": uniform(*tasks), "spec": spec(), "runtime": CPU, "seed": 3}
+    data = TrainingData(frames, held_out, tasks)
+    return Trainer(model, data, hooks=Hooks(**hooks), **{**defaults, **options}).run()
+
+
+def two_groups(model: nn.Module, part: str, **options) -> list[ParameterGroup]:
+    """A plain group, and one with options for the parameters that have `part` in their name."""
+    chosen = tuple(p for name, p in model.named_parameters() if part in name)
+    others = tuple(p for name, p in model.named_parameters() if part not in name)
+    return [ParameterGroup(others), ParameterGroup(chosen, **options)]
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks are equal to the bit."""
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())

@@ -4,7 +4,7 @@ Patterns are tried on the trained supernet without training; a trial cuts one of
 fine-tunes it. InterroGate trains one supernet per budget; this is ours.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn

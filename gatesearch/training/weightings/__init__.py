@@ -1,13 +1,13 @@
-"""How the tasks' losses and gradients are balanced, beside any way of sharing.
+"""Ways to balance the tasks' losses and gradients, for any method of sharing.
 
-A new weighting is a builder from `Basis` and its options, and one line in `WEIGHTINGS`. See
-`Weighting` for what a training calls, and `gradients` for which parameters count as shared.
+A new weighting is a builder that takes `Basis` and its options, and one line in `WEIGHTINGS`.
+`Weighting` documents what a training calls; `gradients` says which parameters count as shared.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from gatesearch.errors import UsageError, unknown
 from gatesearch.training.weightings import rules
@@ -22,13 +22,18 @@ from gatesearch.training.weightings.losses import (
     uncertainty,
 )
 from gatesearch.training.weightings.representation import UpperBound
-from gatesearch.training.weightings.weighting import Basis, Training, UnbalancedError, Weighting
+from gatesearch.training.weightings.weighting import (
+    Basis,
+    TrainingView,
+    UnbalancedError,
+    Weighting,
+)
 
 __all__ = [
     "WEIGHTINGS",
     "Basis",
     "Entry",
-    "Training",
+    "TrainingView",
     "UnbalancedError",
     "Weighting",
     "build_weighting",
@@ -40,12 +45,15 @@ class Entry:
     """A way to balance tasks.
 
     Attributes:
-        build: Weighting from `Basis` and its options.
+        build: Builds the weighting from `Basis` and its options.
+        paper: Authors and venue.
+        year: Year of the paper.
+        summary: What it does, in a few words.
         kind: Whether it looks at losses or at gradients.
-        cost: Of a step beside the uniform one, in time and memory; T tasks, θ the parameters that
-            they share.
-        passes: (T, share of a forward pass in what tasks share) -> what a step computes beside the
-            uniform one, in forward passes; a backward pass counts for two.
+        cost: What a step costs in time and memory beyond a uniform one, for T tasks that share the
+            parameters θ.
+        passes: (T, share of a forward pass that is in shared layers) -> what a step computes beyond
+            a uniform one, in forward passes; a backward pass counts as two.
     """
 
     build: Callable[..., Weighting]
@@ -57,7 +65,8 @@ class Entry:
     passes: Callable[[int, float], float] = lambda tasks, shared: 0.0
 
 
-def _surgery(build: Callable[..., Weighting], paper: str, year: int, summary: str) -> Entry:
+def _gradient(build: Callable[..., Weighting], paper: str, year: int, summary: str) -> Entry:
+    """Describe a weighting that needs the gradients of every task."""
     cost = "T - 1 backward passes of θ, T |θ| memory"
     return Entry(
         build,
@@ -91,14 +100,14 @@ WEIGHTINGS: dict[str, Entry] = {
     "rlw": Entry(
         RandomLossWeighting, "Lin et al., TMLR", 2022, "random weights in each step",
     ),
-    "pcgrad": _surgery(
+    "pcgrad": _gradient(
         rules.pcgrad, "Yu et al., NeurIPS", 2020, "projects conflicting gradients off each other",
     ),
-    "cagrad": _surgery(
+    "cagrad": _gradient(
         rules.cagrad, "Liu et al., NeurIPS", 2021,
         "near the mean gradient, the direction that the worst task likes best",
     ),
-    "mgda": _surgery(
+    "mgda": _gradient(
         rules.mgda, "Désidéri, C. R. Math. 350", 2012, "the shortest combination of gradients",
     ),
     "mgda_ub": Entry(
@@ -106,18 +115,18 @@ WEIGHTINGS: dict[str, Entry] = {
         "the same from gradients of the shared features", "gradient",
         "T gradients of the features in memory",
     ),
-    "nash_mtl": _surgery(
+    "nash_mtl": _gradient(
         rules.nash_mtl, "Navon et al., ICML", 2022, "the bargaining solution between tasks",
     ),
-    "imtl_g": _surgery(
+    "imtl_g": _gradient(
         rules.imtl_g, "Liu et al., ICLR", 2021, "equal projections on all gradients",
     ),
     "imtl_l": Entry(imtl_l, "Liu et al., ICLR", 2021, "learned scales that even the losses out"),
-    "upgrad": _surgery(
+    "upgrad": _gradient(
         rules.upgrad, "Quinton & Rey, arXiv 2406.16232", 2024,
         "projects gradients on the cone that no task objects to",
     ),
-    "aligned_mtl": _surgery(
+    "aligned_mtl": _gradient(
         rules.aligned_mtl, "Senushkin et al., CVPR", 2023,
         "evens out the gradients' principal components",
     ),
@@ -127,14 +136,14 @@ WEIGHTINGS: dict[str, Entry] = {
         passes=lambda tasks, shared: 1.0,
     ),
     "stch": Entry(stch, "Lin et al., ICML", 2024, "a smooth maximum of the losses"),
-    "fairgrad": _surgery(rules.fairgrad, "Ban & Ji, ICML", 2024, "α-fair progress of the tasks"),
-    "gradvac": _surgery(
+    "fairgrad": _gradient(rules.fairgrad, "Ban & Ji, ICML", 2024, "α-fair progress of the tasks"),
+    "gradvac": _gradient(
         rules.gradvac, "Wang et al., ICLR", 2021, "turns gradients to their usual angles",
     ),
-    "graddrop": _surgery(
+    "graddrop": _gradient(
         rules.graddrop, "Chen et al., NeurIPS", 2020, "entry by entry, gradients of one sign",
     ),
-    "config": _surgery(
+    "config": _gradient(
         rules.config, "Liu et al., ICLR", 2025, "equal cosines with all gradients",
     ),
 }  # fmt: skip
@@ -146,15 +155,15 @@ def build_weighting(
     *,
     seed: int = 0,
     device: str = "cpu",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, float | Mapping[str, float]] | None = None,
 ) -> Weighting:
-    """A weighting for a training.
+    """Build the weighting of a training.
 
     Args:
         name: A name in `WEIGHTINGS`.
         omega: Task -> ω_t, the study's weight of its loss, in the order of the losses.
-        seed: Of whatever it draws.
-        device: Of the losses.
+        seed: Seed of the weighting's random numbers.
+        device: Device of the losses.
         options: Keyword arguments of its builder.
 
     Raises:

@@ -1,20 +1,23 @@
-"""Auto-λ: weights that would have helped on held-out data.
+"""Auto-λ: weights that would have lowered the loss on held-out data.
 
 Liu et al., TMLR 2022, "Auto-Lambda: Disentangling Dynamic Task Relationships"
 (https://arxiv.org/abs/2202.03091).
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gatesearch.training.weightings.outside import moved, owned, undisturbed
+from gatesearch.training.weightings.temporary_changes import (
+    materialize,
+    preserve_state,
+    replace_values,
+)
 from gatesearch.training.weightings.weighting import (
     Basis,
     Losses,
-    Training,
+    TrainingView,
     Weighting,
 )
 
@@ -30,15 +33,15 @@ class AutoLambda(Weighting):
 
     L' are the losses on a batch of the validation part, where the authors' code
     (https://github.com/lorenmt/auto-lambda) takes other training batches; all tasks are primary. η,
-    m and δ are those of each parameter's group, and m = 0 where the optimizer has no momentum
-    buffer, as in that code, which multiplies by η at the end: the same with one rate for all. A
-    penalty has no part in the virtual step. Dropout draws alike on both sides of θ. λ stays where
-    its derivative is not finite.
+    m and δ are those of each parameter's group. m = 0 if the optimizer has no momentum buffer, as
+    in the authors' code. That code multiplies by η at the end, which is the same if all parameters
+    have one rate. A penalty takes no part in the virtual step. Dropout draws the same on both sides
+    of θ. If its derivative is not finite, λ does not change.
 
     Args:
         basis: Tasks with ω_t, device.
-        initial: λ_t at first.
-        lr: Of λ, by Adam.
+        initial: λ_t in the first step.
+        lr: Learning rate of λ, which Adam trains.
 
     Attributes:
         lambdas: (T,) λ_t.
@@ -51,60 +54,60 @@ class AutoLambda(Weighting):
         self.weights.copy_(initial * self.omega)
 
     def before_step(self, *, losses: Losses, held_out: Losses) -> None:
-        """Move λ."""
-        training = self.training_seen
-        slopes = self._lookahead(training, losses, held_out)
-        if bool(slopes.isfinite().all()):
-            self.lambdas.grad = slopes
+        """Change λ by one step of Adam."""
+        training = self.training_view
+        derivatives = self._lookahead(training, losses, held_out)
+        if bool(derivatives.isfinite().all()):
+            self.lambdas.grad = derivatives
             self._adam.step()
             self.weights.copy_(self.omega * self.lambdas.detach())
 
-    def _lookahead(self, training: Training, losses: Losses, held_out: Losses) -> Tensor:
-        """∂L'/∂λ, (T,); not finite where d is 0, or too far away."""
+    def _lookahead(self, training: TrainingView, losses: Losses, held_out: Losses) -> Tensor:
+        """Return ∂L'/∂λ, (T,); not finite if d is 0 or too long."""
         state = training.optimizer.state
         groups = {p: group for group in training.optimizer.param_groups for p in group["params"]}
         parameters = list(groups)
 
-        def slopes_of(evaluate: Losses, weights: Tensor) -> tuple[Tensor, ...]:
-            with undisturbed(training.model):
+        def compute_gradients(evaluate: Losses, weights: Tensor) -> tuple[Tensor, ...]:
+            with preserve_state(training.model):
                 loss = torch.dot(evaluate(), weights)
-                found = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            slopes = tuple(map(owned, found))
-            training.average(slopes)
-            return slopes
+                gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            gradients = tuple(map(materialize, gradients))
+            training.average(gradients)
+            return gradients
 
         def losses_at(distance: Tensor) -> Tensor:
             values = [p + distance * d for p, d in zip(parameters, direction, strict=True)]
-            with undisturbed(training.model), moved(parameters, values):
+            with preserve_state(training.model), replace_values(parameters, values):
                 return losses(exact=True)
 
-        def ahead(parameter: nn.Parameter, slope: Tensor) -> Tensor:
+        def step_ahead(parameter: nn.Parameter, gradient: Tensor) -> Tensor:
             group = groups[parameter]
-            momentum = state[parameter].get("momentum_buffer")
-            change = slope + group["weight_decay"] * parameter
+            momentum = state.get(parameter, {}).get("momentum_buffer")
+            change = gradient + group["weight_decay"] * parameter
             if momentum is not None:
                 change = change + group["momentum"] * momentum
             return parameter - group["lr"] * change
 
-        slopes = slopes_of(losses, self.weights)
+        gradients = compute_gradients(losses, self.weights)
         with torch.no_grad():
-            virtual = [ahead(p, slope) for p, slope in zip(parameters, slopes, strict=True)]
-        with moved(parameters, virtual):
-            slopes = slopes_of(held_out, self.omega)
+            virtual = [step_ahead(p, g) for p, g in zip(parameters, gradients, strict=True)]
+        with replace_values(parameters, virtual):
+            gradients = compute_gradients(held_out, self.omega)
         del virtual
         with torch.no_grad():
-            direction = [groups[p]["lr"] * s for p, s in zip(parameters, slopes, strict=True)]
+            direction = [groups[p]["lr"] * g for p, g in zip(parameters, gradients, strict=True)]
             length = torch.stack([d.norm() for d in direction]).norm()
             difference = losses_at(_RADIUS / length) - losses_at(-_RADIUS / length)
         training.average([difference])
         return -self.omega * difference * (length / (2 * _RADIUS))
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Moments of the optimizer of λ."""
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Return the moments of the optimizer of λ."""
         return dict(self._adam.state_dict()["state"].get(0, {}))
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from them."""
+    def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the moments of the optimizer of λ."""
         groups = self._adam.state_dict()["param_groups"]
         self._adam.load_state_dict(
             {"state": {0: dict(state)} if state else {}, "param_groups": groups}

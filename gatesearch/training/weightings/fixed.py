@@ -1,4 +1,4 @@
-"""Weights that nobody changes."""
+"""Weights that stay the same."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,19 +8,19 @@ from gatesearch.training.weightings.weighting import Basis, Weighting
 
 
 def uniform(basis: Basis) -> Weighting:
-    """Σ_t ω_t L_t."""
+    """Build Σ_t ω_t L_t."""
     return Weighting(basis)
 
 
 def scalar(basis: Basis, *, weights: Mapping[str, float] | None = None) -> Weighting:
-    """Σ_t w_t L_t with weights that were searched.
+    """Build Σ_t w_t L_t with weights that a search has chosen.
 
     Args:
-        basis: Tasks, with the weights of those that are not named.
-        weights: Task -> w_t, in place of ω_t.
+        basis: Tasks with ω_t.
+        weights: Task -> w_t, which replaces ω_t; tasks that are not named keep theirs.
 
     Raises:
-        UsageError: No such task, or a weight below 0.
+        UsageError: There is no such task, or a weight is below 0.
     """
     weights = weights or {}
     for task, weight in weights.items():

@@ -1,10 +1,10 @@
-"""Weights that depend on the tasks' gradients of what they share.
+"""Weights that depend on the tasks' gradients of the parameters that they share.
 
-Shared is every parameter that more than one task's loss reaches; it is found in the graph of each
-batch. Of a multi-task network that is the encoder; of MTAN the encoder and the refinement (masks
-are a task's own); of cross-stitch networks all encoders and stitches; of an InterroGate supernet
-the shared stream, the gates, and each task's stream as far as the mix hands it on. All other
-parameters, heads above all, get the gradient of their own task's ω_t L_t.
+A parameter is shared if more than one task's loss depends on it, which the graph of each batch
+tells. In a multi-task network that is the encoder; in MTAN the encoder and the refinement (each
+mask serves one task); in cross-stitch networks all encoders and stitches; in an InterroGate
+supernet the shared stream, the gates, and each task's stream up to its last mix. All other
+parameters, such as heads, get the gradient of ω_t L_t of the one task that depends on them.
 """
 
 import itertools
@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gatesearch.training.weightings.outside import owned
+from gatesearch.training.weightings.temporary_changes import materialize
 from gatesearch.training.weightings.weighting import Basis, Weighting, refuse_nonfinite
 
 
 class PerTask(Weighting):
-    """Keeps the gradients g_t of ω_t L_t apart, one backward pass each, until all are in.
+    """Keeps the gradients g_t of ω_t L_t apart, with one backward pass for each, until `combine`.
 
-    A penalty is not weighed; its gradient is added to what becomes of them.
+    A penalty has no weight; its gradient is added to the combined one.
 
     Args:
         basis: Tasks with ω_t, device.
@@ -39,17 +39,19 @@ class PerTask(Weighting):
         self, losses: Sequence[Tensor], *, share: float = 1.0, penalty: Tensor | None = None
     ) -> None:
         """See `Weighting.backward`."""
-        parameters = self.training_seen.parameters
+        parameters = self.training_view.parameters
         penalised = penalty is not None and penalty.requires_grad
         for t, (loss, omega) in enumerate(zip(losses, self.omega, strict=True)):
-            kept = penalised or t + 1 < len(losses)
+            if not loss.requires_grad:  # all that it depends on is frozen
+                continue
+            reused = penalised or t + 1 < len(losses)
             gradients = torch.autograd.grad(
-                loss, parameters, share * omega, retain_graph=kept, allow_unused=True
+                loss, parameters, share * omega, retain_graph=reused, allow_unused=True
             )
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     rows = self._rows.setdefault(parameter, {})
-                    rows[t] = rows[t] + gradient if t in rows else owned(gradient)
+                    rows[t] = rows[t] + gradient if t in rows else materialize(gradient)
         if penalty is not None and penalised:
             (share * penalty).backward()
 
@@ -61,10 +63,10 @@ class PerTask(Weighting):
         """See `Weighting.combine`."""
         refuse_nonfinite(losses, self.tasks, "loss")
         for parameter in [p for p, rows in self._rows.items() if len(rows) == 1]:
-            (own,) = self._rows.pop(parameter).values()
-            put(parameter, own)
+            (gradient,) = self._rows.pop(parameter).values()
+            add_gradient(parameter, gradient)
         if self._rows:
-            gramian = gramian_of(self._rows.values(), len(self.tasks))
+            gramian = compute_gramian(self._rows.values(), len(self.tasks))
             refuse_nonfinite(gramian.diagonal(), self.tasks, "squared gradient")
             factors = self.merge(self._rows, gramian)
             self.weights.copy_(self.omega * factors.to(self.omega))
@@ -72,11 +74,14 @@ class PerTask(Weighting):
         super().combine(losses)
 
     def merge(self, rows: dict[nn.Parameter, dict[int, Tensor]], gramian: Tensor) -> Tensor:
-        """Add its gradient to each shared parameter, taking it out of `rows`: factors of g_t, (T,).
+        """Add its combined gradient to each shared parameter, and remove the parameter from `rows`.
 
         Args:
             rows: Shared parameter -> index of a task -> gradient.
-            gramian: (T, T) g_s · g_t over all of them, float64, on the processor.
+            gramian: (T, T) g_s · g_t over all shared parameters, float64, on the processor.
+
+        Returns:
+            (T,) factors of g_t in the combined gradient.
         """
         raise NotImplementedError
 
@@ -86,7 +91,7 @@ class Combination(PerTask):
 
     Args:
         basis: Tasks with ω_t, device.
-        rule: (T, T) -> (T,) on the processor, float64.
+        rule: Gramian (T, T) -> weights (T,), float64 on the processor.
     """
 
     def __init__(self, basis: Basis, rule: nn.Module) -> None:
@@ -96,17 +101,17 @@ class Combination(PerTask):
     def merge(self, rows: dict[nn.Parameter, dict[int, Tensor]], gramian: Tensor) -> Tensor:
         """See `PerTask.merge`."""
         factors: Tensor = self.rule(gramian)
-        for parameter, own in drained(rows):
-            put(parameter, weighted(own, factors.tolist()))
+        for parameter, gradients in pop_all(rows):
+            add_gradient(parameter, weighted_sum(gradients, factors.tolist()))
         return factors
 
 
 class Aggregation(PerTask):
-    """Whatever a rule makes of the gradients' entries, each by itself.
+    """Combines the gradients entry by entry.
 
     Args:
         basis: Tasks with ω_t, device.
-        rule: (T, n) -> (n,).
+        rule: Gradients (T, n) -> their combination (n,).
     """
 
     def __init__(self, basis: Basis, rule: nn.Module) -> None:
@@ -115,26 +120,29 @@ class Aggregation(PerTask):
 
     def merge(self, rows: dict[nn.Parameter, dict[int, Tensor]], gramian: Tensor) -> Tensor:
         """See `PerTask.merge`; the factors are those of the nearest linear combination."""
-        along = torch.zeros(len(self.tasks), dtype=torch.float64)
-        for parameter, own in drained(rows):
-            stacked = torch.stack([row.flatten() for row in own.values()])
+        projections = torch.zeros(len(self.tasks), dtype=torch.float64)
+        for parameter, gradients in pop_all(rows):
+            stacked = torch.stack([gradient.flatten() for gradient in gradients.values()])
             merged = self.rule(stacked)
-            along[list(own)] += (stacked @ merged).cpu().double()
-            put(parameter, merged.view(parameter.shape))
-        return torch.linalg.pinv(gramian, hermitian=True) @ along
+            projections[list(gradients)] += (stacked @ merged).cpu().double()
+            add_gradient(parameter, merged.view(parameter.shape))
+        return torch.linalg.pinv(gramian, hermitian=True) @ projections
 
 
-def gramian_of(shared: Iterable[Mapping[int, Tensor]], tasks: int) -> Tensor:
-    """(T, T) sums of g_s · g_t, float64, on the processor; 0 for what does not reach.
+def compute_gramian(shared: Iterable[Mapping[int, Tensor]], tasks: int) -> Tensor:
+    """Sum g_s · g_t over parameters; a task whose loss does not depend on one adds 0.
 
     Args:
         shared: For each parameter, index of a task -> gradient.
         tasks: T.
+
+    Returns:
+        (T, T) float64, on the processor.
     """
     pairs: list[tuple[int, int]] = []
     products: list[Tensor] = []
     for rows in shared:
-        # Parts of a batch can lack labels, so that a later task's gradient came first.
+        # A part of a batch can lack a task's labels, so that a later task's gradient came first.
         names = sorted(rows)
         flat = _flat([rows[t] for t in names])
         pairs += itertools.combinations_with_replacement(names, 2)
@@ -149,8 +157,8 @@ def gramian_of(shared: Iterable[Mapping[int, Tensor]], tasks: int) -> Tensor:
     return gramian
 
 
-def weighted(rows: Mapping[int, Tensor], factors: Sequence[float]) -> Tensor:
-    """Σ_t w_t g_t."""
+def weighted_sum(rows: Mapping[int, Tensor], factors: Sequence[float]) -> Tensor:
+    """Compute Σ_t w_t g_t."""
     (first, start), *others = rows.items()
     total = start * factors[first]
     for t, row in others:
@@ -159,13 +167,13 @@ def weighted(rows: Mapping[int, Tensor], factors: Sequence[float]) -> Tensor:
 
 
 def _flat(rows: Sequence[Tensor]) -> list[Tensor]:
-    """Vectors in one order of entries, which for gradients of one layout are no copies."""
+    """Flatten gradients in one order of entries, without copies if all have the same layout."""
     order = sorted(range(rows[0].dim()), key=rows[0].stride, reverse=True)
     return [row.permute(order).reshape(-1).float() for row in rows]
 
 
-def put(parameter: nn.Parameter, gradient: Tensor) -> None:
-    """Add to a parameter's gradient, in the memory layout that fused optimizers rely on."""
+def add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
+    """Add to a parameter's gradient, in the memory layout that fused optimizers expect."""
     if parameter.grad is not None:
         parameter.grad += gradient
     elif gradient.stride() == parameter.stride():
@@ -174,9 +182,9 @@ def put(parameter: nn.Parameter, gradient: Tensor) -> None:
         parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
-def drained(
+def pop_all(
     rows: dict[nn.Parameter, dict[int, Tensor]],
 ) -> Iterable[tuple[nn.Parameter, dict[int, Tensor]]]:
-    """All items, each let go of before the next, so that memory is free for what it became."""
+    """Remove and yield each item, so that its memory is free once it is combined."""
     while rows:
         yield rows.popitem()

@@ -1,12 +1,12 @@
-"""Weights of torchjd from the Gramian of the tasks' gradients, (T, T) -> (T,), float64.
+"""Rules of torchjd: Gramian of the tasks' gradients (T, T) -> weights (T,), float64.
 
-Where weights do not depend on the scale of the gradients, torchjd still compares it with fixed
-constants (CAGrad takes gradients shorter than 0.01 for zero and stops), so Gramians come to it with
-unit trace.
+Even rules whose weights do not depend on the scale of the gradients compare it with fixed constants
+in torchjd (CAGrad takes gradients shorter than 0.01 for zero and stops). So Gramians are divided by
+their trace before.
 """
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -14,19 +14,23 @@ from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
 from gatesearch.training.weightings.gradients import Aggregation, Combination
-from gatesearch.training.weightings.torchjd_adapter import Drawn, from_torchjd
+from gatesearch.training.weightings.torchjd_adapter import SeededDraws, from_torchjd
 from gatesearch.training.weightings.weighting import Basis, Weighting
+
+if TYPE_CHECKING:
+    from torchjd.aggregation import NashMTL
 
 
 class UnitTrace(nn.Module):
-    """Applies a rule to the Gramian over its trace, among the tasks that have a gradient at all.
+    """Applies a rule to the Gramian over its trace, leaving out tasks whose gradient is 0.
 
-    A batch without a task's labels leaves that task no gradient, which would end every bargain.
+    A task has no gradient if a batch has none of its labels, and some rules could then find no
+    weights.
 
     Args:
-        rule: For any number of tasks.
+        rule: A rule for any number of tasks.
         degree: The rule's weights grow with this power of the trace.
-        every: Whether tasks without gradient take part too, for a rule that remembers each.
+        every: Whether to pass on tasks without gradient too, for a rule that keeps a state of each.
     """
 
     def __init__(self, rule: nn.Module, *, degree: float = 0.0, every: bool = False) -> None:
@@ -36,24 +40,25 @@ class UnitTrace(nn.Module):
         self.every = every
 
     def forward(self, gramian: Tensor) -> Tensor:
-        """Weights; 0 where there is no gradient."""
+        """Compute the weights; 0 for tasks without gradient."""
         weights = torch.zeros_like(gramian[0])
         trace = gramian.trace()
         if trace > 0:
-            (some,) = torch.where((gramian.diagonal() > 0) | self.every)
-            among = gramian[some[:, None], some] / trace
-            weights[some] = self.rule(among) * trace**self.degree
+            (chosen,) = torch.where((gramian.diagonal() > 0) | self.every)
+            normalized = gramian[chosen[:, None], chosen] / trace
+            weights[chosen] = self.rule(normalized) * trace**self.degree
         return weights
 
 
 class Nash(nn.Module):
-    """The rule of torchjd's NashMTL; its state, where the next solution starts, is kept.
+    """The rule of torchjd's NashMTL; keeps the last solution, where the solver starts next.
 
-    Its solver finds the bargain at trace 1 alone, so weights are scaled and cut here.
+    The solver finds the bargain only for Gramians of trace 1, so weights are scaled and clipped
+    here.
 
     Args:
         tasks: T.
-        max_norm: Largest norm of the combined gradient; 0 for any.
+        max_norm: Largest norm of the combined gradient; 0 for no bound.
         optim_niter: Iterations of the solver's linearisation.
     """
 
@@ -61,35 +66,36 @@ class Nash(nn.Module):
         super().__init__()
         self.max_norm = max_norm
         options = {"n_tasks": tasks, "max_norm": 0.0, "optim_niter": optim_niter}
-        self.rule: Any = from_torchjd(
-            "nash_mtl", lambda a, _: a.NashMTL(**options), extra="nash-mtl"
-        )
+        rule = from_torchjd("nash_mtl", lambda a, _: a.NashMTL(**options), extra="nash-mtl")
+        self.rule = cast("NashMTL", rule)
 
     def forward(self, gramian: Tensor) -> Tensor:
-        """Weights."""
+        """Compute the weights."""
         trace = gramian.trace()
         if trace == 0:
             return torch.zeros_like(gramian[0])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of inaccurate solutions, which it expects
+            warnings.simplefilter("ignore")  # the solver's, of inaccurate solutions; expected
             weights: Tensor = self.rule.weighting(root(gramian / trace)) / trace.sqrt()
         norm = (weights @ gramian @ weights).sqrt()
         return weights * (self.max_norm / norm).clamp(max=1) if self.max_norm else weights
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """The last solution."""
+        """Return the last solution."""
         return {"alpha": torch.from_numpy(np.array(self.rule.weighting.prvs_alpha))}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from it."""
+        """Restore the last solution."""
         self.rule.weighting.prvs_alpha = state["alpha"].numpy()
 
 
 class ConflictFree(nn.Module):
-    """The rule of torchjd's ConFIG, which turns with the gradients: any root of the Gramian does.
+    """The rule of torchjd's ConFIG, applied to a root of the Gramian in place of the gradients.
+
+    Its weights do not change if all gradients are rotated, so any root gives the same.
 
     Args:
-        aggregator: (T, n) -> (n,), a combination of the rows.
+        aggregator: Gradients (T, n) -> a combination of them (n,).
     """
 
     def __init__(self, aggregator: nn.Module) -> None:
@@ -97,24 +103,24 @@ class ConflictFree(nn.Module):
         self.aggregator = aggregator
 
     def forward(self, gramian: Tensor) -> Tensor:
-        """Weights."""
+        """Compute the weights."""
         rows = root(gramian)
         return torch.linalg.pinv(rows) @ self.aggregator(rows)
 
 
 def root(gramian: Tensor) -> Tensor:
-    """The symmetric (T, T) matrix whose square is the Gramian."""
+    """Compute the symmetric (T, T) matrix whose square is the Gramian."""
     values, vectors = torch.linalg.eigh(gramian)
     return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def pcgrad(basis: Basis) -> Weighting:
-    """Each g_t less its projections on those it conflicts with, in random order; their sum.
+    """Sum of the g_t, each less its projections on those it conflicts with, in random order.
 
     Yu et al., NeurIPS 2020, algorithm 1 (https://arxiv.org/abs/2001.06782).
     """
     rule = from_torchjd("pcgrad", lambda a, _: a.PCGradWeighting())
-    return Combination(basis, UnitTrace(Drawn(rule, basis.seed)))
+    return Combination(basis, UnitTrace(SeededDraws(rule, basis.seed)))
 
 
 def cagrad(basis: Basis, *, c: float = 0.4) -> Weighting:
@@ -131,16 +137,16 @@ def cagrad(basis: Basis, *, c: float = 0.4) -> Weighting:
     return Combination(basis, UnitTrace(rule))
 
 
-def mgda_rule(what: str) -> nn.Module:
-    """Weights of the shortest convex combination.
+def mgda_rule(weighting: str) -> nn.Module:
+    """Build the rule of the shortest convex combination.
 
     Désidéri, 2012, by the Frank-Wolfe algorithm of Sener & Koltun, NeurIPS 2018
     (https://arxiv.org/abs/1810.04650).
 
     Args:
-        what: The weighting.
+        weighting: Name of the weighting that needs it.
     """
-    return UnitTrace(from_torchjd(what, lambda a, _: a.MGDAWeighting()))
+    return UnitTrace(from_torchjd(weighting, lambda a, _: a.MGDAWeighting()))
 
 
 def mgda(basis: Basis) -> Weighting:
@@ -157,7 +163,7 @@ def imtl_g(basis: Basis) -> Weighting:
 
 
 def upgrad(basis: Basis) -> Weighting:
-    """Mean of the g_t, each projected on the cone of directions that no task objects to.
+    """Mean of the g_t, each projected on the cone of directions that raise no task's loss.
 
     Quinton & Rey, 2024 (https://arxiv.org/abs/2406.16232).
     """
@@ -182,7 +188,7 @@ def nash_mtl(basis: Basis, *, max_norm: float = 1.0, optim_niter: int = 20) -> W
 
     Args:
         basis: Tasks with ω_t, device.
-        max_norm: Of the combined gradient; 0 for any.
+        max_norm: Largest norm of the combined gradient; 0 for no bound.
         optim_niter: Iterations of the solver's linearisation.
 
     Raises:
@@ -208,22 +214,23 @@ def fairgrad(basis: Basis, *, alpha: float = 1.0) -> Weighting:
 
 
 def gradvac(basis: Basis, *, beta: float = 0.5) -> Weighting:
-    """Each g_t turned until its cosine with the others is the usual one; their sum.
+    """Sum of the g_t, each turned until its cosine with the others is the usual one.
 
     Wang et al., ICLR 2021, algorithm 1 (https://arxiv.org/abs/2010.05874).
 
     Args:
-        basis: Tasks with ω_t, seed of the order, device.
+        basis: Tasks with ω_t, the seed of the order, device.
         beta: Share of the newest cosine in the usual one.
     """
-    rule = Drawn(from_torchjd("gradvac", lambda a, _: a.GradVacWeighting(beta)), basis.seed)
-    # Between orthogonal gradients the usual cosine stays 0, and torchjd makes the state to load.
+    rule = SeededDraws(from_torchjd("gradvac", lambda a, _: a.GradVacWeighting(beta)), basis.seed)
+    # A first call on orthogonal gradients leaves the usual cosine at 0, and has torchjd create the
+    # state that a checkpoint is loaded into.
     rule(torch.eye(len(basis.omega), dtype=torch.float64))
     return Combination(basis, UnitTrace(rule, every=True))
 
 
 def config(basis: Basis) -> Weighting:
-    """The direction with equal cosines with all g_t, as long as their projections on it together.
+    """The direction with equal cosines with all g_t, as long as their projections on it add up to.
 
     Liu et al., ICLR 2025, equation 2 (https://arxiv.org/abs/2408.11104).
     """
@@ -232,10 +239,10 @@ def config(basis: Basis) -> Weighting:
 
 
 def graddrop(basis: Basis) -> Weighting:
-    """Entry by entry, only the gradients of one sign, drawn by the share of that sign.
+    """In each entry the sum of the gradients of one sign, drawn with the share of that sign.
 
     Chen et al., NeurIPS 2020, algorithm 1 (https://arxiv.org/abs/2010.06808), on parameters.
     """
     return Aggregation(
-        basis, Drawn(from_torchjd("graddrop", lambda a, _: a.GradDrop()), basis.seed)
+        basis, SeededDraws(from_torchjd("graddrop", lambda a, _: a.GradDrop()), basis.seed)
     )

@@ -1,7 +1,7 @@
-"""What torchjd supplies (https://torchjd.org), imported where it is used."""
+"""Modules of torchjd (https://torchjd.org), which is imported only when one is needed."""
 
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -9,37 +9,39 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError
 
 
-def from_torchjd(what: str, make: Callable[[Any, Any], nn.Module], *, extra: str = "") -> nn.Module:
-    """A module of torchjd.
+def from_torchjd(
+    weighting: str, build: Callable[[ModuleType, ModuleType], nn.Module], *, extra: str = ""
+) -> nn.Module:
+    """Build a module of torchjd.
 
     Args:
-        what: The weighting that needs it.
-        make: (torchjd.aggregation, torchjd.scalarization) -> the module.
-        extra: Of torchjd, for the solver that it needs.
+        weighting: Name of the weighting that needs it.
+        build: (torchjd.aggregation, torchjd.scalarization) -> the module.
+        extra: Extra of torchjd with the solver that it needs.
 
     Raises:
-        UsageError: torchjd or the solver is not installed; tells the command.
+        UsageError: torchjd or the solver is not installed; names the command that installs it.
     """
     package = f"torchjd[{extra}]" if extra else "torchjd"
     try:
         from torchjd import aggregation, scalarization
 
-        return make(aggregation, scalarization)
+        return build(aggregation, scalarization)
     except ImportError as error:
         raise UsageError(
-            f"weighting {what} needs {package}, which is not installed: "
+            f"weighting {weighting} needs {package}, which is not installed: "
             f'pip install "{package}>=0.18"'
         ) from error
 
 
-class Drawn(nn.Module):
-    """Has a module draw from numbers of its own, so that the network draws what it always does.
+class SeededDraws(nn.Module):
+    """Gives a module random numbers of its own, so that the network's stay what they were.
 
-    The numbers of a call depend on seed and count of calls alone.
+    The numbers depend on the seed and on how often it was called before, and on nothing else.
 
     Args:
-        inner: Draws from torch's global generators.
-        seed: Of its numbers.
+        inner: A module that draws from torch's global generators.
+        seed: Seed of its numbers.
     """
 
     def __init__(self, inner: nn.Module, seed: int) -> None:
@@ -49,7 +51,7 @@ class Drawn(nn.Module):
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """What `inner` makes of it."""
+        """Apply `inner`."""
         seed = (self.seed * 1_000_003 + self.calls) % 2**63
         self.calls += 1
         on_cuda = x.device.type == "cuda"
@@ -60,9 +62,9 @@ class Drawn(nn.Module):
             return self.inner(x)
 
     def get_extra_state(self) -> dict[str, int]:
-        """The count of calls."""
+        """Return the count of calls."""
         return {"calls": self.calls}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on from it."""
+        """Restore the count of calls."""
         self.calls = int(state["calls"])

@@ -1,4 +1,4 @@
-"""What every weighting of the tasks' losses provides, and the plain one: a weighted sum."""
+"""The interface of all weightings of the tasks' losses, and the plain one: a weighted sum."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,22 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.errors import GatesearchError
+from gatesearch.training.optimizer import Optimizer
 
 
 class Losses(Protocol):
-    """Losses of a batch at whatever the network's parameters are at the moment."""
+    """Computes the losses of a batch with the network's parameters as they are when called."""
 
     def __call__(self, *, exact: bool = False) -> Tensor:
-        """(T,) with their graph, in the precision of training, or exactly: in float32."""
+        """Return (T,) losses with their graph.
+
+        Args:
+            exact: Whether to compute in float32, whatever the precision of training.
+        """
 
 
 class UnbalancedError(GatesearchError):
-    """A loss or a gradient that cannot be weighed.
+    """A loss or a gradient that is not finite, so that tasks cannot be balanced.
 
     Attributes:
-        task: Whose it is.
-        what: `loss`, `gradient` and the like.
-        value: What was found.
+        task: Name of the task.
+        what: What is not finite: `loss`, `gradient` and the like.
+        value: Its value.
     """
 
     def __init__(self, task: str, what: str, value: float) -> None:
@@ -34,10 +39,10 @@ class UnbalancedError(GatesearchError):
 
 
 def refuse_nonfinite(values: Tensor, tasks: Iterable[str], what: str) -> None:
-    """Refuse (T,) values of which one is not finite.
+    """Refuse (T,) values if one is not finite.
 
     Raises:
-        UnbalancedError: Names the first such task.
+        UnbalancedError: Names the first task whose value is not finite.
     """
     for task, value in zip(tasks, values.tolist(), strict=True):
         if not math.isfinite(value):
@@ -50,8 +55,8 @@ class Basis:
 
     Attributes:
         omega: Task -> ω_t, the study's weight of its loss. Weightings balance ω_t L_t.
-        seed: Of whatever the weighting draws.
-        device: Of the losses.
+        seed: Seed of the weighting's random numbers.
+        device: Device of the losses.
     """
 
     omega: Mapping[str, float]
@@ -59,36 +64,36 @@ class Basis:
     device: str = "cpu"
 
 
-def _alone(tensors: Iterable[Tensor]) -> None:
-    pass
+def _keep_values(tensors: Iterable[Tensor]) -> None:
+    """Leave tensors as they are: the means over a single process."""
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a weighting sees of a training beside the losses.
+class TrainingView:
+    """What a weighting can use of a training, beside the losses.
 
     Attributes:
         model: Image -> task -> prediction.
-        optimizer: Of its parameters.
-        average: Replaces tensors by their means over the processes that train together.
+        optimizer: Trains the model's parameters.
+        average: Replaces tensors with their means over the processes that train together.
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: Callable[[Iterable[Tensor]], None] = _alone
+    optimizer: Optimizer
+    average: Callable[[Iterable[Tensor]], None] = _keep_values
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Those of the model that are trained."""
+        """Parameters of the model that are trained."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
 
 class Weighting(nn.Module):
-    """Σ_t w_t L_t with given w_t; what balances otherwise is derived from it.
+    """Σ_t w_t L_t with constant w_t; all other weightings derive from this class.
 
-    A training calls `attached` once, and for each step `before_step`, `backward` for each part of
-    the batch (`clear` where it begins anew), `combine`, the optimizer and `after_step`. All that
-    later steps depend on is in `state_dict`.
+    A training calls `attached` once. For each step it calls `before_step`, `backward` for each part
+    of the batch (`clear` if it repeats the step), `combine`, then the optimizer, then `after_step`.
+    `state_dict` holds all that later steps depend on.
 
     Args:
         basis: Tasks with ω_t, seed, device.
@@ -96,7 +101,7 @@ class Weighting(nn.Module):
     Attributes:
         tasks: Names of the tasks, in the order of the losses.
         omega: (T,) ω_t.
-        weights: (T,) factors of the losses in the last step, ω_t among them.
+        weights: (T,) factors of the losses in the last step; they include ω_t.
     """
 
     omega: Tensor
@@ -112,37 +117,37 @@ class Weighting(nn.Module):
         self.register_buffer("weights", omega.clone())
         self.register_buffer("_summed", torch.zeros_like(omega))
         self.register_buffer("_steps", torch.zeros((), dtype=torch.int64))
-        self._training: Training | None = None
+        self._view: TrainingView | None = None
 
-    def trained(self) -> list[nn.Parameter]:
-        """What the network's optimizer trains along, without weight decay."""
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """Return parameters of the weighting that the network's optimizer trains, without decay."""
         return []
 
     @property
-    def training_seen(self) -> Training:
-        """The training that it is attached to."""
-        assert self._training is not None, "a weighting is attached before it is used"
-        return self._training
+    def training_view(self) -> TrainingView:
+        """The training to which the weighting is attached."""
+        assert self._view is not None, "a weighting is attached before it is used"
+        return self._view
 
     @contextmanager
-    def attached(self, training: Training) -> Iterator[None]:
-        """Serve a training."""
-        self._training = training
+    def attached(self, view: TrainingView) -> Iterator[None]:
+        """Attach the weighting to a training."""
+        self._view = view
         try:
             yield
         finally:
-            self._training = None
+            self._view = None
             self.clear()
 
     def clear(self) -> None:
-        """Forget the parts of a batch whose step begins anew."""
+        """Forget what `backward` has kept of a batch, as the step is repeated."""
 
     def before_step(self, *, losses: Losses, held_out: Losses) -> None:
         """Prepare the weights of the next step.
 
         Args:
-            losses: Of its batch.
-            held_out: Of a batch of the validation part.
+            losses: Losses of its batch.
+            held_out: Losses of a new random batch of the validation part on every call.
         """
 
     def backward(
@@ -151,9 +156,9 @@ class Weighting(nn.Module):
         """Add the gradients of a part of the batch.
 
         Args:
-            losses: One scalar a task, each with a graph of its own down to what tasks share.
-            share: Of the batch's frames.
-            penalty: Added to the loss as it is; never weighed.
+            losses: One scalar per task, whose graphs meet only in what the tasks share.
+            share: The part's share of the batch's frames.
+            penalty: Added to the loss; no weight applies to it.
         """
         stacked = torch.stack(list(losses))
         loss = torch.dot(stacked, self.weights.to(stacked))
@@ -162,11 +167,11 @@ class Weighting(nn.Module):
         (share * loss).backward()
 
     def pending(self) -> list[Tensor]:
-        """What has to be averaged over the processes before `combine`, beside the gradients."""
+        """Return what must be averaged over the processes before `combine`, beside gradients."""
         return []
 
     def combine(self, losses: Tensor) -> None:
-        """Complete the gradients, once all parts of the batch are in.
+        """Complete the gradients after `backward` was called for all parts of the batch.
 
         Args:
             losses: (T,) means over the batch, without graph.
@@ -179,17 +184,20 @@ class Weighting(nn.Module):
         self._steps += 1
 
     def after_step(self, *, losses: Losses) -> None:
-        """Look at what the step has changed.
+        """Learn from what the step has changed.
 
         Args:
-            losses: Of its batch.
+            losses: Losses of its batch.
         """
 
     def end_epoch(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Close an epoch: `weight.<task>`, the mean factors of its steps, for the curves.
+        """Close an epoch.
 
         Args:
             means: Task -> mean loss over the epoch.
+
+        Returns:
+            `weight.<task>` -> mean factor over the steps of the epoch, for the history.
         """
         averages = (self._summed / self._steps.clamp(min=1)).tolist()
         self._summed.zero_()

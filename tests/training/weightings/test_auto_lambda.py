@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gatesearch.training.weightings import Training, build_weighting
+from gatesearch.training.weightings import TrainingView, build_weighting
 from tests.training.weightings.toys import Run
 
 CENTRES = torch.tensor([[1.0, 0.0, 2.0], [-1.0, 3.0, 0.5]])
@@ -14,7 +14,7 @@ OMEGA = {"a": 1.0, "b": 0.5}
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 
 
-class TrainingState(nn.Module):
+class Quadratics(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.at = nn.Parameter(torch.tensor([0.3, -0.2, 0.9]))
@@ -25,37 +25,37 @@ class TrainingState(nn.Module):
         return 0.5 * CURVATURES * (self.at - centres).square().sum(1) + 0.5 * self.other**2
 
 
-def placed(optimizer: str) -> tuple[TrainingState, torch.optim.Optimizer]:
-    place = TrainingState()
+def build(optimizer: str) -> tuple[Quadratics, torch.optim.Optimizer]:
+    network = Quadratics()
     groups = [
-        {"params": [place.at], "weight_decay": DECAY},
-        {"params": [place.other], "lr": 10 * LR, "weight_decay": 0.0},
+        {"params": [network.at], "weight_decay": DECAY},
+        {"params": [network.other], "lr": 10 * LR, "weight_decay": 0.0},
     ]
     if optimizer == "sgd":
-        return place, torch.optim.SGD(groups, lr=LR, momentum=MOMENTUM)
-    return place, torch.optim.Adam(groups, lr=LR)
+        return network, torch.optim.SGD(groups, lr=LR, momentum=MOMENTUM)
+    return network, torch.optim.Adam(groups, lr=LR)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("steps", [0, 3])
 def test_derivative_by_the_weights(optimizer, steps) -> None:
-    place, opt = placed(optimizer)
+    network, opt = build(optimizer)
     for _ in range(steps):  # so that there is momentum
         opt.zero_grad()
-        place.losses(CENTRES).sum().backward()
+        network.losses(CENTRES).sum().backward()
         opt.step()
-    before = {name: p.clone() for name, p in place.named_parameters()}
+    before = {name: p.clone() for name, p in network.named_parameters()}
 
     # By autograd through the virtual step, per group.
     lambdas = torch.full((2,), 0.1, requires_grad=True)
     omega = torch.tensor(list(OMEGA.values()))
     moved = {}
     slopes = torch.autograd.grad(
-        torch.dot(lambdas * omega, place.losses(CENTRES)), [place.at, place.other],
+        torch.dot(lambdas * omega, network.losses(CENTRES)), [network.at, network.other],
         create_graph=True,
     )  # fmt: skip
     for (name, p), slope, group in zip(
-        place.named_parameters(), slopes, opt.param_groups, strict=True
+        network.named_parameters(), slopes, opt.param_groups, strict=True
     ):
         momentum = opt.state[p].get("momentum_buffer", torch.zeros_like(p))
         change = slope + group.get("momentum", 0.0) * momentum + group["weight_decay"] * p
@@ -64,14 +64,14 @@ def test_derivative_by_the_weights(optimizer, steps) -> None:
     (expected,) = torch.autograd.grad(torch.dot(omega, ahead), [lambdas])
 
     weighting = build_weighting("auto_lambda", OMEGA)
-    with weighting.attached(Training(place, opt)):
+    with weighting.attached(TrainingView(network, opt)):
         weighting.before_step(
-            losses=lambda exact=False: place.losses(CENTRES),
-            held_out=lambda exact=False: place.losses(HELD_OUT),
+            losses=lambda exact=False: network.losses(CENTRES),
+            held_out=lambda exact=False: network.losses(HELD_OUT),
         )
     # Central differences of quadratics are exact.
     assert weighting.lambdas.grad.tolist() == pytest.approx(expected.tolist(), rel=1e-3)
-    assert all(torch.equal(p, before[name]) for name, p in place.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
     # The first step of Adam is as long as its rate.
     turned = 0.1 - 1e-4 * expected.sign()
     assert weighting.lambdas.tolist() == pytest.approx(turned.tolist(), abs=1e-7)
@@ -79,14 +79,14 @@ def test_derivative_by_the_weights(optimizer, steps) -> None:
 
 
 def test_a_task_that_helps_held_out_data_gains() -> None:
-    place, opt = placed("sgd")
+    network, opt = build("sgd")
     weighting = build_weighting("auto_lambda", {"a": 1.0, "b": 1.0}, options={"lr": 1e-2})
     goal = CENTRES[:1].repeat(2, 1)
-    with weighting.attached(Training(place, opt)):
+    with weighting.attached(TrainingView(network, opt)):
         for _ in range(20):
             weighting.before_step(
-                losses=lambda exact=False: place.losses(CENTRES),
-                held_out=lambda exact=False: place.losses(goal),
+                losses=lambda exact=False: network.losses(CENTRES),
+                held_out=lambda exact=False: network.losses(goal),
             )
     assert weighting.lambdas[0] > weighting.lambdas[1]
 
@@ -96,7 +96,7 @@ def test_looking_ahead_leaves_no_trace() -> None:
     kept = {name: t.clone() for name, t in run.model.state_dict().items()}
     random, x = torch.get_rng_state(), torch.randn(8, 4)
     torch.set_rng_state(random)
-    with run.weighting.attached(Training(run.model, run.optimizer)):
+    with run.weighting.attached(TrainingView(run.model, run.optimizer)):
         losses = run.losses(x)  # whose graph outlives the look ahead
         torch.set_rng_state(random)
         run.model.load_state_dict(kept)
@@ -112,11 +112,11 @@ def test_looking_ahead_leaves_no_trace() -> None:
 
 @pytest.mark.parametrize("factor", [0.0, torch.inf])
 def test_the_weights_stay_where_looking_ahead_tells_nothing(factor) -> None:
-    place, opt = placed("sgd")
+    network, opt = build("sgd")
     weighting = build_weighting("auto_lambda", OMEGA)
-    with weighting.attached(Training(place, opt)):
+    with weighting.attached(TrainingView(network, opt)):
         weighting.before_step(
-            losses=lambda exact=False: place.losses(CENTRES),
-            held_out=lambda exact=False: factor * place.losses(HELD_OUT),
+            losses=lambda exact=False: network.losses(CENTRES),
+            held_out=lambda exact=False: factor * network.losses(HELD_OUT),
         )
     assert weighting.lambdas.tolist() == pytest.approx([0.1, 0.1])

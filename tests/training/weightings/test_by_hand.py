@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from gatesearch.training.weightings import Training, build_weighting
-from gatesearch.training.weightings.gradients import gramian_of, weighted
+from gatesearch.training.weightings import TrainingView, build_weighting
+from gatesearch.training.weightings.gradients import compute_gramian, weighted_sum
 from tests.training.weightings.toys import Point, built, combined
 
 TWO = [[1.0, 0.0], [-1.0, 1.0]]
@@ -154,8 +154,8 @@ def test_learned_scales_even_the_losses_out(name, weight) -> None:
     losses = torch.tensor([0.2, 2.0, 8.0])
     weighting = built(name, 3)
     point = Point(3)
-    optimizer = torch.optim.Adam(weighting.trained(), lr=0.05)
-    with weighting.attached(Training(point, optimizer)):
+    optimizer = torch.optim.Adam(weighting.learned_parameters(), lr=0.05)
+    with weighting.attached(TrainingView(point, optimizer)):
         for step in range(1500):
             optimizer.param_groups[0]["lr"] = 0.05 * 0.997**step
             optimizer.zero_grad()
@@ -163,7 +163,7 @@ def test_learned_scales_even_the_losses_out(name, weight) -> None:
             weighting.combine(losses)
             optimizer.step()
     assert (weighting.weights * losses).tolist() == pytest.approx([weight] * 3, rel=1e-3)
-    (s,) = weighting.trained()
+    (s,) = weighting.learned_parameters()
     sign = 1 if name == "uncertainty" else -1
     assert (sign * s).tolist() == pytest.approx(losses.log().tolist(), abs=1e-3)
 
@@ -192,7 +192,7 @@ def test_rlw_draws_softmax_of_normals_and_leaves_the_network_its_numbers() -> No
 def test_stch_is_the_softmax_of_the_losses() -> None:
     weighting = built("stch", 2, mu=0.5)
     point = Point(2)
-    with weighting.attached(Training(point, torch.optim.SGD(point.parameters(), lr=1))):
+    with weighting.attached(TrainingView(point, torch.optim.SGD(point.parameters(), lr=1))):
         weighting.backward([1.0 + point.at[0], 3.0 + point.at[1]])
     # ∂/∂ℓ_t of μ log Σ exp(ℓ_t / (2 μ)) is half the softmax of ℓ
     expected = torch.tensor([1.0, 3.0]).softmax(0) / 2
@@ -210,7 +210,7 @@ def test_famo_by_hand() -> None:
         weighting.after_step(losses=lambda exact=False: torch.tensor(after))
         return weighting.weights.tolist()
 
-    with weighting.attached(Training(point, torch.optim.SGD(point.parameters(), lr=1))):
+    with weighting.attached(TrainingView(point, torch.optim.SGD(point.parameters(), lr=1))):
         # z = 1/2: c z_t / L_t = (1, 1/4) / (5/4)
         assert step([0.5, 4.0]) == pytest.approx([0.8, 0.2])
         # the first loss fell: the first step of Adam moves ξ by 0.025, down for it
@@ -238,9 +238,9 @@ def test_combinations_of_gradients_of_any_size_and_layout(shape) -> None:
         rows[2] = rows[2].to(memory_format=torch.channels_last)
         rows[1] = rows[1].transpose(2, 3)
     expected = 0.5 * rows[0] - 3.0 * rows[1] + 2.0 * rows[2]
-    found = weighted(rows, [0.5, -3.0, 2.0])
+    found = weighted_sum(rows, [0.5, -3.0, 2.0])
     assert torch.allclose(found, expected, atol=1e-5)
     assert found.stride() == rows[0].stride()
-    gramian = gramian_of([rows], 3)
+    gramian = compute_gramian([rows], 3)
     flat = torch.stack([rows[t].flatten() for t in range(3)]).double()
     assert torch.allclose(gramian, flat @ flat.T, rtol=1e-4)

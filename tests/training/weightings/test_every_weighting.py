@@ -15,7 +15,7 @@ import torch
 from gatesearch.errors import UsageError
 from gatesearch.training.weightings import (
     WEIGHTINGS,
-    Training,
+    TrainingView,
     UnbalancedError,
     build_weighting,
 )
@@ -36,7 +36,7 @@ def first(name: str, **options) -> Run:
     """One batch's gradients; dropout would draw from torch's own numbers."""
     run = Run(name, **options)
     run.model.body[2].p = 0.0
-    with run.weighting.attached(Training(run.model, run.optimizer)):
+    with run.weighting.attached(TrainingView(run.model, run.optimizer)):
         run.gradients()
     return run
 
@@ -180,7 +180,7 @@ def ready(name: str) -> Iterator[Run]:
     """Before the backward pass of the batch `X`, with batch norm in evaluation: it sees parts."""
     run = Run(name)
     run.model.eval()
-    with run.weighting.attached(Training(run.model, run.optimizer)):
+    with run.weighting.attached(TrainingView(run.model, run.optimizer)):
         run.weighting.before_step(
             losses=lambda exact=False: torch.stack(run.losses(X)),
             held_out=lambda exact=False: torch.stack(run.losses(X)),

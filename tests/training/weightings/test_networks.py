@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import gatesearch as gs
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime
-from gatesearch.training.weightings import WEIGHTINGS, Training, build_weighting
+from gatesearch.training.weightings import WEIGHTINGS, TrainingView, build_weighting
 from gatesearch.training.weightings.representation import heads_of
 
 OMEGA = {"semseg": 1.0, "depth": 0.5, "normals": 2.0}
@@ -54,7 +54,7 @@ class Scene:
         """The gradients of a weighting, which it yields."""
         weighting = build_weighting(name, OMEGA)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        with weighting.attached(Training(self.model, optimizer)):
+        with weighting.attached(TrainingView(self.model, optimizer)):
             weighting.before_step(
                 losses=lambda exact=False: torch.stack(self.losses()),
                 held_out=lambda exact=False: torch.stack(self.losses()),

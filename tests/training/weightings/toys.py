@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatesearch.training.weightings import Training, Weighting, build_weighting
+from gatesearch.training.weightings import TrainingView, Weighting, build_weighting
 
 TASKS = ("a", "b", "c")
 
@@ -42,8 +42,8 @@ class Run:
         self.model = Linear(tasks)
         self.weighting = build_weighting(name, dict.fromkeys(tasks, 1.0), seed=3, options=options)
         groups: list[dict[str, Any]] = [{"params": self.model.parameters()}]
-        if self.weighting.trained():
-            groups.append({"params": self.weighting.trained(), "weight_decay": 0.0})
+        if self.weighting.learned_parameters():
+            groups.append({"params": self.weighting.learned_parameters(), "weight_decay": 0.0})
         self.optimizer = torch.optim.Adam(groups, lr=1e-2)
         self.scale = dict.fromkeys(tasks, 1.0) | (scale or {})
         self.data = torch.Generator().manual_seed(1)
@@ -69,7 +69,7 @@ class Run:
         self.weighting.combine(torch.stack(losses).detach().double())
 
     def epoch(self, steps: int = 2) -> dict[str, float]:
-        with self.weighting.attached(Training(self.model, self.optimizer)):
+        with self.weighting.attached(TrainingView(self.model, self.optimizer)):
             for _ in range(steps):
                 self.gradients()
                 self.optimizer.step()
@@ -95,7 +95,7 @@ def combined(
     """What a weighting makes of the gradients `rows`."""
     gradients = torch.tensor(rows)
     point = Point(gradients.shape[1])
-    training = Training(point, torch.optim.SGD(point.parameters(), lr=1.0))
+    training = TrainingView(point, torch.optim.SGD(point.parameters(), lr=1.0))
     with weighting.attached(training):
         weighting.before_step(losses=_never, held_out=_never)
         weighting.backward([row @ point.at for row in gradients])

@@ -1,4 +1,4 @@
-"""Passes of a network that leave no trace in it."""
+"""Changes to a network that are undone: buffers, random states and parameters."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put back buffers and random states: batch norm has seen nothing, dropout drawn nothing."""
+def preserve_state(model: nn.Module) -> Iterator[None]:
+    """Put back buffers and random states afterwards, as if no forward pass had been made."""
     buffers = list(model.buffers())
     kept = [buffer.clone() for buffer in buffers]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
@@ -21,14 +21,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def owned(gradient: Tensor) -> Tensor:
-    """A gradient whose entries have a place in memory each: autograd gives expanded ones too."""
-    return gradient.clone() if 0 in gradient.stride() else gradient
-
-
 @contextmanager
-def moved(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
-    """Have parameters hold other values for a while; theirs come back to the bit."""
+def replace_values(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
+    """Give parameters other values for a while; afterwards they hold theirs again, to the bit."""
     kept = [parameter.data for parameter in parameters]
     try:
         for parameter, value in zip(parameters, values, strict=True):
@@ -37,3 +32,8 @@ def moved(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Itera
     finally:
         for parameter, value in zip(parameters, kept, strict=True):
             parameter.data = value
+
+
+def materialize(gradient: Tensor) -> Tensor:
+    """Copy a gradient whose entries share memory, as autograd's expanded tensors do."""
+    return gradient.clone() if 0 in gradient.stride() else gradient

@@ -1,0 +1,27 @@
+"""What a phase of a method adds to plain training."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Functions that the trainer calls; each of them is optional.
+
+    Attributes:
+        penalty: (images as the network reads them, task -> prediction) -> scalar that is added to
+            the loss of each step. No weighting changes it.
+        before_step: Called before each step with the share of the phase that is done, in [0, 1).
+        observe: Number of the epoch that has ended, from 1 -> values to keep in the history.
+        halt: Returns True to end the phase early; asked after each epoch, after `observe`.
+    """
+
+    penalty: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None
+    before_step: Callable[[float], None] | None = None
+    observe: Callable[[int], Mapping[str, float]] | None = None
+    halt: Callable[[], bool] | None = None
+
+
+NO_HOOKS = Hooks()
