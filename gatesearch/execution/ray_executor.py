@@ -44,7 +44,8 @@ class RayExecutor:
             # Ray has SIGTERM end the process at once.
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, asking)
-        gpus = devices if ray.cluster_resources().get("GPU", 0) else 0
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = devices if resources.get("GPU", 0) else 0
         self._options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES}
 
     def submit(self, job: Job, emit: Emit) -> "Future[None]":

@@ -184,7 +184,7 @@ class StatusFile:
         return sum(self._counts.values())
 
     def _count(self, trial: TrialOutcome) -> None:
-        self._counts["pruned" if trial.state == "stopped" else trial.state] += 1
+        self._counts[trial.state] += 1
         if trial.state != "complete" or not math.isfinite(trial.gain):
             return
         if not any(_dominates(other, trial) for other in self._front):

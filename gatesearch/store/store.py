@@ -143,7 +143,7 @@ class Store:
         name: str,
         sampler: optuna.samplers.BaseSampler,
         draw: Callable[[optuna.Trial], Mapping[str, float | str]],
-        params: Mapping[str, float] | None = None,
+        params: Mapping[str, float | str] | None = None,
     ) -> PendingTrial:
         """Draw the next trial of a search.
 

@@ -157,7 +157,7 @@ def _copy_search(study: optuna.Study, new: RDBStorage, name: str, folder: Path) 
                 distributions=trial.distributions,
                 user_attrs=attrs,
                 system_attrs=trial.system_attrs,
-            )  # fmt: skip
+            )
         )
     copy = optuna.create_study(study_name=name, storage=new, directions=study.directions)
     copy.add_trials(trials)

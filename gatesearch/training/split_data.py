@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class SplitData:
         # Position of each frame in `_memory`; a part of a split shares the memory of the whole.
         self._rows = torch.arange(len(self._indices))
         names = ["image", *tasks]
-        self._arrays = {name: pack.array(split, cast(FieldName, name)) for name in names}
+        self._arrays = {name: pack.array(split, name) for name in names}
         bytes_per_frame = sum(array[:1].nbytes for array in self._arrays.values())
         self._memory: Batch | None = None
         if bytes_per_frame * len(self._indices) <= IN_MEMORY_BYTES:

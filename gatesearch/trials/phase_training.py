@@ -60,7 +60,7 @@ class Surroundings:
 
     checkpoints: Checkpoints | None = None
     stopper: Stopper | None = None
-    ranks: Ranks = Ranks()
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def run_phases(request: TrainingRequest, around: Surroundings) -> Training:
@@ -129,7 +129,7 @@ def _context(phase: Phase, training: Training) -> dict[str, object]:
 
 
 def _resumed(phases: Sequence[Phase], index: int, saved: Checkpoint) -> Training:
-    """The training within a phase that `_context` described; its weights come with the checkpoint."""
+    """The training that `_context` described; its weights come with the checkpoint."""
     context = saved.state["context"]
     rebuild = phases[index].rebuild
     module = phases[0].begin(None).module if rebuild is None else rebuild(context["module"])

@@ -135,7 +135,7 @@ class OneShotSupernet:
         size = context.study.training.batch_size
         recompute_statistics(
             network, context.train, runtime=context.runtime, batch_size=size,
-            most=self._statistics,
+            max_frames=self._statistics,
             augmented=context.augmented(training_of_one_shot(context.study)),
         )  # fmt: skip
         metrics = evaluate(

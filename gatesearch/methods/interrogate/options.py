@@ -26,7 +26,7 @@ def phase_ends(epochs: int, *, warmup: float, finetune: float) -> tuple[int, int
 
 
 class InterroGateOptions(Strict):
-    """The InterroGate supernet (the paper leaves all of these open; what is ours is said at each option).
+    """The InterroGate supernet; the paper leaves all of these open.
 
     Attributes:
         granularity: Gates after every convolution, or after every residual block.
