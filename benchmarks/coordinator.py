@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 
 import gatesearch as gs
-from benchmarks.fake_results import new_store, one_trial
+from benchmarks.fake_results import add_trial, make_store
 from benchmarks.figure import Figure, seconds
 from gatesearch.methods.context import open_context
 from gatesearch.methods.specification import NetworkSpec
@@ -27,8 +27,8 @@ def measure() -> list[Figure]:
     study = gs.load_study("scenes")
     params = {"lambda_s": 1.0} | {f"tau.{task}": 0.2 for task in study.tasks}
     with tempfile.TemporaryDirectory() as folder:
-        store = new_store(study, Path(folder) / "store")
-        around = [seconds(lambda: one_trial(store, study)) for _ in range(TRIALS)]
+        store = make_store(study, Path(folder) / "store")
+        around = [seconds(lambda: add_trial(store, study)) for _ in range(TRIALS)]
         alone = _optuna_alone(study, Path(folder) / "alone.db")
         bench = open_context(study, data=Path(folder), stored=None, emit=lambda event: None)
         trial = seconds(

@@ -1,4 +1,4 @@
-"""Results as a finished study would hold, made up: to fill stores without training."""
+"""Fake results, as long as those of a finished study: they fill stores without training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,26 +15,28 @@ from gatesearch.study import Study
 _ERRORS = {"semseg": 40.0, "depth": 0.8, "normals": 25.0, "edges": 0.05}
 
 
-def new_store(study: Study, folder: Path) -> Store:
-    """A store with every baseline of the study."""
+def make_store(study: Study, folder: Path) -> Store:
+    """Make a store with a fake result of every baseline of the study."""
     store = open_store(study, folder=folder, tasks=task_infos(study))
     for method in study.methods:
-        store.keep_baseline(made_up(study, method))
+        store.keep_baseline(fake_result(study, method))
     return store
 
 
-def one_trial(store: Store, study: Study) -> None:
-    """What a search does around one trial's training: count, ask, draw, tell."""
-    own = sampler(study.search, seed=study.seed, index=len(store.numbers))
-    begun = store.begin("", own, lambda trial: draw(trial, study.search, study.task_names))
-    result = made_up(study, "interrogate", begun.number, begun.params)
+def add_trial(store: Store, study: Study) -> None:
+    """Do what a search does around one trial's training: count, ask, draw, tell."""
+    trial_sampler = sampler(study.search, seed=study.seed, index=len(store.numbers))
+    begun = store.begin(
+        "", trial_sampler, lambda trial: draw(trial, study.search, study.task_names)
+    )
+    result = fake_result(study, "interrogate", begun.number, begun.params)
     store.finish(begun, result, [-10 * result.gflops + begun.number % 5, result.gflops])
 
 
-def made_up(
+def fake_result(
     study: Study, method: str, trial: int | None = None, params: Mapping[str, float] | None = None
 ) -> Result:
-    """A result with curves and shares as long as a real one's."""
+    """Make a result with curves and shares as long as a real one's."""
     random = np.random.default_rng(trial or 0)
     layers = BACKBONES[study.model.backbone]().gated("conv")
     names = [f"{kind}.{task}" for kind in ("loss", "open") for task in study.tasks]
@@ -60,8 +62,8 @@ def made_up(
     )
 
 
-def draw_predictions(study: Study, folder: Path, labels: list[str]) -> None:
-    """A gallery of noise for these networks, in the form that a run leaves."""
+def fake_predictions(study: Study, folder: Path, labels: list[str]) -> None:
+    """Write noise as the predictions of these networks, in the form that a run leaves."""
     random = np.random.default_rng(0)
     shape = (study.report_frames, *study.protocol.size)
     make = {

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import gatesearch as gs
-from benchmarks.fake_results import made_up, new_store, one_trial
+from benchmarks.fake_results import add_trial, fake_result, make_store
 from benchmarks.figure import Figure, seconds
 from gatesearch.methods.context import open_context
 from gatesearch.study import Study
@@ -23,8 +23,8 @@ def measure() -> list[Figure]:
     study = gs.load_study("scenes", ["report_frames=0"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = new_store(study, folder / "store")
-        one_trial(store, study)
+        store = make_store(study, folder / "store")
+        add_trial(store, study)
         bench = open_context(study, data=folder, stored=None, emit=lambda event: None)
         store.keep("data", bench.data)
         runtime = bench.runtime
@@ -70,7 +70,7 @@ def _multiply(path: Path, study: Study) -> None:
                     (own, first),
                 )
             params = {"lambda_s": 1.0} | {f"tau.{task}": 0.5 for task in study.tasks}
-            result = made_up(study, "interrogate", number, params)
+            result = fake_result(study, "interrogate", number, params)
             kept = {"trial": number, "result": result.to_json()}
             database.executemany(
                 "UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = ? AND key = ?",

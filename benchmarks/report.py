@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import gatesearch as gs
-from benchmarks.fake_results import draw_predictions, new_store, one_trial
+from benchmarks.fake_results import add_trial, fake_predictions, make_store
 from benchmarks.figure import Figure, seconds
 from gatesearch.results import front
 
@@ -18,11 +18,11 @@ def measure() -> list[Figure]:
     study = gs.load_study("scenes")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "store"
-        store = new_store(study, out)
+        store = make_store(study, out)
         for _ in range(TRIALS):
-            one_trial(store, study)
+            add_trial(store, study)
         shown = front(store.record())
-        draw_predictions(study, out, [*study.methods, *(f"trial {r.trial}" for r in shown)])
+        fake_predictions(study, out, [*study.methods, *(f"trial {r.trial}" for r in shown)])
         command = [sys.executable, "-m", "gatesearch", "report", "--study", "scenes"]
         command += ["--out", str(out), "--reports", folder]
         taken = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
