@@ -16,7 +16,6 @@ from tests.training.toys import (
     spec,
     toy_frames,
     toy_pack,
-    toy_supernet,
     toy_tasks,
     train,
     two_groups,
@@ -120,11 +119,22 @@ def test_a_gradient_that_is_no_number_names_task_epoch_and_step(frames, name) ->
         trained(frames, name, model=Bursting(*NAMES))
 
 
+@pytest.mark.parametrize("part", ["body", "heads.depth"])
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_parameters_in_no_group_are_not_trained(frames, name, part) -> None:
+    start, model = Toy(*NAMES), Toy(*NAMES)
+    trained(frames, name, model=model, spec=spec(epochs=1), groups=two_groups(model, part)[1:])
+    for key, parameter in model.named_parameters():
+        moved = not torch.equal(parameter, start.get_parameter(key))
+        assert moved == (part in key), key
+        assert parameter.requires_grad  # again, for the next phase
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("decay", ["poly", "constant"])
 @pytest.mark.parametrize("name", ["uniform", "uncertainty"])
 def test_groups_keep_their_own_rates(frames, monkeypatch, optimizer, decay, name) -> None:
-    model = toy_supernet(*NAMES)
+    model = Toy(*NAMES)
     own = spec(epochs=10, optimizer=optimizer, schedule=decay, lr=1e-3, augment=AugmentSpec())
     seen = []
 
@@ -135,10 +145,10 @@ def test_groups_keep_their_own_rates(frames, monkeypatch, optimizer, decay, name
     monkeypatch.setattr(trainer, "build_optimizer", watched)
     trained(
         frames, name, model=model, spec=own, span=(0, 5),  # ten steps of twenty
-        groups=two_groups(model, "alpha", rate=10.0),
+        groups=two_groups(model, "gate", rate=10.0),
     )  # fmt: skip
     share = 1.0 if decay == "constant" else (1 - 10 / 20) ** own.power
-    gates = {id(p) for n, p in model.named_parameters() if "alpha" in n}
+    gates = {id(p) for n, p in model.named_parameters() if "gate" in n}
     found = {
         id(p): group["lr"] for group in seen[0].param_groups for p in group["params"]
     }  # fmt: skip

@@ -205,6 +205,7 @@ def test_a_full_disk_leaves_the_earlier_ones(kept, monkeypatch, fails) -> None:
     assert same(kept.newest(), checkpoint(3))
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_leaves_the_earlier_ones(kept) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

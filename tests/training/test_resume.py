@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from gatesearch.methods.interrogate.nested import Nested
-from gatesearch.training import Checkpoint, Checkpoints, PhaseCheckpoints, Preempted
+from gatesearch.study import TrainingSpec
+from gatesearch.training import Checkpoint, Checkpoints, PhaseCheckpoints, Preempted, Runtime
 from gatesearch.training.weightings import build_weighting
 from tests.training.toys import (
     CPU,
@@ -28,7 +29,9 @@ from tests.training.toys import (
 )
 
 NAMES = ("semseg", "depth")
-EPOCHS, STEPS = 3, 6  # two steps an epoch
+EPOCHS, STEPS = 3, 6  # two steps per epoch
+LONG = spec(epochs=EPOCHS)
+SHORT = spec(epochs=2)  # for supernets, whose steps take longer
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def frames(tmp_path_factory):
 
 @dataclass
 class Stop:
-    """Asks a training to stop behind so many of its steps."""
+    """Asks a training to stop after so many of its steps."""
 
     after: int
     begun: int = 0
@@ -52,10 +55,15 @@ class Case:
     """A training that is built anew, from other weights than it will go on with."""
 
     build: Callable[[], nn.Module]
-    runtime: Any = CPU
+    runtime: Runtime = CPU
     extra: Callable[[nn.Module], dict[str, Any]] = lambda model: {}
-    spec: Any = None
+    spec: TrainingSpec = LONG
     weighting: str = "uniform"
+
+    @property
+    def steps(self) -> int:
+        """Two per epoch."""
+        return 2 * self.spec.epochs
 
     def run(self, frames, folder: Path, stop: Stop, *, seconds: float = 1e9) -> Checkpoint:
         """The checkpoint that it stops with."""
@@ -77,7 +85,7 @@ class Case:
             train(
                 model, frames, toy_tasks(*NAMES), held_out=frames,
                 weighting=build_weighting(self.weighting, dict.fromkeys(NAMES, 1.0), seed=5),
-                spec=self.spec or spec(epochs=EPOCHS), runtime=self.runtime, seed=3,
+                spec=self.spec, runtime=self.runtime,
                 before_step=before_step, checkpoints=phase, **extra,
             )  # fmt: skip
         found = checkpoints.newest()
@@ -137,35 +145,49 @@ CASES = {
     ),
     "channels last": Case(lambda: Toy(*NAMES), runtime=NHWC),
     "all generators": Case(lambda: Drawing(*NAMES)),
-    "gates": Case(lambda: toy_supernet(*NAMES, estimator="hard_concrete"), NHWC, gates),
+    "gates": Case(lambda: toy_supernet(*NAMES, estimator="hard_concrete"), NHWC, gates, SHORT),
     "nested gates": Case(
-        lambda: Nested(toy_supernet(*NAMES), ends=0.2, seed=5), extra=nested
+        lambda: Nested(toy_supernet(*NAMES), ends=0.2, seed=5), extra=nested, spec=SHORT
     ),
-    # Learned along, drawn, of earlier epochs, usual angles, moments of their own, held-out frames.
+    "two optimizers": Case(
+        lambda: Toy(*NAMES),
+        extra=lambda model: {"groups": two_groups(model, "body", optimizer="sgd", rate=0.1)},
+    ),
+    "two optimizers under auto_lambda": Case(
+        lambda: Toy(*NAMES), weighting="auto_lambda",
+        extra=lambda model: {"groups": two_groups(model, "body", optimizer="sgd", rate=0.1)},
+    ),
+    "a part of the network": Case(
+        lambda: Toy(*NAMES), extra=lambda model: {"groups": two_groups(model, "heads")[1:]}
+    ),
+    # Weights that are learned, drawn, taken from earlier epochs, from angles, by moments of their
+    # own, from held-out frames.
     **{
         name: Case(lambda: Toy(*NAMES), weighting=name)
         for name in ("uncertainty", "rlw", "dwa", "gradvac", "famo", "auto_lambda", "mgda_ub")
     },
     "gates under pcgrad": Case(
-        lambda: toy_supernet(*NAMES, estimator="hard_concrete"), NHWC, gates, weighting="pcgrad"
+        lambda: toy_supernet(*NAMES, estimator="hard_concrete"), NHWC, gates, SHORT, "pcgrad"
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_stopped_at_any_step_it_ends_the_same(frames, tmp_path, case) -> None:
-    whole = bits(CASES[case].run(frames, tmp_path / "whole", Stop(STEPS)))
-    for step in range(1, STEPS):
+    training = CASES[case]
+    whole = bits(training.run(frames, tmp_path / "whole", Stop(training.steps)))
+    for step in range(1, training.steps):
         folder = tmp_path / str(step)
-        CASES[case].run(frames, folder, Stop(step))
-        assert bits(CASES[case].run(frames, folder, Stop(STEPS, step))) == whole
+        training.run(frames, folder, Stop(step))
+        assert bits(training.run(frames, folder, Stop(training.steps, step))) == whole
 
 
 @pytest.mark.parametrize("case", ["adam", "nested gates"])
 def test_stopped_at_every_step_it_ends_the_same(frames, tmp_path, case) -> None:
-    whole = bits(CASES[case].run(frames, tmp_path / "whole", Stop(STEPS)))
-    for step in range(STEPS):
-        last = CASES[case].run(frames, tmp_path / "steps", Stop(step + 1, step))
+    training = CASES[case]
+    whole = bits(training.run(frames, tmp_path / "whole", Stop(training.steps)))
+    for step in range(training.steps):
+        last = training.run(frames, tmp_path / "steps", Stop(step + 1, step))
     assert bits(last) == whole
 
 

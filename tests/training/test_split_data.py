@@ -1,10 +1,10 @@
-"""Frames: the same batches from memory and from disk; carving; resizing."""
+"""Frames of a split: the same batches from memory and from disk; parts; splitting; resizing."""
 
 from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatesearch.errors import DataError
@@ -41,7 +41,9 @@ def test_memory_and_disk_give_the_same_batches(pack, monkeypatch, size) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_frames_kept_on_a_gpu_give_the_same_batches(pack) -> None:
     here, there = toy_frames(pack), toy_frames(pack)
+    part = there.part(0, 2)
     there.keep_on("cuda")
+    assert all(tensor.is_cuda for tensor in part.batch(torch.arange(2)).values())
     for ours, theirs in zip(collected(here), collected(there), strict=True):
         for name in ours:
             assert theirs[name].is_cuda
@@ -91,6 +93,57 @@ def test_batches_left_out_change_nothing_else(pack, monkeypatch, in_memory) -> N
             assert torch.equal(ours["image"], theirs["image"])
 
 
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(count=st.integers(1, 11), of=st.integers(1, 5), in_memory=st.booleans())
+def test_parts_are_disjoint_even_and_in_order(pack, count, of, in_memory) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if not in_memory:
+            patch.setattr(split_data, "IN_MEMORY_BYTES", 0)
+        whole = toy_frames(pack, "depth", indices=range(count))
+    depths = whole.batch(torch.arange(count))["depth"][:, 1, 1].tolist()
+    parts = [whole.part(i, of) for i in range(of)]
+    sizes = [len(part) for part in parts]
+    assert sum(sizes) == count
+    assert max(sizes) - min(sizes) <= 1
+    seen = [part.batch(torch.arange(len(part)))["depth"][:, 1, 1].tolist() for part in parts]
+    places = [[depths.index(depth) for depth in part] for part in seen]
+    assert sorted(place for part in places for place in part) == list(range(count))
+    assert all(part == sorted(part) for part in places)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_parts_of_a_part_and_their_batches(pack, monkeypatch, in_memory) -> None:
+    if not in_memory:
+        monkeypatch.setattr(split_data, "IN_MEMORY_BYTES", 0)
+    whole = toy_frames(pack, indices=[7, 1, 10, 2, 9, 4, 3, 0])
+    halves = [whole.part(0, 2), whole.part(1, 2)]
+    quarters = [half.part(i, 2) for half in halves for i in range(2)]
+    images = [quarter.batch(torch.arange(2))["image"] for quarter in quarters]
+    everything = {image.numpy().tobytes() for image in torch.cat(images)}
+    assert everything == {image.numpy().tobytes() for image in next(whole.in_order(8))["image"]}
+    again = toy_frames(pack, indices=[7, 1, 10, 2, 9, 4, 3, 0]).part(1, 2)
+    for ours, theirs in zip(halves[1].in_order(3), again.in_order(3), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    drawn = list(halves[1].shuffled(2, torch.Generator().manual_seed(1)))
+    assert [len(batch["image"]) for batch in drawn] == [2, 2]
+    shuffled = {image.numpy().tobytes() for batch in drawn for image in batch["image"]}
+    assert shuffled == {image.numpy().tobytes() for image in next(again.in_order(4))["image"]}
+
+
+def test_parts_share_the_memory_of_the_whole(pack) -> None:
+    whole = toy_frames(pack)
+    part = whole.part(0, 2).part(1, 2)
+    assert part._memory is whole._memory
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_a_part_that_is_none(pack, index) -> None:
+    with pytest.raises(ValueError, match=f"from 0 to 1, found {index}"):
+        toy_frames(pack).part(index, 2)
+
+
 def test_a_task_without_labels_is_refused(tmp_path) -> None:
     pack = toy_pack(tmp_path / "toy", without=("edges", "depth"))
     with pytest.raises(DataError, match=r"toy has no labels for depth, edges \(its fields: image"):
@@ -100,7 +153,7 @@ def test_a_task_without_labels_is_refused(tmp_path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(2, 60), data=st.data(), seed=st.integers(0, 2**63 - 1))
-def test_carving_is_a_partition_by_its_seed_alone(count, data, seed) -> None:
+def test_validation_is_a_partition_by_its_seed_alone(count, data, seed) -> None:
     validation = data.draw(st.integers(1, count))
     if count - validation < 2:
         with pytest.raises(DataError, match=f"{validation} of {count} are carved off"):
@@ -114,7 +167,7 @@ def test_carving_is_a_partition_by_its_seed_alone(count, data, seed) -> None:
     assert split_validation(count, validation=validation, seed=seed) == (train, held)
 
 
-def test_two_seeds_carve_differently() -> None:
+def test_two_seeds_split_differently() -> None:
     assert split_validation(50, validation=10, seed=0) != split_validation(
         50, validation=10, seed=1
     )
@@ -132,7 +185,7 @@ def test_spread_is_even(count, wanted) -> None:
     assert 0 not in gaps
 
 
-def test_normalised_is_what_imagenet_encoders_read() -> None:
+def test_normalized_images_are_what_imagenet_encoders_read() -> None:
     image = torch.tensor(MEAN)[None, :, None, None] * 255 + torch.zeros(1, 3, 1, 2)
     image[..., 1] += torch.tensor(STD)[:, None] * 255
     expected = torch.tensor([0.0, 1.0]).expand(1, 3, 1, 2)

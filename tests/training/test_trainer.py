@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from gatesearch.training import TrainingError, evaluate, predict, recompute_statistics
+from gatesearch.training import History, TrainingError, evaluate, predict, recompute_statistics
+from gatesearch.training import runtime as runtimes
 from gatesearch.training.runtime import measure_memory_format, resolve_runtime
 from gatesearch.training.split_data import normalize
 from tests.training.toys import (
@@ -179,6 +180,41 @@ def test_weights_of_the_losses_and_zero_of_them(frames) -> None:
         assert moved == (weight > 0)
 
 
+def test_a_phase_ends_where_it_is_halted(frames) -> None:
+    asked = []
+
+    def halt() -> bool:
+        asked.append(len(seen))
+        return len(asked) == 2
+
+    seen = []
+    _, history = trained(frames, epochs=5, halt=halt, on_epoch=lambda n, v: seen.append(n))
+    assert (history.epochs, history.images) == (2, 16)
+    assert asked == [1, 2]  # after the values of the epoch are known
+    _, whole = trained(frames, epochs=5)
+    assert history.curves["loss.depth"] == whole.curves["loss.depth"][:2]
+
+
+def test_an_empty_span_trains_nothing(frames) -> None:
+    before = torch.get_rng_state()
+    model, history = trained(frames, epochs=4, span=(2, 2), on_epoch=pytest.fail)
+    assert same_state(model, Toy())
+    assert history == History()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_optimizers_in_one_training(frames) -> None:
+    start, model = Toy("depth"), Toy("depth")
+    groups = two_groups(model, "heads", optimizer="sgd", rate=0.5)
+    trained(frames, model=model, names=("depth",), groups=groups, epochs=1, batch_size=8)
+    # One step of Adam moves each entry that has a gradient by its rate, one of SGD by the gradient.
+    moved = (model.body[0].weight - start.body[0].weight).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-2), rtol=1e-3, atol=0)
+    head, before = model.heads["depth"].weight, start.heads["depth"].weight
+    expected = before - 0.5 * 1e-2 * (head.grad + 1e-4 * before)
+    torch.testing.assert_close(head.detach(), expected.detach())
+
+
 def test_a_loss_that_is_no_number_names_task_epoch_and_step(frames) -> None:
     class Bursting(Toy):
         calls = 0
@@ -321,5 +357,23 @@ def test_what_is_asked_of_a_runtime_is_given() -> None:
     assert resolve_runtime("auto", "auto").memory_format == "nhwc"
     state = torch.random.get_rng_state()
     measured = measure_memory_format(Toy, (2, 3, 8, 8), resolve_runtime("fp32", "auto"))
-    assert measured.memory_format in ("nchw", "nhwc")
+    assert (measured.device, measured.precision) == (resolve_runtime("fp32", "auto").device, "fp32")
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("nchw", "chosen"),
+    [
+        ([9.0, 1.0, 1.0, 1.0, 1.0], "nchw"),  # the first lap does not count
+        ([1.0, 1.0, 1.0, 3.0, 1.0], "nhwc"),  # faster in three of four laps only
+        ([1.0, 3.0, 3.0, 3.0, 3.0], "nhwc"),
+    ],
+)
+def test_the_memory_format_that_is_clearly_faster_is_chosen(monkeypatch, nchw, chosen) -> None:
+    laps = iter(nchw)
+    monkeypatch.setattr(
+        runtimes, "_step_seconds",
+        lambda model, image, runtime: next(laps) if runtime.memory_format == "nchw" else 2.0,
+    )  # fmt: skip
+    measured = measure_memory_format(Toy, (2, 3, 8, 8), resolve_runtime("fp32", "auto"))
+    assert measured.memory_format == chosen

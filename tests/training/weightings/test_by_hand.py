@@ -129,11 +129,11 @@ def test_gradvac_first_projects_like_pcgrad() -> None:
 def test_graddrop_keeps_one_sign() -> None:
     rows = [[3.0, 1.0, 0.0], [-1.0, 1.0, 0.0]]
     weighting = built("graddrop", 2)
-    drawn = torch.stack([combined(weighting, rows) for _ in range(2000)])
+    drawn = torch.stack([combined(weighting, rows) for _ in range(600)])
     # purity (1 + 2 / 4) / 2 = 3/4 of the first entry is positive; the second always is
     assert set(drawn[:, 0].tolist()) == {3.0, -1.0}
-    assert (drawn[:, 0] == 3).float().mean().item() == pytest.approx(0.75, abs=0.03)
-    assert drawn[:, 1:].tolist() == [[2.0, 0.0]] * 2000
+    assert (drawn[:, 0] == 3).float().mean().item() == pytest.approx(0.75, abs=0.05)
+    assert drawn[:, 1:].tolist() == [[2.0, 0.0]] * 600
 
 
 def test_dwa_by_hand() -> None:
