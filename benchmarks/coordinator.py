@@ -13,10 +13,10 @@ import optuna
 import gatesearch as gs
 from benchmarks.fake_results import add_trial, make_store
 from benchmarks.figure import Figure, seconds
-from gatesearch.methods.context import open_context
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.search.space import draw, sampler
 from gatesearch.study import Study
+from gatesearch.trials.context import open_context
 from gatesearch.trials.trial import train_network
 
 BAR, BAR_MS = 1.0, 5.0

@@ -7,7 +7,7 @@ import numpy as np
 
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.results import Result
-from gatesearch.search.run import task_infos
+from gatesearch.search.setup import task_infos
 from gatesearch.search.space import draw, sampler
 from gatesearch.store.store import PREDICTIONS, Store, open_store
 from gatesearch.study import Study

@@ -11,8 +11,8 @@ from pathlib import Path
 import gatesearch as gs
 from benchmarks.fake_results import add_trial, fake_result, make_store
 from benchmarks.figure import Figure, seconds
-from gatesearch.methods.context import open_context
 from gatesearch.study import Study
+from gatesearch.trials.context import open_context
 
 TRIALS = 10_000
 BAR_RUN, BAR_STATUS = 15.0, 1.0

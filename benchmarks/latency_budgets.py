@@ -14,7 +14,7 @@ from benchmarks.figure import Figure
 from gatesearch.cost import Budget, PatternCost, fit_latency, median_latency
 from gatesearch.models import GatedSupernet
 from gatesearch.pruning import save_compact
-from gatesearch.search.run import start_stopwatch
+from gatesearch.search.setup import start_stopwatch
 
 BAR = 1.05
 BUDGETS = 10

@@ -253,7 +253,7 @@ def test_a_one_shot_supernet_needs_epochs() -> None:
     with pytest.raises(
         UsageError, match=r"must leave a share of the epochs .*, found 0\.8 \+ 0\.25"
     ):
-        load_study("scenes", [*shares, 'search.mode="one_shot"'])
+        load_study("scenes", [*shares, 'tune=["one_shot"]'])
 
 
 def test_the_kind_of_search_is_not_in_the_fingerprint() -> None:

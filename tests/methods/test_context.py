@@ -2,7 +2,7 @@
 
 import torch
 
-from gatesearch.methods.context import open_context
+from gatesearch.trials.context import open_context
 from tests.search.tiny import tiny
 
 

@@ -20,7 +20,7 @@ from tests.search.tiny import tiny
 PHASES = ("one_shot.warmup=0.25", "one_shot.finetune=0.25", "one_shot.epochs=4")
 QUICK = (
     *PHASES, "training.epochs=2", "one_shot.patterns=12", "one_shot.statistics=4",
-    'search.mode="one_shot"',
+    'tune=["one_shot"]',
 )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from gatesearch.execution.jobs import Job
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.pruning import load_compact
 from gatesearch.results import StudyRecord, front
-from gatesearch.search.run import ExecutionOptions, run
+from gatesearch.search.run import run
+from gatesearch.search.setup import ExecutionOptions
 from gatesearch.stopping import never
 from gatesearch.store.status import StatusFile, read_status
 from gatesearch.store.store import read_store
@@ -311,7 +312,7 @@ def test_a_training_that_fails_on_two_devices_fails_its_trial(data, tmp_path) ->
     study, common = tiny(tmp_path, *absurd), {"out": tmp_path / "out", "data": data}
     run(study, n_trials=0, emit=lambda event: None, **common)
     record = run(
-        study, n_trials=2, emit=lambda event: None, means=ExecutionOptions(devices=2), **common
+        study, n_trials=2, emit=lambda event: None, options=ExecutionOptions(devices=2), **common
     )
     assert [(r.state, r.attempts) for r in record.trials] == [("failed", 1)] * 2
     for result in record.trials:

@@ -10,7 +10,8 @@ from gatesearch.methods import build_model
 from gatesearch.methods.interrogate.gate_selection import harden
 from gatesearch.pruning import load_compact
 from gatesearch.pruning.description import ConvStep
-from gatesearch.search.run import ExecutionOptions, run, start_stopwatch
+from gatesearch.search.run import run
+from gatesearch.search.setup import ExecutionOptions, start_stopwatch
 from tests.search.tiny import tiny
 
 WIDE = ("model.width=0.25", "training.epochs=1")
@@ -47,7 +48,7 @@ def test_a_budget_of_latency_is_met_when_it_is_cut(data, tmp_path) -> None:
         try:
             record = run(
                 study, n_trials=1, out=out, data=data, emit=lambda event: None,
-                budgets=[budget], means=ExecutionOptions(device="cpu"),
+                budgets=[budget], options=ExecutionOptions(device="cpu"),
             )  # fmt: skip
             break
         except UsageError as error:  # a machine that became busy since
@@ -72,7 +73,7 @@ def test_a_device_that_is_not_there(data, tmp_path) -> None:
     with pytest.raises(UsageError, match=r"--device must be one that torch can use here \(cpu\)"):
         run(
             tiny(tmp_path), n_trials=1, out=tmp_path / "out", data=data, emit=lambda event: None,
-            budgets=["5ms"], means=ExecutionOptions(device="cuda"),
+            budgets=["5ms"], options=ExecutionOptions(device="cuda"),
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
