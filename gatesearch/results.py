@@ -331,7 +331,7 @@ def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the JSON of a format-4 record into that of format 5.
 
     Format 4 called a trial that was stopped early `pruned`, had `role` instead of `part`, and gave
-    what belongs to the one-shot supernet the method `interrogate`.
+    what belongs to the one-shot supernet the method that it is built on.
 
     Raises:
         StudyRefusedError: Its role is missing or unknown.

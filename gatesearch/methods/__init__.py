@@ -39,10 +39,10 @@ __all__ = [
     "Supernet",
     "TrainedNetwork",
     "TrainingRequest",
+    "binding_methods",
     "build_model",
     "check_study",
     "method_of",
-    "methods_listed",
     "start_of",
     "training_of",
     "tuned_methods",
@@ -129,7 +129,7 @@ def build_model(
     return entry.build(parts_of(study, seed=seed, stl=stl, pretrained=pretrained), options)
 
 
-def methods_listed(names: Sequence[str], results: Sequence[str]) -> list[str]:
+def binding_methods(names: Sequence[str], results: Sequence[str]) -> list[str]:
     """Names of methods whose options bind a store that holds results of some methods."""
     bound = set(results) | {METHODS[name].built_on for name in results if name in METHODS}
     return [name for name in names if name in bound]

@@ -7,6 +7,8 @@ to fine-tune are then chosen along the whole range of cost.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -19,7 +21,7 @@ from gatesearch.methods import Context, Method, NetworkSpec, Supernet, TrainingR
 from gatesearch.methods.space import Choice, Range, space_of
 from gatesearch.results import Result
 from gatesearch.search.space import Params, draw
-from gatesearch.store.store import Store
+from gatesearch.store.store import Store, ask
 from gatesearch.trials.kept_networks import network_state
 
 # Configurations at which no task owns anything, everything, and evenly between come first.
@@ -28,7 +30,7 @@ _POPULATION = 24
 
 
 def chooser(
-    method: Method,  # type: ignore[type-arg]
+    method: Method[Any],
     context: Context,
     store: Store,
     single_task: Result,
@@ -154,11 +156,11 @@ def _try_configurations(
     while (done := len(_complete(patterns))) < count:
         if done % 10 == 0:
             emit(Progress("patterns", done, count, "patterns"))
-        patterns.sampler = optuna.samplers.NSGAIISampler(
+        sampler = optuna.samplers.NSGAIISampler(
             population_size=_POPULATION, seed=(context.study.seed * 1_000_003 + done) % 2**32
         )
-        trial = patterns.ask()
-        metrics, macs = supernet.measure(draw(trial, space))
+        trial, params = ask(patterns, sampler, partial(draw, space=space))
+        metrics, macs = supernet.measure(params)
         trial.set_user_attr("metrics", metrics)
         patterns.tell(trial, [delta_mtl(metrics, single_task, directions), 2e-9 * macs])
     emit(Progress("patterns", count, count, "patterns"))

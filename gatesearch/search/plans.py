@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -57,7 +58,7 @@ class SearchPlan:
 
 
 def method_plan(
-    method: Method,  # type: ignore[type-arg]
+    method: Method[Any],
     context: Context,
     store: Store,
     *,

@@ -11,7 +11,7 @@ from gatesearch.events import Emit, Progress, Warned
 from gatesearch.execution.executors import open_executor
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import perform
-from gatesearch.methods import Context, NetworkSpec, check_study, methods_listed
+from gatesearch.methods import Context, NetworkSpec, binding_methods, check_study
 from gatesearch.results import SINGLE_TASK, Result, StudyRecord, front
 from gatesearch.search.plans import method_plan
 from gatesearch.search.predictions import draw_predictions
@@ -84,7 +84,7 @@ def run(
             stack.enter_context(advisory_lock(options.storage, study.name))
         store = open_store(
             study, folder=out, tasks=task_infos(study), storage=options.storage,
-            complete=check_study, binding=methods_listed,
+            complete=check_study, binding=binding_methods,
         )  # fmt: skip
         stack.callback(store.close)
         context = _context(setup, store, data=data, emit=emit)

@@ -154,12 +154,8 @@ class Store:
             params: What to draw instead.
         """
         mirror = self._mirror(name)
-        mirror.sampler = sampler
         try:
-            if params is not None:
-                mirror.enqueue_trial(dict(params))
-            asked = mirror.ask()
-            drawn = dict(draw(asked))
+            asked, drawn = ask(mirror, sampler, draw, params)
             frozen = mirror.get_trials(deepcopy=False)[asked.number]
             pending = PendingTrial(
                 name, next(self._next_numbers), drawn, asked.number, _as_json(frozen.distributions)
@@ -343,6 +339,27 @@ class Store:
             data=attributes.get("data", {}),
             predictions=predictions if predictions.is_file() else None,
         )
+
+
+def ask(
+    study: optuna.Study,
+    sampler: optuna.samplers.BaseSampler,
+    draw: Callable[[optuna.Trial], Mapping[str, float | str]],
+    params: Mapping[str, float | str] | None = None,
+) -> tuple[optuna.Trial, dict[str, float | str]]:
+    """Draw the next trial of an Optuna study: the trial and its parameters.
+
+    Args:
+        study: The study.
+        sampler: What draws.
+        draw: Suggests every parameter.
+        params: What to draw instead.
+    """
+    study.sampler = sampler
+    if params is not None:
+        study.enqueue_trial(dict(params))
+    trial = study.ask()
+    return trial, dict(draw(trial))
 
 
 def open_store(
