@@ -10,13 +10,14 @@ from gatesearch.cost import count_macs
 from gatesearch.events import Progress, Warned
 from gatesearch.methods import (
     Context,
+    NetworkSpec,
     Phase,
     TrainedNetwork,
     TrainingRequest,
+    build_model,
     method_of,
     training_of,
 )
-from gatesearch.methods.specification import NetworkSpec
 from gatesearch.training import (
     Checkpoint,
     Checkpoints,
@@ -101,7 +102,6 @@ def _phases(request: TrainingRequest) -> Sequence[Phase]:
     method = method_of(request.spec.method)
     if method.phases is not None:
         return method.phases(request)
-    from gatesearch.methods import build_model
 
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
         spec = request.spec
