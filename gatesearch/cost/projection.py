@@ -11,7 +11,7 @@ from gatesearch.cost.budget import Budget, name_of
 from gatesearch.cost.pattern import PatternCost
 from gatesearch.cost.rounding import allowed_counts, rounded
 from gatesearch.errors import UsageError
-from gatesearch.models.graph import Add, Conv, Graph
+from gatesearch.models.graph import Graph
 
 # A pattern is good enough from this share of the budget on.
 LEAST = 0.98
@@ -245,9 +245,10 @@ def _groups(
 
 
 def _price(cost: PatternCost, name: str) -> int:
-    """Multiply-adds that one own channel behind a gate costs, whatever else is live."""
+    """Multiply-adds of one task channel of a gated node, whatever else is live; at least 1.
+
+    A node without weights costs what the nodes cost that it reads.
+    """
     node = next(node for node in cost.graph if node.name == name)
-    if isinstance(node, Conv):
-        return cost.macs_a_channel[name]
-    sources = node.sources if isinstance(node, Add) else ()
-    return sum(cost.macs_a_channel.get(source, 0) for source in sources) or 1
+    names = [name] if node.has_weights else node.sources
+    return sum(cost.macs_per_channel.get(source, 0) for source in names) or 1

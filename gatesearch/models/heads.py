@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatesearch.models.encoder import ConvNorm
+from gatesearch.models.conv_norm import ConvNorm
 
 ASPP_RATES = (12, 24, 36)
 ASPP_DROPOUT = 0.5

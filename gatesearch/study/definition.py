@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from gatesearch.errors import UsageError
+from gatesearch.strict import Strict
 from gatesearch.study.schema import (
     DataSpec,
     ExecutionSpec,
@@ -17,7 +18,6 @@ from gatesearch.study.schema import (
     OneShotSpec,
     ProtocolSpec,
     SearchSpec,
-    Strict,
     TaskSpec,
     TrainingSpec,
 )

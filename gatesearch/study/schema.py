@@ -4,13 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
-class Strict(BaseModel):
-    """A table whose keys are all known."""
-
-    # Schemas are built on first use: `--help` must not wait for them.
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
+from gatesearch.strict import Strict
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
