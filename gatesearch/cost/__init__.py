@@ -1,6 +1,6 @@
-"""What a network costs: counted on shapes alone or measured, for gate patterns, and bounded.
+"""Costs of networks and of gate patterns, counted or measured, and budgets that bound them.
 
-Its modules are imported on use: budgets and kept figures need no torch.
+Modules are imported on first use: budgets and stored costs need no torch.
 """
 
 from typing import TYPE_CHECKING
