@@ -15,21 +15,36 @@ class ConvShape(Protocol):
     """A description of a `ConvNorm`: a node of a graph, or a step of a compact network."""
 
     @property
-    def inputs(self) -> int: ...  # noqa: D102
+    def inputs(self) -> int:
+        """Input channels."""
+
     @property
-    def outputs(self) -> int: ...  # noqa: D102
+    def outputs(self) -> int:
+        """Output channels."""
+
     @property
-    def kernel(self) -> int: ...  # noqa: D102
+    def kernel(self) -> int:
+        """Height and width of the kernel."""
+
     @property
-    def stride(self) -> int: ...  # noqa: D102
+    def stride(self) -> int:
+        """Input pixels for each output pixel."""
+
     @property
-    def dilation(self) -> int: ...  # noqa: D102
+    def dilation(self) -> int:
+        """Pixels between the kernel's entries."""
+
     @property
-    def relu(self) -> bool: ...  # noqa: D102
+    def relu(self) -> bool:
+        """Whether a ReLU follows the norm."""
+
     @property
-    def ceiling(self) -> float | None: ...  # noqa: D102
+    def ceiling(self) -> float | None:
+        """Upper limit of the ReLU; None for no limit."""
+
     @property
-    def depthwise(self) -> bool: ...  # noqa: D102
+    def depthwise(self) -> bool:
+        """Whether each output channel reads the input channel of the same index alone."""
 
 
 class ConvNorm(nn.Module):

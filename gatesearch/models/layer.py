@@ -1,4 +1,4 @@
-"""What extraction asks of a module that holds the weights of a node."""
+"""The protocol of modules that hold the weights of a node, and can be cut down to channels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,9 @@ class Layer(Protocol):
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Compute the node from the values of its sources."""
-        ...
 
     def copy_channels(self, slices: Sequence["LayerSlice"]) -> None:
         """Take over channels of larger layers of the same kind, one slice after the other."""
-        ...
 
 
 @dataclass(frozen=True)

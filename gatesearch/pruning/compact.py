@@ -1,4 +1,4 @@
-"""The compact network: what is left of a supernet, as a plain module of smaller convolutions."""
+"""The compact network: the live channels of a supernet as a plain module, without gates."""
 
 from pathlib import Path
 from typing import cast

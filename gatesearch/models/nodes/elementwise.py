@@ -1,4 +1,4 @@
-"""What all nodes without weights answer alike."""
+"""The answers that all nodes without weights share."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Steps of a compact network: what is left of nodes after extraction, as plain numbers."""
+"""Steps of a compact network: nodes cut down to their live channels, as plain numbers."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
