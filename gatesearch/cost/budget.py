@@ -33,7 +33,7 @@ class Budget:
 
     Attributes:
         text: As the user wrote it, without spaces.
-        measure: What is bounded: an attribute of `Cost`, or seconds of latency.
+        measure: The bounded measure: an attribute of `Cost`, or latency in seconds.
         limit: Its highest value.
     """
 
@@ -42,11 +42,11 @@ class Budget:
     limit: float
 
     def share(self, cost: Cost, *, seconds: float | None = None) -> float:
-        """What part of the budget a network takes; at most 1 inside it.
+        """Return the share of the budget that a network takes; at most 1 inside it.
 
         Args:
-            cost: Of the network.
-            seconds: Its latency, which a budget of latency asks for.
+            cost: Cost of the network.
+            seconds: Its latency; needed for a budget of latency.
 
         Raises:
             ValueError: A budget of latency without one.
@@ -59,7 +59,7 @@ class Budget:
 
 
 def measure_of(text: str) -> Measure:
-    """What a budget bounds, known before anything is measured.
+    """Return the measure that a budget bounds, which is known before anything is measured.
 
     Raises:
         UsageError: Not one of `FORMS`.
@@ -74,16 +74,16 @@ def measure_of(text: str) -> Measure:
 def parse_budget(
     text: str, *, mtl: Cost, stl: Cost, latency: tuple[float, float] | None = None
 ) -> Budget:
-    """Read a budget and refuse one that no network of a study can reach.
+    """Read a budget and refuse one outside the range of a study's networks.
 
     Args:
         text: One of `FORMS`.
-        mtl: Cost of the multi-task network, all gates closed: the least there is.
+        mtl: Cost of the multi-task network, all gates closed: the lowest possible.
         stl: Cost of the single-task networks, all gates open.
         latency: Measured seconds of these two, where latency can be bounded.
 
     Raises:
-        UsageError: Another form, or out of reach; says what can be reached.
+        UsageError: Another form, or out of reach; says the range.
     """
     amount, unit = _read(text)
     if unit in _UNITS:
@@ -111,7 +111,7 @@ def parse_budget(
 
 
 def name_of(budgets: Sequence[Budget]) -> str:
-    """Budgets that hold together, in one order whatever theirs; empty without any."""
+    """Join the texts of budgets that hold together, in sorted order; empty without any."""
     return "+".join(sorted({budget.text for budget in budgets}))
 
 

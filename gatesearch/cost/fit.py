@@ -1,4 +1,4 @@
-"""From learned gates to a gate pattern whose measured latency takes a budget up."""
+"""From learned gates to a gate pattern whose measured latency uses up a budget."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from gatesearch.cost.pattern import PatternCost
 from gatesearch.cost.projection import project
 from gatesearch.errors import UsageError
 
-# A measured latency is good enough from this share of the budget on; the aim leaves room for noise.
+# A measured latency of at least this share of the budget is good enough; `_AIM` leaves room for
+# noise.
 LEAST_MEASURED = 0.9
 _AIM = 0.96
 _ROUNDS = 8
-_TRIES = 3  # at all gates closed: a moment's load must not cost the training behind these gates
+_TRIES = 3  # measurements of all gates closed: a moment's load must not waste a whole training
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,22 @@ def fit_latency(
 ) -> dict[str, Tensor]:
     """Project gates until the measured latency is between `LEAST_MEASURED` and all of its budget.
 
-    The table orders patterns, measurements say where the limit lies in that order. The first bound
-    corrects the table by measured / table of all gates closed; each next one is where the line
-    through the measurements around the limit meets it, or the middle between them. Of the patterns
-    measured inside the largest is kept, so that noise can leave a part of the budget untaken, as
-    another budget can. (Noise also lets the same network take longer another time.)
+    The table orders patterns, and measurements show which of them reach the limit. The first bound
+    on the table's seconds is corrected by measured / table of all gates closed; each next bound is
+    where the line through the measurements around the limit meets it, or the middle between them.
+    The largest pattern that was measured inside the limit is returned, so that noise, or another
+    budget, can leave a part of this budget unused. (Noise can also make the same network take
+    longer another time.)
 
     Args:
         alpha: Gated node -> (T, C) logits.
-        cost: Of the supernet's patterns, with measured layers.
+        cost: Cost of the supernet's patterns, with measured layers.
         budgets: All of them hold; without one of latency this is `project`.
         measure: Gates -> seconds of the compact network under them.
         multiple: As for `project`.
 
     Returns:
-        Gated node -> (T, C) bool: a pattern that was measured inside.
+        Gated node -> (T, C) bool: a pattern that was measured inside the limit.
 
     Raises:
         UsageError: Even all gates closed take longer, or exceed another budget.
@@ -67,7 +69,8 @@ def fit_latency(
         return _Measured(gates, float(cost.seconds(gates)), measure(gates))
 
     closed, opened = (
-        {name: torch.full(a.shape, own) for name, a in alpha.items()} for own in (False, True)
+        {name: torch.full(a.shape, is_open) for name, a in alpha.items()}
+        for is_open in (False, True)
     )
     for _ in range(_TRIES):
         least = measured(closed)
@@ -82,18 +85,18 @@ def fit_latency(
     inside, outside = least, None
     bound = least.table * aim / least.seconds
     for turn in range(_ROUNDS):
-        # Nothing can be projected under what all gates closed take; sums round.
+        # No pattern takes less than all gates closed, up to rounding of the sums.
         bound = max(bound, least.table * (1 + 1e-9))
         table = Budget(tightest.text, "latency", bound)
         gates = project(alpha, cost, [*others, table], multiple=multiple)
         if _same(gates, inside.gates):
             break
-        found = measured(gates)
-        if found.seconds > limit:
-            outside = found
+        latest = measured(gates)
+        if latest.seconds > limit:
+            outside = latest
         else:
-            inside = max(inside, found, key=lambda pattern: pattern.table)
-        enough = LEAST_MEASURED * limit <= found.seconds <= limit
+            inside = max(inside, latest, key=lambda pattern: pattern.table)
+        enough = LEAST_MEASURED * limit <= latest.seconds <= limit
         if enough or (outside is not None and outside.table <= inside.table):
             break
         bound = _next_bound(least, inside, outside, aim, halve=turn % 3 == 2)
@@ -103,7 +106,7 @@ def fit_latency(
 def _next_bound(
     least: _Measured, inside: _Measured, outside: _Measured | None, aim: float, *, halve: bool
 ) -> float:
-    """Table seconds at which `aim` should be measured."""
+    """Return the seconds by the table at which `aim` should be measured."""
     lower, upper = (least, inside) if outside is None else (inside, outside)
     across, rise = upper.table - lower.table, upper.seconds - lower.seconds
     if outside is not None and halve:

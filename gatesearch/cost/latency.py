@@ -6,9 +6,10 @@ a supernet are measured (`gatesearch.cost.layers`), and a pattern takes
 
     seconds = scale · (heads + Σ_l Σ_streams f_l(live outputs) + Σ_l a_l · live channels)
 
-with f_l piecewise linear for convolutions and a_l for element-wise nodes and mixes. What the sum
-leaves out (streams that read the same channels run as one convolution, channels are gathered)
-`scale` corrects on average, and measured patterns in the end (`gatesearch.cost.fit`).
+with f_l piecewise linear for nodes with weights, and a_l seconds per channel of element-wise nodes
+and mixes. The sum ignores that streams that read the same channels run as one convolution, and that
+channels are copied. `scale` corrects this on average, and measured patterns in the end
+(`gatesearch.cost.fit`).
 """
 
 import time
@@ -21,20 +22,20 @@ from torch import Tensor, nn
 
 from gatesearch.training import Runtime
 
-Points = Sequence[tuple[int, float]]  # (live outputs, seconds), both rising from beyond 0
+Points = Sequence[tuple[int, float]]  # (live outputs, seconds), both above 0 and rising
 
 _WARM_UP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTable:
-    """Measured seconds of a supernet's layers, nothing but numbers; 0 where nothing is live.
+    """Measured seconds of a supernet's layers, as plain numbers; a dead layer takes 0.
 
     Attributes:
-        convs: Convolution with its norm and ReLU -> points of f_l; it reads all channels of its
-            source, whatever the gates.
-        elements: Element-wise node -> seconds a channel.
-        mixes: Gated node -> seconds a mixed channel.
+        convs: Node with weights -> points of f_l, measured with all channels of its source,
+            whatever the gates.
+        elements: Element-wise node -> seconds per channel.
+        mixes: Gated node -> seconds per mixed channel.
         heads: Seconds of all heads.
         ends: Measured seconds of the compact networks of all gates closed and all open.
         scale: Factor that corrects the sum.
@@ -54,18 +55,18 @@ class LatencyTable:
         elements: Mapping[str, Tensor],
         mixes: Mapping[str, Tensor],
     ) -> Tensor:
-        """Seconds of patterns, (...) float64; differentiable.
+        """Estimate the seconds of patterns, (...) float64; differentiable.
 
         Args:
-            outputs: Convolution -> (..., S) its live outputs in each of S streams.
+            outputs: Node with weights -> (..., S) its live outputs in each of S streams.
             elements: Element-wise node -> (...) channels computed.
             mixes: Gated node -> (...) channels mixed.
         """
         counts = torch.stack([outputs[name].double() for name in self.convs])
         total = self.heads + _interpolated(list(self.convs.values()), counts).sum((0, -1))
-        for each, channels in ((self.elements, elements), (self.mixes, mixes)):
+        for per_channel, channels in ((self.elements, elements), (self.mixes, mixes)):
             for name, count in channels.items():
-                total = total + each[name] * count.double()
+                total = total + per_channel[name] * count.double()
         return self.scale * total
 
 
@@ -77,14 +78,14 @@ def median_latency(
     runs: int = 30,
     span: float = 0.5,
 ) -> float:
-    """Median seconds of a forward pass on one image.
+    """Measure the median seconds of a forward pass on one image.
 
     Args:
-        network: Is moved to the device and put into evaluation mode.
+        network: The network; it is moved to the device and put into evaluation mode.
         shape: (1, 3, H, W) of the image.
         runtime: Device and memory format; its precision is not used.
-        runs: Least number of passes measured.
-        span: Least seconds that they take together.
+        runs: Minimum number of passes measured.
+        span: Minimum seconds that they take together.
     """
     network = runtime.place(network).eval()
     image = noise(shape, runtime)
@@ -94,13 +95,13 @@ def median_latency(
 def median_seconds(
     work: Callable[[], object], runtime: Runtime, *, runs: int, span: float
 ) -> float:
-    """Median seconds of calls without gradients, the device's own work included.
+    """Measure the median seconds of calls without gradients, until the device has finished each.
 
     Args:
-        work: What is called.
-        runtime: Where it computes.
-        runs: Least number of calls measured; some before them are not.
-        span: Least seconds that they take together.
+        work: The function to call.
+        runtime: The device on which it computes.
+        runs: Minimum number of calls measured, after a few unmeasured ones.
+        span: Minimum seconds that they take together.
     """
     laps: list[float] = []
     with torch.inference_mode():
@@ -116,7 +117,7 @@ def median_seconds(
 
 
 def noise(shape: tuple[int, ...], runtime: Runtime) -> Tensor:
-    """The same numbers in [0, 1) each time, (1, C, H, W), on the device."""
+    """Draw numbers in [0, 1), the same each time, (1, C, H, W), on the device."""
     return runtime.image(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
 
 
@@ -129,9 +130,9 @@ def _finish(runtime: Runtime) -> None:
 
 def _interpolated(points: Sequence[Points], counts: Tensor) -> Tensor:
     """f_l of counts (N, ...) for N functions through 0 and their points, linear in between."""
-    longest = max(len(own) for own in points)
-    # Repeated ends make the rows equally long.
-    rows = [[(0, 0.0), *own, *[own[-1]] * (longest - len(own))] for own in points]
+    longest = max(len(knots) for knots in points)
+    # The last point is repeated to make the rows equally long.
+    rows = [[(0, 0.0), *knots, *[knots[-1]] * (longest - len(knots))] for knots in points]
     table = torch.tensor(rows, dtype=torch.float64, device=counts.device)
     knots, values = table.unbind(-1)
     flat = counts.flatten(1)

@@ -1,9 +1,9 @@
-"""Multiply-adds of a network: fvcore counts, thop and torch check it.
+"""Multiply-adds of a network, counted by fvcore and checked by thop and torch.
 
 The published convention of multi-task papers is followed: FLOPs = 2 x multiply-adds of
 convolutions, linear layers and matrix products (attention included). Normalisation, resampling,
-pooling and elementwise arithmetic are left out; whatever is neither counted nor known to be such
-is reported by name.
+pooling and elementwise arithmetic are left out; any other operator that is not counted is reported
+by name.
 """
 
 import copy
@@ -25,8 +25,8 @@ from gatesearch.errors import UsageError
 
 HEADS = "heads"
 
-# Outside the convention, in-place forms included: they move, compare, add, scale, pool, resample
-# or normalise. (fvcore itself ignores those that only move data.)
+# Operators outside the convention, in-place forms included: they move, compare, add, scale, pool,
+# resample or normalise. (fvcore itself ignores those that only move data.)
 _FREE_NAMES = """
 abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d add addcdiv
 addcmul adjoint alias all amax amin any arange argmax argmin argsort as_strided atan atan2
@@ -54,8 +54,8 @@ FREE = frozenset(f"aten::{name}" for name in _FREE_NAMES.split())
 def count_macs(model: nn.Module, input_shape: tuple[int, ...], *, cross_check: bool = True) -> Cost:
     """Count the multiply-adds of one forward pass in evaluation mode.
 
-    The count is made on a copy without data (device `meta`), so that neither weights nor memory
-    matter, and `model` stays as it is.
+    The count is made on a copy without data (device `meta`), so that weights and memory do not
+    matter and `model` is not changed.
 
     Args:
         model: Called with one image batch; returns tensors in any nesting of dicts and tuples.
@@ -100,8 +100,8 @@ def _without_data(model: nn.Module) -> nn.Module:
     """A deep copy whose parameters, buffers and plain tensor attributes have shapes only."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-        for tensor in (item for item in own if isinstance(item, Tensor)):
+        held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+        for tensor in (item for item in held if isinstance(item, Tensor)):
             empty = torch.empty_like(tensor, device="meta", requires_grad=False)
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
@@ -110,7 +110,7 @@ def _without_data(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # The fused path of nn.MultiheadAttention is one operator that no counter knows.
+    # The fused path of nn.MultiheadAttention is one operator, which no counter knows.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -122,7 +122,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Flat(nn.Module):
-    """The tracer takes tuples of tensors only."""
+    """A model that returns a tuple of tensors, as the tracer needs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ def _sizes(value: Any) -> list[int]:
 
 
 def _product(first: int) -> Callable[[Sequence[Any], Sequence[Any]], int]:
-    """Handle of a product whose left factor is argument `first`: outputs x contracted length."""
+    """Count a product whose left factor is argument `first`: outputs x contracted length."""
 
     def handle(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
         return math.prod(_sizes(outputs[0])) * _sizes(inputs[first])[-1]
@@ -166,7 +166,7 @@ def _product(first: int) -> Callable[[Sequence[Any], Sequence[Any]], int]:
 
 
 def _einsum(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Product of all index lengths; fvcore's own reads a figure rounded to four digits."""
+    """Multiply all index lengths; fvcore's handle reads a figure rounded to four digits."""
     from fvcore.nn.jit_handles import einsum_flop_jit
 
     terms = inputs[0].toIValue().replace(" ", "").split("->")[0].split(",")
@@ -181,21 +181,21 @@ def _einsum(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
 
 
 def _attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Scores q k' (L x S x E) and their product with v (L x S x Ev), for every head."""
+    """Count scores q k' (L x S x E) and their product with v (L x S x Ev), for every head."""
     query, key, value = (_sizes(item) for item in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-# What `_convolution` ends in on device meta in torch 2.11, where it has no kernel.
+# On device meta `_convolution` ends in this operator, which has no kernel there in torch 2.11.
 _ON_META = torch.library.Library("aten", "IMPL", "Meta")
-_ON_META.impl("convolution_overrideable", lambda *given: torch.ops.aten.convolution.default(*given))
+_ON_META.impl("convolution_overrideable", lambda *args: torch.ops.aten.convolution.default(*args))
 
 
 class _RecordConvolutions(TorchFunctionMode):
     """Makes convolutions visible to the tracer on device meta.
 
-    The tracer records `aten::_convolution`, which real devices reach from `conv2d` and its kin,
-    but meta does not. In `F.conv*` we call it directly.
+    The tracer records `aten::_convolution`, which `F.conv*` reaches on real devices but not on
+    meta. Here `F.conv*` calls it directly.
     """
 
     def __torch_function__(
@@ -281,7 +281,7 @@ def _each(value: Any, n: int) -> list[int]:
 
 
 def _cross_check(model: nn.Module, image: Tensor, counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Lines of the form `thop: conv 2 MACs, fvcore 1`, for each figure that differs."""
+    """Return a line such as `thop counts 2 multiply-adds in ...` for each figure that differs."""
     conv, linear = counts.get("conv", 0), counts.get("linear", 0)
     products = sum(counts.values()) - conv
     torch_conv, torch_products = _torch_counts(model, image)
@@ -298,7 +298,7 @@ def _cross_check(model: nn.Module, image: Tensor, counts: Mapping[str, int]) -> 
 
 
 def _torch_counts(model: nn.Module, image: Tensor) -> tuple[int, int]:
-    """Multiply-adds of convolutions, and of everything else torch counts."""
+    """Count multiply-adds of convolutions, and of everything else that torch counts."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -309,20 +309,20 @@ def _torch_counts(model: nn.Module, image: Tensor) -> tuple[int, int]:
 
 
 def _thop_count(model: nn.Module, image: Tensor) -> int:
-    """Multiply-adds in nn.Conv* and nn.Linear; thop sees no functional calls.
+    """Count multiply-adds in nn.Conv* and nn.Linear; thop sees no functional calls.
 
-    thop hangs buffers on the model, so this comes last on the copy.
+    thop adds buffers to the model, so this is the last use of the copy.
     """
     from thop import profile
     from thop.vision.basic_hooks import zero_ops
 
     counted = (nn.modules.conv._ConvNd, nn.Linear)
-    # thop goes by type: one with children anywhere, as a container, must stay open.
-    inner = {type(module) for module in model.modules() if next(module.children(), None)}
+    # thop goes by type: a type that has children anywhere must not be taken for free.
+    with_children = {type(module) for module in model.modules() if next(module.children(), None)}
     free = {
         type(module): zero_ops
         for module in model.modules()
-        if not isinstance(module, counted) and type(module) not in inner
+        if not isinstance(module, counted) and type(module) not in with_children
     }
     with torch.device("cpu"):  # thop's sums are tensors; a caller may build under "meta"
         total, _ = profile(model, (image,), custom_ops=free, verbose=False)

@@ -4,22 +4,19 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
 from gatesearch.results import Result, StudyRecord, delta, front
+from gatesearch.strict import Strict
 from gatesearch.tasks import TASKS
 from gatesearch.training.split_data import MEAN, STD
 
 CARD = "gatesearch.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskCard(_Strict):
+class TaskCard(Strict):
     """An output of the network.
 
     Attributes:
@@ -37,7 +34,7 @@ class TaskCard(_Strict):
     measured: dict[str, float]
 
 
-class Card(_Strict):
+class Card(Strict):
     """What a reader of a shipped network must know, in every format.
 
     Attributes:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gatesearch.methods.base import Method
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.graph import Graph
+from gatesearch.models.mixing import mixing_sum
 from gatesearch.models.model_factory import Parts
 from gatesearch.strict import Strict
 
@@ -53,19 +54,11 @@ class CrossStitchNet(nn.Module):
                 encoder.forward_stage(x, stage)[1]
                 for encoder, x in zip(encoders, streams, strict=True)
             ]
-            weights = stitch[..., None, None].to(streams[0].dtype)
-            streams = [_mix(row, streams) for row in weights]
+            streams = [mixing_sum(streams, weights) for weights in stitch]
         return {
             task: head(x, image.shape[-2:])
             for (task, head), x in zip(self.heads.items(), streams, strict=True)
         }
-
-
-def _mix(weights: Tensor, streams: list[Tensor]) -> Tensor:
-    mixed = weights[0] * streams[0]
-    for weight, stream in zip(weights[1:], streams[1:], strict=True):
-        mixed = torch.addcmul(mixed, weight, stream)
-    return mixed
 
 
 def _stage_channels(graph: Graph) -> list[int]:

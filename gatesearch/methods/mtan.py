@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.methods.base import Method
-from gatesearch.models.encoder import ConvNorm, Encoder
-from gatesearch.models.graph import Conv, Graph
+from gatesearch.models.conv_norm import ConvNorm
+from gatesearch.models.encoder import Encoder
+from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import Parts
 from gatesearch.strict import Strict
 
@@ -46,7 +47,7 @@ class AttentionNet(nn.Module):
         self.encoder: Encoder = parts.encoder()
         stages = range(1, graph.stages)
         widths = [graph.stage(i)[-1].outputs for i in stages]
-        entering = [graph.channels(graph.entering(i)) for i in stages]
+        entering = [graph.channels(graph.last_block_input(i)) for i in stages]
         self.halves = [_halves(graph, i + 1) for i in stages]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(parts.seed)
@@ -119,7 +120,7 @@ def _halves(graph: Graph, stage: int) -> bool:
     """Whether a stage starts by halving the size."""
     if stage >= graph.stages:
         return False
-    return any(isinstance(node, Conv) and node.stride == 2 for node in graph.stage(stage))
+    return any(node.stride == 2 for node in graph.stage(stage))
 
 
 MTAN = Method(

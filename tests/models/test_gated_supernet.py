@@ -14,8 +14,9 @@ from gatesearch.methods.stl import STL
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet, mixed_nodes
-from gatesearch.models.graph import INPUT, Add, Conv, Graph
+from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import HeadSpec, Parts
+from gatesearch.models.nodes import INPUT, Add, Conv
 from gatesearch.study import Study, load_study
 
 HEADS = {"a": 3, "b": 1}

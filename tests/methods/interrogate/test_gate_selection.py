@@ -8,8 +8,8 @@ import torch
 from gatesearch.errors import UsageError
 from gatesearch.methods import build_model
 from gatesearch.methods.interrogate.gate_selection import harden
+from gatesearch.models.nodes import ConvStep
 from gatesearch.pruning import load_compact
-from gatesearch.pruning.description import ConvStep
 from gatesearch.search.run import run
 from gatesearch.search.setup import ExecutionOptions, start_stopwatch
 from tests.search.tiny import tiny
