@@ -158,7 +158,7 @@ def run(
         chosen["tune"] = _MODES[search]
     seeded = {} if seed is None else {"seed": seed}
     definition = load_study(study, set_ or []).model_copy(update=chosen | seeded)
-    if definition.tune != _MODES["one_shot"] and (points is not None or prefer):
+    if not set(_MODES["one_shot"]) <= set(definition.tune) and (points is not None or prefer):
         raise UsageError("--points and --prefer belong to --search one_shot")
     wanted = preferences(prefer, definition.task_names)
     store = store_of(definition, out)

@@ -37,6 +37,7 @@ class SearchPlan:
             trials try instead of drawing. None where all draw.
         asked_for: Whether its trials are those that the run was asked for; others are not stopped
             early either.
+        stage: What its progress is called.
     """
 
     name: str
@@ -45,11 +46,7 @@ class SearchPlan:
     draw: Callable[[optuna.Trial], Params]
     choose: Callable[[], Chooser] | None = None
     asked_for: bool = True
-
-    @property
-    def stage(self) -> str:
-        """What its progress is called."""
-        return "search" if self.asked_for else self.name
+    stage: str = "search"
 
     def spec(self, trial: PendingTrial) -> NetworkSpec:
         """The network of a trial."""
@@ -115,6 +112,7 @@ def weights_plan(method: str, study: Study) -> SearchPlan:
         partial(draw, space=space),
         choose=lambda: lambda index: plain if index == 0 and low <= 1 <= high else None,
         asked_for=False,
+        stage=weight_search_name(method, study.seed),
     )
 
 

@@ -113,6 +113,8 @@ def run(
                 method, context, store, single_task=single_task, budgets=setup.budgets,
                 prefer=prefer or {}, emit=emit,
             )  # fmt: skip
+            if len(setup.tuned) > 1:
+                plan = replace(plan, stage=f"search {plan.name}")
             search.run_trials(plan, trials[name])
         return _measure_chosen(context, store, emit)
 

@@ -321,6 +321,8 @@ class Search:
     def _line(self, label: str, result: Result) -> str:
         if result.state != "complete":
             return f"{label}: {result.state}: {result.reason}"
+        if not result.metrics:  # a part that is no network to compare
+            return f"{label}: trained"
         metrics = " ".join(f"{k} {v:.4g}" for k, v in result.metrics.get("validation", {}).items())
         compared = metrics and self.known(NetworkSpec(SINGLE_TASK, result.seed)) is not None
         gain = f"Δ_MTL {self._gain(result):+.2f} %, " if compared else ""

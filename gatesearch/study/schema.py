@@ -185,6 +185,8 @@ class SearchSpec(Strict):
         """Take keys that hold lists, and that the table itself does not know, for ranges."""
         if not isinstance(raw, Mapping):
             return raw
+        if "mode" in raw:  # of gatesearch 0.1.0
+            raise ValueError('mode is gone; write tune = ["one_shot"] at the top of the study')
         ranges = {
             key: value
             for key, value in raw.items()
