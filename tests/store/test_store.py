@@ -11,7 +11,15 @@ import pytest
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.results import Result, TaskInfo
 from gatesearch.store.backup import DATABASE
-from gatesearch.store.store import PendingTrial, Store, open_store, read_store
+from gatesearch.methods import check_study, methods_listed
+from gatesearch.store.store import (
+    GAIN,
+    GAIN_AND_COST,
+    PendingTrial,
+    Store,
+    open_store,
+    read_store,
+)
 from tests.search.tiny import tiny
 
 TASKS = (
