@@ -176,7 +176,7 @@ def test_exports_do_not_rest_on_weights_that_nobody_reads(networks, tmp_path) ->
 def test_the_ends_ship_as_compact_networks(tmp_path, method) -> None:
     study = tiny(tmp_path)
     network = scattered(build_model(study, method))
-    compact = as_compact(network, study)
+    compact = as_compact(network, method, study)
     assert isinstance(compact, CompactNet)
     image = torch.rand(2, 3, 32, 48)
     with torch.no_grad():

@@ -49,7 +49,7 @@ def files(tmp_path_factory) -> Callable[[str], Path]:
     supernet = scattered(build_model(study, "interrogate"))
     assert isinstance(supernet, GatedSupernet)
     put(supernet, np.random.default_rng(5))
-    mtl = as_compact(scattered(build_model(study, "mtl")), study)
+    mtl = as_compact(scattered(build_model(study, "mtl")), "mtl", study)
     for network, name, form in [
         (extract(supernet), "small", "safetensors"),
         (mtl, "mtl", "safetensors"),
