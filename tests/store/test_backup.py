@@ -194,6 +194,7 @@ def whole_pairs(path):
         return database.execute(odd).fetchall() == []
 
 
+@pytest.mark.slow("processes")
 @pytest.mark.parametrize("mode", ["delete", "wal"])
 def test_a_killed_writer_leaves_no_damage(folder, mode) -> None:
     path = folder / DATABASE
