@@ -1,8 +1,8 @@
 """What must be fast, as ratios measured in one run on one machine: `python -m benchmarks`.
 
 Each file measures one promise and returns `Figure`s; a new promise is a file and a line here. Both
-sides of a ratio are timed in turns in one process and the median of the pairs counts, so that
-neither a slow machine nor a neighbour on it decides.
+sides of a ratio are timed in turns in one process, and the median over the pairs counts, so that
+neither a slow machine nor other processes on it decide.
 """
 
 # Name -> module of this package with a function `measure() -> list[Figure]`; the longest last.
@@ -14,17 +14,17 @@ MEASUREMENTS: dict[str, str] = {
     "compact": "latency of a compact network against its FLOPs",
     "budgets": "how well gates are projected into random budgets",
     "patterns": "cost by formula against fvcore (minutes)",
-    "latency_budgets": "networks cut inside latency budgets, in a fresh process (minutes)",
+    "latency_budgets": "networks cut inside latency budgets, in a new process (minutes)",
     "loading": "data loading and augmentation within a training step",
-    "coordinator": "coordinator and store within a trial",
+    "search_overhead": "search and store within a trial",
     "report": "a report of 40 trials",
     "checkpoints": "checkpoints within a training",
     "large_store": "opening, resuming, reporting 10,000 trials; their status",
-    "workers": "trials an hour of two processes against one (minutes)",
+    "workers": "trials per hour of two processes against one (minutes)",
     "scenes": "the whole of `gatesearch run --study scenes --n-trials 6` (minutes)",
     "one_shot": "one training for the front against eight separate searches (an hour, resumable)",
     "recipe": "InterroGate against MTL and Cross-stitch on real frames (a day, resumable)",
 }
 
-# Measured when they are named.
+# Measured only when they are named.
 LONG = ("one_shot", "recipe")

@@ -13,7 +13,7 @@ from benchmarks.figure import Figure
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        epilog="\n".join(f"{name:12} {what}" for name, what in MEASUREMENTS.items()),
+        epilog="\n".join(f"{name:16} {what}" for name, what in MEASUREMENTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, metavar="NAME",

@@ -1,4 +1,4 @@
-"""How well projection takes budgets up: random gates, random budgets from MTL to STL."""
+"""How much of a budget projected gates use: random gates, random budgets between MTL and STL."""
 
 import statistics
 
@@ -10,7 +10,7 @@ from gatesearch.cost import Budget, PatternCost, project
 from gatesearch.models import GatedSupernet
 
 STUDIES = ("scenes", "nyud-small", "nyud")
-BUDGETS = 200  # a study and granularity
+BUDGETS = 200  # per study and granularity
 LEAST = 0.98
 
 

@@ -1,6 +1,6 @@
 """Checkpoints as a share of training, for the supernet of `nyud-small`.
 
-The same steps with a checkpoint behind each and with none; a training keeps one every
+The same steps are timed with a checkpoint after each and with none; a training keeps one every
 `execution.checkpoint_minutes`.
 """
 

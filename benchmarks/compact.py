@@ -1,10 +1,11 @@
 """Latency of compact networks against their FLOPs, both as ratios to the single-task networks.
 
-The single-task networks are the plain ones, and once more as they ship: as a compact network too.
+The single-task networks are timed as they are trained, and once more as `gatesearch export` writes
+them: as a compact network.
 
-A random part of all gates is on, which is the layout that extraction can tidy up least; the same
-with channels rounded to multiples of 8 (`interrogate.round_to`), and with as many gates of each
-layer aligned (`interrogate.align`).
+A random share of all gates is on, the pattern that extraction can simplify least. It is measured as
+drawn, with channels rounded to multiples of 8 (`interrogate.round_to`), and with the same number of
+gates per layer aligned between tasks (`interrogate.align`).
 """
 
 from functools import partial
@@ -31,7 +32,7 @@ def measure() -> list[Figure]:
     supernet = gs.build_model(study, "interrogate")
     assert isinstance(supernet, GatedSupernet)
     stl = gs.build_model(study, "stl").eval()
-    shipped = as_compact(stl, study)
+    shipped = as_compact(stl, "stl", study)
     whole = gs.count_macs(stl, SHAPE).macs
     figures = []
     for share in SHARES:

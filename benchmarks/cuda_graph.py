@@ -28,7 +28,7 @@ EPOCHS = 3  # the first of which records
 
 def measure() -> list[Figure]:
     if not torch.cuda.is_available():
-        print("captured: skipped, needs a CUDA device", file=sys.stderr)
+        print("cuda_graph: skipped, needs a CUDA device", file=sys.stderr)
         return []
     study = gs.load_study("nyud-small", [f"training.epochs={EPOCHS}"])
     runtime = resolve_runtime("auto", "nhwc")

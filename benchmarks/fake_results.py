@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from gatesearch.methods import method_of
+from gatesearch.methods.space import Choice, Range, space_of
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.results import Result
 from gatesearch.search.setup import task_infos
 from gatesearch.search.space import draw, sampler
-from gatesearch.store.store import PREDICTIONS, Store, open_store
+from gatesearch.store.names import search_name
+from gatesearch.store.store import GAIN_AND_COST, PREDICTIONS, Store, open_store
 from gatesearch.study import Study
 
 _ERRORS = {"semseg": 40.0, "depth": 0.8, "normals": 25.0, "edges": 0.05}
@@ -19,22 +22,30 @@ def make_store(study: Study, folder: Path) -> Store:
     """Make a store with a fake result of every baseline of the study."""
     store = open_store(study, folder=folder, tasks=task_infos(study))
     for method in study.methods:
-        store.keep_baseline(fake_result(study, method))
+        store.keep_result(fake_result(study, method))
     return store
 
 
 def add_trial(store: Store, study: Study) -> None:
     """Do what a search does around one trial's training: count, ask, draw, tell."""
+    search = search_name("interrogate", "")
+    store.open_search(search, GAIN_AND_COST)
     trial_sampler = sampler(study.search, seed=study.seed, index=len(store.numbers))
-    begun = store.begin(
-        "", trial_sampler, lambda trial: draw(trial, study.search, study.task_names)
-    )
-    result = fake_result(study, "interrogate", begun.number, begun.params)
-    store.finish(begun, result, [-10 * result.gflops + begun.number % 5, result.gflops])
+    pending = store.begin(search, trial_sampler, lambda trial: draw(trial, space(study)))
+    result = fake_result(study, "interrogate", pending.number, pending.params)
+    store.finish(pending, result, [-10 * result.gflops + pending.number % 5, result.gflops])
+
+
+def space(study: Study) -> Mapping[str, Range | Choice]:
+    """What the trials draw from."""
+    return space_of(method_of("interrogate").space, study)
 
 
 def fake_result(
-    study: Study, method: str, trial: int | None = None, params: Mapping[str, float] | None = None
+    study: Study,
+    method: str,
+    trial: int | None = None,
+    params: Mapping[str, float | str] | None = None,
 ) -> Result:
     """Make a result with curves and shares as long as a real one's."""
     random = np.random.default_rng(trial or 0)
@@ -58,7 +69,7 @@ def fake_result(
         curves={name: random.uniform(size=epochs).tolist() for name in (*names, "sparsity", "lr")},
         layers=layers,
         sharing={task: random.uniform(size=len(layers)).tolist() for task in study.tasks},
-        environment={"device": "made up", "precision": "bf16", "memory_format": "nhwc"},
+        environment={"device": "none", "precision": "bf16", "memory_format": "nhwc"},
     )
 
 

@@ -1,4 +1,4 @@
-"""A measured figure beside its bar, and how ratios are measured."""
+"""A measured figure with its bar, and how ratios are measured."""
 
 import statistics
 import time
@@ -15,9 +15,9 @@ class Figure:
     Attributes:
         name: What was measured.
         value: The figure, in `unit`.
-        bar: Highest value allowed; None where it is only reported.
+        bar: Highest value allowed; None where the figure is only reported.
         unit: `x`, `%`, `s`, `min` or `GiB`.
-        detail: What the figure is made of.
+        detail: The measurements behind the figure.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Figure:
         return None if self.bar is None else self.value <= self.bar
 
     def line(self) -> str:
-        """For the table."""
+        """Format the figure as a line of the table."""
         bar = "-" if self.bar is None else f"{self.bar:.4g} {self.unit}"
         verdict = {True: "met", False: "MISSED", None: "-"}[self.met]
         return (

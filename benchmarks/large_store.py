@@ -1,4 +1,4 @@
-"""A store of 10,000 trials: `status`, and the `run` that opens it, finds all done and reports."""
+"""A store of 10,000 trials: `status`, and a `run` with nothing left to train, which reports."""
 
 import json
 import sqlite3
@@ -25,9 +25,9 @@ def measure() -> list[Figure]:
         folder = Path(name)
         store = make_store(study, folder / "store")
         add_trial(store, study)
-        bench = open_context(study, data=folder, stored=None, emit=lambda event: None)
-        store.keep("data", bench.data)
-        runtime = bench.runtime
+        context = open_context(study, data=folder, stored=None, emit=lambda event: None)
+        store.keep("data", context.data)
+        runtime = context.runtime
         kept = {"precision": runtime.precision, "memory_format": runtime.memory_format}
         store.keep("runtime", kept)
         _multiply(folder / "store" / "study.db", study)

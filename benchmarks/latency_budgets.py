@@ -1,4 +1,4 @@
-"""Budgets of latency: what a network cut inside one takes when a fresh process measures it."""
+"""Budgets of latency: the latency of a network cut inside one, measured again by a new process."""
 
 import json
 import statistics
@@ -20,7 +20,7 @@ BAR = 1.05
 BUDGETS = 10
 STUDY = "nyud-small"
 
-# What a fresh process does with the network: load, and measure as `run` does.
+# A new process loads the network and measures it as `run` does.
 AGAIN = """
 import json, sys
 from pathlib import Path
@@ -55,13 +55,13 @@ def measure() -> list[Figure]:
 
         gates = fit_latency(alpha, cost, [Budget("", "latency", limit)], measure=seconds)
         taken.append(seconds(gates) / limit)
-        again.append(_in_a_fresh_process(supernet, gates, shape, stopwatch.runtime) / limit)
+        again.append(_in_new_process(supernet, gates, shape, stopwatch.runtime) / limit)
     detail = f"{BUDGETS} budgets of {1e3 * least:.1f} to {1e3 * most:.1f} ms, {STUDY}; median "
     detail += f"{statistics.median(again):.3f}, least {min(again):.3f}"
-    return [Figure("latency in a fresh process over budget", max(again), BAR, "x", detail)]
+    return [Figure("latency in a new process over budget", max(again), BAR, "x", detail)]
 
 
-def _in_a_fresh_process(supernet, gates, shape, runtime) -> float:
+def _in_new_process(supernet, gates, shape, runtime) -> float:
     supernet.set_gates(gates)
     with tempfile.TemporaryDirectory() as folder:
         stem = Path(folder) / "network"

@@ -1,7 +1,7 @@
 """Batches, augmentation and normalisation as a share of the training step they feed.
 
-Frames are random numbers at the sizes of `nyud-small`; every operation works on them as on real
-ones.
+Frames are random numbers at the sizes of `nyud-small`; every operation costs the same on them as on
+real frames.
 """
 
 import itertools

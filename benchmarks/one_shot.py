@@ -2,9 +2,9 @@
 
 Eight searches, one under each of eight budgets spread evenly from MTL to STL, against eight points
 of one supernet: the area that their validation figures dominate, and what their trainings cost.
-Stores are kept in `$GATESEARCH_BENCH` (a temporary folder otherwise): a stopped run goes on;
-the studies are `$GATESEARCH_BENCH_STUDIES` (`scenes`), the data in `$GATESEARCH_DATA`, keys to
-change in them `$GATESEARCH_BENCH_SET` (`training.epochs=6 one_shot.epochs=12`).
+Stores are kept in `$GATESEARCH_BENCH` (a temporary folder by default), where a stopped run goes on.
+`$GATESEARCH_BENCH_STUDIES` names the studies (`scenes`), `$GATESEARCH_DATA` the data's folder, and
+`$GATESEARCH_BENCH_SET` keys to change, such as `training.epochs=6 one_shot.epochs=12`.
 """
 
 import math
@@ -46,17 +46,16 @@ def _compared(study: Study, *, out: Path, data: Path) -> list[Figure]:
         share = (i + 0.5) / POINTS
         budget = f"{mtl.gflops + share * (stl.gflops - mtl.gflops):.6g}G"
         run(study, n_trials=TRIALS, budgets=[budget], **options)
-    search = study.search.model_copy(update={"mode": "one_shot"})
-    record = run(study.model_copy(update={"search": search}), n_trials=POINTS, **options)
-    cut = [r for r in record.trials if "lambda_s" not in r.params]
-    separate = [r for r in record.trials if "lambda_s" in r.params]
+    record = run(study.model_copy(update={"tune": ("one_shot",)}), n_trials=POINTS, **options)
+    cut = [r for r in record.trials if r.method == "one_shot"]
+    separate = [r for r in record.trials if r.method == "interrogate"]
     # Trials share a warm-up, and points their supernet: each counts once.
-    starts = {start.part: start for start in record.starts}
+    starts = {(start.method, start.part): start for start in record.starts}
     costs = [
         sum(r.train_pflops - r.reused_pflops for r in networks) + start.train_pflops
         for networks, start in (
-            (cut, starts["supernet"]),
-            (separate, starts.get("warmup", Result("", 0))),
+            (cut, starts["one_shot", "supernet"]),
+            (separate, starts.get(("interrogate", "warm-up"), Result("", 0))),
         )
     ]
     worst = min(_gain(record, r) for r in (*cut, *separate) if math.isfinite(_gain(record, r)))

@@ -1,11 +1,11 @@
 """InterroGate against multi-task learning and Cross-stitch, on real frames, with three seeds.
 
-At 1.25 x MTL's FLOPs against MTL, which trains so much longer that both trainings cost the same;
-and at 0.8 x Cross-stitch's against Cross-stitch. Trials are the two of `GIVEN`; the best on the
-validation part counts, Δ_MTL is of the test part. `$GATESEARCH_BENCH_EPOCHS` (the study's own)
-are the lengths to compare at, as `60,120`: with several, how far doubling moves Δ_MTL is a figure
-too. Stores are kept in `$GATESEARCH_BENCH` (a temporary folder otherwise): a stopped run goes on.
-`$GATESEARCH_DATA` holds the prepared data.
+It is compared with MTL at 1.25 x MTL's FLOPs, where MTL trains so much longer that both trainings
+cost the same; and with Cross-stitch at 0.8 x its FLOPs. Trials are the two of `GIVEN`; the best on
+the validation part counts, and Δ_MTL is of the test part. `$GATESEARCH_BENCH_EPOCHS` (the study's
+own by default) lists the lengths to compare at, as `60,120`: with several, how far a longer
+training moves Δ_MTL is a figure too. Stores are kept in `$GATESEARCH_BENCH` (a temporary folder by
+default), where a stopped run goes on. `$GATESEARCH_DATA` holds the prepared data.
 """
 
 import itertools
@@ -21,6 +21,8 @@ import gatesearch as gs
 from benchmarks.figure import Figure
 from gatesearch.cost import count_macs
 from gatesearch.methods import build_model
+from gatesearch.methods.definitions import options_of
+from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.results import delta, front
 from gatesearch.search.run import run
 from gatesearch.study import Study
@@ -88,9 +90,9 @@ def _gains(epochs: int, work: Path, data: Path) -> dict[str, list[tuple[float, .
 
 
 def _study(epochs: int, seed: int) -> Study:
-    """With an MTL that trains as many epochs more as make its cost that of InterroGate."""
+    """The study, in which MTL trains for so many epochs that it costs as much as InterroGate."""
     study = gs.load_study(STUDY, [f"training.epochs={epochs}"])
-    warmup, gates = study.interrogate.phases(epochs)
+    warmup, gates = options_of(study, INTERROGATE).phases(epochs)
     with torch.device("meta"):
         supernet = build_model(study, "interrogate", pretrained=False)
     whole = count_macs(supernet, (1, 3, *study.protocol.size), cross_check=False).gflops

@@ -1,9 +1,9 @@
 """Peak memory of a supernet's training step against T+1 plain encoders and T heads at once.
 
-What is compared is the highest sum of live bytes that torch's allocator handed out during a step
-beyond those alive before it (activations, gradients, temporaries; parameters and optimizer state
-are the same on both sides). Resident memory would also count what the C library keeps back, and
-with it the history of the process.
+Compared is the highest sum of live bytes that torch's allocator handed out during a step beyond
+those alive before it (activations, gradients, temporaries; parameters and optimizer state are the
+same on both sides). Resident memory would also count freed memory that the C library has not given
+back, and so depend on what the process did before.
 """
 
 from collections.abc import Callable

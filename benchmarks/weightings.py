@@ -1,9 +1,9 @@
 """Time and peak memory of a multi-task network's step under each weighting, beside the plain sum.
 
 ResNet-18 at full and a quarter width, three tasks, 96x128, batches of 16. At full width a step of a
-method on gradients counts 2.24 plain ones: three backward passes of the encoder, not one. Where
-torchjd has the same method, its plainest use is timed in turns with ours: `mtl_backward` on the
-encoder's features, then `jac_to_grad`.
+method on gradients takes as many FLOPs as 2.24 plain steps: three backward passes of the encoder,
+not one. Where torchjd has the same method, its simplest use is timed in turns with ours:
+`mtl_backward` on the encoder's features, then `jac_to_grad`.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import gatesearch as gs
 from benchmarks.figure import Figure, in_turns
 from benchmarks.networks import BATCH, full_width_study
 from benchmarks.step_memory import peak_bytes
-from gatesearch.methods import MTL
+from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime, resolve_runtime
@@ -37,7 +37,7 @@ THEIRS: dict[str, Callable[[], aggregation.Aggregator]] = {
 
 
 class Step:
-    """One step of a multi-task network, as the training loop takes it."""
+    """One training step of a multi-task network, as `Trainer` takes it."""
 
     def __init__(self, study: Study, name: str, runtime: Runtime) -> None:
         self.model = runtime.place(gs.build_model(study, "mtl")).train()
@@ -52,11 +52,11 @@ class Step:
         self.batch = _batch(study, runtime.device)
 
     def again(self, *, exact: bool = False) -> torch.Tensor:
-        """Losses of the batch at the parameters of now."""
+        """Losses of the batch at the current parameters."""
         return self.forward.current_losses(self.batch, exact=exact)
 
     def __call__(self) -> None:
-        """Take it."""
+        """Take the step."""
         with self.weighting.attached(TrainingView(self.model, self.optimizer)):
             self.weighting.before_step(losses=self.again, held_out=self.again)
             self.optimizer.zero_grad(set_to_none=True)
@@ -68,16 +68,16 @@ class Step:
 
 
 class Theirs(Step):
-    """The same with torchjd alone."""
+    """The same step by torchjd alone."""
 
     def __init__(self, study: Study, name: str, runtime: Runtime) -> None:
         super().__init__(study, "uniform", runtime)
         self.aggregator = THEIRS[name]()
 
     def __call__(self) -> None:
-        """Take it."""
+        """Take the step."""
         model = self.model
-        assert isinstance(model, MTL)
+        assert isinstance(model, MultiTaskNet)
         seen = []
         hooks = [
             head.register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0]))

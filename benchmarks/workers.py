@@ -1,4 +1,4 @@
-"""Trials an hour of two processes on two cores, beside one process on one and on both of them."""
+"""Trials per hour: two processes on two cores against one process on one core, and on both."""
 
 import os
 import subprocess

@@ -322,7 +322,7 @@ def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
 
 
 # `role` of a format-4 record -> `part` of a format-5 one.
-_PARTS_OF_ROLES = {
+PARTS_OF_ROLES = {
     "network": "", "warmup": "warm-up", "supernet_warmup": "warm-up", "supernet": "supernet",
 }  # fmt: skip
 
@@ -338,12 +338,12 @@ def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = dict(stored)
     role = values.pop("role", None)
-    if role not in _PARTS_OF_ROLES:
+    if role not in PARTS_OF_ROLES:
         raise StudyRefusedError(
-            f"a stored result of format 4 must have a role of {', '.join(_PARTS_OF_ROLES)}, found "
+            f"a stored result of format 4 must have a role of {', '.join(PARTS_OF_ROLES)}, found "
             f"{role!r}; the store is damaged: start a new --out folder"
         )
-    values["part"] = _PARTS_OF_ROLES[role]
+    values["part"] = PARTS_OF_ROLES[role]
     if values.get("state") == "pruned":
         values["state"] = "stopped"
     if role.startswith("supernet") or any(

@@ -9,20 +9,24 @@ from gatesearch.errors import UsageError
 from gatesearch.execution.jobs import SPEC, Job, keep_result, read_result, read_spec
 from gatesearch.methods import start_of, training_of
 from gatesearch.results import Result
+from gatesearch.store.upgrade import upgrade_alone
 from gatesearch.study import Study, differences
 from gatesearch.trials.kept_networks import copy_network, network_state
 
 
 def check_reuse(source: Path) -> None:
-    """Refuse a folder that has no baselines.
+    """Refuse a folder that has no baselines; upgrade a store of gatesearch 0.1.0.
 
     Raises:
         UsageError: It is no store's.
+        StudyRefusedError: A store to be upgraded is in use or damaged.
+        DataError: A store to be upgraded cannot be written.
     """
     if not (source / "baselines").is_dir():
         raise UsageError(
             f"--reuse must be the folder of a store with baselines, as runs/STUDY; found '{source}'"
         )
+    upgrade_alone(source)
 
 
 def recipe(job: Job) -> dict[str, Any]:

@@ -9,5 +9,5 @@
 | `lock.py` | one process at a time |
 | `status.py` | how far a run is, as a small file beside the database |
 | `selection.py` | which network of a store to take |
-| `upgrade.py` | stores of gatesearch 0.1.0 |
+| `upgrade.py`, `old_form.py` | stores of gatesearch 0.1.0, and how their form differs |
 """

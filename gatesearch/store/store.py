@@ -30,8 +30,7 @@ from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, Tas
 from gatesearch.store import names
 from gatesearch.store.backup import DATABASE
 from gatesearch.store.database import close_database, explained, open_database
-from gatesearch.store.lock import locked
-from gatesearch.store.upgrade import VERSION, main_study, upgradable, upgrade
+from gatesearch.store.upgrade import VERSION, upgrade, upgrade_alone
 from gatesearch.study import Study, differences
 
 PREDICTIONS = "predictions.npz"
@@ -476,13 +475,12 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
     if not storage and not (folder / DATABASE).is_file():
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
     with explained(folder), contextlib.ExitStack() as stack:
-        if not storage and upgradable(folder):
-            with locked(folder):
-                upgrade(folder)
+        if not storage:
+            upgrade_alone(folder)
         try:
             opened = open_database(folder, storage)
             stack.callback(close_database, opened)
-            handle = optuna.load_study(study_name=name or main_study(opened), storage=opened)
+            handle = optuna.load_study(study_name=name or _main_study(opened), storage=opened)
             store = Store(folder, handle, opened)
             _check_version(store, folder, storage)
             return store.record()
@@ -491,6 +489,12 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
                 f"{storage or folder / DATABASE} holds no finished set-up of a study ({error} is "
                 "missing); run the study again, or name another folder with --out"
             ) from error
+
+
+def _main_study(storage: RDBStorage) -> str:
+    """Name of the Optuna study with a store's attributes; empty where there is none."""
+    # Names of studies have no spaces, those of their searches do.
+    return next((n for n in optuna.get_all_study_names(storage) if " " not in n), "")
 
 
 def _name_metrics(handle: optuna.Study) -> None:

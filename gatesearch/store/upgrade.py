@@ -1,59 +1,41 @@
-"""Stores of gatesearch 0.1.0 are brought to the form of this version, once.
+"""Bring a store of gatesearch 0.1.0 to the form of this version, once.
 
-The database is written anew beside the old one, and takes its place whole; the old one stays as a
-backup that this version does not touch. Trainings that were cut off begin anew, since what they
-would go on from was described in another way. Finished networks are not touched.
+`old_form` says how what it wrote differs. Beside that, 0.1.0 kept trials without a budget in the
+main Optuna study, and what trials start from in folders named after its kind; both are moved.
 
-What 0.1.0 had in another way:
-
-| 0.1.0 | now |
-|---|---|
-| free trials in the main Optuna study, budgets' beside it | a study per method and budget |
-| searches `BUDGET`, `one-shot BUDGET` | `METHOD BUDGET`, `one_shot BUDGET` |
-| `warmup/SEED`, `supernet_warmup/SEED`, `supernet/SEED` | `start/METHOD/PART/SEED` |
-| folders `warmups/`, `supernet_warmups/`, `supernets/` | `starts/METHOD-PART-seedN` |
-| results of format 4 | format 5 (`Result.from_json`) |
-| tasks without kind and drawing | with both |
+The database is changed in a copy, which then takes the old one's place whole; the old one is kept
+beside it. Every step before that can be done twice, so that an upgrade that was cut off is
+completed at the next start. Trained networks are moved, never changed. Trainings that were cut off
+begin anew, because their checkpoints describe a training in another way.
 """
 
 import contextlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
-
+from gatesearch.errors import DataError, StudyRefusedError, UsageError
+from gatesearch.files import write_atomic
 from gatesearch.results import Result
 from gatesearch.store import names
-from gatesearch.store.backup import DATABASE, read_attributes
-from gatesearch.study import Study
+from gatesearch.store.backup import DATABASE, damaged
+from gatesearch.store.lock import locked
+from gatesearch.store.old_form import (
+    STARTS,
+    holds_result,
+    is_old_job,
+    new_attribute,
+    new_job,
+    new_job_result,
+    new_search_name,
+)
 
 # Raised whenever the form of a store changes.
 VERSION = 2
 OLD_COPY = f"{DATABASE}.0.1.0"
-
-_STARTS = ("warmup", "supernet_warmup", "supernet")
-_ONE_SHOT = "one-shot"
-_DRAWINGS = {
-    "semseg": "classes",
-    "depth": "range",
-    "normals": "directions",
-    "edges": "certainty",
-    "saliency": "certainty",
-}
-# What a training that was cut off has left in its folder.
-_IN_WORK = ("spec.json", "attempts.json", "result.json", "events.jsonl", "checkpoint-*.safetensors")
-
-
-def main_study(storage: RDBStorage) -> str:
-    """Name of the Optuna study that holds a store's attributes; empty where there is none."""
-    # Names of studies have no spaces, those of their searches do.
-    return next((n for n in optuna.get_all_study_names(storage) if " " not in n), "")
 
 
 def upgradable(folder: Path) -> bool:
@@ -62,156 +44,263 @@ def upgradable(folder: Path) -> bool:
     if not path.is_file() or path.stat().st_size == 0:
         return False
     try:
-        attributes = read_attributes(path)
-    except (sqlite3.DatabaseError, ValueError):  # damaged, which whoever opens it will say
+        with contextlib.closing(_connect(path)) as database:
+            keys = {key for (key,) in database.execute("SELECT key FROM study_user_attributes")}
+    except sqlite3.DatabaseError:  # damaged: opening the store says how
         return False
-    return names.DEFINITION in attributes and names.FORMAT not in attributes
+    return names.DEFINITION in keys and names.FORMAT not in keys
 
 
 def upgrade(folder: Path) -> None:
-    """Bring a store of gatesearch 0.1.0 to the form of this version; any other stays as it is.
+    """Bring a store of gatesearch 0.1.0 to the form of this version; leave any other as it is.
 
     Args:
-        folder: The store's, which this process holds.
+        folder: The store's folder, which this process has locked.
+
+    Raises:
+        StudyRefusedError: The database is damaged, or no gatesearch 0.1.0 wrote it; nothing was
+            changed.
+        DataError: The folder cannot be written.
     """
     if not upgradable(folder):
         return
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path = folder / DATABASE
-    aside = folder / f".{DATABASE}.upgrade"
-    aside.unlink(missing_ok=True)
-    with _storage(path) as old, _storage(aside) as new:
-        attributes = _copy(old, new, folder)
-    for result in _starts(attributes):
-        kind = next(k for k in _STARTS if _is_old_start(result, k))
-        source = folder / f"{kind}s" / f"seed{result.seed}"
-        target = folder / "starts" / f"{result.method}-{result.part}-seed{result.seed}"
-        if source.is_dir():
-            target.parent.mkdir(exist_ok=True)
-            source.replace(target)
-            with contextlib.suppress(OSError):  # another seed's is still in it
-                source.parent.rmdir()
-    copy = folder / OLD_COPY
-    if not copy.exists():
-        shutil.copyfile(path, copy)
+    path, aside = folder / DATABASE, folder / f".{DATABASE}.upgrade"
+    for left in (aside, Path(f"{aside}-journal")):
+        left.unlink(missing_ok=True)
+    try:
+        results = _rewrite_copy(path, aside, folder / "trials")
+    except (UsageError, LookupError, TypeError) as error:
+        raise StudyRefusedError(
+            f"{folder} cannot be read as a store of gatesearch 0.1.0 ({error}); go on with the "
+            "version that wrote it, or name another --out"
+        ) from error
+    except sqlite3.OperationalError as error:
+        raise DataError(
+            f"cannot write {aside}: {error}; make room or mend its folder, then run the same "
+            "command again"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise damaged(path, str(error)) from error
+    _rewrite_files(folder, results)
+    _keep_copy(path, folder / OLD_COPY)
     aside.replace(path)
 
 
-@contextlib.contextmanager
-def _storage(path: Path) -> Iterator[RDBStorage]:
-    import sqlalchemy
+def upgrade_alone(folder: Path) -> None:
+    """Lock a folder and upgrade its store, where that is still to be done.
 
-    storage = RDBStorage(
-        sqlalchemy.URL.create("sqlite", database=str(path.absolute())).render_as_string()
-    )
+    Raises:
+        StudyRefusedError: As for `upgrade`, or another process holds the folder.
+        DataError: The folder cannot be written.
+    """
+    if not upgradable(folder):
+        return
     try:
-        yield storage
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
+        with locked(folder):
+            upgrade(folder)
+    except DataError as error:
+        raise DataError(
+            f"{folder} is a store of gatesearch 0.1.0, which this version must rewrite once before "
+            f"it can be read ({error}); copy it to where it can be written"
+        ) from error
 
 
-def _copy(old: RDBStorage, new: RDBStorage, folder: Path) -> Mapping[str, Any]:
-    """Write everything into the new database; gives the old store's attributes."""
-    main = main_study(old)
-    studies = {name: optuna.load_study(study_name=name, storage=old) for name in
-               sorted(optuna.get_all_study_names(old))}  # fmt: skip
-    attributes = studies[main].user_attrs
-    searches = {name.removeprefix(main).strip(): study for name, study in studies.items()}
-    for name, study in searches.items():
-        method = _searched_method(study, folder)
-        for kind in (names.PATTERNS, "scalar"):
-            if name.startswith(f"{kind} "):
-                method = kind
-        if method:
-            _copy_search(study, new, f"{main} {_new_name(name, method)}", folder)
-    target = optuna.create_study(study_name=main, storage=new, directions=studies[main].directions)
-    for key, value in attributes.items():
-        if key.split("/")[0] in (names.BASELINE, *_STARTS):
-            result = Result.from_json(value)
-            target.set_user_attr(names.result_key(result), result.to_json())
-        elif key == names.DEFINITION:
-            target.set_user_attr(key, Study.from_definition(value).definition())
-        elif key == "tasks":
-            kinds = {n: task["kind"] for n, task in attributes[names.DEFINITION]["tasks"].items()}
-            target.set_user_attr(key, [_with_kind(task, kinds[task["name"]]) for task in value])
-        else:
-            target.set_user_attr(key, value)
-    target.set_user_attr(names.FORMAT, VERSION)
-    return attributes
+def _rewrite_copy(path: Path, aside: Path, trials: Path) -> dict[str, Result]:
+    """Write the database in its new form.
+
+    Args:
+        path: The old database.
+        aside: The new one.
+        trials: Folder of the trials.
+
+    Returns:
+        The results in it: old attribute, or number of a trial -> result.
+    """
+    results: dict[str, Result] = {}
+    with (
+        contextlib.closing(_connect(path)) as old,
+        contextlib.closing(sqlite3.connect(aside)) as new,
+    ):
+        old.backup(new)
+        main, name = new.execute(
+            "SELECT study_id, study_name FROM studies JOIN study_user_attributes USING (study_id)"
+            " WHERE key = ?",
+            (names.DEFINITION,),
+        ).fetchone()
+        _rewrite_attributes(new, main, results)
+        for study, whole_name in new.execute("SELECT study_id, study_name FROM studies").fetchall():
+            search = whole_name.removeprefix(name).strip()
+            if study != main and not whole_name.startswith(f"{name} "):
+                continue
+            method = _rewrite_results(new, study, results) or _method_begun(new, study, trials)
+            new_name = f"{name} {new_search_name(search, method)}"
+            if study != main:
+                new.execute(
+                    "UPDATE studies SET study_name = ? WHERE study_id = ?", (new_name, study)
+                )
+            elif method:
+                _move_trials(new, main, new_name)
+        new.commit()
+    return results
 
 
-def _copy_search(study: optuna.Study, new: RDBStorage, name: str, folder: Path) -> None:
-    trials = []
-    for trial in study.get_trials(deepcopy=False):
-        attrs = dict(trial.user_attrs)
-        if "result" in attrs:
-            attrs["result"] = Result.from_json(attrs["result"]).to_json()
-        elif "trial" in attrs:
-            _forget_work(folder / "trials" / f"{attrs['trial']:04d}")
-        trials.append(
-            create_trial(
-                state=trial.state,
-                values=trial.values,
-                params=trial.params,
-                distributions=trial.distributions,
-                user_attrs=attrs,
-                system_attrs=trial.system_attrs,
-            )
+def _rewrite_attributes(
+    database: sqlite3.Connection, main: int, results: dict[str, Result]
+) -> None:
+    rows = database.execute(
+        "SELECT study_user_attribute_id, key, value_json FROM study_user_attributes"
+        " WHERE study_id = ?",
+        (main,),
+    ).fetchall()
+    values = {key: json.loads(text) for _, key, text in rows}
+    for number, key, _ in rows:
+        new_key, value = new_attribute(key, values[key], values[names.DEFINITION])
+        if holds_result(key):
+            results[key] = Result.from_json(value)
+        database.execute(
+            "UPDATE study_user_attributes SET key = ?, value_json = ?"
+            " WHERE study_user_attribute_id = ?",
+            (new_key, json.dumps(value), number),
         )
-    copy = optuna.create_study(study_name=name, storage=new, directions=study.directions)
-    copy.add_trials(trials)
+    database.execute(
+        "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (?, ?, ?)",
+        (main, names.FORMAT, json.dumps(VERSION)),
+    )
 
 
-def _forget_work(folder: Path) -> None:
-    for pattern in _IN_WORK:
-        for path in folder.glob(pattern):
-            path.unlink()
+def _rewrite_results(database: sqlite3.Connection, study: int, results: dict[str, Result]) -> str:
+    """Rewrite the results of a search's trials; gives their method, empty where there are none."""
+    method = ""
+    for number, text in database.execute(
+        "SELECT trial_user_attribute_id, value_json FROM trial_user_attributes"
+        " JOIN trials USING (trial_id) WHERE study_id = ? AND key = 'result'",
+        (study,),
+    ).fetchall():
+        result = Result.from_json(json.loads(text))
+        method, results[str(result.trial)] = result.method, result
+        database.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE trial_user_attribute_id = ?",
+            (json.dumps(result.to_json()), number),
+        )
+    return method
 
 
-def _searched_method(study: optuna.Study, folder: Path) -> str:
-    """The method whose trials an old search holds, from a result or a specification."""
-    for trial in study.get_trials(deepcopy=False):
-        if "result" in trial.user_attrs:
-            return Result.from_json(trial.user_attrs["result"]).method
-        if trial.state == TrialState.RUNNING and "trial" in trial.user_attrs:
-            method = _specified_method(trial, folder)
-            if method:
-                return method
+def _method_begun(database: sqlite3.Connection, study: int, trials: Path) -> str:
+    """The method of a search without results, as the files of its trials say.
+
+    Where none has files, nothing of it was ever trained: its trials are forgotten, and their
+    numbers are given again.
+    """
+    begun = (
+        "SELECT trial_id, value_json FROM trial_user_attributes JOIN trials USING (trial_id)"
+        " WHERE study_id = ? AND key = 'trial'"
+    )
+    rows = database.execute(begun, (study,)).fetchall()
+    for _, number in rows:
+        job = _read_job(trials / f"{int(number):04d}" / "spec.json")
+        if job:
+            return str(job["spec"]["method"])
+    for trial, _ in rows:
+        database.execute("UPDATE trials SET state = 'FAIL' WHERE trial_id = ?", (trial,))
+        database.execute(
+            "DELETE FROM trial_user_attributes WHERE trial_id = ? AND key = 'trial'", (trial,)
+        )
     return ""
 
 
-def _specified_method(trial: FrozenTrial, folder: Path) -> str:
-    path = folder / "trials" / f"{trial.user_attrs['trial']:04d}" / "spec.json"
+def _move_trials(database: sqlite3.Connection, main: int, name: str) -> None:
+    """Move the main study's trials into a study of their own."""
+    search = database.execute("INSERT INTO studies (study_name) VALUES (?)", (name,)).lastrowid
+    for table, columns in (
+        ("study_directions", "direction, objective"),
+        ("study_system_attributes", "key, value_json"),
+    ):
+        database.execute(
+            f"INSERT INTO {table} (study_id, {columns})"
+            f" SELECT ?, {columns} FROM {table} WHERE study_id = ?",
+            (search, main),
+        )
+    database.execute("UPDATE trials SET study_id = ? WHERE study_id = ?", (search, main))
+
+
+def _rewrite_files(folder: Path, results: Mapping[str, Result]) -> None:
+    """Move the networks that trials start from, and rewrite what the folders of trainings hold.
+
+    Files of trials that are in the database with their result are left: nothing reads them again.
+    """
+    for kind in STARTS:
+        for source in sorted((folder / f"{kind}s").glob("seed*")):
+            result = results.get(f"{kind}/{source.name.removeprefix('seed')}")
+            if result is None:  # it was cut off
+                shutil.rmtree(source)
+                continue
+            target = folder / "starts" / f"{result.method}-{result.part}-seed{result.seed}"
+            target.parent.mkdir(exist_ok=True)
+            source.replace(target)
+        with contextlib.suppress(OSError):  # it was never made, or holds something else
+            (folder / f"{kind}s").rmdir()
+    ended = {f"{r.trial:04d}" for r in results.values() if r.trial is not None}
+    kept = {(r.method, r.weighting, r.part, r.seed) for r in results.values() if r.trial is None}
+    for place in ("baselines", "starts", "trials"):
+        for path in folder.glob(f"{place}/*/spec.json"):
+            if path.parent.name in ended:
+                continue
+            job = _read_job(path)
+            if not job or not is_old_job(_read(path)):
+                continue
+            spec = job["spec"]
+            known = (spec["method"], spec["weighting"], spec["part"], spec["seed"]) in kept
+            _rewrite_training(path, job, keep=known or place == "trials")
+
+
+def _rewrite_training(path: Path, job: Mapping[str, Any], *, keep: bool) -> None:
+    """Rewrite the files of one training.
+
+    Args:
+        path: Its `spec.json`.
+        job: What that is to hold.
+        keep: Whether its result is kept; without one it begins anew.
+    """
+    result = path.with_name("result.json")
     try:
-        candidate = json.loads(path.read_bytes())["candidate"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
-    return "one_shot" if candidate.get("one_shot") else str(candidate.get("method", ""))
+        _write(result, new_job_result(_read(result) if keep else {}, job))
+    except (StudyRefusedError, LookupError, TypeError):  # there is none that can be kept
+        for pattern in ("result.json", "attempts.json", "checkpoint-*", ".checkpoint-*"):
+            for left in path.parent.glob(pattern):
+                left.unlink()
+    # Last, because its form says whether all this is still to be done.
+    _write(path, job)
 
 
-def _new_name(name: str, method: str) -> str:
-    """Name of an old search in the new store."""
-    if name.startswith(f"{names.PATTERNS} "):
-        return name.replace(names.PATTERNS, f"{names.PATTERNS} one_shot", 1)
-    if names.searches_weights(name):
-        return name
-    budget = name.removeprefix(_ONE_SHOT).strip()
-    return names.search_name("one_shot" if name.startswith(_ONE_SHOT) else method, budget)
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a database to be read; SQLite first takes back what a killed process left half done."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
 
 
-def _starts(attributes: Mapping[str, Any]) -> list[Result]:
-    return [Result.from_json(v) for key, v in attributes.items() if key.split("/")[0] in _STARTS]
+def _keep_copy(path: Path, copy: Path) -> None:
+    if not copy.exists():
+        partial = copy.with_name(f".{copy.name}")
+        shutil.copyfile(path, partial)
+        partial.replace(copy)
 
 
-def _is_old_start(result: Result, kind: str) -> bool:
-    """Whether 0.1.0 kept what trials start from in a folder of that kind."""
-    if kind == "supernet":
-        return result.part == "supernet"
-    return result.part != "supernet" and kind.startswith("supernet") == (
-        result.method == "one_shot"
-    )
+def _read_job(path: Path) -> dict[str, Any]:
+    """What a training's `spec.json` is to hold; empty where it cannot be read."""
+    job = _read(path)
+    try:
+        return new_job(job) if is_old_job(job) else job
+    except (StudyRefusedError, UsageError, LookupError, TypeError):
+        return {}
 
 
-def _with_kind(task: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    return {**task, "kind": kind, "drawing": _DRAWINGS[kind]}
+def _read(path: Path) -> dict[str, Any]:
+    """An object of JSON; empty where there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    write_atomic(path, json.dumps(value, indent=1).encode())

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from gatesearch.events import Progress
 from gatesearch.store.backup import DATABASE, back_up
 from gatesearch.store.lock import locked
 from gatesearch.store.status import BOARD, StatusFile, TrialOutcome
@@ -35,9 +36,7 @@ def test_a_running_search_is_on_one_screen(cli, folder) -> None:
     run.baselines(1, 2)
     run.search([TrialOutcome(0, "failed")])
     run.begin("trial 2")
-    run.heard(
-        "trial 2", {"event": "progress", "done": 3, "total": 9, "unit": "epochs", "message": ""}
-    )
+    run.heard("trial 2", Progress("trial 2", 3, 9, "epochs"))
     run.ended(TrialOutcome(1, "complete", 1.25, 0.5))
     with locked(folder):
         done = cli("status", "--study", "scenes")
@@ -45,7 +44,7 @@ def test_a_running_search_is_on_one_screen(cli, folder) -> None:
     lines = done.stdout.splitlines()
     assert lines[:4] == [
         "scenes: 2 of 4 trials ended, 1 in work",
-        "trials: 1 complete, 1 failed, 0 pruned",
+        "trials: 1 complete, 1 failed, 0 stopped",
         "baselines: 1 of 2",
         "best: trial 1, Δ_MTL +1.25 % on validation, 0.5 GFLOPs; 1 on the front",
     ]
@@ -61,7 +60,8 @@ def test_a_running_search_is_on_one_screen(cli, folder) -> None:
         ({}, "--n-trials 4"),
         ({"budget": "1.3xMTL+20M"}, "--n-trials 4 --budget 1.3xMTL --budget 20M"),
         ({"budget": "12ms@cpu"}, "--n-trials 4 --budget 12ms --device cpu"),
-        ({"search": "one-shot 9G", "budget": "9G"}, "--search one_shot --points 4 --budget 9G"),
+        ({"tune": ["one_shot"], "budget": "9G"}, "--tune one_shot --n-trials 4 --budget 9G"),
+        ({"tune": ["mtan", "mtl"]}, "--tune mtan,mtl --n-trials 4"),
         ({"storage": "postgresql://a/b"}, "--n-trials 4 --storage postgresql://a/b"),
     ],
 )

@@ -90,6 +90,7 @@ def test_the_name_of_several_does_not_depend_on_their_order() -> None:
     assert name_of([]) == ""
 
 
+@pytest.mark.slow("many networks")
 @settings(max_examples=10, deadline=None)
 @given(
     granularity=st.sampled_from(["conv", "block"]),

@@ -77,6 +77,7 @@ def test_without_a_table_no_latency_is_known() -> None:
         chain()[1].share(closed, [Budget("x", "latency", 1.0)])
 
 
+@pytest.mark.slow("many networks")
 @settings(max_examples=6, deadline=None)
 @given(
     backbone=st.sampled_from(["resnet18", "resnet50", "efficientnet_lite0"]),
@@ -124,6 +125,7 @@ def ends(alpha, measure) -> tuple[float, float]:
     return least, most
 
 
+@pytest.mark.slow("many networks")
 @settings(max_examples=10, deadline=None)
 @given(
     granularity=st.sampled_from(["conv", "block"]),
@@ -152,6 +154,7 @@ def test_fit_takes_up_a_latency_that_the_table_does_not_know(
     assert least_taken * budget.limit <= measure(gates) <= budget.limit
 
 
+@pytest.mark.slow("many networks")
 @settings(max_examples=6, deadline=None)
 @given(share=st.floats(0.1, 1), noise=st.floats(0, 0.3), seed=st.integers(0, 2**31))
 def test_fit_returns_what_was_measured_inside_whatever_the_noise(share, noise, seed) -> None:
@@ -194,6 +197,7 @@ def test_a_latency_below_all_gates_closed_is_refused() -> None:
         fit_latency(alpha, cost, [Budget("19ms", "latency", 0.019)], measure=measure)
 
 
+@pytest.mark.slow("latency")
 def test_measured_layers_and_networks() -> None:
     model = GatedSupernet(parts(BACKBONES["resnet18"](output_stride=32, width=0.05), 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -15,6 +15,23 @@ from gatesearch.pruning import extract
 from tests.pruning.test_extract import parts, put
 
 
+def check_against_extraction(graph, *, granularity, tasks, size, seed) -> None:
+    model = GatedSupernet(parts(graph, tasks), granularity=granularity)
+    put(model, np.random.default_rng(seed))
+    shape = (1, 3, *size)
+    counted = count_macs(extract(model), shape, cross_check=False)
+    cost, gates = PatternCost.of(model, shape), model.hard_gates()
+    assert int(cost.macs(gates)) == counted.macs
+    assert int(cost.params(gates)) == counted.params
+
+
+@pytest.mark.parametrize("granularity", ["conv", "block"])
+def test_equals_the_count_of_one_extracted_network(granularity) -> None:
+    graph = BACKBONES["resnet18"](output_stride=16, width=0.05)
+    check_against_extraction(graph, granularity=granularity, tasks=2, size=(33, 50), seed=7)
+
+
+@pytest.mark.slow("many networks")
 @settings(max_examples=25, deadline=None)
 @given(
     backbone=st.sampled_from(sorted(BACKBONES)),
@@ -28,14 +45,10 @@ from tests.pruning.test_extract import parts, put
 def test_equals_the_count_of_the_extracted_network(
     backbone, granularity, stride, tasks, height, width, seed
 ) -> None:
-    graph = BACKBONES[backbone](output_stride=stride, width=0.05)
-    model = GatedSupernet(parts(graph, tasks), granularity=granularity)
-    put(model, np.random.default_rng(seed))
-    shape = (1, 3, height, width)
-    counted = count_macs(extract(model), shape, cross_check=False)
-    cost, gates = PatternCost.of(model, shape), model.hard_gates()
-    assert int(cost.macs(gates)) == counted.macs
-    assert int(cost.params(gates)) == counted.params
+    check_against_extraction(
+        BACKBONES[backbone](output_stride=stride, width=0.05),
+        granularity=granularity, tasks=tasks, size=(height, width), seed=seed,
+    )  # fmt: skip
 
 
 def chain() -> tuple[GatedSupernet, PatternCost]:

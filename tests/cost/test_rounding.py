@@ -89,6 +89,7 @@ def test_a_tie_goes_down_and_the_last_group_may_be_smaller() -> None:
     assert int(own.all(0).sum()) == 4
 
 
+@pytest.mark.slow("many networks")
 @settings(max_examples=10, deadline=None)
 @given(
     granularity=st.sampled_from(["conv", "block"]),

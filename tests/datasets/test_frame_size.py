@@ -8,7 +8,7 @@ from gatesearch.datasets import DATASETS, open_pack
 from gatesearch.datasets.frame_size import resize_frame, resize_image
 from gatesearch.tasks import TASKS
 from gatesearch.tasks.labels import to_array
-from gatesearch.training import Frames
+from gatesearch.training import SplitData
 from tests.nyud_layouts import SIZE, write_nyud_mt
 
 
@@ -75,7 +75,7 @@ def test_preparing_at_a_size_equals_resizing_at_reading(tmp_path, size) -> None:
     tasks = {name: TASKS[name](classes=40) for name in packs[0].fields if name != "image"}
     for split in ("train", "test"):
         rows = range(packs[0].frames(split))
-        frames = Frames(packs[0], split, indices=rows, tasks=tasks, size=size)
+        frames = SplitData(packs[0], split, indices=rows, tasks=tasks, size=size)
         for field, tensor in frames.batch(torch.arange(len(rows))).items():
             stored = packs[1].array(split, field)
             # Normals are stored in half precision; everything else is stored as it is read.

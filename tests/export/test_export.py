@@ -26,11 +26,6 @@ from tests.pruning.test_extract import put, scattered
 from tests.search.tiny import tiny
 
 TASKS = ("semseg", "depth")
-FORMS = {
-    "trial 1": ("onnx", "pt2", "safetensors"),
-    "mobile": ("onnx", "safetensors"),
-    "mtl": ("onnx", "pt2"),
-}
 
 
 def card(network: str) -> Card:
@@ -60,21 +55,33 @@ def networks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shipped(networks, tmp_path_factory):
-    """(name, format) -> file."""
-    folder, files = tmp_path_factory.mktemp("shipped"), {}
-    for name, network in networks.items():
-        for form in FORMS[name]:
-            files[name, form] = folder / f"{name.replace(' ', '')}.{form}"
-            write_network(network, card(name), files[name, form], form=form)
-    return files
+    """(name, format) -> file, written when it is first asked for."""
+    folder = tmp_path_factory.mktemp("shipped")
+
+    class Files(dict[tuple[str, str], Path]):
+        def __missing__(self, key: tuple[str, str]) -> Path:
+            name, form = key
+            path = self[key] = folder / f"{name.replace(' ', '')}.{form}"
+            write_network(networks[name], card(name), path, form=form)
+            return path
+
+    return Files()
 
 
 def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).uniform(0, 255, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["trial 1", "mobile"])
-@pytest.mark.parametrize("form", ["onnx", "safetensors"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("mtl", "onnx"),
+        ("trial 1", "safetensors"),
+        ("mobile", "safetensors"),
+        pytest.param("trial 1", "onnx", marks=pytest.mark.slow("exports")),
+        pytest.param("mobile", "onnx", marks=pytest.mark.slow("exports")),
+    ],
+)
 @pytest.mark.parametrize("shape", [(1, 3, 96, 128), (3, 3, 64, 160), (2, 3, 77, 91)])
 def test_reads_as_it_was_at_any_size(networks, shipped, name, form, shape) -> None:
     model = read_model(shipped[name, form])
@@ -119,8 +126,15 @@ np.savez(written, card=stored, names=names, **dict(zip(names, outputs)))
 """
 
 
-@pytest.mark.parametrize("name", ["trial 1", "mtl"])
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("mtl", "onnx"),
+        pytest.param("trial 1", "onnx", marks=pytest.mark.slow("exports")),
+        pytest.param("mtl", "pt2", marks=pytest.mark.slow("exports")),
+        pytest.param("trial 1", "pt2", marks=pytest.mark.slow("exports")),
+    ],
+)
 def test_loads_in_a_process_without_gatesearch(networks, shipped, tmp_path, name, form) -> None:
     np.save(tmp_path / "images.npy", images(3, 3, 80, 104))
     arguments = [shipped[name, form], tmp_path / "images.npy", tmp_path / "out.npz"]
@@ -140,13 +154,13 @@ def test_loads_in_a_process_without_gatesearch(networks, shipped, tmp_path, name
 def test_opset_and_names(shipped) -> None:
     import onnx
 
-    model = onnx.load(shipped["trial 1", "onnx"])
+    model = onnx.load(shipped["mtl", "onnx"])
     assert [item.version for item in model.opset_import if item.domain == ""] == [OPSET]
     assert [item.name for item in model.graph.input] == ["image"]
     assert [item.name for item in model.graph.output] == list(TASKS)
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("pt2", marks=pytest.mark.slow("exports"))])
 def test_parity_finds_a_file_that_is_off(networks, shipped, form) -> None:
     path = shipped["mtl", form]
     assert parity(networks["mtl"], path, None) < 1e-4
@@ -165,6 +179,7 @@ def test_a_file_that_is_off_leaves_the_old_one(networks, tmp_path, monkeypatch) 
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow("exports")
 def test_exports_do_not_rest_on_weights_that_nobody_reads(networks, tmp_path) -> None:
     network = copy.deepcopy(networks["trial 1"])
     whole = [module for module in network.modules() if isinstance(module, WholeMix)]
@@ -178,7 +193,7 @@ def test_exports_do_not_rest_on_weights_that_nobody_reads(networks, tmp_path) ->
 def test_the_ends_ship_as_compact_networks(tmp_path, method) -> None:
     study = tiny(tmp_path)
     network = scattered(build_model(study, method))
-    compact = as_compact(network, study)
+    compact = as_compact(network, method, study)
     assert isinstance(compact, CompactNet)
     image = torch.rand(2, 3, 32, 48)
     with torch.no_grad():

@@ -49,7 +49,7 @@ def files(tmp_path_factory) -> Callable[[str], Path]:
     supernet = scattered(build_model(study, "interrogate"))
     assert isinstance(supernet, GatedSupernet)
     put(supernet, np.random.default_rng(5))
-    mtl = as_compact(scattered(build_model(study, "mtl")), study)
+    mtl = as_compact(scattered(build_model(study, "mtl")), "mtl", study)
     for network, name, form in [
         (extract(supernet), "small", "safetensors"),
         (mtl, "mtl", "safetensors"),
@@ -110,6 +110,7 @@ def fake_runtimes(monkeypatch) -> None:
     monkeypatch.setattr(timing, "RUNTIMES", {"known": known, "choosy": choosy})
 
 
+@pytest.mark.slow("processes")
 def test_what_is_known_beforehand_is_measured(files, fake_runtimes) -> None:
     # A worker's memory is its own, whatever its parent held.
     np.ones(1 << 29, np.uint8)
@@ -220,6 +221,7 @@ def test_networks_of_a_runtime_take_turns_next_to_each_other(files, monkeypatch)
     assert [f"{row.file.stem} {row.runtime}" for row in rows] == turn
 
 
+@pytest.mark.slow("processes")
 def test_networks_side_by_side_in_their_runtimes(files) -> None:
     paths = [files("mtl.safetensors"), files("mtl.onnx")]
     timed = time_models(paths, runtimes=["eager", "onnxruntime"], batch=2, threads=1, seconds=0.2)
@@ -239,7 +241,7 @@ def test_networks_side_by_side_in_their_runtimes(files) -> None:
     assert ratios == [1, 1, pytest.approx(medians[2] / medians[1])]
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow("compiles")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled(files) -> None:
     (row,) = time_models([files("mtl.safetensors")], runtimes=["compile"], seconds=0.2).rows
@@ -257,6 +259,7 @@ def test_on_a_gpu(files) -> None:
     assert timed.rows[0].figures.memory_mib > 0
 
 
+@pytest.mark.slow("processes")
 def test_a_runtime_that_fails_is_a_row_and_the_others_go_on(files, fake_runtimes) -> None:
     paths = [files(f"{name}.safetensors") for name in ("small", "mtl", "other")]
     raised, fine, died = time_models(paths, runtimes=["choosy"], seconds=0.1).rows
@@ -307,6 +310,7 @@ def test_devices_that_cannot_be_used_are_refused(
         time_models([files("mtl.onnx")], **options)
 
 
+@pytest.mark.slow("processes")
 def test_json_of_the_command_line(files) -> None:
     models = [str(files("small.safetensors")), str(files("mtl.safetensors"))]
     command = [sys.executable, "-m", "gatesearch", "bench", "--model", *models]
@@ -353,6 +357,7 @@ def test_failures_on_the_command_line(monkeypatch, capsys, options) -> None:
         assert fine.split()[-4:] == ["2.00", "3.00", "500.0", "7"]
 
 
+@pytest.mark.slow("processes")
 @pytest.mark.parametrize("step", ["loading", "measuring"])
 def test_an_interrupt_ends_all_processes(files, step) -> None:
     models = [str(files("small.safetensors")), str(files("mtl.safetensors"))]

@@ -52,6 +52,7 @@ class TestFiles:
         names = sorted(item.name for item in path.parent.iterdir())
         assert names == ["synthetic.csv", "synthetic.json", "synthetic.pdf"]
 
+    @pytest.mark.slow("pages")
     def test_the_same_record_gives_the_same_bytes(self, drawn):
         study, path = drawn
         before = {item.name: item.read_bytes() for item in path.parent.iterdir()}
@@ -187,6 +188,7 @@ KINDS = ("summary_page", "comparison", "sharing", "history", "predictions", "cur
             lambda: record(trials=1, failed=(), tasks=("depth",), test=False),
             (1, 1, 1, 2, 0, 2, 1),
             id="one of all",
+            marks=pytest.mark.slow("pages"),
         ),
         pytest.param(
             lambda: record(trials=2, failed=(0, 1)), (1, 1, 0, 0, 0, 1, 1), id="every trial failed"
@@ -196,17 +198,20 @@ KINDS = ("summary_page", "comparison", "sharing", "history", "predictions", "cur
             lambda: record(trials=2, failed=(), methods=()),
             (1, 1, 0, 0, 0, 0, 1),
             id="no single-task networks",
+            marks=pytest.mark.slow("pages"),
         ),
         pytest.param(
             lambda: record(trials=2, failed=(), tasks=tuple(TASKS), seeds=(0, 1)),
             (1, 1, 1, 2, 0, 2, 1),
             id="six tasks",
+            marks=pytest.mark.slow("pages"),
         ),
         # 1 + 3 x 9 baselines need a second page; weightings have curves of their weights.
         pytest.param(
             lambda: record(trials=2, failed=(), seeds=(0, 1), weightings=NINE),
             (1, 2, 1, 2, 0, 3, 1),
             id="nine weightings",
+            marks=pytest.mark.slow("pages"),
         ),
     ],
 )
@@ -219,6 +224,7 @@ def test_every_study_has_a_report(make, counts, tmp_path):
 
 
 class TestHostile:
+    @pytest.mark.slow("pages")
     def test_names_that_mean_something_to_typesetters_or_fonts(self, tmp_path):
         study = record(trials=2, failed=(1,), tasks=("depth",))
         odd = "深度_$x^2$_%\\frac{" + "very_long_" * 6

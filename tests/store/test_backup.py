@@ -88,7 +88,7 @@ def test_a_backup_holds_the_database_and_the_one_before_is_kept(folder) -> None:
 
 
 def test_trials_are_counted_by_state_those_of_every_search(folder) -> None:
-    expected = {"complete": 2, "failed": 1, "pruned": 1, "running": 1}
+    expected = {"complete": 2, "failed": 1, "stopped": 1, "running": 1}
     assert count_trials(folder / DATABASE) == expected
     back_up(folder)
     found = last_backup(folder)
@@ -194,6 +194,7 @@ def whole_pairs(path):
         return database.execute(odd).fetchall() == []
 
 
+@pytest.mark.slow("processes")
 @pytest.mark.parametrize("mode", ["delete", "wal"])
 def test_a_killed_writer_leaves_no_damage(folder, mode) -> None:
     path = folder / DATABASE

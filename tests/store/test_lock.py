@@ -142,6 +142,7 @@ with locked(Path({str(tmp_path)!r})):
             os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.slow("processes")
 def test_of_two_at_the_same_instant_one_wins(tmp_path) -> None:
     pairs = 20
     with process(RACE, tmp_path, pairs) as one, process(RACE, tmp_path, pairs) as two:

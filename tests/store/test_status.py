@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
+from gatesearch.events import Log, Progress
 from gatesearch.pareto import pareto_front
 from gatesearch.store.backup import DATABASE, back_up
 from gatesearch.store.lock import locked
@@ -75,7 +76,7 @@ def test_a_run_tells_its_rate_from_the_first_trial_that_it_ends(board, tmp_path,
     found = told(tmp_path)
     # two of ten in half an hour, six to come
     assert (found["per_hour"], found["seconds_left"]) == (pytest.approx(4), pytest.approx(5400))
-    assert found["trials"] == {"complete": 2, "failed": 1, "pruned": 1, "running": 0}
+    assert found["trials"] == {"complete": 2, "failed": 1, "stopped": 1, "running": 0}
     assert found["best"] == {"trial": 3, "delta_mtl": 2.0, "gflops": 7.0}
     assert (found["front"], found["baselines"]) == (2, {"done": 2, "wanted": 2})
     assert found["process"]["pid"] == os.getpid()
@@ -86,16 +87,10 @@ def test_workers_are_told_while_they_work(board, tmp_path, clock) -> None:
     board.begin("mtl", attempt=2)
     assert told(tmp_path)["trials"]["running"] == 1
     clock.now += 1
-    progress = {
-        "event": "progress",
-        "done": 3,
-        "total": 9,
-        "unit": "epochs",
-        "message": "depth 0.5",
-    }
+    progress = Progress("trial 7", 3, 9, "epochs", "depth 0.5")
     board.heard("trial 7", progress)
     clock.now += 0.9
-    board.heard("mtl", {"event": "log", "message": "measuring"})  # too soon
+    board.heard("mtl", Log("measuring"))  # too soon
     one, two = told(tmp_path)["workers"]
     assert [one[key] for key in ("name", "job", "attempt", "stage")] == [
         "worker 1", "trial 7", 1, "3/9 epochs depth 0.5",
@@ -156,7 +151,7 @@ def test_without_its_word_the_database_is_counted(tmp_path, kept) -> None:
         (tmp_path / BOARD).write_text(kept)
     before = {path.name for path in tmp_path.iterdir()}
     found = read_status(tmp_path)
-    assert found["trials"] == {"complete": 2, "failed": 0, "pruned": 0, "running": 0}
+    assert found["trials"] == {"complete": 2, "failed": 0, "stopped": 0, "running": 0}
     assert (found["study"], found["baselines"]["done"], found["wanted"]) == ("tiny", 1, None)
     assert (found["damage"], found["alive"]) == (None, False)
     assert {path.name for path in tmp_path.iterdir()} == before

@@ -9,9 +9,18 @@ import optuna
 import pytest
 
 from gatesearch.errors import StudyRefusedError, UsageError
+from gatesearch.methods import check_study, methods_listed
 from gatesearch.results import Result, TaskInfo
 from gatesearch.store.backup import DATABASE
-from gatesearch.store.store import PendingTrial, Store, open_store, read_store
+from gatesearch.store.names import search_name
+from gatesearch.store.store import (
+    GAIN,
+    GAIN_AND_COST,
+    PendingTrial,
+    Store,
+    open_store,
+    read_store,
+)
 from tests.search.tiny import tiny
 
 TASKS = (
@@ -50,23 +59,27 @@ def result(method="interrogate", trial=None, **options) -> Result:
 
 
 RANDOM = optuna.samplers.RandomSampler(seed=0)
+# Searches of a method without a budget, and under one.
+FREE, BOUND = "interrogate", "interrogate 1.3xMTL"
 
 
-def begun(store: Store, search: str = "") -> PendingTrial:
+def begun(store: Store, budget: str = "") -> PendingTrial:
+    search = search_name("interrogate", budget)
+    store.open_search(search, GAIN if budget else GAIN_AND_COST)
     return store.begin(search, RANDOM, lambda trial: {"x": trial.suggest_float("x", 0.0, 1.0)})
 
 
-def ended(store: Store, gain: float = 1.0, search: str = "", **options) -> Result:
-    trial = begun(store, search)
-    kept = result(trial=trial.number, budget=search, **options)
-    store.finish(trial, kept, [gain] if search else [gain, 1.5])
+def ended(store: Store, gain: float = 1.0, budget: str = "", **options) -> Result:
+    trial = begun(store, budget)
+    kept = result(trial=trial.number, budget=budget, **options)
+    store.finish(trial, kept, [gain] if budget else [gain, 1.5])
     return kept
 
 
 def test_everything_comes_back(store, study, out) -> None:
     baselines = [result("stl"), result("mtl", state="failed", reason="the loss became nan")]
     for baseline in baselines:
-        store.keep_baseline(baseline)
+        store.keep_result(baseline)
     trials = [ended(store), ended(store)]
     store.finish(begun(store), result(trial=2, state="failed", reason="why"), None)
     record = read_store(out)
@@ -77,26 +90,26 @@ def test_everything_comes_back(store, study, out) -> None:
     assert (record.name, record.protocol, record.tasks) == ("tiny", "scenes-16", TASKS)
     assert record.fingerprint == study.fingerprint
     assert record.definition == study.definition()
-    assert len(store.results("")) == 3
+    assert len(store.results(FREE)) == 3
 
 
 def test_baselines_come_single_tasks_first_then_hard_sharing(store) -> None:
     for method in ("mtan", "cross_stitch", "mtl", "stl"):
         for seed in (1, 0):
-            store.keep_baseline(replace(result(method), seed=seed))
+            store.keep_result(replace(result(method), seed=seed))
     order = [(r.seed, r.method) for r in store.record().baselines]
     assert order == [(s, m) for s in (0, 1) for m in ("stl", "mtl", "cross_stitch", "mtan")]
 
 
 def test_a_baseline_trained_again_replaces_the_old(store) -> None:
-    store.keep_baseline(result("mtl", state="failed", reason="x"))
-    store.keep_baseline(result("mtl"))
+    store.keep_result(result("mtl", state="failed", reason="x"))
+    store.keep_result(result("mtl"))
     assert [r.state for r in store.record().baselines] == ["complete"]
 
 
 def test_test_figures_are_kept_beside_the_validation_ones(store, study, out) -> None:
     baseline, trial = result("stl"), ended(store)
-    store.keep_baseline(baseline)
+    store.keep_result(baseline)
     figures = {"semseg": 18.0, "depth": float("nan")}
     store.keep_test(baseline, {"semseg": 17.0, "depth": 0.6})
     store.keep_test(trial, figures)
@@ -110,10 +123,10 @@ def test_a_trial_that_was_cut_off_is_found_again(store, study, out) -> None:
     kept = ended(store)
     cut = begun(store)  # a process is killed here
     later = open_store(study, folder=out, tasks=TASKS)
-    assert len(later.results("")) == 1
+    assert len(later.results(FREE)) == 1
     assert later.unfinished() == [cut]
     assert later.record().trials == (kept,)
-    assert later.results("") == [kept]
+    assert later.results(FREE) == [kept]
     assert ended(later).trial == 2
     later.finish(cut, result(trial=1), [3.0, 1.5])
     assert later.unfinished() == []
@@ -121,18 +134,20 @@ def test_a_trial_that_was_cut_off_is_found_again(store, study, out) -> None:
 
 
 def test_a_trial_whose_drawing_was_cut_off_was_never_begun(store, study, out) -> None:
-    store.handle.ask().suggest_float("x", 0.0, 1.0)  # killed before it was whole
-    store.handle.enqueue_trial({"x": 0.5})  # killed before it was asked for
+    store.open_search(FREE, GAIN_AND_COST)
+    store.searches[FREE].ask().suggest_float("x", 0.0, 1.0)  # killed before it was whole
+    store.searches[FREE].enqueue_trial({"x": 0.5})  # killed before it was asked for
     later = open_store(study, folder=out, tasks=TASKS)
     assert later.unfinished() == []
-    assert len(later.results("")) == 0
+    assert len(later.results(FREE)) == 0
     assert ended(later).trial == 0
-    assert len(later.results("")) == 1
+    assert len(later.results(FREE)) == 1
 
 
-@pytest.mark.parametrize("name", ["", "1.3xMTL"])
-def test_a_trial_is_begun_whole_or_not_at_all(store, study, out, name) -> None:
-    ended(store, search=name)
+@pytest.mark.parametrize("budget", ["", "1.3xMTL"])
+def test_a_trial_is_begun_whole_or_not_at_all(store, study, out, budget) -> None:
+    ended(store, budget=budget)
+    name = search_name("interrogate", budget)
 
     def cut(trial):
         trial.suggest_float("x", 0.0, 1.0)
@@ -140,9 +155,9 @@ def test_a_trial_is_begun_whole_or_not_at_all(store, study, out, name) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         store.begin(name, RANDOM, cut)
-    assert len(store.search(name).get_trials()) == 1
-    next_one = begun(store, name)
-    assert next_one.handle == 1
+    assert len(store.searches[name].get_trials()) == 1
+    next_one = begun(store, budget)
+    assert next_one.index == 1
     assert open_store(study, folder=out, tasks=TASKS).unfinished() == [next_one]
 
 
@@ -151,7 +166,7 @@ def test_a_trial_is_told_once(store) -> None:
     store.finish(trial, result(trial=0), [1.0, 1.0])
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
         store.finish(trial, result(trial=0), [2.0, 1.0])
-    assert len(store.results("")) == 1
+    assert len(store.results(FREE)) == 1
 
 
 def test_a_trial_that_a_backup_does_not_know_is_adopted(study, store, out, tmp_path) -> None:
@@ -159,9 +174,10 @@ def test_a_trial_that_a_backup_does_not_know_is_adopted(study, store, out, tmp_p
     ended(store)
     cut = begun(store, "1.3xMTL")
     old = open_store(study, folder=tmp_path / "backup", tasks=TASKS)
-    old.adopt(cut)
+    old.adopt(cut, objectives=1)
     (adopted,) = old.unfinished()
-    assert (adopted.search, adopted.number, adopted.params) == ("1.3xMTL", 1, cut.params)
+    assert (adopted.search, adopted.number, adopted.params) == (BOUND, 1, cut.params)
+    assert old.objectives(BOUND) == 1
     old.finish(adopted, result(trial=1, budget="1.3xMTL"), [1.0])
     assert [trial.trial for trial in old.record().trials] == [1]
     assert begun(old).number == 2
@@ -170,18 +186,19 @@ def test_a_trial_that_a_backup_does_not_know_is_adopted(study, store, out, tmp_p
 def test_trials_under_a_budget_are_a_search_of_their_own(store, study, out) -> None:
     ended(store)
     for count in (1, 2):
-        assert ended(store, search="1.3xMTL").trial == count
-        assert len(store.results("1.3xMTL")) == count
+        assert ended(store, budget="1.3xMTL").trial == count
+        assert len(store.results(BOUND)) == count
     begun(store, "20M")  # killed
     later = open_store(study, folder=out, tasks=TASKS)
-    assert [len(later.results(budget)) for budget in ("", "1.3xMTL", "20M", "9G")] == [1, 2, 0, 0]
+    searches = (FREE, BOUND, "interrogate 20M", "interrogate 9G", "another")
+    assert [len(later.results(name)) for name in searches] == [1, 2, 0, 0, 0]
     assert begun(later).number == 4  # numbers are the whole store's
     later.keep_test(later.record().trials[2], {"semseg": 3.0, "depth": 0.1})
     record = read_store(out)
     assert [(r.trial, r.budget) for r in record.trials] == [(0, ""), (1, "1.3xMTL"), (2, "1.3xMTL")]
     assert record.trials[2].metrics["test"] == {"semseg": 3.0, "depth": 0.1}
-    # one goal under a budget, which is taken up anyway
-    assert [len(later.search(budget).directions) for budget in ("", "1.3xMTL")] == [2, 1]
+    # one objective under a budget, which is taken up anyway
+    assert [later.objectives(name) for name in (FREE, BOUND)] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +206,7 @@ def test_trials_under_a_budget_are_a_search_of_their_own(store, study, out) -> N
     [
         ("training.lr=0.5", "training.lr: 0.001 -> 0.5"),
         ("tasks.semseg.weight=3.0", "tasks.semseg.weight: 1.0 -> 3.0"),
-        ("search.tau=[0.0, 0.5]", "search.tau: [0.2, 0.8] -> [0.0, 0.5]"),
+        ("search.tau=[0.0, 0.5]", "search.space.tau: [0.2, 0.8] -> [0.0, 0.5]"),
         ("options.mtl.start=stl", "options.mtl.start: absent -> stl"),
     ],
 )
@@ -210,35 +227,72 @@ def test_what_changes_no_result_is_let_in(tmp_path, out, override) -> None:
 
 @pytest.fixture
 def older(store, out):
-    """A store from before there was `interrogate.align`."""
+    """A store from before there was `search.scalar_trials`, with options that are the default."""
     definition = store.attribute("definition")
-    del definition["interrogate"]["align"]
+    del definition["search"]["scalar_trials"]
+    definition["options"] = {"interrogate": {"align": False}}
     store.keep("definition", definition)
     store.keep("fingerprint", "of it")
+    store.keep_result(result("stl"))
+    ended(store)
     return out
 
 
-def test_an_option_that_came_later_had_its_default(tmp_path, study, older) -> None:
-    store = open_store(study, folder=older, tasks=TASKS)
+def open_checked(study, folder) -> Store:
+    """Open a store as a run does, which knows of methods."""
+    return open_store(
+        check_study(study), folder=folder, tasks=TASKS, complete=check_study, binding=methods_listed
+    )
+
+
+def test_an_option_that_came_later_had_its_default(study, older) -> None:
+    store = open_checked(study, older)
     assert store.attribute("fingerprint") == study.fingerprint
     assert store.attribute("definition") == study.definition()
 
 
-def test_an_option_that_came_later_and_is_used_is_refused(tmp_path, older) -> None:
-    other = tiny(tmp_path, "interrogate.align=true")
-    with pytest.raises(StudyRefusedError, match=r"\n  interrogate\.align: False -> True\n"):
-        open_store(other, folder=older, tasks=TASKS)
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("search.scalar_trials=7", "search.scalar_trials: 10 -> 7"),
+        ("interrogate.align=true", "options.interrogate.align: absent -> True"),
+    ],
+)
+def test_an_option_that_came_later_and_is_used_is_refused(tmp_path, older, override, line) -> None:
+    other = tiny(tmp_path, override)
+    with pytest.raises(StudyRefusedError) as caught:
+        open_checked(other, older)
+    assert f"\n  {line}\n" in str(caught.value)
+
+
+def test_options_bind_a_store_that_holds_results_of_their_method(tmp_path, older) -> None:
+    other = tiny(tmp_path, "one_shot.patterns=7", "options.mtl.training.lr=0.5")
+    store = open_checked(other, older)
+    assert store.attribute("fingerprint") == check_study(other).fingerprint
+    store.keep_result(result("one_shot", part="supernet"))
+    with pytest.raises(StudyRefusedError, match=r"\n  options\.one_shot\.patterns: 7 -> 8\n"):
+        open_checked(tiny(tmp_path, "one_shot.patterns=8"), older)
 
 
 def test_results_of_another_version_are_refused(study, store, out) -> None:
     definition = store.attribute("definition") | {"results_version": 1, "gone": 3}
-    del definition["interrogate"]["align"]
+    del definition["search"]["scalar_trials"]
     store.keep("definition", definition)
     store.keep("fingerprint", "of it")
     with pytest.raises(StudyRefusedError) as caught:
         open_store(study, folder=out, tasks=TASKS)
     for line in ("results_version: 1 -> 3", "gone: 3 -> absent"):
         assert f"\n  {line}\n" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_store_of_another_form_is_refused_in_one_sentence(study, store, out, version) -> None:
+    store.keep("format", version)
+    for call in (lambda: read_store(out), lambda: open_store(study, folder=out, tasks=TASKS)):
+        with pytest.raises(StudyRefusedError, match=r"another version of gatesearch") as caught:
+            call()
+        assert f"(store format {version}, this version reads 2)" in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_no_store(tmp_path) -> None:
@@ -280,7 +334,7 @@ def test_a_dashboard_shows_names_attributes_and_the_front(store, out) -> None:
 
     for gain in (1.0, 3.0):
         ended(store, gain)
-    ended(store, search="1.3xMTL")
+    ended(store, budget="1.3xMTL")
     storage = RDBStorage(f"sqlite:///{out / DATABASE}")
     application = wsgi(storage)
 
@@ -290,8 +344,8 @@ def test_a_dashboard_shows_names_attributes_and_the_front(store, out) -> None:
         return json.loads(b"".join(application(environment, lambda *told: None)))
 
     found = get("/api/studies")["study_summaries"]
-    assert [study["study_name"] for study in found] == ["tiny", "tiny 1.3xMTL"]
-    shown = get("/api/studies/1")
+    assert [study["study_name"] for study in found] == ["tiny", f"tiny {FREE}", f"tiny {BOUND}"]
+    shown = get("/api/studies/2")
     assert shown["objective_names"] == ["delta_mtl", "gflops"]
     assert [trial["number"] for trial in shown["best_trials"]] == [1]
     attributes = {item["key"]: item["value"] for item in shown["trials"][1]["user_attrs"]}

@@ -1,7 +1,7 @@
-"""Coordinator and store as a share of a trial of `scenes`, and beside Optuna alone.
+"""What search and store cost: as a share of a trial of `scenes`, and beyond what Optuna costs.
 
-The overhead is measured by itself, on trials through a real store whose results are made up; the
-trial is a real one, with the study's own epochs.
+The overhead is measured alone, on a real store filled with fake results; the trial that it is
+compared with is a real one, with the study's own epochs.
 """
 
 import statistics
@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 
 import gatesearch as gs
-from benchmarks.fake_results import add_trial, make_store
+from benchmarks.fake_results import add_trial, make_store, space
 from benchmarks.figure import Figure, seconds
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.search.space import draw, sampler
@@ -30,31 +30,31 @@ def measure() -> list[Figure]:
         store = make_store(study, Path(folder) / "store")
         around = [seconds(lambda: add_trial(store, study)) for _ in range(TRIALS)]
         alone = _optuna_alone(study, Path(folder) / "alone.db")
-        bench = open_context(study, data=Path(folder), stored=None, emit=lambda event: None)
+        context = open_context(study, data=Path(folder), stored=None, emit=lambda event: None)
         trial = seconds(
             lambda: train_network(
-                NetworkSpec("interrogate", study.seed, 0, params), bench,
+                NetworkSpec("interrogate", study.seed, 0, params), context,
                 out=Path(folder), start=None, emit=lambda event: None,
             )
         )  # fmt: skip
     overhead = statistics.mean(around)
     detail = f"{1e3 * overhead:.0f} ms of {trial:.1f} s (worst {1e3 * max(around):.0f} ms)"
-    own = 1e3 * (statistics.median(around) - alone)
-    beside = f"beside {1e3 * alone:.0f} ms that Optuna takes to ask, suggest and tell"
+    ours = 1e3 * (statistics.median(around) - alone)
+    beside = f"beyond {1e3 * alone:.0f} ms that Optuna takes to ask, suggest and tell"
     return [
-        Figure("coordinator and store in a trial", 100 * overhead / trial, BAR, "%", detail),
-        Figure("coordinator beside Optuna", own, BAR_MS, "ms", beside),
+        Figure("search and store in a trial", 100 * overhead / trial, BAR, "%", detail),
+        Figure("search and store beyond Optuna", ours, BAR_MS, "ms", beside),
     ]
 
 
 def _optuna_alone(study: Study, path: Path) -> float:
-    """Median seconds of the plainest loop on such a store, with the same draws."""
+    """Median seconds per trial of Optuna's own loop on SQLite, with the same draws."""
     handle = optuna.create_study(storage=f"sqlite:///{path}", directions=["maximize", "minimize"])
 
     def one() -> None:
         handle.sampler = sampler(study.search, seed=study.seed, index=len(handle.trials))
         trial = handle.ask()
-        draw(trial, study.search, study.task_names)
+        draw(trial, space(study))
         handle.tell(trial, [0.0, float(trial.number)])
 
     return statistics.median([seconds(one) for _ in range(TRIALS)])
