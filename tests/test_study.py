@@ -261,7 +261,7 @@ def test_nearest_word() -> None:
 def test_a_one_shot_supernet_needs_epochs() -> None:
     shares = ["one_shot.warmup=0.8", "one_shot.finetune=0.25"]
     with pytest.raises(
-        UsageError, match=r"must leave a share of the epochs .*, found 0\.8 \+ 0\.25"
+        UsageError, match=r"  warmup \+ finetune must leave a share .*, found 0\.8 \+ 0\.25"
     ):
         check_study(load_study("scenes", shares))
 
