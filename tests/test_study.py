@@ -90,7 +90,10 @@ def test_a_missing_key_is_named(mine: Path, change: str, said: str) -> None:
         ("[[search.first]]\nlambda_ = 1.0\ntau = {}", "did you mean 'lambda_s'?"),
         ("[[search.first]]\nlambda_s = 1.0\ntau = { dept = 1.0 }", "tau must name every task"),
         ("[[search.first]]\nlambda_s = 99.0\ntau = {}", "first: lambda_s must be in [0.01, 10.0]"),
-        ("[[search.first]]\nlambda_s = 1.0\ntau = { depth = 2 }", "tau.depth must be in [0.0, 1.0], found 2"),
+        (
+            "[[search.first]]\nlambda_s = 1.0\ntau = { depth = 2 }",
+            "tau.depth must be in [0.0, 1.0], found 2",
+        ),
         ("[options.mtan]\ntraining = { epoch = 3 }", "did you mean 'epochs'?"),
         ("[options.mtan]\ntraining = { epochs = 0 }", "options.mtan.training"),
     ],

@@ -12,7 +12,10 @@ from tests.methods.toys import HEADS, parts, random_image, scattered
 @torch.no_grad()
 def test_a_stage_by_hand() -> None:
     # Unit stitches leave four separate networks.
-    study, image = load_study("scenes", ["model.width=0.05", "model.head_channels=4"]), random_image()
+    study, image = (
+        load_study("scenes", ["model.width=0.05", "model.head_channels=4"]),
+        random_image(),
+    )
     model = scattered(build_model(study, "cross_stitch")).eval()
     stl = build_model(study, "stl").eval()
     stl.encoders.load_state_dict(model.encoders.state_dict())
