@@ -189,7 +189,7 @@ def test_a_device_that_became_too_slow_fails_the_trial(study, device) -> None:
 
 
 def test_what_rounding_costs_and_wins_is_told(tmp_path, device) -> None:
-    study = check_study(tiny(tmp_path, "model.width=0.1", "interrogate.round_to=4"))
+    study = check_study(tiny(tmp_path, "model.width=0.125", "interrogate.round_to=4"))
     told = []
     _, _, supernet = selected(study, emit=told.append)
     convs = [s for s in extract(supernet).description.steps if isinstance(s, ConvStep)]
@@ -251,7 +251,7 @@ def test_a_budget_of_latency_on_this_very_machine(data, tmp_path) -> None:
     # That a fresh process finds it inside too is for `benchmarks/`, where nothing else runs; a busy
     # machine can be too slow for any network.
     if trial.state == "complete":
-        assert 0 < trial.latency_ms
+        assert trial.latency_ms > 0
         stl = next(result for result in record.baselines if result.method == "stl")
         assert trial.gflops < stl.gflops
     else:

@@ -133,7 +133,7 @@ def hooks_of(tmp_path, *overrides, **spec):
 
 @torch.no_grad()
 def test_the_penalty_is_the_weighted_sparsity_and_rises(tmp_path) -> None:
-    supernet, hooks, _ = hooks_of(tmp_path, "interrogate.initial=0.75", "interrogate.ramp=0.5")
+    _, hooks, _ = hooks_of(tmp_path, "interrogate.initial=0.75", "interrogate.ramp=0.5")
     image = random_image(16)
     # Both tasks open 3/4 of every layer: the mean of 3/4 - 1/4 and 3/4 - 1/2, times λ_s.
     whole = 2.0 * (0.5 + 0.25) / 2
