@@ -51,14 +51,14 @@ def test_the_executor_of_a_run(monkeypatch) -> None:
     for workers, devices in ((2, 1), (1, 2)):
         many = open_executor("process", workers, devices=devices, perform=never_performed)
         assert isinstance(many, Processes)
-    with pytest.raises(UsageError, match="--executor must be process, ray .*, found 'thread'"):
+    with pytest.raises(UsageError, match=r"--executor must be process, ray .*, found 'thread'"):
         open_executor("thread", 1, perform=never_performed)
     monkeypatch.setattr("gatesearch.execution.ray_executor.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'gatesearch\[ray\]'"):
         open_executor("ray", 1, perform=never_performed)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert visible_devices() == ["3", "5"]
-    with pytest.raises(UsageError, match="--devices-per-trial must be at most .*, 2; found 3"):
+    with pytest.raises(UsageError, match=r"--devices-per-trial must be at most .*, 2; found 3"):
         open_executor("process", 1, devices=3, perform=never_performed)
 
 

@@ -232,9 +232,14 @@ def fail(ranks: Ranks, how: str):
             id="raises",
         ),
         pytest.param(
-            "killed", "^rank 1 of 2 was killed by SIGKILL$", marks=pytest.mark.slow("processes"), id="killed"
+            "killed",
+            "^rank 1 of 2 was killed by SIGKILL$",
+            marks=pytest.mark.slow("processes"),
+            id="killed",
         ),
-        pytest.param("exits", "rank 1 of 2 exited with 3", marks=pytest.mark.slow("processes"), id="exits"),
+        pytest.param(
+            "exits", "rank 1 of 2 exited with 3", marks=pytest.mark.slow("processes"), id="exits"
+        ),
     ],
 )
 def test_one_that_fails_ends_all_and_is_named(how, message) -> None:
