@@ -150,8 +150,9 @@ def _try_configurations(
         if done % 10 == 0:
             emit(Progress("patterns", done, count, "patterns"))
         # One at a time, so that the one under which a run was cut off is tried again.
-        if done < len(even) and not _waiting(patterns):
-            patterns.enqueue_trial(next(p for p in even if not _is_among(p, tried)))
+        untried = [p for p in even if not _is_among(p, tried)] if done < len(even) else []
+        if untried and not _waiting(patterns):
+            patterns.enqueue_trial(untried[0])
         patterns.sampler = optuna.samplers.NSGAIISampler(
             population_size=_POPULATION, seed=(context.study.seed * 1_000_003 + done) % 2**32
         )

@@ -72,11 +72,11 @@ class Offering:
         return {"semseg": 20 + semseg, "depth": 0.5}, 1e9 * (1 + semseg + depth)
 
 
-def tried_on(offering: Offering, patterns: optuna.Study, tmp_path, told=None) -> None:
+def tried_on(offering: Offering, patterns: optuna.Study, tmp_path, told=None, space=SPACE) -> None:
     study = tiny(tmp_path)
     context = SimpleNamespace(study=study, tasks=build_tasks(study.tasks))
     emit = ignore if told is None else told.append
-    _try_configurations(offering, SPACE, patterns, context, SINGLE_TASK, emit=emit)
+    _try_configurations(offering, space, patterns, context, SINGLE_TASK, emit=emit)
 
 
 def test_configurations_begin_at_even_steps_between_the_ends(tmp_path) -> None:
@@ -112,6 +112,13 @@ def test_configurations_go_on_where_they_were_cut_off(tmp_path) -> None:
         [trial.params for trial in study.get_trials(states=complete)] for study in (cut, whole)
     )
     assert found == expected
+
+
+def test_a_space_of_one_configuration(tmp_path) -> None:
+    patterns = optuna.create_study(directions=list(GAIN_AND_COST))
+    offering, single = Offering(patterns=4), {name: Range(0.5, 0.5) for name in SPACE}
+    tried_on(offering, patterns, tmp_path, space=single)
+    assert offering.measured == [dict.fromkeys(SPACE, 0.5)] * 4
 
 
 @pytest.fixture(scope="module")
