@@ -120,17 +120,10 @@ def check_first(declared: Space, study: Study) -> None:
         for name in table:
             if name not in declared:
                 raise unknown("key of search.first", name, declared)
-        for name, item in declared.items():
-            if isinstance(item, Range) and item.per_task:
-                given = table.get(name, {})
-                tasks = given.keys() if isinstance(given, Mapping) else set()
-                if tasks != study.tasks.keys():
-                    raise UsageError(
-                        f"search.first: {name} must name every task "
-                        f"({', '.join(study.tasks)}), found {', '.join(tasks) or 'none'}"
-                    )
         for name, item in space.items():
             if isinstance(item, Range):
+                if item.per_task:
+                    _check_names_every_task(name.partition(".")[0], table, study)
                 value = params.get(name)
                 if not isinstance(value, int | float) or not item.low <= value <= item.high:
                     raise UsageError(
@@ -141,6 +134,16 @@ def check_first(declared: Space, study: Study) -> None:
                     f"search.first: {name} must be one of {', '.join(item.values)}, found "
                     f"{params[name]}"
                 )
+
+
+def _check_names_every_task(name: str, table: Mapping[str, object], study: Study) -> None:
+    given = table.get(name, {})
+    tasks = given.keys() if isinstance(given, Mapping) else set()
+    if tasks != study.tasks.keys():
+        raise UsageError(
+            f"search.first: {name} must name every task ({', '.join(study.tasks)}), found "
+            f"{', '.join(tasks) or 'none'}"
+        )
 
 
 def _shown(values: tuple[float | str, ...]) -> str:

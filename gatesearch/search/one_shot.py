@@ -147,24 +147,40 @@ def _try_configurations(
     directions = {name: task.higher_is_better for name, task in context.tasks.items()}
     for cut_off in patterns.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         patterns.tell(cut_off.number, state=TrialState.FAIL)
-    for i in range(min(_EVEN, count)):
-        share = i / max(1, min(_EVEN, count) - 1)
-        even = {
-            n: r.low + share * (r.high - r.low) for n, r in space.items() if isinstance(r, Range)
-        }
-        patterns.enqueue_trial(even, skip_if_exists=True)
-    while (done := len(_complete(patterns))) < count:
+    even = _even_configurations(space, min(_EVEN, count))
+    while (done := len(tried := _complete(patterns))) < count:
         if done % 10 == 0:
             emit(Progress("patterns", done, count, "patterns"))
+        # One at a time, so that the one under which a run was cut off is tried again.
+        untried = [p for p in even if not _is_among(p, tried)] if done < len(even) else []
         sampler = optuna.samplers.NSGAIISampler(
             population_size=_POPULATION, seed=(context.study.seed * 1_000_003 + done) % 2**32
         )
-        trial, params = ask(patterns, sampler, partial(draw, space=space))
+        fixed = untried[0] if untried and not _waiting(patterns) else None
+        trial, params = ask(patterns, sampler, partial(draw, space=space), fixed)
         metrics, macs = supernet.measure(params)
         trial.set_user_attr("metrics", metrics)
         patterns.tell(trial, [delta_mtl(metrics, single_task, directions), 2e-9 * macs])
     emit(Progress("patterns", count, count, "patterns"))
 
 
+def _even_configurations(space: Mapping[str, Range | Choice], count: int) -> list[dict[str, float]]:
+    """Configurations with all ranges at their least value, at their highest, and evenly between."""
+    shares = [i / max(1, count - 1) for i in range(count)]
+    ranges = {name: item for name, item in space.items() if isinstance(item, Range)}
+    return [
+        {name: item.low + share * (item.high - item.low) for name, item in ranges.items()}
+        for share in shares
+    ]
+
+
+def _is_among(params: Mapping[str, float], trials: Sequence[FrozenTrial]) -> bool:
+    return any(params.items() <= trial.params.items() for trial in trials)
+
+
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+
+
+def _waiting(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=[TrialState.WAITING])

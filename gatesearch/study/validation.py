@@ -40,7 +40,7 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     if item["type"] == "missing":
         return f"missing key '{dotted}'"
     if item["type"] == "value_error":
-        return f"{dotted}: {item['ctx']['error']}"
+        return f"{dotted}: {item['ctx']['error']}".removeprefix(": ")  # of the whole table
     return f"{dotted}: {item['msg']}, found {item['input']!r}"
 
 

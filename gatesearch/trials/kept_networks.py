@@ -15,6 +15,7 @@ from gatesearch.study import Study
 
 MODEL = "model"
 TENSORS = ".safetensors"
+_DESCRIPTION = ".json"  # beside the weights of a compact network
 
 
 def keep_network(network: nn.Module, folder: Path) -> None:
@@ -29,9 +30,11 @@ def keep_network(network: nn.Module, folder: Path) -> None:
 
 def copy_network(source: Path, target: Path) -> None:
     """Keep a network in another folder too."""
-    there, here = ((folder / MODEL).with_suffix(TENSORS) for folder in (source, target))
-    here.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(here, there.read_bytes())
+    target.mkdir(parents=True, exist_ok=True)
+    for suffix in (TENSORS, _DESCRIPTION):
+        there, here = ((folder / MODEL).with_suffix(suffix) for folder in (source, target))
+        if suffix == TENSORS or there.exists():
+            write_atomic(here, there.read_bytes())
 
 
 def network_state(spec: NetworkSpec, *, out: Path) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def run_phases(request: TrainingRequest, around: Surroundings) -> Training:
         TrainingError: The training cannot go on.
         Preempted: The checkpoints were asked to stop.
     """
-    phases = _phases(request)
+    phases = phases_of(request)
     saved = None if around.checkpoints is None else around.checkpoints.newest()
     first = 0
     training: Training | None = None
@@ -98,7 +98,8 @@ def run_phases(request: TrainingRequest, around: Surroundings) -> Training:
     return training
 
 
-def _phases(request: TrainingRequest) -> Sequence[Phase]:
+def phases_of(request: TrainingRequest) -> Sequence[Phase]:
+    """The phases of a network's method; one for all epochs where the method names none."""
     method = method_of(request.spec.method)
     if method.phases is not None:
         return method.phases(request)

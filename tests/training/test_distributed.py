@@ -115,7 +115,7 @@ def together(pack, checkpoints):
     return launch(2, do_all, pack, str(checkpoints))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_lose_as_one_does(pack, together, monkeypatch, kind) -> None:
     curves, state = together.whole[kind]
@@ -129,7 +129,7 @@ def test_two_processes_lose_as_one_does(pack, together, monkeypatch, kind) -> No
             assert state[name] == pytest.approx(tensor, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 def test_running_statistics_are_those_of_all_frames(together) -> None:
     _, state = together.whole["norm"]
     assert together.statistics_are_alike
@@ -154,7 +154,7 @@ def ask_one(ranks: Ranks, pack, folder: str):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 def test_one_that_is_asked_to_stop_stops_both_at_the_same_step(together, checkpoints) -> None:
     assert [path.name for path in checkpoints.iterdir()] == ["0"]
     found = Checkpoints(checkpoints / "0", identity="x").newest()
@@ -195,7 +195,7 @@ def tight(ranks: Ranks, pack):
     return model.seen
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 def test_both_split_where_one_runs_out_of_memory(together) -> None:
     assert together.frames == [4, 2, 2, 2, 2]
 
@@ -232,9 +232,14 @@ def fail(ranks: Ranks, how: str):
             id="raises",
         ),
         pytest.param(
-            "killed", "^rank 1 of 2 was killed by SIGKILL$", marks=pytest.mark.slow, id="killed"
+            "killed",
+            "^rank 1 of 2 was killed by SIGKILL$",
+            marks=pytest.mark.slow("processes"),
+            id="killed",
         ),
-        pytest.param("exits", "rank 1 of 2 exited with 3", marks=pytest.mark.slow, id="exits"),
+        pytest.param(
+            "exits", "rank 1 of 2 exited with 3", marks=pytest.mark.slow("processes"), id="exits"
+        ),
     ],
 )
 def test_one_that_fails_ends_all_and_is_named(how, message) -> None:
@@ -266,7 +271,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 def test_none_outlives_the_parent(tmp_path) -> None:
     (folder := tmp_path / "pids").mkdir()
     (script := tmp_path / "parent.py").write_text(PARENT.format(folder=str(folder)))
