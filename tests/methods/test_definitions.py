@@ -7,9 +7,9 @@ from gatesearch.errors import UsageError
 from gatesearch.methods import (
     METHODS,
     NetworkSpec,
+    binding_methods,
     build_model,
     check_study,
-    methods_listed,
     start_of,
     training_of,
     tuned_methods,
@@ -132,8 +132,8 @@ def test_a_method_trains_by_its_own_keys(tmp_path) -> None:
 
 def test_options_bind_a_store_that_holds_results_of_the_method_or_one_built_on_it() -> None:
     given = ["interrogate", "mtan", "one_shot"]
-    assert methods_listed(given, []) == []
-    assert methods_listed(given, ["mtan", "stl"]) == ["mtan"]
-    assert methods_listed(given, ["interrogate"]) == ["interrogate"]
-    assert methods_listed(given, ["one_shot"]) == ["interrogate", "one_shot"]
-    assert methods_listed(given, ["of another version"]) == []
+    assert binding_methods(given, []) == []
+    assert binding_methods(given, ["mtan", "stl"]) == ["mtan"]
+    assert binding_methods(given, ["interrogate"]) == ["interrogate"]
+    assert binding_methods(given, ["one_shot"]) == ["interrogate", "one_shot"]
+    assert binding_methods(given, ["of another version"]) == []

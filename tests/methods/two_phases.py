@@ -21,8 +21,9 @@ from gatesearch.methods.definitions import options_of, training_of
 from gatesearch.methods.ends import compact_of_all_gates
 from gatesearch.methods.space import Range
 from gatesearch.models import Parts, parts_of
+from gatesearch.models.channel_source import ChannelSlice, channel_positions
 from gatesearch.pruning import CompactNet, load_compact
-from gatesearch.pruning.description import ChannelSlice, Description, places
+from gatesearch.pruning.description import Description
 from gatesearch.strict import Strict
 from gatesearch.study import Study
 from gatesearch.training import Hooks, ParameterGroup
@@ -145,7 +146,7 @@ def thinned(before: TrainedNetwork | None, study: Study, *, keep: float) -> Comp
         scale = net.scales[task]
         count = max(1, round(keep * len(scale)))
         kept = scale.abs().topk(count).indices.sort().values
-        chosen = [places(head.source)[i] for i in kept.tolist()]
+        chosen = [channel_positions(head.source)[i] for i in kept.tolist()]
         source = tuple(
             ChannelSlice(tensor=tensor, channels=tuple(channel for _, channel in run))
             for tensor, run in groupby(chosen, key=lambda place: place[0])
