@@ -54,24 +54,24 @@ class Running:
     """A run that was started and is watched by its lines."""
 
     process: subprocess.Popen
-    told: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
     def wait_for(self, text):
         for line in self.process.stderr:
-            self.told.append(line)
+            self.lines.append(line)
             if text in line:
                 return
-        raise AssertionError(f"ended without '{text}':\n{''.join(self.told)}")
+        raise AssertionError(f"ended without '{text}':\n{''.join(self.lines)}")
 
     def end(self, *signals):
         for number in signals:
             self.process.send_signal(number)
         stdout, stderr = self.process.communicate(timeout=PATIENCE)
-        return Done(self.process.returncode, stdout, "".join(self.told) + stderr)
+        return Done(self.process.returncode, stdout, "".join(self.lines) + stderr)
 
 
 def obey_modes():
-    """Have the modes of files bind the program that this process becomes, though it be root's."""
+    """Make the modes of files hold for the program that this process becomes, even as root."""
     if os.geteuid() == 0:
         drop, overrides = 24, (1, 2)  # PR_CAPBSET_DROP; CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
         for capability in overrides:
@@ -142,7 +142,7 @@ def tiny(tmp_path_factory, environment):
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, environment, tiny):
-    """The folder of a run whose ordeals others have; only read it."""
+    """The folder of the run that other tests kill or interrupt, here left alone; only read it."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = CommandLine(folder, environment)(*ARGUMENTS, "--data", tiny / "data")
     assert done.code == 0, done.stderr
@@ -161,7 +161,7 @@ def own_tiny(tiny, tmp_path):
 
 
 def outcome(store, **server):
-    """Everything that a search found, bit for bit, and its networks."""
+    """All results of a search and the bytes of its networks."""
     record = read_store(store, **server)
     networks = {p.parent.name: p.read_bytes() for p in store.glob("trials/*/model.safetensors")}
     return (
@@ -187,7 +187,7 @@ def children(pid):
 
 
 def contents(folder):
-    """Relative path -> sum of every file, but for lock, log and status, which a look may touch."""
+    """Relative path -> digest of every file but lock, log and status, which reading may change."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

@@ -27,7 +27,7 @@ def run(cli, tiny):
 
 
 def whole(cli, store, expected):
-    """The end of an ordeal: each trial once, exactly as many as asked for, the same front."""
+    """All is there at last: each trial once, exactly as many as asked for, the same front."""
     found = outcome(store)
     assert [trial[0] for trial in found[1]] == list(range(TRIALS))
     assert found == expected
@@ -121,7 +121,10 @@ def test_a_damaged_database_comes_back_without_a_loss(
     database = store / "study.db"
     # As if the last backup had been made when three trials were done.
     with closing(sqlite3.connect(store / "study.db.backup")) as backup:
-        late = "SELECT trial_id FROM trials WHERE number >= 3 AND study_id = 1"
+        late = (
+            "SELECT trial_id FROM trials JOIN studies USING (study_id)"
+            " WHERE number >= 3 AND study_name = 'tiny interrogate'"
+        )
         for table in ("trial_values", "trial_params", "trial_user_attributes", "trials"):
             backup.execute(f"DELETE FROM {table} WHERE trial_id IN ({late})")
         backup.commit()

@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 import tomllib
+import zipfile
 
 import pytest
 
 from tests.end_to_end.conftest import ROOT, TINY, CommandLine, contents, obey_modes
+from tests.store.test_upgrade import ZIP as OLD_STORE
 
 pytestmark = pytest.mark.end_to_end
 
@@ -103,6 +105,19 @@ def test_a_read_only_store_is_read_and_not_written(read_only, cli):
     assert "cannot write" in said
     assert "runs/tiny" in said
     assert contents(read_only) == before
+
+
+def test_a_read_only_store_of_another_version_is_left_and_its_cure_told(cli):
+    zipfile.ZipFile(OLD_STORE).extractall(cli.folder)
+    store = cli.folder / "runs" / "tiny"
+    before = contents(cli.folder)
+    store.chmod(0o555)
+    said = cli("report", "--study", "tiny.toml", bound_by_modes=True).refused(3)
+    store.chmod(0o755)
+    assert "is a store of gatesearch 0.1.0, which this version must rewrite once" in said
+    assert "copy it to where it can be written" in said
+    assert contents(cli.folder) == before
+    assert cli("report", "--study", "tiny.toml", bound_by_modes=True).code == 0
 
 
 def test_built_in_studies_are_found_outside_a_checkout(tmp_path, environment):

@@ -99,7 +99,8 @@ while True:
         other.stdout.readline()
         for _ in range(100):
             with locked(tmp_path):
-                pass
+                assert holder(tmp_path).pid == os.getpid()
+        assert other.poll() is None
 
 
 def test_nobody_holds_what_is_not_there(tmp_path) -> None:

@@ -221,8 +221,10 @@ def test_another_definition_is_refused_by_its_key(tmp_path, out, override, line)
 
 
 @pytest.mark.parametrize("override", ["seed=7", 'methods=["stl"]', "report_frames=0"])
-def test_what_changes_no_result_is_let_in(tmp_path, out, override) -> None:
-    open_store(tiny(tmp_path, override), folder=out, tasks=TASKS)
+def test_what_changes_no_result_is_let_in(tmp_path, study, out, override) -> None:
+    store = open_store(tiny(tmp_path, override), folder=out, tasks=TASKS)
+    assert store.attribute("fingerprint") == study.fingerprint
+    assert store.attribute("definition") == study.definition()
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """What the tests of training share: a pack of random frames, small networks, a short training."""
 
 from dataclasses import fields
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gatesearch.datasets import open_pack
-from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.models import GatedSupernet
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.model_factory import HeadSpec, Parts
@@ -23,6 +23,7 @@ from gatesearch.training import (
     TrainingData,
 )
 from gatesearch.training.weightings import Weighting, build_weighting
+from tests.toy_packs import toy_frame, write_toy_pack
 
 SIZE = (6, 8)
 CLASSES = 4
@@ -30,37 +31,18 @@ TASK_NAMES = ("semseg", "depth", "normals", "edges")
 CPU = Runtime(device="cpu", precision="fp32", memory_format="nchw")
 
 
-def frame(number: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(number)
-    normals = rng.standard_normal((*SIZE, 3))
-    depth = rng.uniform(0.5, 5, SIZE).astype(np.float32)
-    depth[0, 0] = 0
-    return {
-        "image": rng.integers(0, 256, (*SIZE, 3), np.uint8),
-        "semseg": rng.choice(np.array([0, 1, 2, 3, 255], np.uint8), SIZE),
-        "depth": depth,
-        "normals": normals / np.linalg.norm(normals, axis=-1, keepdims=True),
-        "edges": rng.integers(0, 2, SIZE, np.uint8),
-    }
+frame = partial(toy_frame, size=SIZE, classes=CLASSES)
 
 
 def toy_pack(folder, *, train: int = 11, without: tuple[str, ...] = ()):
-    def frames(start: int, count: int) -> SplitFrames:
-        whole = (frame(start + i) for i in range(count))
-        made = ({k: v for k, v in f.items() if k not in without} for f in whole)
-        return SplitFrames([str(i) for i in range(count)], made)
+    def labelled(number: int) -> dict[str, np.ndarray]:
+        return {name: array for name, array in frame(number).items() if name not in without}
 
-    return open_pack(
-        write_pack(
-            folder,
-            dataset="toy",
-            size=SIZE,
-            classes={"semseg": CLASSES},
-            splits={"train": frames(0, train), "test": frames(100, 2)},
-            source="made up",
-            emit=lambda event: None,
-        )
-    )
+    path = write_toy_pack(
+        folder, size=SIZE, classes=CLASSES, frame=labelled, train=train,
+        test=[labelled(100), labelled(101)],
+    )  # fmt: skip
+    return open_pack(path)
 
 
 def toy_tasks(*names: str):
