@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gatesearch.cost import PatternCost, count_macs
 from gatesearch.errors import UsageError
-from gatesearch.methods.mtl import MTL
-from gatesearch.methods.stl import STL
+from gatesearch.methods.mtl import MultiTaskNet
+from gatesearch.methods.stl import SingleTaskNets
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet
@@ -168,7 +168,7 @@ def test_live_channels_are_those_with_a_gradient(granularity, backbone, seed) ->
 def test_ends_cost_exactly_stl_and_mtl(backbone: str, granularity: str) -> None:
     graph = BACKBONES[backbone](output_stride=8, width=0.05)
     supernet = GatedSupernet(parts(graph, 2), granularity=granularity)
-    for on, method in ((True, STL), (False, MTL)):
+    for on, method in ((True, SingleTaskNets), (False, MultiTaskNet)):
         all_gates(supernet, on)
         compact, plain = extract(supernet), method(parts(graph, 2))
         assert sum(p.numel() for p in compact.parameters()) == sum(

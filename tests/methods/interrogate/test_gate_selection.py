@@ -32,7 +32,9 @@ SHAPE = (1, 3, 16, 16)
 
 def linear_table(supernet: GatedSupernet, shape=SHAPE, runtime=CPU) -> LatencyTable:
     """Every weight takes a nanosecond, nothing else takes time."""
-    weights = {node.name: node.inputs * node.kernel**2 + 2 for node in supernet.graph.convs}
+    weights = {
+        node.name: node.inputs * node.kernel**2 + 2 for node in supernet.graph.weighted_nodes
+    }
     heads = sum(p.numel() for p in supernet.heads.parameters())
     seconds = []
     for on in (False, True):
@@ -40,7 +42,7 @@ def linear_table(supernet: GatedSupernet, shape=SHAPE, runtime=CPU) -> LatencyTa
         seconds.append(clock(extract(supernet), shape, runtime))
     return LatencyTable(
         convs={c.name: ((c.outputs, 1e-9 * c.outputs * weights[c.name]),)
-               for c in supernet.graph.convs},
+               for c in supernet.graph.weighted_nodes},
         elements={n.name: 0.0 for n in supernet.graph if not isinstance(n, Conv)},
         mixes=dict.fromkeys(supernet.mixed, 0.0),
         heads=1e-9 * heads,
