@@ -1,14 +1,12 @@
-"""Stores of gatesearch 0.1.0 are brought to the form of this version, once.
+"""Convert a store of gatesearch 0.1.0 to the format of this version.
 
-The database is written anew beside the old one, and takes its place whole; the old one stays as a
-backup that this version does not touch. Trainings that were cut off begin anew, since what they
-would go on from was described in another way. Finished networks are not touched.
+The converted database is written beside the old one and then replaces it; the old one is kept as
+`study.db.0.1.0`, which this version never changes. Unfinished trainings begin anew, because this
+version cannot read their checkpoints. Finished networks are not changed, only moved.
 
-What 0.1.0 had in another way:
-
-| 0.1.0 | now |
+| 0.1.0 | this version |
 |---|---|
-| free trials in the main Optuna study, budgets' beside it | a study per method and budget |
+| trials without a budget in the main Optuna study, others beside it | one per method and budget |
 | searches `BUDGET`, `one-shot BUDGET` | `METHOD BUDGET`, `one_shot BUDGET` |
 | `warmup/SEED`, `supernet_warmup/SEED`, `supernet/SEED` | `start/METHOD/PART/SEED` |
 | folders `warmups/`, `supernet_warmups/`, `supernets/` | `starts/METHOD-PART-seedN` |
@@ -33,7 +31,7 @@ from gatesearch.store import names
 from gatesearch.store.backup import DATABASE, read_attributes
 from gatesearch.study import Study
 
-# Raised whenever the form of a store changes.
+# Raised by 1 whenever the format of a store changes.
 VERSION = 2
 OLD_COPY = f"{DATABASE}.0.1.0"
 
@@ -46,41 +44,43 @@ _DRAWINGS = {
     "edges": "certainty",
     "saliency": "certainty",
 }
-# What a training that was cut off has left in its folder.
-_IN_WORK = ("spec.json", "attempts.json", "result.json", "events.jsonl", "checkpoint-*.safetensors")
+# Files that an unfinished training has left in its folder.
+_UNFINISHED = (
+    "spec.json", "attempts.json", "result.json", "events.jsonl", "checkpoint-*.safetensors"
+)  # fmt: skip
 
 
 def main_study(storage: RDBStorage) -> str:
-    """Name of the Optuna study that holds a store's attributes; empty where there is none."""
-    # Names of studies have no spaces, those of their searches do.
+    """Find the name of the Optuna study that holds a store's attributes; empty without one."""
+    # Names of studies have no spaces; those of their searches have.
     return next((n for n in optuna.get_all_study_names(storage) if " " not in n), "")
 
 
 def upgradable(folder: Path) -> bool:
-    """Whether a folder holds a store of gatesearch 0.1.0."""
+    """Tell whether a folder holds a store of gatesearch 0.1.0."""
     path = folder / DATABASE
     if not path.is_file() or path.stat().st_size == 0:
         return False
     try:
         attributes = read_attributes(path)
-    except (sqlite3.DatabaseError, ValueError):  # damaged, which whoever opens it will say
+    except (sqlite3.DatabaseError, ValueError):  # Damaged; `open_database` will refuse it.
         return False
     return names.DEFINITION in attributes and names.FORMAT not in attributes
 
 
 def upgrade(folder: Path) -> None:
-    """Bring a store of gatesearch 0.1.0 to the form of this version; any other stays as it is.
+    """Convert a store of gatesearch 0.1.0 to this version's format; leave any other as it is.
 
     Args:
-        folder: The store's, which this process holds.
+        folder: The store's folder; the caller holds its lock.
     """
     if not upgradable(folder):
         return
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = folder / DATABASE
-    aside = folder / f".{DATABASE}.upgrade"
-    aside.unlink(missing_ok=True)
-    with _storage(path) as old, _storage(aside) as new:
+    converted = folder / f".{DATABASE}.upgrade"
+    converted.unlink(missing_ok=True)
+    with _storage(path) as old, _storage(converted) as new:
         attributes = _copy(old, new, folder)
     for result in _starts(attributes):
         kind = next(k for k in _STARTS if _is_old_start(result, k))
@@ -89,12 +89,12 @@ def upgrade(folder: Path) -> None:
         if source.is_dir():
             target.parent.mkdir(exist_ok=True)
             source.replace(target)
-            with contextlib.suppress(OSError):  # another seed's is still in it
+            with contextlib.suppress(OSError):  # It still holds the network of another seed.
                 source.parent.rmdir()
     copy = folder / OLD_COPY
     if not copy.exists():
         shutil.copyfile(path, copy)
-    aside.replace(path)
+    converted.replace(path)
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _storage(path: Path) -> Iterator[RDBStorage]:
 
 
 def _copy(old: RDBStorage, new: RDBStorage, folder: Path) -> Mapping[str, Any]:
-    """Write everything into the new database; gives the old store's attributes."""
+    """Write everything into the new database; return the attributes of the old store."""
     main = main_study(old)
     studies = {name: optuna.load_study(study_name=name, storage=old) for name in
                sorted(optuna.get_all_study_names(old))}  # fmt: skip
@@ -148,7 +148,7 @@ def _copy_search(study: optuna.Study, new: RDBStorage, name: str, folder: Path) 
         if "result" in attrs:
             attrs["result"] = Result.from_json(attrs["result"]).to_json()
         elif "trial" in attrs:
-            _forget_work(folder / "trials" / f"{attrs['trial']:04d}")
+            _remove_unfinished(folder / "trials" / f"{attrs['trial']:04d}")
         trials.append(
             create_trial(
                 state=trial.state,
@@ -163,14 +163,14 @@ def _copy_search(study: optuna.Study, new: RDBStorage, name: str, folder: Path) 
     copy.add_trials(trials)
 
 
-def _forget_work(folder: Path) -> None:
-    for pattern in _IN_WORK:
+def _remove_unfinished(folder: Path) -> None:
+    for pattern in _UNFINISHED:
         for path in folder.glob(pattern):
             path.unlink()
 
 
 def _searched_method(study: optuna.Study, folder: Path) -> str:
-    """The method whose trials an old search holds, from a result or a specification."""
+    """Find the method that an old search tuned, in a result or a specification of its trials."""
     for trial in study.get_trials(deepcopy=False):
         if "result" in trial.user_attrs:
             return Result.from_json(trial.user_attrs["result"]).method
@@ -191,7 +191,7 @@ def _specified_method(trial: FrozenTrial, folder: Path) -> str:
 
 
 def _new_name(name: str, method: str) -> str:
-    """Name of an old search in the new store."""
+    """Name an old search as the new store does."""
     if name.startswith(f"{names.PATTERNS} "):
         return name.replace(names.PATTERNS, f"{names.PATTERNS} one_shot", 1)
     if names.searches_weights(name):
@@ -205,7 +205,7 @@ def _starts(attributes: Mapping[str, Any]) -> list[Result]:
 
 
 def _is_old_start(result: Result, kind: str) -> bool:
-    """Whether 0.1.0 kept what trials start from in a folder of that kind."""
+    """Tell whether 0.1.0 kept this start network in a folder of that kind."""
     if kind == "supernet":
         return result.part == "supernet"
     return result.part != "supernet" and kind.startswith("supernet") == (
