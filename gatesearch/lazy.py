@@ -1,4 +1,4 @@
-"""Names of a package that are imported from their modules on first use."""
+"""Import the names of a package from their modules on first use."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,16 +6,16 @@ from typing import Any
 
 
 def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a `__getattr__` for a package, which imports each name when it is first asked for.
+    """Make a `__getattr__` for a package that imports each name from its module.
 
     Args:
         package: `__name__` of the package.
         homes: Name -> the module that defines it.
     """
 
-    def fetch(name: str) -> Any:
+    def import_attribute(name: str) -> Any:
         if name in homes:
             return getattr(import_module(homes[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return fetch
+    return import_attribute

@@ -23,7 +23,7 @@ from gatesearch.cli.options import (
 from gatesearch.cli.result import print_result
 from gatesearch.errors import UsageError, unknown
 
-# --search names the method that is tuned; empty for the study's own.
+# Value of --search -> methods to tune; empty for those of the study.
 _MODES: dict[str, tuple[str, ...]] = {"separate": (), "one_shot": ("one_shot",)}
 
 EXAMPLES = """Examples:

@@ -1,4 +1,4 @@
-"""The layers of a supernet, measured on this device."""
+"""Measure the seconds of a supernet's layers on a device."""
 
 import copy
 from collections.abc import Callable
@@ -17,20 +17,23 @@ from gatesearch.pruning import extract
 from gatesearch.pruning.mix import MixStep, Term
 from gatesearch.training import Runtime
 
-_SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # of a layer's outputs
-# Fewer than for a network: the errors of layers average out in their sum.
+# Shares of a layer's outputs at which it is measured.
+_SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+# Minimum number of runs and seconds per layer; fewer than for a network, because the errors of
+# layers average out in their sum.
 _RUNS, _SPAN = 15, 0.05
 
 
 def measure_layers(
     supernet: GatedSupernet, input_shape: tuple[int, int, int, int], runtime: Runtime
 ) -> LatencyTable:
-    """Measure the layers of a supernet, equal ones once, and all gates closed and all open.
+    """Measure the layers of a supernet, and its compact networks with all gates closed and open.
 
-    `scale` makes the table right for the sum of these two.
+    Layers of equal shapes are measured once. `scale` is chosen so that the table gives the sum of
+    the measured seconds of these two networks.
 
     Args:
-        supernet: Is not changed; its weights do not matter.
+        supernet: The supernet, which is not changed; its weights do not matter.
         input_shape: (1, 3, H, W) of the image.
         runtime: Device and memory format.
     """
@@ -70,7 +73,7 @@ def measure_layers(
 
 
 class _Layers:
-    """Measures seconds of layers, each shape once."""
+    """Measures seconds of layers, and keeps them by shape, so that each is measured once."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -78,12 +81,12 @@ class _Layers:
         self.mix, self.head = cache(self._mix), cache(self._head)
 
     def _points(self, node: Node, size: Size) -> Points:
-        """Seconds of a node with weights for several numbers of outputs."""
+        """Measure a node with weights at several numbers of outputs."""
         counts = sorted({max(1, round(share * node.outputs)) for share in _SHARES})
         return tuple((count, self._node(node.narrowed(count), size)) for count in counts)
 
     def _element(self, node: Node, size: Size) -> float:
-        """Seconds per channel of a node without weights."""
+        """Measure the seconds per channel of a node without weights."""
         return self._node(node, size) / node.outputs
 
     def _node(self, node: Node, size: Size) -> float:
@@ -94,7 +97,7 @@ class _Layers:
         return self._seconds(node.run, inputs, layer)
 
     def _mix(self, tasks: int, channels: int, size: Size) -> float:
-        """Seconds per channel of a mix to which every task adds all channels."""
+        """Measure the seconds per channel of a mix to which every task adds all channels."""
         terms = [
             Term(task=t, source=(ChannelSlice(tensor=t, stop=channels),), start=0, stop=channels)
             for t in range(tasks)
@@ -118,7 +121,7 @@ class _Layers:
 def _ends(
     supernet: GatedSupernet, shape: tuple[int, int, int, int], runtime: Runtime
 ) -> tuple[float, float]:
-    """Seconds of the compact networks of all gates closed and all open."""
+    """Measure the seconds of the compact networks with (all gates closed, all gates open)."""
     model = copy.deepcopy(supernet)
     seconds = []
     for is_open in (False, True):

@@ -1,9 +1,9 @@
-"""Gate patterns whose convolutions have multiples of some number m of channels.
+"""Round gate patterns, so that the channels of their convolutions are multiples of a number m.
 
 Processors compute channels in groups, and channels beyond the last full group cost as much as a
-whole group. So in every gated node the number of open channels of each task is brought to a
-multiple, and the number of shared channels too. A node whose width C is no multiple has a smaller
-last group: the allowed counts are 0, m, 2m, ... and C.
+whole group. So in every gated node the number of open channels of each task is rounded to a
+multiple of m, and the number of shared channels too. If the node's width C is no multiple of m, its
+last group is smaller: the allowed counts are 0, m, 2m, ... and C.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,15 @@ from torch import Tensor
 def rounded(
     gates: Mapping[str, Tensor], alpha: Mapping[str, Tensor], *, multiple: int
 ) -> dict[str, Tensor]:
-    """Change a pattern to a near one of allowed counts.
+    """Change a pattern to a similar one of allowed counts.
 
-    The number of each task's open channels goes to the nearest allowed count, the lower of two, by
-    opening the closed gates of the highest α or closing the open ones of the lowest. The shared
-    channels are all but those that every task has open. Their number is then changed by exchanging
-    which channels tasks open: to the nearest allowed count below or above, whichever loses less α.
-    Where C is no multiple, some counts of tasks allow no count of the shared stream, whatever is
-    exchanged: then the task with the most channels closes its last group, and so on.
+    First, the number of each task's open channels is rounded to the nearest allowed count (the
+    lower of two equally near ones), by opening the closed gates of the highest α or closing the
+    open gates of the lowest α. The shared channels are all channels but those that every task has
+    open. Their number is then brought to the nearest allowed count below or above, whichever loses
+    less α, by exchanging which channels the tasks open. If C is no multiple of m, some counts of
+    the tasks allow no such exchange. Then the task with the most open channels closes its last
+    group, until one is possible.
 
     Args:
         gates: Gated node -> (T, C) bool, True where the task's channel is open.
@@ -41,7 +42,7 @@ def rounded(
 
 
 def allowed_counts(channels: int, multiple: int) -> list[int]:
-    """List the counts of channels that are a multiple, and the count of all channels.
+    """List the numbers of channels that are multiples, and the number of all channels.
 
     >>> allowed_counts(20, 8)
     [0, 8, 16, 20]
@@ -62,20 +63,28 @@ def _rounded(opened: Tensor, alpha: Tensor, multiple: int) -> Tensor:
         min((n for n in reachable if n >= common), default=reachable[-1]),
         max((n for n in reachable if n <= common), default=reachable[0]),
     }
-    # Of equal losses the one with fewer shared channels, which costs less.
+    # If both lose the same, fewer shared channels win, because they cost less.
     tries = [_exchanged(opened, alpha, count) for count in sorted(nearest, reverse=True)]
     return max(tries, key=lambda pattern: float(alpha[pattern].sum()))
 
 
 def _reachable(counts: list[int], allowed: list[int]) -> list[int]:
-    """Numbers of channels open for all tasks, ascending, that allow the shared count."""
+    """List the numbers of channels open for all tasks that give an allowed count of shared ones.
+
+    Args:
+        counts: Number of open channels of each task.
+        allowed: Allowed counts, ascending; the last is all channels.
+
+    Returns:
+        Ascending numbers; empty if there is none.
+    """
     channels, closed = allowed[-1], sum(allowed[-1] - count for count in counts)
     least, most = max(0, channels - closed), min(counts)
     return [n for n in sorted(channels - shared for shared in allowed) if least <= n <= most]
 
 
 def _with_counts(opened: Tensor, alpha: Tensor, counts: list[int]) -> Tensor:
-    """Open `counts` channels of each task: first the open ones, then by α."""
+    """Open `counts` channels of each task: those open already first, then by descending α."""
     order = alpha.argsort(dim=1, descending=True, stable=True)
     open_first = (
         opened.gather(1, order).to(torch.uint8).argsort(dim=1, descending=True, stable=True)
@@ -93,22 +102,22 @@ def _exchanged(opened: Tensor, alpha: Tensor, common: int) -> Tensor:
 
 
 def _close_common(opened: Tensor, alpha: Tensor) -> None:
-    """One task closes a channel open for all, and opens one closed for another task too."""
-    full = opened.all(0)
-    takes = ~opened & ((~opened).sum(0) > 1)
-    left = alpha.where(full, torch.inf).min(1)
-    taken = alpha.where(takes, -torch.inf).max(1)
-    task = int((left.values - taken.values).argmin())
-    opened[task, left.indices[task]] = False
-    opened[task, taken.indices[task]] = True
+    """Let one task close a channel open for all tasks, and open one closed for another task too."""
+    open_for_all = opened.all(0)
+    candidates = ~opened & ((~opened).sum(0) > 1)
+    to_close = alpha.where(open_for_all, torch.inf).min(1)
+    to_open = alpha.where(candidates, -torch.inf).max(1)
+    task = int((to_close.values - to_open.values).argmin())
+    opened[task, to_close.indices[task]] = False
+    opened[task, to_open.indices[task]] = True
 
 
 def _open_common(opened: Tensor, alpha: Tensor) -> None:
-    """Open one channel for all; tasks for which it was closed close one not open for all."""
-    full = opened.all(0)
-    left = alpha.where(opened & ~full, torch.inf).min(1)
-    loss = (left.values[:, None] - alpha).where(~opened, 0).sum(0)
-    channel = int(loss.where(~full, torch.inf).argmin())
+    """Open one channel for all tasks; each for which it was closed closes one not open for all."""
+    open_for_all = opened.all(0)
+    to_close = alpha.where(opened & ~open_for_all, torch.inf).min(1)
+    loss = (to_close.values[:, None] - alpha).where(~opened, 0).sum(0)
+    channel = int(loss.where(~open_for_all, torch.inf).argmin())
     for task in (~opened[:, channel]).nonzero()[:, 0].tolist():
-        opened[task, left.indices[task]] = False
+        opened[task, to_close.indices[task]] = False
     opened[:, channel] = True

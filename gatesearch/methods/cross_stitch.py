@@ -18,19 +18,19 @@ class CrossStitchOptions(Strict):
     """Options of cross-stitch networks.
 
     Attributes:
-        diagonal: Initial w_ii; the others share the rest evenly, so that each row sums to 1.
+        diagonal: Initial w_ii; the other w_ij of a row are equal, and each row sums to 1.
     """
 
     diagonal: Annotated[float, Field(ge=0, le=1)] = 0.9
 
 
 class CrossStitchNet(nn.Module):
-    """One encoder a task; behind every ResNet stage x_i <- sum_j w_ij x_j, channel by channel.
+    """One encoder per task; after every ResNet stage x_i <- sum_j w_ij x_j, channel by channel.
 
     Args:
         parts: Encoders and heads. The paper starts from trained single-task networks (the study's
             `start` option decides).
-        diagonal: Initial w_ii; the others share the rest evenly, so that each row sums to 1.
+        diagonal: Initial w_ii; the other w_ij of a row are equal, and each row sums to 1.
     """
 
     def __init__(self, parts: Parts, *, diagonal: float = 0.9) -> None:
@@ -39,7 +39,7 @@ class CrossStitchNet(nn.Module):
         count = len(parts.tasks)
         initial = torch.full((count, count), (1 - diagonal) / max(1, count - 1))
         initial.fill_diagonal_(diagonal if count > 1 else 1.0)
-        # (to, from, channel) for each stage behind the stem.
+        # (to, from, channel) for each stage after the stem.
         self.stitches = nn.ParameterList(
             initial[..., None].repeat(1, 1, channels) for channels in _stage_channels(parts.graph)
         )

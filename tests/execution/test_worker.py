@@ -25,8 +25,8 @@ def train(monkeypatch):
     """Trainings by a list of functions, one for each call: of the job's checkpoints."""
     calls = []
 
-    def trained(spec, context, *, out, start, emit, around):
-        came_to = calls.pop(0)(around.checkpoints)
+    def trained(spec, context, *, out, start, emit, controls):
+        came_to = calls.pop(0)(controls.checkpoints)
         if isinstance(came_to, BaseException):
             raise came_to
         return replace(came_to, method=spec.method, trial=spec.trial)
@@ -172,10 +172,10 @@ def test_a_worker_of_its_own_writes_its_events_and_heeds_the_stop_file(
 ) -> None:
     job, asked = work_of(), []
 
-    def trained(spec, context, *, emit, around, **options):
-        asked.append(around.checkpoints.stopping())
+    def trained(spec, context, *, emit, controls, **options):
+        asked.append(controls.checkpoints.stopping())
         (job.folder / STOP).touch()
-        asked.append(around.checkpoints.stopping())
+        asked.append(controls.checkpoints.stopping())
         emit(Log(f"{len(context.train)} frames"))
         return result_of(job)
 

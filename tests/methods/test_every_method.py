@@ -45,7 +45,7 @@ from gatesearch.trials.kept_networks import (
     load_network,
     network_state,
 )
-from gatesearch.trials.phase_training import Surroundings, phases_of
+from gatesearch.trials.phase_training import TrainingControls, phases_of
 from gatesearch.trials.trial import train_network
 from tests.methods.toys import DEEP, count_steps, parts, random_image
 from tests.methods.two_phases import TWO_PHASES
@@ -256,9 +256,9 @@ def test_it_trains_and_resumes_to_the_bit_inside_each_phase(
             before = steps()
             stop_inside(phase, spec, context, folder, own, steps, first=phase is phases[0])
             assert Checkpoints(folder, identity="x").newest().state["phase"] == phase.name
-            around = Surroundings(Checkpoints(folder, identity="x"))
+            controls = TrainingControls(Checkpoints(folder, identity="x"))
             torch.manual_seed(steps())  # as another process would begin
-            resumed = train_network(spec, context, around=around, **own)
+            resumed = train_network(spec, context, controls=controls, **own)
             assert steps() - before == total, "a step was taken twice, or left out"
             assert untimed(resumed) == untimed(whole), phase.name
             assert files_of(spec.folder(out)) == kept, phase.name
@@ -278,9 +278,9 @@ def stop_inside(phase, spec, context, folder, own, steps, *, first: bool) -> Non
     def stop() -> bool:
         return at is not None and steps() > at
 
-    around = Surroundings(Checkpoints(folder, identity="x", seconds=1e9, stop=stop))
+    controls = TrainingControls(Checkpoints(folder, identity="x", seconds=1e9, stop=stop))
     with pytest.raises(Preempted):
-        train_network(spec, context, around=around, **{**own, "emit": heard})
+        train_network(spec, context, controls=controls, **{**own, "emit": heard})
     assert steps() == at + 1
 
 

@@ -19,7 +19,7 @@ from gatesearch.methods import (
 from gatesearch.methods.mtl import MTL
 from gatesearch.training import Hooks, ParameterGroup, Trainer
 from gatesearch.trials.context import open_context
-from gatesearch.trials.phase_training import Surroundings, run_phases
+from gatesearch.trials.phase_training import TrainingControls, run_phases
 from tests.search.tiny import tiny
 
 
@@ -37,7 +37,7 @@ def run(context, monkeypatch):
         monkeypatch.setitem(METHODS, "mtl", replace(MTL, phases=lambda request: phases))
         emit = (lambda event: None) if told is None else told.append
         request = TrainingRequest(NetworkSpec("mtl", 0, **spec), context, None, emit)
-        return run_phases(request, Surroundings(stopper=stopper))
+        return run_phases(request, TrainingControls(stopper=stopper))
 
     return run_
 
