@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gatesearch.cost import Cost, count_macs
+from gatesearch.methods import build_model
 from gatesearch.models import Parts
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import HeadSpec
+from gatesearch.study import Study
 from gatesearch.training import Trainer
 
 HEADS = {"a": 3, "b": 1}
@@ -50,6 +53,15 @@ def assert_same_outputs(ours: nn.Module, theirs: nn.Module, image: Tensor) -> No
     assert found.keys() == expected.keys()
     for task, prediction in expected.items():
         torch.testing.assert_close(found[task], prediction, rtol=1e-4, atol=1e-5)
+
+
+def ends_of(study: Study) -> dict[str, Cost]:
+    """Costs of the multi-task and the single-task networks, counted once."""
+    shape = (1, 3, *study.protocol.size)
+    return {
+        name: count_macs(build_model(study, name), shape, cross_check=False)
+        for name in ("mtl", "stl")
+    }
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from optuna.storages import RDBStorage
+from sqlalchemy import event
 
 from gatesearch.events import Log, NetworkTrained, Progress, Warned
 from gatesearch.execution.jobs import RESULT, keep_result, read_spec
@@ -19,13 +21,14 @@ from gatesearch.results import Result
 from gatesearch.search.plans import method_plan
 from gatesearch.search.search import Search
 from gatesearch.search.setup import task_infos
+from gatesearch.store.backup import DATABASE
 from gatesearch.store.store import Store, open_store
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime, TrainingError
 from gatesearch.trials.early_stopping import COST, GAIN
 from gatesearch.trials.kept_networks import MODEL, TENSORS
-from tests.execution.fakes import FakeExecutor, pool_of, result_of
+from tests.execution.fakes import FakeExecutor, job_of, pool_of, result_of
 from tests.search.tiny import tiny
 
 RUNTIME = {"precision": "fp32", "memory_format": "nchw"}
@@ -90,10 +93,25 @@ class Running:
         return self.store.results(plan.name)
 
 
+def open_quickly(folder: Path, url: str = "") -> RDBStorage:
+    """A database that is there already, without waiting for the disk."""
+    storage = RDBStorage(
+        f"sqlite:///{folder / DATABASE}", skip_compatibility_check=True, skip_table_creation=True
+    )
+
+    def hurry(connection, record) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("PRAGMA journal_mode=MEMORY")
+
+    event.listen(storage.engine, "connect", hurry)
+    return storage
+
+
 @pytest.fixture
-def opened(tmp_path, empty) -> Callable[..., Running]:
+def opened(tmp_path, empty, monkeypatch) -> Callable[..., Running]:
     """Opens the store of a test, as another process does that goes on with it."""
     shutil.copytree(empty, tmp_path / "out")
+    monkeypatch.setattr("gatesearch.store.store.open_database", open_quickly)
     stores: list[Store] = []
 
     def open_(
@@ -114,16 +132,16 @@ def opened(tmp_path, empty) -> Callable[..., Running]:
         executor, told, changes = FakeExecutor(with_network(train)), [], []
         pool = pool_of(executor, size=size, told=told, stop=stop)
         status = StatusOf()
+        if bases:
+            known = {(r.method, r.seed) for r in store.bases}
+            for spec in (NetworkSpec(method, study.seed) for method in BASES):
+                if (spec.method, spec.seed) not in known:
+                    store.keep_result(result_of(job_of(out, spec=spec)))
         search = Search(
             store, context, pool, status, data=tmp_path / "data",
             changed=lambda: changes.append(1),
         )  # fmt: skip
         running = Running(search, executor, store, study, status, told, changes)
-        if bases:
-            search.train_bases(BASES)
-            executor.submitted.clear()
-            told.clear()
-            changes.clear()
         executor.held = held
         return running
 
@@ -343,11 +361,11 @@ def test_trials_behind_the_last_backup_are_taken_up(opened, tmp_path) -> None:
     running.tune(1)
     out = tmp_path / "out"
     running.store.close()
-    shutil.copy(out / "study.db", tmp_path / "backup.db")
+    shutil.copy(out / DATABASE, tmp_path / "backup.db")
     running = opened(RANDOM, bases=False)
     lost = running.tune(3)[1:]
     running.store.close()
-    shutil.copy(tmp_path / "backup.db", out / "study.db")
+    shutil.copy(tmp_path / "backup.db", out / DATABASE)
     # One of them came to a result, one was still running.
     (out / "trials" / "0002" / RESULT).unlink()
     again = opened(RANDOM, bases=False)

@@ -207,6 +207,7 @@ def obey(ranks: Ranks, folder: str):
     raise Preempted
 
 
+@pytest.mark.slow("processes")
 def test_asked_to_stop_from_outside(tmp_path) -> None:
     with pytest.raises(Preempted):
         launch(2, obey, str(tmp_path), stop=lambda: len(list(tmp_path.iterdir())) == 2)
@@ -223,23 +224,13 @@ def fail(ranks: Ranks, how: str):
     time.sleep(60)
 
 
+@pytest.mark.slow("processes")
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        pytest.param(
-            "raises",
-            r"^rank 1 of 2 failed: RuntimeError: the roof is on fire\nTraceback",
-            id="raises",
-        ),
-        pytest.param(
-            "killed",
-            "^rank 1 of 2 was killed by SIGKILL$",
-            marks=pytest.mark.slow("processes"),
-            id="killed",
-        ),
-        pytest.param(
-            "exits", "rank 1 of 2 exited with 3", marks=pytest.mark.slow("processes"), id="exits"
-        ),
+        ("raises", r"^rank 1 of 2 failed: RuntimeError: the roof is on fire\nTraceback"),
+        ("killed", "^rank 1 of 2 was killed by SIGKILL$"),
+        ("exits", "rank 1 of 2 exited with 3"),
     ],
 )
 def test_one_that_fails_ends_all_and_is_named(how, message) -> None:
@@ -255,6 +246,7 @@ def abort_at_the_end(ranks: Ranks):
     return "done"
 
 
+@pytest.mark.slow("processes")
 def test_what_is_done_counts_whatever_the_way_out_of_python_does() -> None:
     assert launch(2, abort_at_the_end) == "done"
 

@@ -23,6 +23,7 @@ from gatesearch.search.run import run
 from gatesearch.search.setup import ExecutionOptions, start_stopwatch
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime, TrainingError
+from tests.methods.toys import ends_of
 from tests.search.tiny import tiny
 
 WIDE = ("model.width=0.25", "training.epochs=1")
@@ -139,10 +140,8 @@ def study(tmp_path):
 
 
 def budget_of(study, text: str) -> Budget:
-    mtl, stl = (
-        count_macs(build_model(study, name), SHAPE, cross_check=False) for name in ("mtl", "stl")
-    )
-    return parse_budget(text, mtl=mtl, stl=stl)
+    ends = ends_of(study)
+    return parse_budget(text, mtl=ends["mtl"], stl=ends["stl"])
 
 
 def test_a_budget_of_macs_is_taken_up(study) -> None:

@@ -29,8 +29,7 @@ from gatesearch.models.gated_supernet import SHARED
 from gatesearch.models.model_factory import below
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime
-from gatesearch.trials.costs import costs
-from tests.methods.toys import random_image, scattered
+from tests.methods.toys import ends_of, random_image, scattered
 from tests.search.tiny import tiny
 
 PARAMS = {"lambda_s": 2.0, "tau.semseg": 0.25, "tau.depth": 0.5}
@@ -165,7 +164,7 @@ def test_what_is_observed_of_the_gates(tmp_path) -> None:
 
 @torch.no_grad()
 def test_a_regulariser_of_cost_is_nothing_inside_the_budget(tmp_path) -> None:
-    ends = costs(tiny(tmp_path), ("mtl", "stl"))
+    ends = ends_of(tiny(tmp_path))
     budget = parse_budget("0.8xSTL", mtl=ends["mtl"], stl=ends["stl"])
     supernet, hooks, request = hooks_of(
         tmp_path, 'search.regulariser=["flops"]', budgets=(budget,)
@@ -198,7 +197,7 @@ def test_what_a_trial_would_come_to_now(tmp_path) -> None:
     phase = gates_phase(request)
     supernet = phase.begin(None).module
     now = phase.current_gflops(supernet)
-    ends = costs(request.study, ("mtl", "stl"))
+    ends = ends_of(request.study)
     for on, method in ((False, "mtl"), (True, "stl")):
         supernet.set_gates({n: torch.full_like(g, on) for n, g in supernet.hard_gates().items()})
         assert now() == pytest.approx(ends[method].gflops)

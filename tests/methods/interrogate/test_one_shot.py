@@ -23,8 +23,7 @@ from gatesearch.pruning import extract
 from gatesearch.study import load_study
 from gatesearch.tasks import build_tasks
 from gatesearch.trials.context import open_context
-from gatesearch.trials.costs import costs
-from tests.methods.toys import random_image, scattered
+from tests.methods.toys import ends_of, random_image, scattered
 from tests.search.tiny import tiny
 
 QUICK = ("one_shot.warmup=0.25", "one_shot.finetune=0.25", "one_shot.epochs=4")
@@ -98,7 +97,7 @@ def supernet_of(study) -> GatedSupernet:
 def test_a_step_costs_its_draw_and_its_teacher(context) -> None:
     nested_phase, _ = planned(part(SUPERNET), context)
     nested = Nested(GatedSupernet(parts_of(context.study)), ends=0.2, seed=0)
-    ends = costs(context.study, ("mtl", "stl"))
+    ends = ends_of(context.study)
     whole = count_macs(nested.supernet, (1, 3, 16, 16), cross_check=False).gflops
     steps = 0.2 * (ends["mtl"].gflops + ends["stl"].gflops) + 0.6 * whole
     teacher = 0.8 * ends["stl"].gflops / 3
@@ -145,7 +144,7 @@ def test_a_trial_is_cut_from_the_trained_supernet(context) -> None:
 
 
 def test_costs_of_patterns_lie_between_the_ends(context) -> None:
-    ends = costs(context.study, ("mtl", "stl"))
+    ends = ends_of(context.study)
     budget = parse_budget("1xSTL", mtl=ends["mtl"], stl=ends["stl"])
     offered = OneShotSupernet(trial_request(context, supernet_of(context.study)), (budget,))
     for share, method in ((0.0, "mtl"), (1.0, "stl")):
