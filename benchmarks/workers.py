@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks.figure import Figure
-from gatesearch.store.store import read_store
+from gatesearch.store.opening import read_store
 
 BAR = 1 / 1.7
 TRIALS = 6

@@ -152,7 +152,7 @@ def record_of(study: str, out: Path | None, storage: str = "") -> "tuple[Path, S
     Raises:
         UsageError: There is no store, or it is another study's.
     """
-    from gatesearch.store.store import read_store
+    from gatesearch.store.opening import read_store
     from gatesearch.study import load_study
 
     definition = load_study(study)

@@ -22,8 +22,9 @@ from gatesearch.stopping import Stop, stoppable
 from gatesearch.store.backup import Backups
 from gatesearch.store.database import explained
 from gatesearch.store.lock import advisory_lock, locked
+from gatesearch.store.opening import open_store
 from gatesearch.store.status import StatusFile
-from gatesearch.store.store import Store, open_store
+from gatesearch.store.store import Store
 from gatesearch.study import Study
 from gatesearch.trials.context import open_context
 from gatesearch.trials.trial import measure_on_test

@@ -3,6 +3,7 @@
 | file | contents |
 |---|---|
 | `store.py` | the store: definition, baselines, trials and test figures, in Optuna studies |
+| `opening.py` | opens a store to be written or read; refuses one of another definition |
 | `names.py` | names of searches and attributes |
 | `database.py` | opens and checks the database under the store, and explains its errors |
 | `backup.py` | backs the database up and restores it |

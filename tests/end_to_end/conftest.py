@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gatesearch.results import front
-from gatesearch.store.store import read_store
+from gatesearch.store.opening import read_store
 
 ROOT = Path(__file__).parents[2]
 TINY = str(Path(__file__).with_name("tiny.toml"))

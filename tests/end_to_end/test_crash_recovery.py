@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gatesearch.store.store import read_store
+from gatesearch.store.opening import read_store
 from tests.end_to_end.conftest import ARGUMENTS, KILLS, TINY, TRIALS, children, outcome
 
 pytestmark = pytest.mark.end_to_end

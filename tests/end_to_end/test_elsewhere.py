@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from gatesearch.store.store import read_store
+from gatesearch.store.opening import read_store
 from tests.end_to_end.conftest import ARGUMENTS, TINY, TRIALS, children, outcome
 
 pytestmark = pytest.mark.end_to_end

@@ -8,7 +8,7 @@ import sqlalchemy
 
 from gatesearch.errors import DataError
 from gatesearch.store.database import explained
-from gatesearch.store.store import read_store
+from gatesearch.store.opening import read_store
 from tests.end_to_end.conftest import TINY, contents, trained
 
 pytestmark = pytest.mark.end_to_end

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gatesearch.store.store import read_store
+from gatesearch.store.opening import read_store
 from tests.end_to_end.conftest import TINY, CommandLine, contents, trained
 
 pytestmark = pytest.mark.end_to_end

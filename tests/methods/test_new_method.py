@@ -25,8 +25,8 @@ from gatesearch.pruning import load_compact
 from gatesearch.report import write_report
 from gatesearch.results import StudyRecord, front
 from gatesearch.search.run import run
+from gatesearch.store.opening import read_store
 from gatesearch.store.selection import select
-from gatesearch.store.store import read_store
 from gatesearch.training import Checkpoints
 from gatesearch.trials.context import open_context
 from gatesearch.trials.costs import costs

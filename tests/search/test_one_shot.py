@@ -16,7 +16,8 @@ from gatesearch.pruning import extract, load_compact
 from gatesearch.results import delta
 from gatesearch.search.one_shot import PatternScore, _fraction, _try_configurations, chosen
 from gatesearch.search.run import run
-from gatesearch.store.store import GAIN_AND_COST, read_store
+from gatesearch.store.opening import read_store
+from gatesearch.store.store import GAIN_AND_COST
 from gatesearch.tasks import build_tasks
 from gatesearch.trials.costs import costs
 from tests.search.tiny import epochs_of, ignore, interrupted_at, tiny

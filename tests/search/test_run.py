@@ -17,8 +17,8 @@ from gatesearch.pruning import load_compact
 from gatesearch.results import StudyRecord, front
 from gatesearch.search.run import run
 from gatesearch.search.setup import ExecutionOptions
+from gatesearch.store.opening import read_store
 from gatesearch.store.status import read_status
-from gatesearch.store.store import read_store
 from gatesearch.trials.costs import costs
 from tests.search.tiny import epochs_of, ignore, interrupted_at, tiny
 

@@ -22,7 +22,8 @@ from gatesearch.search.plans import method_plan
 from gatesearch.search.search import Search
 from gatesearch.search.setup import task_infos
 from gatesearch.store.backup import DATABASE
-from gatesearch.store.store import Store, open_store
+from gatesearch.store.opening import open_store
+from gatesearch.store.store import Store
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime, TrainingError

@@ -11,7 +11,7 @@ from gatesearch.events import NetworkTrained
 from gatesearch.report.record_queries import training_ratio
 from gatesearch.results import delta
 from gatesearch.search.run import run
-from gatesearch.store.store import read_store
+from gatesearch.store.opening import read_store
 from gatesearch.trials.kept_networks import kept_network
 from tests.search.tiny import ignore, tiny
 

@@ -13,14 +13,8 @@ from gatesearch.methods import binding_methods, check_study
 from gatesearch.results import Result, TaskInfo
 from gatesearch.store.backup import DATABASE
 from gatesearch.store.names import search_name
-from gatesearch.store.store import (
-    GAIN,
-    GAIN_AND_COST,
-    PendingTrial,
-    Store,
-    open_store,
-    read_store,
-)
+from gatesearch.store.opening import open_store, read_store
+from gatesearch.store.store import GAIN, GAIN_AND_COST, PendingTrial, Store
 from tests.search.tiny import tiny
 
 TASKS = (

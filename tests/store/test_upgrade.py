@@ -31,7 +31,8 @@ from gatesearch.methods import binding_methods, check_study
 from gatesearch.results import Result, summary
 from gatesearch.search.setup import task_infos
 from gatesearch.store.backup import DATABASE
-from gatesearch.store.store import GAIN, GAIN_AND_COST, Store, open_store, read_store
+from gatesearch.store.opening import open_store, read_store
+from gatesearch.store.store import GAIN, GAIN_AND_COST, Store
 from gatesearch.store.upgrade import OLD_COPY, upgradable, upgrade
 from gatesearch.study import load_study
 from tests.cli.conftest import cli  # noqa: F401 - a fixture
@@ -413,7 +414,7 @@ os.kill(os.getpid(), {signal.SIGKILL:d})
         code = f"""
 import resource
 from pathlib import Path
-from gatesearch.store.store import read_store
+from gatesearch.store.opening import read_store
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 read_store(Path({str(out)!r}))
 """

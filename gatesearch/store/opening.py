@@ -1,0 +1,158 @@
+"""A store opened to be written or read: checked against the study, its version, its definition."""
+
+import contextlib
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+
+from gatesearch.errors import StudyRefusedError, UsageError
+from gatesearch.results import StudyRecord, TaskInfo
+from gatesearch.store import names
+from gatesearch.store.backup import DATABASE
+from gatesearch.store.database import close_database, explained, open_database
+from gatesearch.store.store import GAIN_AND_COST, Store, name_metrics
+from gatesearch.store.upgrade import VERSION, upgrade, upgrade_alone
+from gatesearch.study import Study, differences
+
+
+def open_store(
+    study: Study,
+    *,
+    folder: Path,
+    tasks: tuple[TaskInfo, ...],
+    storage: str = "",
+    complete: Callable[[Study], Study] = lambda stored: stored,
+    binding: Callable[[Sequence[str], Sequence[str]], Sequence[str]] = lambda given, held: given,
+) -> Store:
+    """Open a study's store, or make it.
+
+    Args:
+        study: The definition.
+        folder: The store's folder. It holds the files of all jobs, and `study.db` where the
+            database is not on a server.
+        tasks: Descriptions of the tasks for reports; written into a new store.
+        storage: `postgresql://...` of a server; empty for SQLite in the folder.
+        complete: Validates a stored definition as `study` was validated, so that the two can be
+            compared.
+        binding: (methods whose options differ, methods with results) -> those of the former whose
+            options the results depend on.
+
+    Raises:
+        StudyRefusedError: The store was made with another definition (the error names the
+            differences), or it is damaged. It is not changed.
+        DataError: The folder cannot be written, or the server cannot be reached.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        if not storage:
+            upgrade(folder)
+        opened = open_database(folder, storage)
+        handle = optuna.create_study(
+            study_name=study.name,
+            storage=opened,
+            directions=list(GAIN_AND_COST),
+            load_if_exists=True,
+        )
+        store = Store(folder, handle, opened)
+        _check_version(store, folder, storage)
+        stored = store.attribute(names.DEFINITION)
+        if stored is None:
+            name_metrics(handle)
+            store.keep("name", study.name)
+            store.keep(names.IDENTITY, uuid.uuid4().hex)
+            store.keep("tasks", [vars(task) for task in tasks])
+            store.keep(names.FORMAT, VERSION)
+            store.keep_definition(study)
+            return store
+    if store.attribute(names.FINGERPRINT) != study.fingerprint:
+        lines = _binding_differences(study, stored, store, complete, binding)
+        if not lines:
+            store.keep_definition(study)
+            return store
+        raise StudyRefusedError(
+            f"{folder} was made with another definition (fingerprint "
+            f"{store.attribute(names.FINGERPRINT)}, now {study.fingerprint}); results would not be "
+            "comparable. What differs (store -> now):\n  "
+            + "\n  ".join(lines)
+            + "\nName another folder with --out, where --reuse with this one takes over baselines "
+            "that would be trained the same; or go back to the old definition."
+        )
+    return store
+
+
+def _binding_differences(
+    study: Study,
+    stored: Mapping[str, Any],
+    store: Store,
+    complete: Callable[[Study], Study],
+    binding: Callable[[Sequence[str], Sequence[str]], Sequence[str]],
+) -> list[str]:
+    """List the differences to the stored definition that the store's results depend on."""
+    try:
+        completed = complete(Study.from_definition(stored)).definition()
+    except UsageError:  # Another version wrote keys or values that this one does not accept.
+        completed = dict(stored)
+    completed["results_version"] = stored.get("results_version")
+    lines = differences(study.definition(), completed)
+    changed = sorted({line.split(".")[1] for line in lines if line.startswith("options.")})
+    bound = binding(changed, sorted(store.methods()))
+    return [
+        line for line in lines if not line.startswith("options.") or line.split(".")[1] in bound
+    ]
+
+
+def _check_version(store: Store, folder: Path, storage: str) -> None:
+    """Refuse a store of another format.
+
+    Raises:
+        StudyRefusedError: Another version of gatesearch wrote it.
+    """
+    version = store.attribute(names.FORMAT)
+    if version != VERSION and store.attribute(names.DEFINITION) is not None:
+        raise StudyRefusedError(
+            f"{storage or folder} was written by another version of gatesearch (store format "
+            f"{version or 1}, this version reads {VERSION}); go on with that version, or name "
+            "another " + ("--storage" if storage else "--out")
+        )
+
+
+def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecord:
+    """Read everything in a store, for reports.
+
+    Args:
+        folder: The store's folder. A store of gatesearch 0.1.0 is first converted to this version's
+            format.
+        storage: `postgresql://...` of a server; empty for SQLite in the folder.
+        name: Name of the study, where a server holds several.
+
+    Raises:
+        UsageError: There is no store in that folder.
+        StudyRefusedError: The database is damaged, or no run finished setting it up.
+    """
+    if not storage and not (folder / DATABASE).is_file():
+        raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
+    with explained(folder), contextlib.ExitStack() as stack:
+        if not storage:
+            upgrade_alone(folder)
+        try:
+            opened = open_database(folder, storage)
+            stack.callback(close_database, opened)
+            handle = optuna.load_study(study_name=name or _main_study(opened), storage=opened)
+            store = Store(folder, handle, opened)
+            _check_version(store, folder, storage)
+            return store.record()
+        except KeyError as error:
+            raise StudyRefusedError(
+                f"{storage or folder / DATABASE} holds no finished set-up of a study ({error} is "
+                "missing); run the study again, or name another folder with --out"
+            ) from error
+
+
+def _main_study(storage: RDBStorage) -> str:
+    """Name of the Optuna study with a store's attributes; empty where there is none."""
+    # Names of studies have no spaces, those of their searches do.
+    return next((n for n in optuna.get_all_study_names(storage) if " " not in n), "")
