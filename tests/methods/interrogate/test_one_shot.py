@@ -15,12 +15,12 @@ from gatesearch.methods import (
     start_of,
     training_of,
 )
+from gatesearch.methods.interrogate.gate_selection import apply_open_shares
 from gatesearch.methods.interrogate.method import WARM_UP
 from gatesearch.methods.interrogate.nested import Nested
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT, SUPERNET, OneShotSupernet
 from gatesearch.models import GatedSupernet, parts_of
 from gatesearch.pruning import extract
-from gatesearch.study import load_study
 from gatesearch.tasks import build_tasks
 from gatesearch.trials.context import open_context
 from tests.methods.toys import ends_of, random_image, scattered
@@ -167,13 +167,12 @@ def test_measuring_a_pattern_leaves_the_supernet_as_it_is(context) -> None:
     assert macs == offered.cost(params)[0]
 
 
-def test_its_networks_take_rounded_channels(context) -> None:
-    study = check_study(
-        load_study("scenes", ["model.width=0.1", "interrogate.round_to=4", "model.head=light"])
-    )
-    wide = replace(context, study=study, tasks=build_tasks(study.tasks))
-    supernet = supernet_of(study)
-    params = {f"share.{task}": 0.4 for task in study.tasks}
+def test_its_networks_take_rounded_channels(context, tmp_path) -> None:
+    study = check_study(tiny(tmp_path, *QUICK, "model.width=0.125", "interrogate.round_to=4"))
+    wide, supernet = replace(context, study=study), supernet_of(study)
+    params = {"share.semseg": 0.4, "share.depth": 0.4}
     macs, _ = OneShotSupernet(trial_request(wide, supernet), ()).cost(params)
-    supernet.open_shares(torch.full((len(study.tasks),), 0.4))
-    assert macs != count_macs(extract(supernet), wide.input_shape, cross_check=False).macs
+    for multiple, same in ((1, False), (4, True)):
+        apply_open_shares(supernet, params, multiple=multiple)
+        counted = count_macs(extract(supernet), wide.input_shape, cross_check=False).macs
+        assert (macs == counted) == same
