@@ -30,7 +30,7 @@ def studies() -> None:
 
 
 def methods() -> None:
-    """List the ways in which tasks can share, and in which they can be balanced meanwhile."""
+    """List the methods of sharing between tasks, and the weightings that balance tasks."""
     from gatesearch.methods import METHODS
     from gatesearch.training.weightings import WEIGHTINGS
 

@@ -115,14 +115,14 @@ def _lines(study: str, status: dict[str, Any]) -> list[str]:
     if status["alive"]:
         if status["per_hour"]:
             left = timedelta(seconds=round(status["seconds_left"]))
-            lines.append(f"rate: {status['per_hour']:.3g} trials an hour, {left} left")
+            lines.append(f"rate: {status['per_hour']:.3g} trials per hour, {left} left")
         lines.append("run: " + _describe_holder(status["holder"]))
     else:
         as_of = f", as of {status['updated']}" if status["updated"] else ""
         lines.append(f"run: none{as_of}")
         if status["unfinished"]:
             unfinished = f"begun and not ended: {status['unfinished']}"
-            lines.append(f"{unfinished}, which go on where they were")
+            lines.append(f"{unfinished}; they go on from their last checkpoints")
     return lines
 
 

@@ -188,7 +188,7 @@ class Attempts:
                 break
             causes.append(
                 f"process {attempt['process']} on {attempt['host']}, begun {attempt['started']}, "
-                f"{attempt.get('crash', 'ended without a word (killed, or out of memory)')}"
+                f"{attempt.get('crash', 'ended without a message (killed, or out of memory)')}"
             )
         return causes[::-1]
 

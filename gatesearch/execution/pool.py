@@ -134,18 +134,18 @@ class WorkerPool:
         # This limit is for workers that die earlier.
         if running.crashes > 3 * running.job.execution.attempts:
             raise TrainingError(
-                f"{label}: {running.crashes} worker processes ended without a word, the last with: "
-                f"{error}; see {running.job.folder}"
+                f"{label}: {running.crashes} worker processes ended without a message, the last "
+                f"with: {error}; see {running.job.folder}"
             ) from error
         if not (running.job.folder / RESULT).exists():
-            self._submit_again(running, "its worker ended without a word")
+            self._submit_again(running, "its worker ended without a message")
         else:
             self._submit(running)
 
     def _submit_again(self, running: RunningJob, reason: str) -> None:
         """Submit a job again, which goes on from its last checkpoint."""
         label = running.job.spec.label
-        self.emit(Warned(f"{label}: {reason}; it goes on where its last checkpoint is"))
+        self.emit(Warned(f"{label}: {reason}; it goes on from its last checkpoint"))
         self._submit(running)
 
     def _stop(self) -> None:

@@ -259,7 +259,7 @@ class Worker:
         """
         try:
             file = _file_to_load(self.job, folder)
-        except Exception as error:  # of torch's exporter, which have no common base
+        except Exception as error:  # torch's exporter raises errors without a common base class
             self._error = error_line(error)
         else:
             self._ask(file)

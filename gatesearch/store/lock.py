@@ -1,7 +1,7 @@
 """Locks that let one process at a time write to a store: on its folder, or on a PostgreSQL server.
 
-The operating system frees the first and the server the second when the process ends, whatever ended
-it. Needs no torch.
+When the process ends, in whatever way, the operating system frees the first and the server the
+second. Needs no torch.
 """
 
 import fcntl

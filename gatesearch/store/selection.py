@@ -73,8 +73,8 @@ def _parsed(record: StudyRecord, budgets: Sequence[str]) -> list[Budget]:
     ends = {r.method: _cost(r) for r in record.baselines if r.state == "complete"}
     if "mtl" not in ends or "stl" not in ends:
         raise UsageError(
-            "budgets are checked against the baselines mtl and stl, which this store has not both; "
-            f"train them: gatesearch run --study {record.name} --methods stl,mtl --n-trials 0"
+            "budgets are checked against the baselines mtl and stl, and this store does not have "
+            f"both; train them: gatesearch run --study {record.name} --methods stl,mtl --n-trials 0"
         )
     # Any latency is within reach of some device.
     return [

@@ -51,7 +51,7 @@ class PendingTrial:
         search: Name of its search.
         number: Its number in the store, counted over all searches.
         params: Drawn parameter -> value.
-        index: Its number within its search.
+        index: Its number within its search; -1 for one that is not in the search yet (`adopt`).
         drawn_from: Parameter -> distribution that it was drawn from, as JSON.
     """
 

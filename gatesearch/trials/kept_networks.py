@@ -52,8 +52,8 @@ def network_state(spec: NetworkSpec, *, out: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise StudyRefusedError(
-            f"{path} is missing or damaged ({error}), and the store counts on it; put it back from "
-            "a backup, or begin anew in another --out folder"
+            f"{path} is missing or damaged ({error}), and the store needs it; put it back from a "
+            "backup, or start again in another --out folder"
         ) from error
 
 

@@ -187,4 +187,4 @@ def test_a_configuration_that_kills_its_process_is_given_up(tiny, cli) -> None:
     done = cli(*run, "--set", "execution.attempts=2", "--json")
     assert done.json["trials"] == {"complete": 1, "failed": 1, "pruned": 0}, done.stderr
     failed = read_store(store).trials[0]
-    assert failed.reason.count("ended without a word") == 3
+    assert failed.reason.count("ended without a message") == 3
