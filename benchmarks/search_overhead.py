@@ -28,7 +28,7 @@ def measure() -> list[Figure]:
     params = {"lambda_s": 1.0} | {f"tau.{task}": 0.2 for task in study.tasks}
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(study, Path(folder) / "store")
-        around = [seconds(lambda: add_trial(store, study)) for _ in range(TRIALS)]
+        controls = [seconds(lambda: add_trial(store, study)) for _ in range(TRIALS)]
         alone = _optuna_alone(study, Path(folder) / "alone.db")
         context = open_context(study, data=Path(folder), stored=None, emit=lambda event: None)
         trial = seconds(
@@ -37,9 +37,9 @@ def measure() -> list[Figure]:
                 out=Path(folder), start=None, emit=lambda event: None,
             )
         )  # fmt: skip
-    overhead = statistics.mean(around)
-    detail = f"{1e3 * overhead:.0f} ms of {trial:.1f} s (worst {1e3 * max(around):.0f} ms)"
-    ours = 1e3 * (statistics.median(around) - alone)
+    overhead = statistics.mean(controls)
+    detail = f"{1e3 * overhead:.0f} ms of {trial:.1f} s (worst {1e3 * max(controls):.0f} ms)"
+    ours = 1e3 * (statistics.median(controls) - alone)
     beside = f"beyond {1e3 * alone:.0f} ms that Optuna takes to ask, suggest and tell"
     return [
         Figure("search and store in a trial", 100 * overhead / trial, BAR, "%", detail),

@@ -3,9 +3,10 @@
 Importing this package costs nothing: every name below is fetched from its module on first use.
 """
 
-from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from gatesearch.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from gatesearch.cost import count_macs
@@ -41,12 +42,11 @@ __all__ = [
 ]
 
 
+_fetch = lazy_attributes(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return version("gatesearch")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'gatesearch' has no attribute '{name}'")
+    return version("gatesearch") if name == "__version__" else _fetch(name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
-"""What can go wrong for a user, each with the exit code of the command line.
+"""Errors that a user can cure, each with the exit code of the command line.
 
-A message says the rule, the value found and the cure.
+A message states the rule, the value found, and the cure.
 """
 
 import difflib
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class GatesearchError(Exception):
-    """A failure that the user can mend; the command line prints its text, exits with `code`."""
+    """An error that the user can cure; the command line prints it and exits with `code`."""
 
     code = 1
 
@@ -20,7 +20,12 @@ class UsageError(GatesearchError):
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:
-    """`unknown <what> '<word>'`, with the nearest of the known words and all of them.
+    """Make the error for an unknown word, which names the nearest known word and lists all.
+
+    Args:
+        what: Kind of word, as `head`.
+        word: The word as the user wrote it.
+        known: All known words.
 
     >>> print(unknown("head", "lihgt", ["deeplabv3", "light"]))
     unknown head 'lihgt'; did you mean 'light'? (known: deeplabv3, light)
@@ -31,24 +36,24 @@ def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:
 
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
-    """`; did you mean 'x'?` for the nearest known word, or an empty string.
+    """Return `; did you mean 'x'?` with the nearest known word; empty if none is near.
 
     Args:
-        word: What was written.
-        known: What could have been meant.
-        cutoff: Similarity in [0, 1] that the nearest must have at least.
+        word: The word as the user wrote it.
+        known: All known words.
+        cutoff: Minimum similarity of the nearest word, in [0, 1].
     """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 class DataError(GatesearchError):
-    """Data missing, damaged or not as the study expects it."""
+    """Data are missing, damaged or not as the study expects, or a file cannot be written."""
 
     code = 3
 
 
 class StudyRefusedError(GatesearchError):
-    """The store belongs to another definition, or another process holds it."""
+    """The store belongs to another definition, is damaged, or is held by another process."""
 
     code = 4

@@ -1,33 +1,33 @@
-"""Files that are whole or as they were, whenever the process is killed."""
+"""Write files atomically: a killed process leaves the complete new file or the old one."""
 
 import os
 from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write aside in the same folder, sync, rename, sync the folder.
+    """Write a temporary file in the same folder, sync it, rename it, and sync the folder.
 
     Args:
-        path: The file; one that exists is replaced.
-        data: All of its content.
+        path: The file; an existing one is replaced.
+        data: Its whole content.
 
     Raises:
-        OSError: It cannot be written; what was there stays, and nothing partial is left.
+        OSError: The file cannot be written; an existing one stays, and no temporary file is left.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:
-    # Only where folders open as files; elsewhere a rename is as durable as it gets.
+    """Make a rename in a folder durable, on systems where folders can be opened and synced."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

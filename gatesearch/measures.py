@@ -1,4 +1,4 @@
-"""Relative measures of a network against single-task ones and against others: pure functions."""
+"""Compare a network with single-task networks (Δ_MTL) and with other methods (mean rank)."""
 
 import math
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ def delta_mtl(
     higher_is_better: Mapping[str, bool],
     weights: Mapping[str, float] | None = None,
 ) -> float:
-    """Mean relative gain over single-task networks, Δ_MTL.
+    """Compute Δ_MTL, the mean relative gain over single-task networks.
 
         Δ = 100 / Σ_t w_t · Σ_t w_t (-1)^{l_t} (M_t - B_t) / B_t
 
-    with M the metrics, B the baseline and l_t = 1 where lower is better (Maninis et al.,
-    "Attentive Single-Tasking of Multiple Tasks", CVPR 2019, where all w_t = 1).
+    with M the metrics, B the baseline, and l_t = 1 for metrics where lower is better, else 0
+    (Maninis et al., "Attentive Single-Tasking of Multiple Tasks", CVPR 2019, where all w_t = 1).
 
     Args:
-        metrics: task -> value of the network judged.
-        baseline: task -> value of the single-task network, positive.
-        higher_is_better: task -> direction; names the tasks that count.
-        weights: task -> w_t, how much a task matters; 1 where it is not named.
+        metrics: task -> value of the network.
+        baseline: task -> value of the single-task network; positive.
+        higher_is_better: task -> direction of its metric. Only these tasks count.
+        weights: task -> weight w_t of its gain; 1 for tasks that are not named.
 
     Returns:
-        Percent, positive where better than the baseline; NaN where a value is NaN.
+        Percent; positive if the network is better than the baseline, NaN if a value is NaN.
 
     Raises:
         UsageError: No tasks, a task missing, or a baseline that is not positive.
@@ -35,7 +35,7 @@ def delta_mtl(
     ...                 {"seg": True, "depth": False}), 6)
     10.0
     """
-    _all_there(higher_is_better, {"metrics": metrics, "baseline": baseline})
+    _check_complete(higher_is_better, {"metrics": metrics, "baseline": baseline})
     gains, total = [], 0.0
     for task, higher in higher_is_better.items():
         if baseline[task] <= 0:
@@ -53,11 +53,14 @@ def delta_mtl(
 def mean_rank(
     rows: Mapping[str, Mapping[str, float]], higher_is_better: Mapping[str, bool]
 ) -> dict[str, float]:
-    """Mean over tasks of each method's rank, 1 = best; ties share the smaller rank.
+    """Compute each method's rank, averaged over tasks; 1 is best, and equal values rank equally.
 
     Args:
         rows: method -> task -> value; NaN ranks last.
-        higher_is_better: task -> direction; names the tasks that count.
+        higher_is_better: task -> direction of its metric. Only these tasks count.
+
+    Returns:
+        method -> mean rank.
 
     Raises:
         UsageError: No tasks, or a method without a value for one.
@@ -65,21 +68,22 @@ def mean_rank(
     >>> mean_rank({"a": {"seg": 2.0}, "b": {"seg": 2.0}, "c": {"seg": 1.0}}, {"seg": True})
     {'a': 1.0, 'b': 1.0, 'c': 3.0}
     """
-    _all_there(higher_is_better, rows)
+    _check_complete(higher_is_better, rows)
     costs = {
         method: [_cost(row[task], higher) for task, higher in higher_is_better.items()]
         for method, row in rows.items()
     }
     return {
         method: math.fsum(
-            1 + sum(other[i] < cost for other in costs.values()) for i, cost in enumerate(own)
+            1 + sum(other[i] < cost for other in costs.values())
+            for i, cost in enumerate(method_costs)
         )
-        / len(own)
-        for method, own in costs.items()
+        / len(method_costs)
+        for method, method_costs in costs.items()
     }
 
 
-def _all_there(tasks: Mapping[str, bool], rows: Mapping[str, Mapping[str, float]]) -> None:
+def _check_complete(tasks: Mapping[str, bool], rows: Mapping[str, Mapping[str, float]]) -> None:
     if not tasks:
         raise UsageError("higher_is_better must name at least one task, found none")
     for name, row in rows.items():

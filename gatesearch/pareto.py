@@ -1,6 +1,6 @@
-"""Dominance and hypervolume; numpy only.
+"""Pareto fronts and hypervolumes, with numpy alone.
 
-Objectives are turned to minimisation once, in `_minimised`; everything below minimises.
+`_minimised` turns all objectives into ones to minimise; the private functions after it minimise.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from gatesearch.errors import UsageError
 
 
 def pareto_front(points: ArrayLike, maximize: Sequence[bool]) -> list[int]:
-    """Indices of the points that no other point dominates.
+    """Find the points that no other point dominates.
 
-    A point dominates another when it is nowhere worse and somewhere better, so equal points stay
-    together.
+    A point dominates another if it is at least as good in every objective and better in one. So
+    equal points do not dominate each other.
 
     Args:
-        points: Shape (n, m), one row a point.
+        points: Shape (n, m), one row per point.
         maximize: For each of the m objectives, whether larger is better.
 
     Returns:
-        Ascending indices.
+        Their indices, ascending.
 
     Raises:
-        UsageError: Shapes that do not fit, or NaN, which is neither better nor worse.
+        UsageError: Shapes that do not fit, or a NaN, which is neither better nor worse.
 
     >>> pareto_front([[3.0, 900.0], [2.0, 900.0], [1.0, 700.0]], [True, False])
     [0, 2]
@@ -39,14 +39,14 @@ def pareto_front(points: ArrayLike, maximize: Sequence[bool]) -> list[int]:
 
 
 def hypervolume(points: ArrayLike, reference: Sequence[float], maximize: Sequence[bool]) -> float:
-    """Volume of the region that the points dominate, down to the reference point.
+    """Compute the volume of the region between the points and the reference that they dominate.
 
-    Exact for any number of objectives: the region is cut into slabs along the last objective, each
-    a hypervolume of one objective fewer (While et al., "A Faster Algorithm for Calculating
-    Hypervolume", 2006). A point that is not better than the reference everywhere adds nothing.
+    Exact for any number of objectives: the region is cut into slabs along the last objective, and
+    each is a hypervolume of one objective fewer (While et al., "A Faster Algorithm for Calculating
+    Hypervolume", 2006). Only points that are better than the reference in every objective count.
 
     Args:
-        points: Shape (n, m), one row a point.
+        points: Shape (n, m), one row per point.
         reference: The m values of a point that is worse than every point of interest.
         maximize: For each of the m objectives, whether larger is better.
 
@@ -70,6 +70,7 @@ def hypervolume(points: ArrayLike, reference: Sequence[float], maximize: Sequenc
 
 
 def _minimised(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.float64]:
+    """Check the shape of points, and negate the objectives that are maximised."""
     costs = np.array(points, dtype=np.float64)
     m = len(maximize)
     if m == 0:
@@ -83,7 +84,7 @@ def _minimised(points: ArrayLike, maximize: Sequence[bool]) -> NDArray[np.float6
 
 
 def _front(costs: NDArray[np.float64]) -> list[int]:
-    # In lexicographic order nothing is dominated by what comes later.
+    # In lexicographic order, no point is dominated by a later one.
     kept = np.empty_like(costs)
     chosen: list[int] = []
     for i in np.lexsort(costs.T[::-1]):

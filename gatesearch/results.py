@@ -1,7 +1,7 @@
-"""Frozen records of what was trained and measured, and the figures computed from them.
+"""Frozen records of trained networks with their figures, and figures computed from the records.
 
-Nothing here knows torch, pandas or a file: the search writes these records into its store, the
-report reads them back.
+This module needs neither torch nor pandas, and touches no files: the search writes these records
+into its store, and the report reads them.
 """
 
 import math
@@ -20,18 +20,18 @@ State = Literal["complete", "failed", "stopped"]
 
 STATES: tuple[State, ...] = get_args(State)
 
-# The method that Δ_MTL compares with: one network per task.
+# Name of the method with one network per task, with which Δ_MTL compares.
 SINGLE_TASK = "stl"
-# The method that shares all but the heads.
+# Name of the method that shares everything but the heads.
 MULTI_TASK = "mtl"
 
-# Raised whenever the JSON of a Result changes its form.
+# Raised by 1 whenever the JSON format of a Result changes.
 FORMAT = 5
 
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What a report must know of a task.
+    """Description of a task for reports.
 
     Attributes:
         name: The task's name in the study.
@@ -40,7 +40,7 @@ class TaskInfo:
         higher_is_better: Direction of the metric.
         kind: Its kind, a name in `gatesearch.tasks.TASKS`.
         drawing: How its labels are drawn, a name in `gatesearch.drawing.DRAWINGS`.
-        classes: Number of classes; 1 for a task without.
+        classes: Number of classes; 1 for a task without classes.
     """
 
     name: str
@@ -56,38 +56,43 @@ class TaskInfo:
 class Result:
     """One network with its figures, or the reason why there is none.
 
+    A start network is one whose weights other networks of the method start from.
+
     Attributes:
-        method: How tasks share, a name in `gatesearch.methods.METHODS`.
+        method: A name in `gatesearch.methods.METHODS`.
         seed: Seed of initialisation and data order.
-        trial: Number of the search's trial; None for a baseline and for what trials start from.
+        trial: Number of the trial in the store; None for a baseline or a start network.
         weighting: How losses or gradients were balanced.
-        state: `complete` has the figures below; `failed` has none; a trial that was `stopped`
-            early has its training only.
+        state: A `complete` network has all figures below; a `failed` one has none; a trial that was
+            `stopped` early has only those of its training.
         reason: Why it failed or was stopped.
-        part: What trials start from, by the name that its method gives it, as `warm-up`; empty for
-            a network to compare.
-        budget: Upper bound on its cost, as `1.3xMTL`; empty for none.
+        part: Name that the method gives a start network, as `warm-up`; empty for a baseline or
+            trial.
+        budget: Upper bounds on its cost, as `1.3xMTL`, joined by `+`; empty without any.
         params: Parameter, as the method names it -> value that the search chose.
         metrics: split -> task -> value, in the unit of `TaskInfo`.
         gflops: FLOPs of the whole network, heads included, 2 x multiply-adds / 1e9; 0 where there
             is no network.
-        backbone_gflops: The same of the backbone streams only.
+        backbone_gflops: The same without the heads.
         params_m: Parameters, millions.
-        latency_ms: Median latency for one image; None where no budget asked for it.
-        uncounted: Operators that no counter knew -> how often they occur.
+        latency_ms: Median latency for one image; None where no budget bounds latency.
+        uncounted: Operator that could not be counted -> number of its calls.
         epochs: Epochs trained, those of a warm-up and of fine-tuning included.
-        train_seconds: Wall-clock time of training, that of the networks it started from included.
+        train_seconds: Wall-clock seconds of training, those of the networks that it started from
+            included.
         train_images: Images seen in training; an image counts once per epoch.
-        train_pflops: 3 x forward FLOPs x images / 1e15: forward and twice that backward.
-        reused_seconds: Part of `train_seconds` spent on networks that the study has anyway, such
+        train_pflops: Training cost, FLOPs / 1e15. A step costs 3 forward passes: one forward, and
+            a backward pass that costs twice as much.
+        reused_seconds: Part of `train_seconds` spent on networks that the study trains anyway, such
             as a warm-up that all trials start from.
         reused_images: The same part of `train_images`.
         reused_pflops: The same part of `train_pflops`.
-        curves: Name -> one value per epoch: `loss.<task>`, `lr`, and what the method adds.
+        curves: Name -> one value per epoch: `loss.<task>`, `lr`, and values that the method adds.
         layers: Names of the gated layers, input first.
-        sharing: task -> per layer, the share of its live channels that its own stream computes.
+        sharing: task -> per layer, the share of its live channels that the task's own stream
+            computes.
         environment: Device, precision, memory format and versions.
-        attempts: How often its training was begun; each time it goes on from the last checkpoint.
+        attempts: Number of times that its training was begun or resumed from a checkpoint.
     """
 
     method: str
@@ -120,68 +125,68 @@ class Result:
 
     @property
     def name(self) -> str:
-        """`trial 3`, `mtl` or `mtl + pcgrad`; a baseline has the same name for every seed."""
+        """Name as `trial 3`, `mtl` or `mtl + pcgrad`; the same for all seeds of a baseline."""
         if self.trial is not None:
             return f"trial {self.trial}"
         return network_name(self.method, self.weighting)
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The parameters whose values are numbers."""
+        """Parameters whose values are numbers."""
         return {name: value for name, value in self.params.items() if not isinstance(value, str)}
 
     @property
     def split(self) -> Split:
-        """The split whose metrics are shown: `test` where it was measured, else `validation`."""
+        """Split whose metrics are shown: `test` if it was measured, else `validation`."""
         return "test" if self.metrics.get("test") else "validation"
 
     def to_json(self) -> dict[str, Any]:
-        """Turn the record into plain JSON values, from which `from_json` makes an equal one."""
+        """Convert the record to plain JSON values, from which `from_json` makes an equal one."""
         return {"format": FORMAT} | {
             item.name: _plain(getattr(self, item.name)) for item in fields(self)
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Result":
-        """Turn what `to_json` wrote, now or in format 4, back into the record.
+        """Read the record that `to_json` wrote, also in format 4 of gatesearch 0.1.0.
 
         Raises:
-            StudyRefusedError: Another format, or keys that a record of its format does not have.
+            StudyRefusedError: Another format, or other keys than those of its format.
         """
-        written = stored.get("format")
-        if written not in (4, FORMAT):
+        version = stored.get("format")
+        if version not in (4, FORMAT):
             raise StudyRefusedError(
-                f"a stored result must have format 4 or {FORMAT}, found {written!r}; "
+                f"a stored result must have format 4 or {FORMAT}, found {version!r}; "
                 "read it with the gatesearch that wrote it, or start a new --out folder"
             )
-        values = _from_format_4(stored) if written == 4 else stored
-        known = {item.name for item in fields(cls)}
-        found = set(values) - {"format"}
-        if found != known:
+        values = _from_format_4(stored) if version == 4 else stored
+        expected = {item.name for item in fields(cls)}
+        keys = set(values) - {"format"}
+        if keys != expected:
             raise StudyRefusedError(
                 f"a stored result must have the keys of format {FORMAT}, found "
-                f"unknown {sorted(found - known)} and missing {sorted(known - found)}; "
+                f"unknown {sorted(keys - expected)} and missing {sorted(expected - keys)}; "
                 "the store is damaged: start a new --out folder"
             )
-        return cls(**{name: _frozen(values[name]) for name in known})
+        return cls(**{name: _frozen(values[name]) for name in expected})
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """All that a report needs of a study, read from its store.
+    """Everything in a study's store that a report needs.
 
     Attributes:
         name: The study's name.
-        fingerprint: Digest of the definition; changes whenever results would.
+        fingerprint: Digest of the definition; it changes whenever results would.
         definition: `Study.definition()`.
         protocol: Name of the protocol: classes, size, encodings and metrics of the data set.
-        published: Table of published rows under the same protocol: `nyud`, `pascal` or empty.
+        published: Table of published results under the same protocol: `nyud`, `pascal` or empty.
         tasks: The tasks, in the study's order.
-        baselines: Every baseline of every seed and weighting.
-        trials: Every trial of the search, ascending by number, whatever its state.
-        starts: The networks that trials start from, one per seed and `Result.part`.
-        data: Digest of the data's manifest: pack, sums, counts of the splits.
-        predictions: .npz of images, truth and predictions; None where there are none.
+        baselines: All baselines of all seeds and weightings.
+        trials: Trials of all searches but those for weights of losses, in every state, by number.
+        starts: The start networks, one per method, seed and `Result.part`.
+        data: Description of the data: pack, its SHA-256, number of frames per split, notes.
+        predictions: .npz of images, labels and predictions; None where there is none.
     """
 
     name: str
@@ -203,7 +208,7 @@ class StudyRecord:
 
     @cached_property
     def front(self) -> tuple[Result, ...]:
-        """Complete trials that no other dominates; see the function `front`."""
+        """Complete trials that no other trial dominates; see the function `front`."""
         scored = [
             (delta(self, trial, "validation"), trial.gflops, trial)
             for trial in self.trials
@@ -235,7 +240,7 @@ class StudyRecord:
 
 
 def network_name(method: str, weighting: str) -> str:
-    """Name a baseline as the command line does.
+    """Name the combination of a method and a weighting.
 
     >>> network_name("mtl", "pcgrad")
     'mtl + pcgrad'
@@ -261,8 +266,8 @@ def delta(
     """Compute Δ_MTL of a result against `reference`, with tasks weighted as in `delta_mtl`.
 
     Returns:
-        Percent; NaN where it is undefined: no metrics on that split, no single-task networks of
-        the seed, or a single-task metric that is not positive.
+        Percent; NaN if it is undefined: no metrics on that split, no single-task networks of the
+        seed, or a single-task metric that is not positive.
     """
     base, metrics = reference(record, result, split), result.metrics.get(split)
     if not base or not metrics or any(base[task] <= 0 for task in record.higher_is_better):
@@ -271,9 +276,9 @@ def delta(
 
 
 def front(record: StudyRecord) -> list[Result]:
-    """List the complete trials that no other dominates in (validation Δ_MTL up, GFLOPs down).
+    """List the complete trials that no other dominates in Δ_MTL on validation and in GFLOPs.
 
-    The choice looks at validation only, so that it cannot favour networks lucky on the test split.
+    The choice ignores the test split, so that it cannot favour networks that are lucky there.
 
     Returns:
         Trials ascending in GFLOPs; those whose Δ_MTL is undefined are left out.
@@ -282,7 +287,7 @@ def front(record: StudyRecord) -> list[Result]:
 
 
 def point(record: StudyRecord, result: Result) -> dict[str, Any]:
-    """Describe a network as the command line prints it: strict JSON, null for what is undefined."""
+    """Describe a network as JSON for the command line; undefined values are null."""
     split = result.split
     network: dict[str, Any] = (
         {"method": result.method, "weighting": result.weighting}
@@ -312,7 +317,7 @@ def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
         "trials": {
             "complete": states.count("complete"),
             "failed": states.count("failed"),
-            # The old word: the keys of this object are a published interface.
+            # Programs read this object, so its key keeps the old word for stopped trials.
             "pruned": states.count("stopped"),
         },
         "front": [point(record, trial) for trial in front(record)],
@@ -328,13 +333,13 @@ PARTS_OF_ROLES = {
 
 
 def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the JSON of a format-4 record into that of format 5.
+    """Convert the JSON of a format-4 record to format 5.
 
-    Format 4 called a trial that was stopped early `pruned`, had `role` instead of `part`, and gave
-    what belongs to the one-shot supernet the method `interrogate`.
+    Format 4 called the state of a stopped trial `pruned`, had `role` instead of `part`, and gave
+    results of the method `one_shot` the name of the method that it is built on.
 
     Raises:
-        StudyRefusedError: Its role is missing or unknown.
+        StudyRefusedError: The role is missing or unknown.
     """
     values = dict(stored)
     role = values.pop("role", None)
@@ -370,6 +375,6 @@ def _frozen(value: Any) -> Any:
         return {key: _frozen(item) for key, item in value.items()}
     if not isinstance(value, list):
         return value
-    # Most are long and hold numbers.
+    # Most lists are long and hold numbers, which need no conversion.
     nested = any(isinstance(item, (list, dict)) for item in value)
     return tuple(map(_frozen, value)) if nested else tuple(value)

@@ -1,4 +1,4 @@
-"""An orderly end: SIGTERM and Ctrl-C ask, whoever is at work keeps a checkpoint and stops."""
+"""Stop a run in order: SIGTERM or Ctrl-C asks it to keep checkpoints and end."""
 
 import os
 import signal
@@ -7,33 +7,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Preempted machines are given some ten seconds; what cannot stop by then is cut off. The last ones
-# are for the way out, which took more than two on a machine with more at work than it has cores.
+# Seconds between the request to stop and KeyboardInterrupt. Preempted machines are killed about ten
+# seconds after SIGTERM; the rest is for leaving the process, which has taken more than two seconds
+# on a machine with more running processes than cores.
 GRACE = 7.0
 
+# Tells whether there was a request to stop.
 Stop = Callable[[], bool]
 
 
 def never() -> bool:
-    """Nobody asks to stop."""
+    """Return False: there is no request to stop."""
     return False
 
 
 @contextmanager
 def stoppable(grace: float = GRACE) -> Iterator[Stop]:
-    """Turn the first SIGTERM or SIGINT into a request: the function given says whether there was.
+    """Turn the first SIGTERM or SIGINT into a request to stop; yield the function that tells of it.
 
-    A second signal, or the end of the time of grace, raises KeyboardInterrupt where the process is.
-    In another thread than the main one signals are left as they are.
+    A second signal, or the end of the grace time, raises KeyboardInterrupt in the main thread. In
+    other threads than the main one, signals keep their handlers and there is never a request.
 
     Args:
-        grace: Seconds.
+        grace: Seconds from the first signal to KeyboardInterrupt.
     """
     if threading.current_thread() is not threading.main_thread():
         yield never
         return
     asked = threading.Event()
-    # To the process, so that its main thread is woken from whatever it waits for.
+    # The timer sends a signal, which wakes the main thread from whatever it waits for.
     timer = threading.Timer(grace, os.kill, [os.getpid(), signal.SIGTERM])
     timer.daemon = True
 
@@ -53,7 +55,13 @@ def stoppable(grace: float = GRACE) -> Iterator[Stop]:
 
 
 def heed() -> Stop:
-    """In a child process: SIGTERM asks, Ctrl-C is the parent's, and the parent's death ends all."""
+    """Set up a child process: SIGTERM requests a stop, and Ctrl-C is left to the parent process.
+
+    If the parent dies, the child ends at once.
+
+    Returns:
+        Function that tells whether there was a request to stop.
+    """
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: asked.set())

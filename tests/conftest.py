@@ -1,4 +1,4 @@
-"""The real NYUD-v2 frames, where they are."""
+"""What all tests share: the quick part, rendered frames, the real NYUD-v2 frames, a server."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,22 @@ import pytest
 from tests.postgres import postgres_url  # noqa: F401 - a fixture of all
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests of the whole command line out of the quick part, `-m "not slow"`."""
+    for item in items:
+        if item.get_closest_marker("end_to_end") is not None:
+            item.add_marker(pytest.mark.slow("whole run"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packs, in which rendered frames are made once for all tests."""
+    return tmp_path_factory.mktemp("data")
+
+
 @pytest.fixture
-def real_frames():
+def real_frames() -> Path:
     """The packed NYUD-v2 frames with their `unpack.py`; GATESEARCH_NYUD_SOURCE says where."""
     beside = Path(__file__).parents[2] / "shared" / "data" / "nyudv2"
     folder = Path(os.environ.get("GATESEARCH_NYUD_SOURCE", beside))

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatesearch.errors import UsageError, nearest
+from gatesearch.methods import METHODS, check_study
+from gatesearch.methods.definitions import options_of
 from gatesearch.study import Study, builtin_studies, differences, load_study
 
 MINIMAL = """
@@ -29,16 +31,17 @@ def mine(tmp_path: Path) -> Path:
 
 
 def refused(path: Path, text: str) -> str:
+    """Why a definition is refused: by its own tables, or by the methods that it names."""
     path.write_text(text)
     with pytest.raises(UsageError) as caught:
-        load_study(path)
+        check_study(load_study(path))
     return str(caught.value)
 
 
 def test_builtin_studies_are_valid_and_named_after_their_files() -> None:
     assert {"scenes", "nyud", "nyud-small", "pascal"} <= builtin_studies().keys()
     for name, path in builtin_studies().items():
-        assert load_study(name).name == name
+        assert check_study(load_study(name)).name == name
         assert path.read_text().startswith("# gatesearch "), "the first line is the command"
 
 
@@ -53,7 +56,7 @@ def test_paper_scale_studies_follow_the_published_networks() -> None:
 def test_a_file_needs_little(mine: Path) -> None:
     study = load_study(mine)
     assert study.task_names == ("depth",)
-    assert (study.seed, study.search.sampler, study.interrogate.estimator) == (0, "tpe", "ste")
+    assert (study.seed, study.search.sampler, study.tune, study.options) == (0, "tpe", (), {})
 
 
 @pytest.mark.parametrize(
@@ -72,9 +75,13 @@ def test_a_missing_key_is_named(mine: Path, change: str, said: str) -> None:
     ("added", "said"),
     [
         ("[traning]", "unknown key 'traning'; did you mean 'training'?"),
-        ("[search]\nlambda = [1, 2]", "unknown key 'search.lambda'; did you mean 'lambda_s'?"),
+        ("[search]\nlambda = [1, 2]", "unknown key of search 'lambda'; did you mean 'lambda_s'?"),
+        ("[search]\nlambda = 1", "unknown key 'search.lambda'"),
         ("[interrogate]\nestimater = 'ste'", "did you mean 'estimator'?"),
-        ("[interrogate]\nestimator = 'soft'", "interrogate.estimator"),
+        ("[interrogate]\nestimator = 'soft'", "options.interrogate:\n  estimator: "),
+        ("[options.interrogate]\nestimator = 'soft'", "options.interrogate:\n  estimator: "),
+        ("[interogate]\nestimator = 'ste'", "unknown method 'interogate'; did you mean"),
+        ("[options.mtan]\nstart = 'here'", "options.mtan.start"),
         ("[tasks.seg]\nkind = 'semseg'\nclass = 3", "did you mean 'classes'?"),
         ("[tasks.seg]\nkind = 'semseg'\nclasses = 0", "tasks.seg.classes"),
         ("[search]\nlambda_s = [2.0, 1.0]", "ascending positive range"),
@@ -83,7 +90,10 @@ def test_a_missing_key_is_named(mine: Path, change: str, said: str) -> None:
         ("[[search.first]]\nlambda_ = 1.0\ntau = {}", "did you mean 'lambda_s'?"),
         ("[[search.first]]\nlambda_s = 1.0\ntau = { dept = 1.0 }", "tau must name every task"),
         ("[[search.first]]\nlambda_s = 99.0\ntau = {}", "first: lambda_s must be in [0.01, 10.0]"),
-        ("[[search.first]]\nlambda_s = 1.0\ntau = { depth = 2 }", "search.first.0.tau.depth"),
+        (
+            "[[search.first]]\nlambda_s = 1.0\ntau = { depth = 2 }",
+            "tau.depth must be in [0.0, 1.0], found 2",
+        ),
         ("[options.mtan]\ntraining = { epoch = 3 }", "did you mean 'epochs'?"),
         ("[options.mtan]\ntraining = { epochs = 0 }", "options.mtan.training"),
     ],
@@ -125,14 +135,16 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
             "training.augment.flip=false",
             "model.weights='a=b.safetensors'",
             "search.lambda_s=[0.5, 2]",
-            "options.mtan.depth=2",
+            "options.mtan.reduction=2",
+            "interrogate.initial=0.6",
         ],
     )
     assert (study.training.epochs, study.training.optimizer) == (3, "sgd")
     assert study.training.augment.flip is False
     assert study.model.weights == "a=b.safetensors"
-    assert study.search.lambda_s == (0.5, 2.0)
-    assert study.arguments_of("mtan") == {"depth": 2}
+    assert study.search.space["lambda_s"] == (0.5, 2.0)
+    assert study.options_of("mtan").own == {"reduction": 2}
+    assert options_of(study, METHODS["interrogate"]).initial == 0.6
 
 
 def test_later_overrides_win_over_presets_before_them() -> None:
@@ -167,7 +179,7 @@ def test_a_method_trains_as_the_study_but_for_its_own_keys() -> None:
     assert shared == nyud.training
     assert (own.epochs, own.optimizer, own.lr) == (50, "sgd", 1e-3)
     assert own.batch_size == nyud.training.batch_size
-    assert nyud.arguments_of("cross_stitch") == {"diagonal": 0.9}
+    assert nyud.options_of("cross_stitch").own == {"diagonal": 0.9}
 
 
 def test_fingerprint_ignores_what_only_adds_results() -> None:
@@ -196,7 +208,9 @@ def test_fingerprint_changes_with_whatever_changes_results(item: str) -> None:
     scenes, other = load_study("scenes"), load_study("scenes", [item])
     assert other.fingerprint != scenes.fingerprint
     told = differences(other.definition(), scenes.definition())
-    assert [line.split(":")[0] for line in told] == [item.split("=")[0]]
+    assert [line.split(":")[0].removeprefix("options.") for line in told] == [
+        item.split("=")[0].removeprefix("options.")
+    ]
 
 
 def test_fingerprint_does_not_depend_on_how_a_value_is_written() -> None:
@@ -249,16 +263,22 @@ def test_nearest_word() -> None:
 
 def test_a_one_shot_supernet_needs_epochs() -> None:
     shares = ["one_shot.warmup=0.8", "one_shot.finetune=0.25"]
-    load_study("scenes", shares)
     with pytest.raises(
-        UsageError, match=r"must leave a share of the epochs .*, found 0\.8 \+ 0\.25"
+        UsageError, match=r"  warmup \+ finetune must leave a share .*, found 0\.8 \+ 0\.25"
     ):
-        load_study("scenes", [*shares, 'tune=["one_shot"]'])
+        check_study(load_study("scenes", shares))
 
 
-def test_the_kind_of_search_is_not_in_the_fingerprint() -> None:
-    separate, one_shot = (
-        load_study("scenes", [f'search.mode="{mode}"']) for mode in ("separate", "one_shot")
+def test_the_methods_that_are_searched_are_not_in_the_fingerprint() -> None:
+    usual, one_shot = (
+        load_study("scenes", [f'tune=["{name}"]']) for name in ("interrogate", "one_shot")
     )
-    assert separate.fingerprint == one_shot.fingerprint
+    assert usual.fingerprint == one_shot.fingerprint == load_study("scenes").fingerprint
     assert load_study("scenes", ["one_shot.ends=0.1"]).fingerprint != one_shot.fingerprint
+
+
+@pytest.mark.parametrize("key", ["interrogate.initial", "options.interrogate.initial"])
+def test_options_of_a_method_are_a_table_of_its_name(key: str) -> None:
+    study = load_study("scenes", [f"{key}=0.6"])
+    assert study.options_of("interrogate").own["initial"] == 0.6
+    assert study.options_of("stl").own == {}

@@ -1,8 +1,14 @@
-"""The command line, one file a verb; the only place that prints or exits.
+"""The command line: one file per command, and the only package that prints or exits.
 
-Exit codes: 0 done, 1 the single-task baselines or the trials' warm-up cannot be trained, 2 wrong
-use or definition, 3 data missing or a disk that cannot be written, 4 study refused, 130
-interrupted.
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | the single-task networks, or a network that trials start from, cannot be trained |
+| 2 | wrong use or definition |
+| 3 | data are missing or damaged, or a file cannot be read or written |
+| 4 | the store was refused |
+| 130 | interrupted |
+
 Heavy libraries are imported inside the commands, so that `--help` is instant.
 """
 
@@ -64,5 +70,5 @@ def main() -> None:
         app()
     except (GatesearchError, OSError) as error:
         err.print(f"gatesearch: error: {error}", style="red", markup=False, soft_wrap=True)
-        # A file that cannot be read or written, wherever it was needed, is the user's to mend.
+        # The user can cure any file that cannot be read or written.
         sys.exit(error.code if isinstance(error, GatesearchError) else DataError.code)

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-# Columns of a pipe, which has no width itself; a table that wraps cannot be read.
+# Width in columns where output is no terminal. It is large, because a wrapped table is unreadable.
 WIDE = 160
 
 out = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)

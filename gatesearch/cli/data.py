@@ -1,4 +1,4 @@
-"""`gatesearch data`: say where a data set comes from, prepare it, check what was prepared."""
+"""`gatesearch data`: describe a data set's source, prepare it, and check what was prepared."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`gatesearch export`: a network of a store as a file that runs without gatesearch."""
+"""`gatesearch export`: write a network of a store as a file that runs without gatesearch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -61,13 +61,13 @@ def export(
     card = card_of(record, result)
     definition = Study.from_definition(record.definition)
     network = as_compact(kept_network(result, definition, out=store), result.method, definition)
-    gap = ship(network, card, to, form=form, frames=record.predictions)
+    difference = ship(network, card, to, form=form, frames=record.predictions)
     if json:
-        print_json({"file": str(to), "parity": gap, "card": card.model_dump(mode="json")})
+        print_json({"file": str(to), "parity": difference, "card": card.model_dump(mode="json")})
         return
     console.print(
         f"{to}: {card.network} of {card.study}, {card.gflops:.4g} GFLOPs, {card.params_m:.4g} M "
-        f"parameters; within {gap:.1e} of PyTorch",
+        f"parameters; within {difference:.1e} of PyTorch",
         markup=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""`gatesearch flops`: what the methods of a study cost, before any training."""
+"""`gatesearch flops`: count the cost of a study's methods before any training."""
 
 from typing import Annotated
 
@@ -37,8 +37,8 @@ def flops(
     from gatesearch.methods import check_study
     from gatesearch.trials.costs import costs
 
-    found = costs(check_study(definition), chosen)
-    for name, cost in found.items():
+    counted = costs(check_study(definition), chosen)
+    for name, cost in counted.items():
         for line in cost.disagreements:
             err.print(f"warning: {name}: {line}", style="yellow", markup=False)
         for operator, calls in cost.uncounted.items():
@@ -54,7 +54,7 @@ def flops(
                 "backbone_gflops": cost.backbone_gflops,
                 "params_m": cost.params_m,
             }
-            for name, cost in found.items()
+            for name, cost in counted.items()
         }
         print_json({"study": definition.name, "convention": "2xMAC", "methods": figures})
         return
@@ -63,7 +63,7 @@ def flops(
         ["method", "GFLOPs", "backbone GFLOPs", "parameters (M)"],
         [
             [name, f"{c.gflops:,.3f}", f"{c.backbone_gflops:,.3f}", f"{c.params_m:,.3f}"]
-            for name, c in found.items()
+            for name, c in counted.items()
         ],
         numbers_from=1,
         title=f"{definition.name}, one image of {height} x {width}, FLOPs = 2 x multiply-adds",

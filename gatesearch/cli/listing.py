@@ -1,4 +1,4 @@
-"""`gatesearch studies` and `gatesearch methods`: what there is."""
+"""`gatesearch studies` and `gatesearch methods`: list studies, methods and weightings."""
 
 from gatesearch.cli.console import out, print_table
 
@@ -13,7 +13,7 @@ def studies() -> None:
     """List the built-in studies."""
     from gatesearch.study import builtin_studies, load_study
 
-    known = [load_study(path) for path in builtin_studies().values()]
+    builtin = [load_study(path) for path in builtin_studies().values()]
     print_table(
         ["study", "protocol", "tasks", "what it is"],
         [
@@ -23,7 +23,7 @@ def studies() -> None:
                 " ".join(study.task_names),
                 study.summary,
             ]
-            for study in known
+            for study in builtin
         ],
         numbers_from=4,
     )

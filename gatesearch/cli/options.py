@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 import math
 import os
@@ -55,25 +55,39 @@ JsonOption = Annotated[
 
 
 def names(items: Iterable[str], option: str) -> tuple[str, ...]:
-    """Names given with commas, by repeating the option, or both; each once, in order.
+    """Split the values of an option into names, which are separated by commas or repeated options.
+
+    Args:
+        items: Values of the option.
+        option: The option's name for the error.
+
+    Returns:
+        Each name once, in order.
 
     Raises:
-        UsageError: An empty name.
+        UsageError: A name is empty.
 
     >>> names(["stl,mtl", "mtan"], "--method")
     ('stl', 'mtl', 'mtan')
     """
-    found = [name.strip() for item in items for name in item.split(",")]
-    if not all(found):
+    split = [name.strip() for item in items for name in item.split(",")]
+    if not all(split):
         raise UsageError(f"{option} takes names with commas between them, found an empty name")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(split))
 
 
 def preferences(items: Iterable[str] | None, tasks: Iterable[str]) -> dict[str, float]:
-    """Task -> weight, from `depth=2` items; commas or repetition.
+    """Read the values of `--prefer`, such as `depth=2`, separated by commas or repeated.
+
+    Args:
+        items: Values of the option; None without it.
+        tasks: Names of the study's tasks.
+
+    Returns:
+        Task -> weight.
 
     Raises:
-        UsageError: Not of that form, an unknown task, or a weight that is not positive.
+        UsageError: A value of another form, an unknown task, or a weight that is not positive.
 
     >>> preferences(["depth=2,semseg=0.5"], ["semseg", "depth"])
     {'depth': 2.0, 'semseg': 0.5}
@@ -97,23 +111,26 @@ def preferences(items: Iterable[str] | None, tasks: Iterable[str]) -> dict[str, 
 
 
 def check_reports(folder: Path) -> None:
-    """Refuse before hours of training a folder that no report can be written into.
+    """Refuse a folder that no report can be written into, before hours of training.
 
     Raises:
-        DataError: It, or what it would be made in, is no folder or cannot be written.
+        DataError: The folder, or the one in which it would be made, is no folder or cannot be
+            written.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        what = "is read-only" if there.is_dir() else "is no folder"
-        raise DataError(f"cannot write {folder}: {there} {what}; name another with --reports")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        fault = "is read-only" if existing.is_dir() else "is no folder"
+        raise DataError(f"cannot write {folder}: {existing} {fault}; name another with --reports")
 
 
 @contextmanager
 def writing(reports: Path, study: str) -> Iterator[None]:
-    """Explain a report that cannot be written; all results are in the store by then.
+    """Turn errors of writing a report into one that names the command which writes it later.
+
+    By then all results are in the store.
 
     Raises:
-        DataError: With the command that writes the report later.
+        DataError: The report cannot be written.
     """
     try:
         yield
@@ -125,10 +142,15 @@ def writing(reports: Path, study: str) -> Iterator[None]:
 
 
 def record_of(study: str, out: Path | None, storage: str = "") -> "tuple[Path, StudyRecord]":
-    """A study's store, and everything in it.
+    """Find the folder of a study's store, and read everything in the store.
+
+    Args:
+        study: Value of `--study`.
+        out: Value of `--out`; None for the default folder.
+        storage: Value of `--storage`; empty for SQLite in the folder.
 
     Raises:
-        UsageError: There is none, or it is another study's.
+        UsageError: There is no store, or it is another study's.
     """
     from gatesearch.store.store import read_store
     from gatesearch.study import load_study
@@ -145,5 +167,5 @@ def record_of(study: str, out: Path | None, storage: str = "") -> "tuple[Path, S
 
 
 def store_of(study: "Study", out: Path | None) -> Path:
-    """Folder of a study's store."""
+    """Return the folder of a study's store: `out`, or by default `runs/STUDY`."""
     return Path("runs") / study.name if out is None else out

@@ -14,7 +14,8 @@ gatesearch predict --model network.onnx --image photo.jpg --to drawn
 
 gatesearch predict --model network.safetensors --image photos --to drawn"""
 
-_ERRORS_SHOWN = 10  # so that they fit on a screen
+# Number of errors that are printed, so that they fit on a screen.
+_ERRORS_SHOWN = 10
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 

@@ -1,4 +1,4 @@
-"""`gatesearch report`: the report again, from the store alone."""
+"""`gatesearch report`: write the report again, from the store alone."""
 
 from pathlib import Path
 

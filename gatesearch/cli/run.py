@@ -23,7 +23,7 @@ from gatesearch.cli.options import (
 from gatesearch.cli.result import print_result
 from gatesearch.errors import UsageError, unknown
 
-# --search names the method that is tuned; empty for the study's own.
+# Value of --search -> methods to tune; empty for those of the study.
 _MODES: dict[str, tuple[str, ...]] = {"separate": (), "one_shot": ("one_shot",)}
 
 EXAMPLES = """Examples:
@@ -158,7 +158,7 @@ def run(
         chosen["tune"] = _MODES[search]
     seeded = {} if seed is None else {"seed": seed}
     definition = load_study(study, set_ or []).model_copy(update=chosen | seeded)
-    if definition.tune != _MODES["one_shot"] and (points is not None or prefer):
+    if not set(_MODES["one_shot"]) <= set(definition.tune) and (points is not None or prefer):
         raise UsageError("--points and --prefer belong to --search one_shot")
     wanted = preferences(prefer, definition.task_names)
     store = store_of(definition, out)

@@ -1,4 +1,4 @@
-"""`gatesearch select`: which network of a store to take."""
+"""`gatesearch select`: choose a network of a store, by budgets and by the weights of tasks."""
 
 import shlex
 from typing import Annotated
@@ -47,13 +47,13 @@ def select(
 
     weights = preferences(prefer, [task.name for task in record.tasks])
     budgets = names(budget, "--budget") if budget else ()
-    found = chosen(record, budgets=budgets, prefer=weights)
-    result = found.result
-    better = list(dict.fromkeys(other.name for other in found.better))  # seeds share a name
+    selection = chosen(record, budgets=budgets, prefer=weights)
+    result = selection.result
+    better = list(dict.fromkeys(other.name for other in selection.better))  # seeds share a name
     if json:
-        selected = {"budget": list(budgets), "prefer": weights, "gain": found.gain}
+        choice = {"budget": list(budgets), "prefer": weights, "gain": selection.gain}
         print_json(
-            {"study": record.name, **selected, "network": point(record, result), "better": better}
+            {"study": record.name, **choice, "network": point(record, result), "better": better}
         )
         return
     rows = [
@@ -68,7 +68,7 @@ def select(
         for task in record.tasks
     ]
     title = (
-        f"trial {result.trial}: Δ_MTL {found.gain:+.2f} % on validation"
+        f"trial {result.trial}: Δ_MTL {selection.gain:+.2f} % on validation"
         + (f" ({', '.join(f'{t} x{w:g}' for t, w in weights.items())})" if weights else "")
         + f", {result.gflops:.4g} GFLOPs, {result.params_m:.4g} M parameters"
         + (f", {result.latency_ms:.3g} ms" if result.latency_ms is not None else "")

@@ -1,4 +1,4 @@
-"""`gatesearch status`: how far a search is, who works on it, and whether its store is sound."""
+"""`gatesearch status`: show the progress of a run, its workers, and damage of its store."""
 
 import shlex
 from datetime import datetime, timedelta
@@ -36,11 +36,11 @@ def status(
 
     definition = load_study(study)
     name, folder = definition.name, store_of(definition, out)
-    found = read_status(folder)
-    if found["study"] not in ("", name):
+    current = read_status(folder)
+    if current["study"] not in ("", name):
         raise UsageError(
-            f"{folder} must hold study '{name}', found '{found['study']}'; "
-            f"use --study {found['study']} or another --out"
+            f"{folder} must hold study '{name}', found '{current['study']}'; "
+            f"use --study {current['study']} or another --out"
         )
     if restore:
         restored = restore_store(folder)
@@ -50,81 +50,83 @@ def status(
             + (f"; what was damaged is {restored.damaged}" if restored.damaged else ""),
             markup=False,
         )
-        found = read_status(folder)
+        current = read_status(folder)
     place = ["--study", study, *(["--out", str(out)] if out else [])]
-    again = shlex.join(["gatesearch", "run", *place, *_options(found)])
+    run_command = shlex.join(["gatesearch", "run", *place, *_run_options(current)])
     if json:
-        print_json({**found, "study": name, "command": again})
+        print_json({**current, "study": name, "command": run_command})
         return
-    for line in _lines(name, found):
+    for line in _lines(name, current):
         console.print(line, markup=False, soft_wrap=True)
-    if found["alive"]:
-        _print_workers(found["workers"])
-    elif _left(found) != 0:
-        console.print(f"continue: {again}", markup=False, soft_wrap=True)
-    if found["damage"]:
-        mend = shlex.join(["gatesearch", "status", *place, "--restore"])
-        for line in _complaint(folder, found, mend):
+    if current["alive"]:
+        _print_workers(current["workers"])
+    elif _count_left(current) != 0:
+        console.print(f"continue: {run_command}", markup=False, soft_wrap=True)
+    if current["damage"]:
+        restore_command = shlex.join(["gatesearch", "status", *place, "--restore"])
+        for line in _damage_lines(folder, current, restore_command):
             err.print(line, style="red", markup=False)
 
 
-def _options(found: dict[str, Any]) -> list[str]:
-    """Of the command that continues."""
-    options = ["--tune", ",".join(found["tune"])] if found["tune"] else []
-    if found["wanted"] is not None:
-        options += ["--n-trials", str(found["wanted"])]
-    for text in filter(None, found["budget"].split("+")):
+def _run_options(status: dict[str, Any]) -> list[str]:
+    """List the options of the command that continues the run, beside --study and --out."""
+    options = ["--tune", ",".join(status["tune"])] if status["tune"] else []
+    if status["wanted"] is not None:
+        options += ["--n-trials", str(status["wanted"])]
+    for text in filter(None, status["budget"].split("+")):
         amount, _, device = text.partition("@")
         options += ["--budget", amount, *(["--device", device] if device else [])]
-    return options + (["--storage", found["storage"]] if found["storage"] else [])
+    return options + (["--storage", status["storage"]] if status["storage"] else [])
 
 
-def _left(found: dict[str, Any]) -> int | None:
-    """Trials that are to come; None where their total is not known."""
-    wanted: int | None = found["wanted"]
-    return None if wanted is None else max(0, _wanted(found) - _ended(found))
+def _count_left(status: dict[str, Any]) -> int | None:
+    """Count the trials that have not ended yet; None if their total is not known."""
+    wanted: int | None = status["wanted"]
+    return None if wanted is None else max(0, _count_wanted(status) - _count_ended(status))
 
 
-def _wanted(found: dict[str, Any]) -> int:
-    """Trials of all searches of the run."""
-    return int(found["wanted"]) * max(1, len(found["tune"]))
+def _count_wanted(status: dict[str, Any]) -> int:
+    """Count the trials of all searches of the run."""
+    return int(status["wanted"]) * max(1, len(status["tune"]))
 
 
-def _ended(found: dict[str, Any]) -> int:
-    return sum(n for state, n in found["trials"].items() if state != "running")
+def _count_ended(status: dict[str, Any]) -> int:
+    return sum(n for state, n in status["trials"].items() if state != "running")
 
 
-def _lines(study: str, found: dict[str, Any]) -> list[str]:
-    trials, best, baselines = found["trials"], found["best"], found["baselines"]
+def _lines(study: str, status: dict[str, Any]) -> list[str]:
+    trials, best, baselines = status["trials"], status["best"], status["baselines"]
     counts = ", ".join(f"{n} {state}" for state, n in trials.items() if state != "running")
-    of = "" if found["wanted"] is None else f" of {_wanted(found)}"
-    searched = " ".join([*found["tune"], found["budget"]]).strip()
+    of_trials = "" if status["wanted"] is None else f" of {_count_wanted(status)}"
+    of_baselines = "" if baselines["wanted"] is None else f" of {baselines['wanted']}"
+    searched = " ".join([*status["tune"], status["budget"]]).strip()
     search = f" ({searched})" if searched else ""
-    wanted = "" if baselines["wanted"] is None else f" of {baselines['wanted']}"
+    ended = f"{_count_ended(status)}{of_trials} trials ended"
     lines = [
-        f"{study}{search}: {_ended(found)}{of} trials ended, {trials['running']} in work",
+        f"{study}{search}: {ended}, {trials['running']} in work",
         f"trials: {counts}",
-        f"baselines: {baselines['done']}{wanted}",
+        f"baselines: {baselines['done']}{of_baselines}",
     ]
     if best is not None:
         lines.append(
             f"best: trial {best['trial']}, Δ_MTL {best['delta_mtl']:+.2f} % on validation, "
-            f"{best['gflops']:.4g} GFLOPs; {found['front']} on the front"
+            f"{best['gflops']:.4g} GFLOPs; {status['front']} on the front"
         )
-    if found["alive"]:
-        if found["per_hour"]:
-            left = timedelta(seconds=round(found["seconds_left"]))
-            lines.append(f"rate: {found['per_hour']:.3g} trials an hour, {left} left")
-        lines.append("run: " + _holder(found["holder"]))
+    if status["alive"]:
+        if status["per_hour"]:
+            left = timedelta(seconds=round(status["seconds_left"]))
+            lines.append(f"rate: {status['per_hour']:.3g} trials an hour, {left} left")
+        lines.append("run: " + _describe_holder(status["holder"]))
     else:
-        of = f", as of {found['updated']}" if found["updated"] else ""
-        lines.append(f"run: none{of}")
-        if found["unfinished"]:
-            lines.append(f"begun and not ended: {found['unfinished']}, which go on where they were")
+        as_of = f", as of {status['updated']}" if status["updated"] else ""
+        lines.append(f"run: none{as_of}")
+        if status["unfinished"]:
+            unfinished = f"begun and not ended: {status['unfinished']}"
+            lines.append(f"{unfinished}, which go on where they were")
     return lines
 
 
-def _holder(holder: dict[str, Any]) -> str:
+def _describe_holder(holder: dict[str, Any]) -> str:
     if not holder["pid"]:
         return "another process"
     return f"process {holder['pid']} on {holder['host']} since {holder['started']}"
@@ -152,18 +154,19 @@ def _print_workers(workers: list[dict[str, Any]]) -> None:
 
 
 def _since(then: str) -> str:
+    """Describe the time that has passed since `then` (ISO 8601), as `0:12:30`."""
     passed = datetime.now().astimezone() - datetime.fromisoformat(then)
-    # A clock that was set back since makes it negative.
+    # The time is negative if the clock was set back.
     return str(timedelta(seconds=max(0, round(passed.total_seconds()))))
 
 
-def _complaint(folder: Path, found: dict[str, Any], mend: str) -> list[str]:
-    backup = found["backup"]
-    what = f"the store's database in {folder} is damaged: {found['damage']}"
+def _damage_lines(folder: Path, status: dict[str, Any], restore_command: str) -> list[str]:
+    backup = status["backup"]
+    damage = f"the store's database in {folder} is damaged: {status['damage']}"
     if backup is None:
-        return [what, "there is no sound backup of it; start a new --out folder"]
+        return [damage, "there is no sound backup of it; start a new --out folder"]
     return [
-        what,
+        damage,
         f"the last backup, {backup['path']}, is of {backup['made']} and has {backup['trials']} "
-        f"trials; put it in place: {mend}",
+        f"trials; put it in place: {restore_command}",
     ]

@@ -1,10 +1,11 @@
-"""What a network costs: counted on shapes alone or measured, for gate patterns, and bounded.
+"""Costs of networks and of gate patterns, counted or measured, and budgets that bound them.
 
-Its modules are imported on use: budgets and kept figures need no torch.
+Modules are imported on first use: budgets and stored costs need no torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gatesearch.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from gatesearch.cost.budget import Budget, measure_of, name_of, parse_budget
@@ -18,21 +19,21 @@ if TYPE_CHECKING:
     from gatesearch.cost.rounding import rounded
 
 _HOMES = {
-    "Budget": "budget",
-    "Cost": "cost",
-    "LatencyTable": "latency",
-    "PatternCost": "pattern",
-    "align_tasks": "projection",
-    "count_macs": "macs",
-    "equalize_layer_shares": "projection",
-    "fit_latency": "fit",
-    "measure_layers": "layers",
-    "measure_of": "budget",
-    "median_latency": "latency",
-    "name_of": "budget",
-    "parse_budget": "budget",
-    "project": "projection",
-    "rounded": "rounding",
+    "Budget": "gatesearch.cost.budget",
+    "Cost": "gatesearch.cost.cost",
+    "LatencyTable": "gatesearch.cost.latency",
+    "PatternCost": "gatesearch.cost.pattern",
+    "align_tasks": "gatesearch.cost.projection",
+    "count_macs": "gatesearch.cost.macs",
+    "equalize_layer_shares": "gatesearch.cost.projection",
+    "fit_latency": "gatesearch.cost.fit",
+    "measure_layers": "gatesearch.cost.layers",
+    "measure_of": "gatesearch.cost.budget",
+    "median_latency": "gatesearch.cost.latency",
+    "name_of": "gatesearch.cost.budget",
+    "parse_budget": "gatesearch.cost.budget",
+    "project": "gatesearch.cost.projection",
+    "rounded": "gatesearch.cost.rounding",
 }
 
 __all__ = [
@@ -53,8 +54,4 @@ __all__ = [
     "rounded",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_attributes(__name__, _HOMES)

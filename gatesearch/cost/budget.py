@@ -1,4 +1,4 @@
-"""Budgets: upper bounds on what a network costs, as a user writes them."""
+"""Budgets: upper bounds on the cost of a network, in the forms that a user writes."""
 
 import re
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from gatesearch.errors import UsageError
 Measure = Literal["macs", "params", "latency"]
 
 FORMS = (
-    "892G (FLOPs, two a multiply-add), 446GMAC, 20M (parameters), 12ms (of one image on this "
+    "892G (FLOPs, 2 per multiply-add), 446GMAC, 20M (parameters), 12ms (for one image on this "
     "device), 1.3xMTL, 0.8xSTL"
 )
-_SHAPE = re.compile(r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)", re.IGNORECASE)
+_AMOUNT_AND_UNIT = re.compile(r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)", re.IGNORECASE)
 _UNITS: dict[str, tuple[Measure, float]] = {
     "g": ("macs", 0.5e9),
     "gflop": ("macs", 0.5e9),
@@ -29,12 +29,12 @@ _UNITS: dict[str, tuple[Measure, float]] = {
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper bound.
+    """An upper bound on the cost of a network.
 
     Attributes:
-        text: As the user wrote it, without spaces.
-        measure: What is bounded: an attribute of `Cost`, or seconds of latency.
-        limit: Its highest value.
+        text: The budget as the user wrote it, without spaces.
+        measure: The bounded measure: `macs` or `params` of `Cost`, or latency.
+        limit: Highest value of that measure; seconds for latency.
     """
 
     text: str
@@ -42,14 +42,14 @@ class Budget:
     limit: float
 
     def share(self, cost: Cost, *, seconds: float | None = None) -> float:
-        """What part of the budget a network takes; at most 1 inside it.
+        """Return the share of the budget that a network takes; at most 1 inside it.
 
         Args:
-            cost: Of the network.
-            seconds: Its latency, which a budget of latency asks for.
+            cost: Cost of the network.
+            seconds: Its latency; needed for a budget of latency.
 
         Raises:
-            ValueError: A budget of latency without one.
+            ValueError: The budget bounds latency, and `seconds` is None.
         """
         if self.measure != "latency":
             return float(getattr(cost, self.measure)) / self.limit
@@ -59,10 +59,10 @@ class Budget:
 
 
 def measure_of(text: str) -> Measure:
-    """What a budget bounds, known before anything is measured.
+    """Return the measure that a budget bounds, which its text tells before anything is measured.
 
     Raises:
-        UsageError: Not one of `FORMS`.
+        UsageError: The text has none of the `FORMS`.
 
     >>> measure_of("12 ms")
     'latency'
@@ -74,33 +74,34 @@ def measure_of(text: str) -> Measure:
 def parse_budget(
     text: str, *, mtl: Cost, stl: Cost, latency: tuple[float, float] | None = None
 ) -> Budget:
-    """Read a budget and refuse one that no network of a study can reach.
+    """Read a budget and refuse one outside the range of a study's networks.
 
     Args:
         text: One of `FORMS`.
-        mtl: Cost of the multi-task network, all gates closed: the least there is.
+        mtl: Cost of the multi-task network, all gates closed: the lowest possible.
         stl: Cost of the single-task networks, all gates open.
-        latency: Measured seconds of these two, where latency can be bounded.
+        latency: Measured seconds of these two networks; needed for a budget of latency.
 
     Raises:
-        UsageError: Another form, or out of reach; says what can be reached.
+        UsageError: The text has none of the `FORMS`, or the budget is out of the networks' range,
+            which the error states.
     """
     amount, unit = _read(text)
     if unit in _UNITS:
         measure, scale = _UNITS[unit]
         budget = Budget(text.strip().replace(" ", ""), measure, amount * scale)
     else:
-        whole = mtl if unit == "xmtl" else stl
-        budget = Budget(f"{amount:g}x{unit[1:].upper()}", "macs", amount * whole.macs)
-    reach = latency
+        reference = mtl if unit == "xmtl" else stl
+        budget = Budget(f"{amount:g}x{unit[1:].upper()}", "macs", amount * reference.macs)
+    bounds = latency
     if budget.measure != "latency":
-        reach = (float(getattr(mtl, budget.measure)), float(getattr(stl, budget.measure)))
-    if reach is None:
+        bounds = (float(getattr(mtl, budget.measure)), float(getattr(stl, budget.measure)))
+    if bounds is None:
         raise UsageError(
             f"a budget of latency needs networks measured on their device; found '{text}' where "
             "nothing is measured; bound FLOPs or parameters instead, such as 892G or 20M"
         )
-    least, most = reach
+    least, most = bounds
     if not least <= budget.limit <= most:
         shown = [_shown(budget.measure, value) for value in (budget.limit, least, most)]
         raise UsageError(
@@ -111,14 +112,14 @@ def parse_budget(
 
 
 def name_of(budgets: Sequence[Budget]) -> str:
-    """Budgets that hold together, in one order whatever theirs; empty without any."""
+    """Name a set of budgets: their texts in sorted order, joined by `+`; empty without any."""
     return "+".join(sorted({budget.text for budget in budgets}))
 
 
 def _read(text: str) -> tuple[float, str]:
-    """(amount, unit in lower case)."""
-    found = _SHAPE.fullmatch(text.strip())
-    amount, unit = (float(found[1]), found[2].lower()) if found else (0.0, "")
+    """Split a budget's text into (amount, unit in lower case)."""
+    match = _AMOUNT_AND_UNIT.fullmatch(text.strip())
+    amount, unit = (float(match[1]), match[2].lower()) if match else (0.0, "")
     if unit not in (*_UNITS, "xmtl", "xstl"):
         raise UsageError(f"a budget must be a number with a unit, such as {FORMS}; found '{text}'")
     return amount, unit

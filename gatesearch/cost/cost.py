@@ -1,4 +1,4 @@
-"""The cost of a network as it is kept and compared; needs no torch."""
+"""The cost of a network as it is stored and compared; needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ class Cost:
         macs: Multiply-adds of the whole network, heads included.
         backbone_macs: Multiply-adds of everything outside the submodule named `heads`.
         params: Parameters, shared ones once.
-        uncounted: Operators that nobody counted, name -> calls.
-        disagreements: One line for each counter whose figure differs from `macs`' own.
+        uncounted: Operators that are neither counted nor known to be free, name -> calls.
+        disagreements: One line for each counter whose figure differs from `macs`.
     """
 
     macs: int
@@ -24,12 +24,12 @@ class Cost:
 
     @property
     def gflops(self) -> float:
-        """FLOPs of the whole network in 1e9, two for a multiply-add."""
+        """FLOPs of the whole network in 1e9, two per multiply-add."""
         return 2e-9 * self.macs
 
     @property
     def backbone_gflops(self) -> float:
-        """FLOPs outside the heads in 1e9, two for a multiply-add."""
+        """FLOPs outside the heads in 1e9, two per multiply-add."""
         return 2e-9 * self.backbone_macs
 
     @property

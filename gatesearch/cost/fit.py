@@ -1,4 +1,4 @@
-"""From learned gates to a gate pattern whose measured latency takes a budget up."""
+"""Turn learned gates into a gate pattern whose measured latency uses up a budget."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,26 @@ from gatesearch.cost.pattern import PatternCost
 from gatesearch.cost.projection import project
 from gatesearch.errors import UsageError
 
-# A measured latency is good enough from this share of the budget on; the aim leaves room for noise.
+# A measured latency of at least this share of the budget is good enough.
 LEAST_MEASURED = 0.9
+# Share of the budget that is aimed at; the rest is room for noise of the measurement.
 _AIM = 0.96
+# Largest number of patterns that are measured.
 _ROUNDS = 8
-_TRIES = 3  # at all gates closed: a moment's load must not cost the training behind these gates
+# Number of times that all gates closed are measured before the budget is refused: other load on the
+# machine for a moment must not waste a whole training.
+_TRIES = 3
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A pattern with its latency by the table and as measured, seconds."""
+    """A measured pattern.
+
+    Attributes:
+        gates: Gated node -> (T, C) bool.
+        table: Its latency as estimated by the latency table, seconds.
+        seconds: Its measured latency, seconds.
+    """
 
     gates: dict[str, Tensor]
     table: float
@@ -35,39 +45,43 @@ def fit_latency(
     measure: Callable[[dict[str, Tensor]], float],
     multiple: int = 1,
 ) -> dict[str, Tensor]:
-    """Project gates until the measured latency is between `LEAST_MEASURED` and all of its budget.
+    """Project gates to a pattern whose measured latency is at least `LEAST_MEASURED` of the budget.
 
-    The table orders patterns, measurements say where the limit lies in that order. The first bound
-    corrects the table by measured / table of all gates closed; each next one is where the line
-    through the measurements around the limit meets it, or the middle between them. Of the patterns
-    measured inside the largest is kept, so that noise can leave a part of the budget untaken, as
-    another budget can. (Noise also lets the same network take longer another time.)
+    `project` finds patterns within a bound on the latency of the table, and this function searches
+    for the bound at which the measured latency meets the budget. The first bound is the budget,
+    corrected by table / measured latency of all gates closed. Each next bound is where the line
+    through two measurements meets the limit, or the middle between them.
+
+    The largest pattern that was measured within the limit is returned. Noise or another budget can
+    leave more of this budget unused. Noise can also make the same network exceed it in a later
+    measurement.
 
     Args:
         alpha: Gated node -> (T, C) logits.
-        cost: Of the supernet's patterns, with measured layers.
-        budgets: All of them hold; without one of latency this is `project`.
-        measure: Gates -> seconds of the compact network under them.
-        multiple: As for `project`.
+        cost: Cost of the supernet's patterns, with measured layers.
+        budgets: Upper bounds, all of which hold; without one of latency this is `project`.
+        measure: Gates -> measured seconds of the compact network that they give.
+        multiple: Numbers of channels are rounded to multiples of this; see `project`.
 
     Returns:
-        Gated node -> (T, C) bool: a pattern that was measured inside.
+        Gated node -> (T, C) bool: a pattern that was measured within the limit.
 
     Raises:
-        UsageError: Even all gates closed take longer, or exceed another budget.
+        UsageError: Even with all gates closed the latency exceeds its budget, or the cost another.
     """
     timed = [budget for budget in budgets if budget.measure == "latency"]
     if not timed:
         return project(alpha, cost, budgets, multiple=multiple)
     tightest = min(timed, key=lambda budget: budget.limit)
-    others = [budget for budget in budgets if budget.measure != "latency"]
+    other_budgets = [budget for budget in budgets if budget.measure != "latency"]
     limit, aim = tightest.limit, _AIM * tightest.limit
 
     def measured(gates: dict[str, Tensor]) -> _Measured:
         return _Measured(gates, float(cost.seconds(gates)), measure(gates))
 
     closed, opened = (
-        {name: torch.full(a.shape, own) for name, a in alpha.items()} for own in (False, True)
+        {name: torch.full(a.shape, is_open) for name, a in alpha.items()}
+        for is_open in (False, True)
     )
     for _ in range(_TRIES):
         least = measured(closed)
@@ -82,18 +96,18 @@ def fit_latency(
     inside, outside = least, None
     bound = least.table * aim / least.seconds
     for turn in range(_ROUNDS):
-        # Nothing can be projected under what all gates closed take; sums round.
+        # No pattern takes less than all gates closed, up to rounding of the sums.
         bound = max(bound, least.table * (1 + 1e-9))
         table = Budget(tightest.text, "latency", bound)
-        gates = project(alpha, cost, [*others, table], multiple=multiple)
+        gates = project(alpha, cost, [*other_budgets, table], multiple=multiple)
         if _same(gates, inside.gates):
             break
-        found = measured(gates)
-        if found.seconds > limit:
-            outside = found
+        latest = measured(gates)
+        if latest.seconds > limit:
+            outside = latest
         else:
-            inside = max(inside, found, key=lambda pattern: pattern.table)
-        enough = LEAST_MEASURED * limit <= found.seconds <= limit
+            inside = max(inside, latest, key=lambda pattern: pattern.table)
+        enough = LEAST_MEASURED * limit <= latest.seconds <= limit
         if enough or (outside is not None and outside.table <= inside.table):
             break
         bound = _next_bound(least, inside, outside, aim, halve=turn % 3 == 2)
@@ -103,13 +117,21 @@ def fit_latency(
 def _next_bound(
     least: _Measured, inside: _Measured, outside: _Measured | None, aim: float, *, halve: bool
 ) -> float:
-    """Table seconds at which `aim` should be measured."""
+    """Return the latency of the table at which a measurement should give `aim`, seconds.
+
+    Args:
+        least: All gates closed.
+        inside: Largest pattern measured within the limit.
+        outside: Latest pattern measured above the limit; None before there is one.
+        aim: Latency to measure next, seconds.
+        halve: Take the middle between `inside` and `outside` instead of the line through them.
+    """
     lower, upper = (least, inside) if outside is None else (inside, outside)
-    across, rise = upper.table - lower.table, upper.seconds - lower.seconds
+    table_step, measured_step = upper.table - lower.table, upper.seconds - lower.seconds
     if outside is not None and halve:
-        return lower.table + across / 2
-    if across > 0 and rise > 0:
-        return lower.table + (aim - lower.seconds) * across / rise
+        return lower.table + table_step / 2
+    if table_step > 0 and measured_step > 0:
+        return lower.table + (aim - lower.seconds) * table_step / measured_step
     return inside.table * aim / inside.seconds
 
 

@@ -1,14 +1,16 @@
-"""Latency: of a network as measured, of gate patterns by a table of measured layers.
+"""Latency: measure that of a network, and estimate that of gate patterns from measured layers.
 
-Latency is the median time of one image in evaluation mode, in fp32, in the runtime's memory format,
-on its device, with as many threads as torch has at the time. No formula knows it, so the layers of
-a supernet are measured (`gatesearch.cost.layers`), and a pattern takes
+Latency is the median time of a forward pass on one image, in evaluation mode and fp32, in the
+runtime's memory format and on its device, with as many threads as torch uses at the time. No
+formula gives it, so the layers of a supernet are measured (`gatesearch.cost.layers`), and the
+latency of a pattern is estimated as
 
     seconds = scale · (heads + Σ_l Σ_streams f_l(live outputs) + Σ_l a_l · live channels)
 
-with f_l piecewise linear for convolutions and a_l for element-wise nodes and mixes. What the sum
-leaves out (streams that read the same channels run as one convolution, channels are gathered)
-`scale` corrects on average, and measured patterns in the end (`gatesearch.cost.fit`).
+where f_l is piecewise linear for nodes with weights, and a_l is the seconds per channel of
+element-wise nodes and mixes. The sum ignores that streams that read the same channels run as one
+convolution, and that channels are copied. `scale` corrects this on average. In the end, patterns
+are measured (`gatesearch.cost.fit`).
 """
 
 import time
@@ -21,23 +23,25 @@ from torch import Tensor, nn
 
 from gatesearch.training import Runtime
 
-Points = Sequence[tuple[int, float]]  # (live outputs, seconds), both rising from beyond 0
+# (live outputs, seconds) of a layer; both are above 0 and rise.
+Points = Sequence[tuple[int, float]]
 
+# Calls before the first measured one.
 _WARM_UP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTable:
-    """Measured seconds of a supernet's layers, nothing but numbers; 0 where nothing is live.
+    """Measured seconds of a supernet's layers, as plain numbers; a layer without channels takes 0.
 
     Attributes:
-        convs: Convolution with its norm and ReLU -> points of f_l; it reads all channels of its
-            source, whatever the gates.
-        elements: Element-wise node -> seconds a channel.
-        mixes: Gated node -> seconds a mixed channel.
+        convs: Node with weights -> points of f_l. They are measured with all channels of the node's
+            source; that gates leave out some of them is ignored.
+        elements: Element-wise node -> seconds per channel.
+        mixes: Gated node -> seconds per mixed channel.
         heads: Seconds of all heads.
-        ends: Measured seconds of the compact networks of all gates closed and all open.
-        scale: Factor that corrects the sum.
+        ends: Measured seconds of the compact networks with (all gates closed, all gates open).
+        scale: Factor that corrects the sum of the layers.
     """
 
     convs: Mapping[str, Points]
@@ -54,18 +58,18 @@ class LatencyTable:
         elements: Mapping[str, Tensor],
         mixes: Mapping[str, Tensor],
     ) -> Tensor:
-        """Seconds of patterns, (...) float64; differentiable.
+        """Estimate the seconds of patterns, (...) float64; differentiable.
 
         Args:
-            outputs: Convolution -> (..., S) its live outputs in each of S streams.
-            elements: Element-wise node -> (...) channels computed.
-            mixes: Gated node -> (...) channels mixed.
+            outputs: Node with weights -> (..., S) number of its live outputs in each of S streams.
+            elements: Element-wise node -> (...) number of different channels that it computes.
+            mixes: Gated node -> (...) number of channels that it mixes.
         """
         counts = torch.stack([outputs[name].double() for name in self.convs])
         total = self.heads + _interpolated(list(self.convs.values()), counts).sum((0, -1))
-        for each, channels in ((self.elements, elements), (self.mixes, mixes)):
+        for per_channel, channels in ((self.elements, elements), (self.mixes, mixes)):
             for name, count in channels.items():
-                total = total + each[name] * count.double()
+                total = total + per_channel[name] * count.double()
         return self.scale * total
 
 
@@ -77,14 +81,14 @@ def median_latency(
     runs: int = 30,
     span: float = 0.5,
 ) -> float:
-    """Median seconds of a forward pass on one image.
+    """Measure the median seconds of a forward pass on one image.
 
     Args:
-        network: Is moved to the device and put into evaluation mode.
+        network: The network; it is moved to the device and put into evaluation mode.
         shape: (1, 3, H, W) of the image.
         runtime: Device and memory format; its precision is not used.
-        runs: Least number of passes measured.
-        span: Least seconds that they take together.
+        runs: Minimum number of passes measured.
+        span: Minimum seconds of all measured passes together.
     """
     network = runtime.place(network).eval()
     image = noise(shape, runtime)
@@ -94,13 +98,13 @@ def median_latency(
 def median_seconds(
     work: Callable[[], object], runtime: Runtime, *, runs: int, span: float
 ) -> float:
-    """Median seconds of calls without gradients, the device's own work included.
+    """Measure the median seconds of a call without gradients, which ends when the device is done.
 
     Args:
-        work: What is called.
-        runtime: Where it computes.
-        runs: Least number of calls measured; some before them are not.
-        span: Least seconds that they take together.
+        work: The function to call.
+        runtime: The device on which it computes.
+        runs: Minimum number of measured calls, after a few unmeasured ones.
+        span: Minimum seconds of all measured calls together.
     """
     laps: list[float] = []
     with torch.inference_mode():
@@ -116,11 +120,17 @@ def median_seconds(
 
 
 def noise(shape: tuple[int, ...], runtime: Runtime) -> Tensor:
-    """The same numbers in [0, 1) each time, (1, C, H, W), on the device."""
+    """Draw an image of numbers in [0, 1), the same each time, on the device.
+
+    Args:
+        shape: (1, C, H, W).
+        runtime: Device and memory format.
+    """
     return runtime.image(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
 
 
 def _finish(runtime: Runtime) -> None:
+    """Wait until the device has finished."""
     if runtime.device == "cuda":
         torch.cuda.synchronize()
     elif runtime.device == "mps":
@@ -128,10 +138,18 @@ def _finish(runtime: Runtime) -> None:
 
 
 def _interpolated(points: Sequence[Points], counts: Tensor) -> Tensor:
-    """f_l of counts (N, ...) for N functions through 0 and their points, linear in between."""
-    longest = max(len(own) for own in points)
-    # Repeated ends make the rows equally long.
-    rows = [[(0, 0.0), *own, *[own[-1]] * (longest - len(own))] for own in points]
+    """Evaluate N piecewise linear functions through (0, 0) and their points.
+
+    Args:
+        points: Points of each function.
+        counts: (N, ...) arguments.
+
+    Returns:
+        (N, ...) values.
+    """
+    longest = max(len(knots) for knots in points)
+    # The last point is repeated, so that all rows have the same length.
+    rows = [[(0, 0.0), *knots, *[knots[-1]] * (longest - len(knots))] for knots in points]
     table = torch.tensor(rows, dtype=torch.float64, device=counts.device)
     knots, values = table.unbind(-1)
     flat = counts.flatten(1)

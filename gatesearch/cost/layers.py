@@ -1,8 +1,7 @@
-"""The layers of a supernet, measured on this device."""
+"""Measure the seconds of a supernet's layers on a device."""
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 
 import torch
@@ -11,28 +10,30 @@ from torch import Tensor
 from gatesearch.cost.latency import LatencyTable, Points, median_latency, median_seconds, noise
 from gatesearch.cost.sizes import node_sizes
 from gatesearch.models import GatedSupernet
-from gatesearch.models.encoder import ConvNorm
-from gatesearch.models.graph import Add, Conv, MaxPool, elementwise
+from gatesearch.models.channel_source import ChannelSlice
 from gatesearch.models.model_factory import HeadSpec
+from gatesearch.models.nodes import Node, Size
 from gatesearch.pruning import extract
+from gatesearch.pruning.mix import MixStep, Term
 from gatesearch.training import Runtime
 
-Size = tuple[int, int]  # height, width in pixels
-
-_SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # of a convolution's outputs
-# Less than for a network: the errors of layers average out in their sum.
+# Shares of a layer's outputs at which it is measured.
+_SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+# Minimum number of runs and seconds per layer; fewer than for a network, because the errors of
+# layers average out in their sum.
 _RUNS, _SPAN = 15, 0.05
 
 
 def measure_layers(
     supernet: GatedSupernet, input_shape: tuple[int, int, int, int], runtime: Runtime
 ) -> LatencyTable:
-    """Measure the layers of a supernet, equal ones once, and both ends of its patterns.
+    """Measure the layers of a supernet, and its compact networks with all gates closed and open.
 
-    `scale` makes the table right for the sum of both ends.
+    Layers of equal shapes are measured once. `scale` is chosen so that the table gives the sum of
+    the measured seconds of these two networks.
 
     Args:
-        supernet: Stays as it is; its weights do not matter.
+        supernet: The supernet, which is not changed; its weights do not matter.
         input_shape: (1, 3, H, W) of the image.
         runtime: Device and memory format.
     """
@@ -43,13 +44,13 @@ def measure_layers(
     with torch.random.fork_rng(devices=[]):
         layers = _Layers(runtime)
         convs = {
-            node.name: layers.points(replace(node, name="", source="", stage=0), sizes[node.source])
-            for node in graph.convs
+            node.name: layers.points(node.anonymous(), sizes[node.sources[0]])
+            for node in graph.weighted_nodes
         }
         elements = {
-            node.name: layers.element(_nameless(node), sizes[node.sources[0]])
+            node.name: layers.element(node.anonymous(), sizes[node.sources[0]])
             for node in graph
-            if not isinstance(node, Conv)
+            if not node.has_weights
         }
         mixes = {
             node.name: layers.mix(tasks, node.outputs, sizes[node.name])
@@ -72,32 +73,39 @@ def measure_layers(
 
 
 class _Layers:
-    """Seconds of layers, each shape measured once."""
+    """Measures seconds of layers, and keeps them by shape, so that each is measured once."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.points, self.element = cache(self._points), cache(self._element)
         self.mix, self.head = cache(self._mix), cache(self._head)
 
-    def _points(self, conv: Conv, size: Size) -> Points:
-        counts = sorted({max(1, round(share * conv.outputs)) for share in _SHARES})
-        seconds = []
-        for count in counts:
-            inputs = count if conv.depthwise else conv.inputs
-            layer = ConvNorm.of(replace(conv, inputs=inputs, outputs=count))
-            x = self._noise(inputs, size)
-            seconds.append(self._seconds(self.runtime.place(layer).eval(), x))
-        return tuple(zip(counts, seconds, strict=True))
+    def _points(self, node: Node, size: Size) -> Points:
+        """Measure a node with weights at several numbers of outputs."""
+        counts = sorted({max(1, round(share * node.outputs)) for share in _SHARES})
+        return tuple((count, self._node(node.narrowed(count), size)) for count in counts)
 
-    def _element(self, node: Add | MaxPool, size: Size) -> float:
-        """Seconds a channel."""
-        inputs = [self._noise(node.outputs, size) for _ in node.sources]
-        return self._seconds(elementwise, node, inputs) / node.outputs
+    def _element(self, node: Node, size: Size) -> float:
+        """Measure the seconds per channel of a node without weights."""
+        return self._node(node, size) / node.outputs
+
+    def _node(self, node: Node, size: Size) -> float:
+        layer = node.build()
+        if layer is not None:
+            layer = self.runtime.place(layer).eval()
+        inputs = [self._noise(channels, size) for channels in node.input_channels]
+        return self._seconds(node.run, inputs, layer)
 
     def _mix(self, tasks: int, channels: int, size: Size) -> float:
-        """Seconds a channel."""
+        """Measure the seconds per channel of a mix to which every task adds all channels."""
+        terms = [
+            Term(task=t, source=(ChannelSlice(tensor=t, stop=channels),), start=0, stop=channels)
+            for t in range(tasks)
+        ]
+        step = MixStep(name="mix", terms=tuple(terms), tasks=tasks, channels=channels)
         features = [self._noise(channels, size) for _ in range(tasks)]
-        return self._seconds(_mixed, features, self._noise(channels, (1, 1))) / channels
+        weights = torch.ones(tasks, channels, device=features[0].device)
+        return self._seconds(step.mixed, features, weights) / channels
 
     def _head(self, spec: HeadSpec, features: Size, image: Size) -> float:
         head = self.runtime.place(spec.build()).eval()
@@ -110,25 +118,13 @@ class _Layers:
         return median_seconds(lambda: layer(*inputs), self.runtime, runs=_RUNS, span=_SPAN)
 
 
-def _nameless(node: Add | MaxPool) -> Add | MaxPool:
-    """What of a node decides its time."""
-    plain = replace(node, name="", source="", stage=0)
-    return replace(plain, skip="") if isinstance(plain, Add) else plain
-
-
-def _mixed(features: list[Tensor], weights: Tensor) -> Tensor:
-    total = features[0] * weights
-    for x in features[1:]:
-        total.addcmul_(x, weights)
-    return total
-
-
 def _ends(
     supernet: GatedSupernet, shape: tuple[int, int, int, int], runtime: Runtime
 ) -> tuple[float, float]:
+    """Measure the seconds of the compact networks with (all gates closed, all gates open)."""
     model = copy.deepcopy(supernet)
     seconds = []
-    for own in (False, True):
-        model.set_gates({name: torch.full_like(a, own) for name, a in model.logits().items()})
+    for is_open in (False, True):
+        model.set_gates({name: torch.full_like(a, is_open) for name, a in model.logits().items()})
         seconds.append(median_latency(extract(model), shape, runtime))
     return seconds[0], seconds[1]

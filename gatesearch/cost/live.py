@@ -4,13 +4,13 @@ Liveness (`gatesearch.pruning.liveness`) counted with probabilities. Let n_s[l, 
 s reads channel c of node l on behalf of some head, and G_t the gates behind a gated node. Then
 
     m_t = n_t ∨ n_shared                  the β mix needs what every task chose
-    own_t = m_t ∧ G_t                     the task's own channel is live
+    task_t = m_t ∧ G_t                    the task's own channel is live
     shared = ⋁_t (m_t ∧ ¬G_t)             the shared channel is live
 
-and a live output of a convolution needs all channels of its source, of a depthwise one its own.
-With a ∧ b = a b and a ∨ b = 1 - (1 - a)(1 - b) the same lines are exact for G in {0, 1}, and for G
-in (0, 1) give what is expected if gates were drawn independently (up to the dependence between
-channels that one gate decides together).
+and a live output needs the channels that its node names (`Node.needed_inputs`). With a ∧ b = a b
+and a ∨ b = 1 - (1 - a)(1 - b) the same lines are exact for G in {0, 1}, and for G in (0, 1) give
+the expectation if gates were drawn independently (up to the dependence between channels that one
+gate decides together).
 """
 
 from collections.abc import Collection, Mapping
@@ -20,7 +20,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from gatesearch.models.graph import INPUT, Conv, Graph
+from gatesearch.models.graph import Graph
+from gatesearch.models.nodes import INPUT
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Live:
     """Live channels of patterns; T+1 streams, the shared one last.
 
     Attributes:
-        outputs: Convolution -> (..., T+1, C) its outputs.
-        elements: Element-wise node -> (..., T+1, C) its values, equal ones in several streams.
+        outputs: Node with weights -> (..., T+1, C) its outputs.
+        elements: Element-wise node -> (..., T+1, C) its values; equal values in several streams
+            are counted in each.
         mixes: Gated node -> (..., 1, C) the mixes of its tasks' features.
     """
 
@@ -39,12 +41,12 @@ class Live:
 
 
 def live_channels(graph: Graph, gates: Mapping[str, Tensor], *, mixed: Collection[str]) -> Live:
-    """The live channels of patterns.
+    """Compute the live channels of patterns.
 
     Args:
         graph: The encoder.
         gates: Gated node -> (..., T, C), 0 or 1, or probabilities.
-        mixed: Gated nodes whose shared features somebody can read.
+        mixed: Gated nodes whose mixed shared features some pattern reads.
     """
     first = next(iter(gates.values()))
     *batch, tasks, _ = first.shape
@@ -62,27 +64,20 @@ def live_channels(graph: Graph, gates: Mapping[str, Tensor], *, mixed: Collectio
             if node.name in mixed and tasks > 1:
                 mixes[node.name] = need[..., -1:, :] * _any(gate)
             need = _before_gates(need, gate, mixed=node.name in mixed)
-        if isinstance(node, Conv):
-            outputs[node.name] = need
-            if not node.depthwise:
-                some = 1 - (1 - need).prod(-1, keepdim=True)
-                need = some.expand(*batch, tasks + 1, node.inputs)
-            _ask(needed, node.source, need)
-        else:
-            elements[node.name] = need
-            for source in node.sources:
-                _ask(needed, source, need)
+        (outputs if node.has_weights else elements)[node.name] = need
+        for source, channels in zip(node.sources, node.needed_inputs(need), strict=True):
+            _add_need(needed, source, channels)
     return Live(outputs, elements, mixes)
 
 
 def distinct_elements(
     graph: Graph, gates: Mapping[str, Tensor], elements: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """How many values of its element-wise nodes a compact network computes.
+    """Count the values of element-wise nodes that a compact network computes.
 
-    An element-wise node of equal inputs gives equal values in all streams, and they are computed
-    once: exact for G in {0, 1} and two tasks or more. (A single task's mix is its own feature,
-    which is counted twice here.)
+    An element-wise node of equal inputs gives equal values in all streams, which are computed once.
+    Exact for G in {0, 1} and two tasks or more. (A single task's mix is the task's feature, which
+    is counted twice here.)
 
     Args:
         graph: The encoder.
@@ -93,26 +88,28 @@ def distinct_elements(
         Element-wise node -> (...) channels.
     """
     tasks = next(iter(gates.values())).shape[-2]
-    # Node -> (..., T+1, C) where a stream reads another value than the shared one before the gate.
+    # Node -> (..., T+1, C): where consumers in a stream read another value than the shared one
+    # before the gate.
     differs: dict[str, Tensor] = {}
     distinct: dict[str, Tensor] = {}
     for node in graph:
-        if isinstance(node, Conv):
-            own = torch.ones(tasks + 1, node.outputs, device=next(iter(gates.values())).device)
-            own[-1] = 0
+        if node.has_weights:
+            other = torch.ones(tasks + 1, node.outputs, device=next(iter(gates.values())).device)
+            other[-1] = 0
         else:
-            own = reduce(_either, (differs[source] for source in node.sources))
+            other = reduce(_either, (differs[source] for source in node.sources))
             need = elements[node.name]
-            distinct[node.name] = ((need * own).sum(-2) + _any(need * (1 - own))[..., 0, :]).sum(-1)
+            others = (need * other).sum(-2)
+            distinct[node.name] = (others + _any(need * (1 - other))[..., 0, :]).sum(-1)
         if node.name in gates:
-            gate = gates[node.name].to(own.dtype)
-            own = torch.cat([gate, _any(gate)], -2)
-        differs[node.name] = own
+            gate = gates[node.name].to(other.dtype)
+            other = torch.cat([gate, _any(gate)], -2)
+        differs[node.name] = other
     return distinct
 
 
 def _before_gates(need: Tensor, gates: Tensor, *, mixed: bool) -> Tensor:
-    """What is needed of each stream before the gate."""
+    """Return which channels of each stream are needed before the gate."""
     tasks = need[..., :-1, :]
     if mixed:
         tasks = _either(tasks, need[..., -1:, :])
@@ -129,7 +126,8 @@ def _any(streams: Tensor) -> Tensor:
     return 1 - (1 - streams).prod(-2, keepdim=True)
 
 
-def _ask(needed: dict[str, Tensor], source: str, need: Tensor) -> None:
+def _add_need(needed: dict[str, Tensor], source: str, need: Tensor) -> None:
+    """Note that one more node needs channels of a source."""
     if source != INPUT:
         old = needed.get(source)
         needed[source] = need if old is None else _either(old, need)

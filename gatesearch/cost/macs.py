@@ -1,9 +1,8 @@
-"""Multiply-adds of a network: fvcore counts, thop and torch check it.
+"""Count the multiply-adds of a network with fvcore, and check them with thop and torch.
 
-The published convention of multi-task papers is followed: FLOPs = 2 x multiply-adds of
-convolutions, linear layers and matrix products (attention included). Normalisation, resampling,
-pooling and elementwise arithmetic are left out; whatever is neither counted nor known to be such
-is reported by name.
+Multi-task papers count FLOPs as 2 x multiply-adds of convolutions, linear layers and matrix
+products (attention included), and leave out normalisation, resampling, pooling and element-wise
+arithmetic; so do we. Any other operator that is not counted is reported by name.
 """
 
 import copy
@@ -25,8 +24,8 @@ from gatesearch.errors import UsageError
 
 HEADS = "heads"
 
-# Outside the convention, in-place forms included: they move, compare, add, scale, pool, resample
-# or normalise. (fvcore itself ignores those that only move data.)
+# Operators that the convention leaves out, and their in-place forms: they move, compare, add,
+# scale, pool, resample or normalise. (fvcore itself ignores some that only move data.)
 _FREE_NAMES = """
 abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d add addcdiv
 addcmul adjoint alias all amax amin any arange argmax argmin argsort as_strided atan atan2
@@ -54,25 +53,25 @@ FREE = frozenset(f"aten::{name}" for name in _FREE_NAMES.split())
 def count_macs(model: nn.Module, input_shape: tuple[int, ...], *, cross_check: bool = True) -> Cost:
     """Count the multiply-adds of one forward pass in evaluation mode.
 
-    The count is made on a copy without data (device `meta`), so that neither weights nor memory
-    matter, and `model` stays as it is.
+    They are counted on a copy without data (device `meta`), which needs no memory for weights or
+    features and does not change `model`.
 
     Args:
         model: Called with one image batch; returns tensors in any nesting of dicts and tuples.
         input_shape: (N, 3, H, W) of that batch.
-        cross_check: Compare with thop and torch as well.
+        cross_check: Also count with thop and torch, and report disagreements.
 
     Raises:
-        UsageError: The forward pass fails on shapes alone.
+        UsageError: The forward pass fails on tensors without data.
 
     >>> count_macs(nn.Conv2d(3, 8, 3, bias=False), (1, 3, 10, 10)).macs  # 8 x 8 outputs
     13824
     """
-    shadow = _without_data(model).eval()
+    meta_model = _without_data(model).eval()
     image = torch.empty(input_shape, device="meta")
-    with _quiet(), torch.no_grad():
+    with _quiet_and_countable(), torch.no_grad():
         try:
-            analysis = _traced(shadow, image)
+            analysis = _traced(meta_model, image)
             counts: Counter[str] = analysis.by_operator()
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise UsageError(
@@ -80,28 +79,28 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...], *, cross_check: b
                 f"forward pass must run on shapes alone (device meta), found: {error}"
             ) from error
         macs = sum(counts.values())
-        heads = analysis.total(f"model.{HEADS}") if hasattr(shadow, HEADS) else 0
-        unknown = {
+        heads = analysis.total(f"model.{HEADS}") if hasattr(meta_model, HEADS) else 0
+        uncounted = {
             name.removeprefix("aten::"): calls
             for name, calls in sorted(analysis.unsupported_ops().items())
             if name.rstrip("_") not in FREE
         }
-        disagreements = _cross_check(shadow, image, counts) if cross_check else ()
+        disagreements = _cross_check(meta_model, image, counts) if cross_check else ()
     return Cost(
         macs=macs,
         backbone_macs=macs - heads,
         params=sum(p.numel() for p in model.parameters()),
-        uncounted=unknown,
+        uncounted=uncounted,
         disagreements=disagreements,
     )
 
 
 def _without_data(model: nn.Module) -> nn.Module:
-    """A deep copy whose parameters, buffers and plain tensor attributes have shapes only."""
+    """Copy a model, with parameters, buffers and tensors in attributes that have shapes only."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-        for tensor in (item for item in own if isinstance(item, Tensor)):
+        values = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+        for tensor in (value for value in values if isinstance(value, Tensor)):
             empty = torch.empty_like(tensor, device="meta", requires_grad=False)
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
@@ -109,20 +108,23 @@ def _without_data(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    # The fused path of nn.MultiheadAttention is one operator that no counter knows.
-    fast = torch.backends.mha.get_fastpath_enabled()
+def _quiet_and_countable() -> Iterator[None]:
+    """Silence warnings, and have attention run as operators that can be counted.
+
+    The fast path of nn.MultiheadAttention is one fused operator, which no counter knows.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 class _Flat(nn.Module):
-    """The tracer takes tuples of tensors only."""
+    """A model whose outputs are flattened into a tuple of tensors, which the tracer needs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -133,6 +135,7 @@ class _Flat(nn.Module):
 
 
 def _traced(model: nn.Module, image: Tensor) -> Any:
+    """Trace a forward pass with fvcore, with counters for the operators of the convention."""
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import conv_flop_jit, linear_flop_jit
 
@@ -157,7 +160,10 @@ def _sizes(value: Any) -> list[int]:
 
 
 def _product(first: int) -> Callable[[Sequence[Any], Sequence[Any]], int]:
-    """Handle of a product whose left factor is argument `first`: outputs x contracted length."""
+    """Make a counter of products whose left factor is argument `first`.
+
+    It counts number of outputs x contracted length.
+    """
 
     def handle(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
         return math.prod(_sizes(outputs[0])) * _sizes(inputs[first])[-1]
@@ -166,7 +172,10 @@ def _product(first: int) -> Callable[[Sequence[Any], Sequence[Any]], int]:
 
 
 def _einsum(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Product of all index lengths; fvcore's own reads a figure rounded to four digits."""
+    """Count an einsum of two terms as the product of all index lengths.
+
+    fvcore's own counter, used for all others, rounds to four digits.
+    """
     from fvcore.nn.jit_handles import einsum_flop_jit
 
     terms = inputs[0].toIValue().replace(" ", "").split("->")[0].split(",")
@@ -181,21 +190,22 @@ def _einsum(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
 
 
 def _attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Scores q k' (L x S x E) and their product with v (L x S x Ev), for every head."""
+    """Count the scores q k^T (L x S x E) and their product with v (L x S x Ev), for every head."""
     query, key, value = (_sizes(item) for item in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-# What `_convolution` ends in on device meta in torch 2.11, where it has no kernel.
+# On device meta, `_convolution` calls `convolution_overrideable`, for which torch 2.11 has no
+# kernel there. This registers one.
 _ON_META = torch.library.Library("aten", "IMPL", "Meta")
-_ON_META.impl("convolution_overrideable", lambda *given: torch.ops.aten.convolution.default(*given))
+_ON_META.impl("convolution_overrideable", lambda *args: torch.ops.aten.convolution.default(*args))
 
 
 class _RecordConvolutions(TorchFunctionMode):
-    """Makes convolutions visible to the tracer on device meta.
+    """A mode that makes convolutions visible to the tracer on device meta.
 
-    The tracer records `aten::_convolution`, which real devices reach from `conv2d` and its kin,
-    but meta does not. In `F.conv*` we call it directly.
+    The tracer records `aten::_convolution`, which `F.conv*` calls on real devices but not on meta.
+    In this mode `F.conv*` calls it directly.
     """
 
     def __torch_function__(
@@ -281,7 +291,7 @@ def _each(value: Any, n: int) -> list[int]:
 
 
 def _cross_check(model: nn.Module, image: Tensor, counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Lines of the form `thop: conv 2 MACs, fvcore 1`, for each figure that differs."""
+    """Return a line such as `thop counts 2 multiply-adds in ...` for each count that differs."""
     conv, linear = counts.get("conv", 0), counts.get("linear", 0)
     products = sum(counts.values()) - conv
     torch_conv, torch_products = _torch_counts(model, image)
@@ -298,7 +308,7 @@ def _cross_check(model: nn.Module, image: Tensor, counts: Mapping[str, int]) -> 
 
 
 def _torch_counts(model: nn.Module, image: Tensor) -> tuple[int, int]:
-    """Multiply-adds of convolutions, and of everything else torch counts."""
+    """Count multiply-adds of (convolutions, everything else that torch counts)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -309,21 +319,23 @@ def _torch_counts(model: nn.Module, image: Tensor) -> tuple[int, int]:
 
 
 def _thop_count(model: nn.Module, image: Tensor) -> int:
-    """Multiply-adds in nn.Conv* and nn.Linear; thop sees no functional calls.
+    """Count multiply-adds of nn.Conv* and nn.Linear modules; thop does not see functional calls.
 
-    thop hangs buffers on the model, so this comes last on the copy.
+    thop adds buffers to the model, so the model must not be used afterwards.
     """
     from thop import profile
     from thop.vision.basic_hooks import zero_ops
 
     counted = (nn.modules.conv._ConvNd, nn.Linear)
-    # thop goes by type: one with children anywhere, as a container, must stay open.
-    inner = {type(module) for module in model.modules() if next(module.children(), None)}
+    # thop looks counters up by type. A type that has children anywhere in the model must not count
+    # as free, because thop would then ignore the children.
+    with_children = {type(module) for module in model.modules() if next(module.children(), None)}
     free = {
         type(module): zero_ops
         for module in model.modules()
-        if not isinstance(module, counted) and type(module) not in inner
+        if not isinstance(module, counted) and type(module) not in with_children
     }
-    with torch.device("cpu"):  # thop's sums are tensors; a caller may build under "meta"
+    # thop sums in tensors, which must hold data even if the caller's default device is meta.
+    with torch.device("cpu"):
         total, _ = profile(model, (image,), custom_ops=free, verbose=False)
     return int(total)

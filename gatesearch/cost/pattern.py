@@ -3,8 +3,8 @@
     cost = Σ_l Σ_streams |live outputs| · channels read by each · k² · h · w
 
 gives for hard gates the multiply-adds that fvcore counts on the extracted network, and for
-probabilities what is expected (`gatesearch.cost.live`); parameters likewise. Latency is no such
-sum, but near one of measured layers (`gatesearch.cost.latency`).
+probabilities their expectation (`gatesearch.cost.live`); parameters in the same way. Latency is no
+such sum, but it is close to one of measured layers (`gatesearch.cost.latency`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,21 +29,21 @@ class PatternCost:
     Attributes:
         graph: The encoder.
         gated: Nodes with gates, in the order of execution.
-        mixed: Those whose shared features somebody can read.
+        mixed: Those whose mixed shared features some pattern reads.
         tasks: Number of tasks T.
-        macs_a_channel: Convolution -> multiply-adds of one of its output channels.
-        params_a_channel: Convolution -> parameters of one, its norm's included.
+        macs_per_channel: Node with weights -> multiply-adds per output channel.
+        params_per_channel: Node with weights -> parameters per output channel, its norm's included.
         head_macs: Multiply-adds of all heads.
         head_params: Parameters of all heads.
-        latency: Measured layers; without them no latency is known.
+        latency: Measured layers, which estimates of latency need.
     """
 
     graph: Graph
     gated: tuple[str, ...]
     mixed: tuple[str, ...]
     tasks: int
-    macs_a_channel: Mapping[str, int]
-    params_a_channel: Mapping[str, int]
+    macs_per_channel: Mapping[str, int]
+    params_per_channel: Mapping[str, int]
     head_macs: int
     head_params: int
     latency: LatencyTable | None = None
@@ -56,29 +56,28 @@ class PatternCost:
         *,
         latency: LatencyTable | None = None,
     ) -> "PatternCost":
-        """For a supernet on images (1, 3, H, W)."""
+        """Build it for a supernet on images (1, 3, H, W)."""
         whole = count_macs(supernet, input_shape, cross_check=False)
         sizes = node_sizes(supernet.graph, (input_shape[2], input_shape[3]))
-        pixels = {name: height * width for name, (height, width) in sizes.items()}
-        weights = {conv.name: conv.reads * conv.kernel**2 for conv in supernet.graph.convs}
+        weighted = supernet.graph.weighted_nodes
         return cls(
             graph=supernet.graph,
             gated=supernet.gated,
             mixed=supernet.mixed,
             tasks=len(supernet.tasks),
-            macs_a_channel={name: count * pixels[name] for name, count in weights.items()},
-            params_a_channel={name: count + 2 for name, count in weights.items()},
+            macs_per_channel={n.name: n.macs_per_channel(sizes[n.name]) for n in weighted},
+            params_per_channel={n.name: n.params_per_channel for n in weighted},
             head_macs=whole.macs - whole.backbone_macs,
             head_params=sum(p.numel() for p in supernet.heads.parameters()),
             latency=latency,
         )
 
     def live(self, gates: Mapping[str, Tensor]) -> Live:
-        """Live channels of patterns; `gates` as for `macs`."""
+        """Compute the live channels of patterns; `gates` as for `macs`."""
         return live_channels(self.graph, gates, mixed=self.mixed)
 
     def macs(self, gates: Mapping[str, Tensor]) -> Tensor:
-        """Multiply-adds of the whole network, heads included.
+        """Count the multiply-adds of the whole network, heads included.
 
         Args:
             gates: Gated node -> (..., T, C), 0 or 1, or probabilities.
@@ -89,11 +88,11 @@ class PatternCost:
         return self._macs(self.live(gates))
 
     def params(self, gates: Mapping[str, Tensor]) -> Tensor:
-        """Parameters of the whole network, those of the mix included; as `macs`."""
+        """Count the parameters of the whole network, those of the mix included; as `macs`."""
         return self._params(self.live(gates))
 
     def seconds(self, gates: Mapping[str, Tensor]) -> Tensor:
-        """Latency by the table of measured layers; as `macs`.
+        """Estimate the latency by the table of measured layers; as `macs`.
 
         Raises:
             ValueError: There is no such table.
@@ -101,7 +100,7 @@ class PatternCost:
         return self._seconds(self.live(gates), gates)
 
     def share(self, gates: Mapping[str, Tensor], budgets: Sequence[Budget]) -> Tensor:
-        """The largest share of any budget that patterns take, (...); at most 1 inside all.
+        """Return the largest share of any budget that patterns take, (...); at most 1 inside all.
 
         Raises:
             ValueError: A budget of latency, and no table of measured layers.
@@ -119,15 +118,15 @@ class PatternCost:
     ) -> Tensor:
         """The regulariser `flops`: max(0, expected cost / budget - 1), a scalar.
 
-        It is to a budget what the paper's hinge is to τ_t.
+        It bounds the cost as the paper's hinge bounds the shares of open gates by τ_t.
         """
         return (self.share(open_probability, budgets) - 1).clamp(min=0).float()
 
     def _macs(self, live: Live) -> Tensor:
-        return self.head_macs + _total(live.outputs, self.macs_a_channel)
+        return self.head_macs + _total(live.outputs, self.macs_per_channel)
 
     def _params(self, live: Live) -> Tensor:
-        total = self.head_params + _total(live.outputs, self.params_a_channel)
+        total = self.head_params + _total(live.outputs, self.params_per_channel)
         if live.mixes:
             total = total + _total(live.mixes, dict.fromkeys(live.mixes, self.tasks))
         return total

@@ -1,4 +1,4 @@
-"""From learned gates to a gate pattern that takes a budget up and never exceeds it."""
+"""From learned gates to a gate pattern that uses up a budget and never exceeds it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from gatesearch.cost.budget import Budget, name_of
 from gatesearch.cost.pattern import PatternCost
 from gatesearch.cost.rounding import allowed_counts, rounded
 from gatesearch.errors import UsageError
-from gatesearch.models.graph import Add, Conv, Graph
+from gatesearch.models.graph import Graph
 
-# A pattern is good enough from this share of the budget on.
+# A pattern that takes at least this share of the budget is good enough.
 LEAST = 0.98
 _AT_ONCE = 32  # patterns whose costs are computed together
 
@@ -27,22 +27,23 @@ def project(
 ) -> dict[str, Tensor]:
     """Close, or open, gates until a pattern takes between `LEAST` and all of its budgets.
 
-    Gates are ordered by α / c, what opening one brings (its logit) over what it costs (the
-    multiply-adds of its channel): {α > μ c} for a falling μ, the patterns that a Lagrangian μ of
-    the cost would give. The learned pattern is μ = 0, and the search goes from there along this
-    order to the nearest pattern inside. Liveness makes costs jump, as where a gate brings a whole
-    stream to life; a gate that would jump over the budget stays closed and the next ones are tried.
+    Gates are ordered by α / c, the logit of a gate over the multiply-adds c of its channel. The
+    first gates of this order, opened, are the patterns {α > μ c} that a Lagrange multiplier μ of
+    the cost would give. The learned pattern has μ = 0; the search goes from there along the order
+    to the nearest pattern inside the budgets. Liveness makes costs jump, for example where one gate
+    makes a whole stream live; a gate that would jump over the budget stays closed and the next ones
+    are tried.
 
-    With a multiple the pattern found is rounded, and then whole groups of channels are closed,
-    those of the least α / c first, until it is inside, and opened, those of the highest first,
+    With a multiple the resulting pattern is rounded. Then whole groups of channels are closed,
+    lowest α / c first, until the pattern is inside the budgets, and opened, highest α / c first,
     while it stays inside. `LEAST` can be missed then: one group of a narrow network can cost more
     than 1 - `LEAST` of the budget, and groups are tried in order, not in combination.
 
     Args:
         alpha: Gated node -> (T, C) logits.
-        cost: Of the supernet's patterns.
-        budgets: All of them hold.
-        multiple: Of the channels that each task owns and shares in a gated node (`rounded`).
+        cost: Cost of the supernet's patterns.
+        budgets: Budgets that hold together.
+        multiple: Channels of each task, and shared ones, come in multiples of it (`rounded`).
 
     Returns:
         Gated node -> (T, C) bool.
@@ -63,29 +64,29 @@ def project(
 
 
 def align_tasks(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
-    """Logits by which tasks own the same channels, each task as many of a node as before.
+    """Reorder logits so that tasks open the same channels, each task as many in a node as before.
 
-    In every node tasks open their gates in one order, so that what one owns is part of what
-    another does that owns more; and nodes whose channels meet in a residual sum have one order. Of
-    independent orders each channel of a sum is another combination of own and shared features, and
-    a channel that all tasks own is rare: with this the compact network computes fewer channels
-    for the same shares, and moves fewer; at equal FLOPs it was a little less accurate on real
-    frames (docs/recipe.md). The order is that of the expected number of open gates,
-    Σ σ(α) over tasks and nodes. The paper has nothing like it.
+    In every node all tasks open their gates in one order, so that the open channels of one task
+    contain those of every task with fewer; and nodes whose channels meet in a residual sum share
+    one order. With independent orders each channel of a sum combines other task and shared
+    features, and a channel that is open for all tasks is rare. With one order the compact network
+    computes and copies fewer channels for the same shares; at equal FLOPs it was a little less
+    accurate on real frames (docs/recipe.md). The order is by the expected number of open gates,
+    Σ σ(α) over tasks and nodes. The paper has no such step.
 
     Args:
         alpha: Gated node -> (T, C) logits.
         graph: The encoder.
 
     Returns:
-        Gated node -> (T, C) logits, those of each row in another order.
+        Gated node -> (T, C) logits, each row reordered.
     """
     ordered = {}
     for group in graph.coupled_channel_groups():
         names = [name for name in alpha if name in group]
         if names:
-            wanted = torch.stack([alpha[name].detach().sigmoid().sum(0) for name in names]).sum(0)
-            rank = (-wanted).argsort(stable=True).argsort()
+            expected = [alpha[name].detach().sigmoid().sum(0) for name in names]
+            rank = (-torch.stack(expected).sum(0)).argsort(stable=True).argsort()
             for name in names:
                 ordered[name] = alpha[name].detach().sort(dim=1, descending=True).values[:, rank]
     return {name: ordered[name] for name in alpha}
@@ -94,16 +95,16 @@ def align_tasks(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
 def equalize_layer_shares(
     alpha: Mapping[str, Tensor], cost: PatternCost | None
 ) -> dict[str, Tensor]:
-    """Logits that give every task the same share of open gates in each layer.
+    """Shift logits so that a task has the same share of open gates in every layer.
 
-    A task's share is that of all its gates that are open. In every layer those of its highest α
-    open, and `project` then raises or lowers the shares of all tasks by one factor. So a task's own
-    channels are a thin stream through the whole network instead of a thick one through the layers
-    where gates are dear. The paper has nothing like it.
+    That share is the share of open gates among all gates of the task. In every layer the gates of
+    highest α open, and `project` then raises or lowers the shares of all tasks by one factor. So a
+    task's channels form a thin stream through the whole network instead of a thick one through the
+    layers where gates are expensive. The paper has no such step.
 
     Args:
         alpha: Gated node -> (T, C) logits.
-        cost: Whose prices `project` will divide by; None where there is no budget.
+        cost: The cost that will be given to `project`; None where there is no budget.
 
     Returns:
         Gated node -> (T, C) logits, in the order of α within each row.
@@ -128,13 +129,13 @@ def _projected(
     shapes = [tuple(alpha[name].shape) for name in names]
 
     def shares(opened: Tensor) -> Tensor:
-        """(n, gates) bool -> (n,) the largest share of any budget."""
+        """(n, gates) bool -> (n,) largest share of any budget."""
         parts = opened.float().split([t * c for t, c in shapes], dim=1)
         gates = {n: p.reshape(-1, *s) for n, p, s in zip(names, parts, shapes, strict=True)}
         return cost.share(gates, budgets)
 
     def pattern(count: int) -> Tensor:
-        """The first so many of the order, opened."""
+        """Return the pattern whose first `count` gates of the order are open."""
         opened = torch.zeros(len(logits), dtype=torch.bool)
         opened[order[:count]] = True
         return opened
@@ -145,11 +146,11 @@ def _projected(
     if share <= 1 and share < LEAST and float(shares(pattern(outside)[None])) <= 1:
         inside = outside
     while not (share <= 1 and share >= LEAST) and inside < outside:
-        # Between a pattern inside and one outside, down to neighbours.
+        # Bisect between a pattern inside the budgets and one outside, down to neighbours.
         while outside - inside > 1:
             tries = torch.linspace(inside, outside, _AT_ONCE + 2).round().long().unique()[1:-1]
-            found = shares(torch.stack([pattern(int(n)) for n in tries])) > 1
-            first = int(found.float().argmax()) if bool(found.any()) else len(tries)
+            exceeds = shares(torch.stack([pattern(int(n)) for n in tries])) > 1
+            first = int(exceeds.float().argmax()) if bool(exceeds.any()) else len(tries)
             outside = int(tries[first]) if first < len(tries) else outside
             inside = int(tries[first - 1]) if first > 0 else inside
         share = float(shares(pattern(inside)[None]))
@@ -170,7 +171,7 @@ def _in_groups(
     budgets: Sequence[Budget],
     multiple: int,
 ) -> dict[str, Tensor]:
-    """The rounded pattern, brought inside the budgets and up to them by whole groups."""
+    """Round a pattern, then close or open whole groups to bring it inside and up to the budgets."""
 
     def share(pattern: Mapping[str, Tensor]) -> float:
         return float(cost.share(pattern, budgets))
@@ -179,31 +180,31 @@ def _in_groups(
     groups = _groups(start, alpha, cost, multiple, opened=True)[::-1]
 
     def without(count: int) -> dict[str, Tensor]:
-        """The rounded pattern less the first so many groups."""
-        own = {name: gate.clone() for name, gate in start.items()}
+        """Return the rounded pattern with the first `count` groups closed."""
+        fewer = {name: gate.clone() for name, gate in start.items()}
         for group in groups[:count]:
-            own[group.node][group.task, group.channels] = False
-        return rounded(own, alpha, multiple=multiple)
+            fewer[group.node][group.task, group.channels] = False
+        return rounded(fewer, alpha, multiple=multiple)
 
     outside, inside = -1, 0 if share(start) <= 1 else len(groups)
     while inside - outside > 1:
         middle = (outside + inside) // 2
         outside, inside = (outside, middle) if share(without(middle)) <= 1 else (middle, inside)
-    found = without(inside)
-    taken, refused = share(found), set()
-    for group in _groups(found, alpha, cost, multiple, opened=False):
-        if taken >= LEAST:
+    best = without(inside)
+    best_share, refused = share(best), set()
+    for group in _groups(best, alpha, cost, multiple, opened=False):
+        if best_share >= LEAST:
             break
         if (group.node, group.task) in refused:
             continue
-        own = found[group.node].clone()
-        own[group.task, group.channels] = True
-        more = found | rounded({group.node: own}, alpha, multiple=multiple)
-        if taken < (now := share(more)) <= 1:
-            found, taken = more, now
+        node_gates = best[group.node].clone()
+        node_gates[group.task, group.channels] = True
+        more = best | rounded({group.node: node_gates}, alpha, multiple=multiple)
+        if best_share < (more_share := share(more)) <= 1:
+            best, best_share = more, more_share
         else:  # the next group costs as much
             refused.add((group.node, group.task))
-    return found
+    return best
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class _Group:
     """Channels of a task at a gated node that open or close together.
 
     Attributes:
-        worth: Their mean α over the multiply-adds of a channel.
+        worth: Their mean α over the multiply-adds per channel.
     """
 
     node: str
@@ -228,11 +229,11 @@ def _groups(
     *,
     opened: bool,
 ) -> list[_Group]:
-    """Open, or closed, channels from one allowed count to the next, the most worth first."""
+    """Open, or closed, channels from one allowed count to the next, sorted by falling worth."""
     groups = []
-    for name, own in gates.items():
-        counts, price = allowed_counts(own.shape[1], multiple), _price(cost, name)
-        for task, row in enumerate(own):
+    for name, node_gates in gates.items():
+        counts, price = allowed_counts(node_gates.shape[1], multiple), _price(cost, name)
+        for task, row in enumerate(node_gates):
             order = alpha[name][task].argsort(descending=True, stable=True)
             order = order[row[order] == opened]
             first = 0 if opened else len(row) - len(order)
@@ -245,9 +246,10 @@ def _groups(
 
 
 def _price(cost: PatternCost, name: str) -> int:
-    """Multiply-adds that one own channel behind a gate costs, whatever else is live."""
+    """Multiply-adds of one task channel of a gated node, whatever else is live; at least 1.
+
+    A node without weights costs what the nodes cost that it reads.
+    """
     node = next(node for node in cost.graph if node.name == name)
-    if isinstance(node, Conv):
-        return cost.macs_a_channel[name]
-    sources = node.sources if isinstance(node, Add) else ()
-    return sum(cost.macs_a_channel.get(source, 0) for source in sources) or 1
+    names = [name] if node.has_weights else node.sources
+    return sum(cost.macs_per_channel.get(source, 0) for source in names) or 1

@@ -1,9 +1,9 @@
-"""Gate patterns whose convolutions have multiples of some number of channels.
+"""Round gate patterns, so that the channels of their convolutions are multiples of a number m.
 
-Processors compute channels in groups, and what a layer has beyond the last full group costs as much
-as a whole one. So in every gated node the channels that each task owns are brought to a multiple,
-and those of the shared stream too. A node that is no multiple wide itself has a last group that is
-smaller: counts allowed are 0, m, 2m, ... and all C channels.
+Processors compute channels in groups, and channels beyond the last full group cost as much as a
+whole group. So in every gated node the number of open channels of each task is rounded to a
+multiple of m, and the number of shared channels too. If the node's width C is no multiple of m, its
+last group is smaller: the allowed counts are 0, m, 2m, ... and C.
 """
 
 from collections.abc import Mapping
@@ -15,33 +15,34 @@ from torch import Tensor
 def rounded(
     gates: Mapping[str, Tensor], alpha: Mapping[str, Tensor], *, multiple: int
 ) -> dict[str, Tensor]:
-    """The pattern of allowed counts near a pattern.
+    """Change a pattern to a similar one of allowed counts.
 
-    Each task's own channels go to the nearest count allowed, the lower of two, by opening the
-    closed gates of the highest α or closing the open ones of the lowest. The shared stream's, which
-    are all but those that every task owns, follow by exchanging which channels tasks own; of the
-    nearest count allowed below and above, the one whose exchanges lose less α. Where C is no
-    multiple, some counts of tasks allow no count of the shared stream, whatever is exchanged: then
-    the task with the most channels closes its last group, and so on.
+    First, the number of each task's open channels is rounded to the nearest allowed count (the
+    lower of two equally near ones), by opening the closed gates of the highest α or closing the
+    open gates of the lowest α. The shared channels are all channels but those that every task has
+    open. Their number is then brought to the nearest allowed count below or above, whichever loses
+    less α, by exchanging which channels the tasks open. If C is no multiple of m, some counts of
+    the tasks allow no such exchange. Then the task with the most open channels closes its last
+    group, until one is possible.
 
     Args:
-        gates: Gated node -> (T, C) bool, True where the task owns the channel.
+        gates: Gated node -> (T, C) bool, True where the task's channel is open.
         alpha: Gated node -> (T, C) logits.
-        multiple: m, channels; 1 leaves everything as it is.
+        multiple: m, in channels; 1 changes nothing.
 
     Returns:
         Gated node -> (T, C) bool.
     """
     if multiple == 1:
-        return {name: own.clone() for name, own in gates.items()}
+        return {name: opened.clone() for name, opened in gates.items()}
     return {
-        name: _rounded(own, alpha[name].detach().to(own.device).double(), multiple)
-        for name, own in gates.items()
+        name: _rounded(opened, alpha[name].detach().to(opened.device).double(), multiple)
+        for name, opened in gates.items()
     }
 
 
 def allowed_counts(channels: int, multiple: int) -> list[int]:
-    """Counts of live channels that are a multiple, and all of them.
+    """List the numbers of channels that are multiples, and the number of all channels.
 
     >>> allowed_counts(20, 8)
     [0, 8, 16, 20]
@@ -49,64 +50,74 @@ def allowed_counts(channels: int, multiple: int) -> list[int]:
     return [*range(0, channels, multiple), channels]
 
 
-def _rounded(own: Tensor, alpha: Tensor, multiple: int) -> Tensor:
-    channels = own.shape[1]
+def _rounded(opened: Tensor, alpha: Tensor, multiple: int) -> Tensor:
+    channels = opened.shape[1]
     allowed = allowed_counts(channels, multiple)
-    counts = [min(allowed, key=lambda n: (abs(n - count), n)) for count in own.sum(1).tolist()]
+    counts = [min(allowed, key=lambda n: (abs(n - count), n)) for count in opened.sum(1).tolist()]
     while not (reachable := _reachable(counts, allowed)):
         most = counts.index(max(counts))
         counts[most] = allowed[allowed.index(counts[most]) - 1]
-    own = _with_counts(own, alpha, counts)
-    common = int(own.all(0).sum())
+    opened = _with_counts(opened, alpha, counts)
+    common = int(opened.all(0).sum())
     nearest = {
         min((n for n in reachable if n >= common), default=reachable[-1]),
         max((n for n in reachable if n <= common), default=reachable[0]),
     }
-    # Of equal losses the one with fewer shared channels, which costs less.
-    tries = [_exchanged(own, alpha, count) for count in sorted(nearest, reverse=True)]
+    # If both lose the same, fewer shared channels win, because they cost less.
+    tries = [_exchanged(opened, alpha, count) for count in sorted(nearest, reverse=True)]
     return max(tries, key=lambda pattern: float(alpha[pattern].sum()))
 
 
 def _reachable(counts: list[int], allowed: list[int]) -> list[int]:
-    """How many channels all tasks can own in common, ascending, for their counts to be allowed."""
+    """List the numbers of channels open for all tasks that give an allowed count of shared ones.
+
+    Args:
+        counts: Number of open channels of each task.
+        allowed: Allowed counts, ascending; the last is all channels.
+
+    Returns:
+        Ascending numbers; empty if there is none.
+    """
     channels, closed = allowed[-1], sum(allowed[-1] - count for count in counts)
     least, most = max(0, channels - closed), min(counts)
     return [n for n in sorted(channels - shared for shared in allowed) if least <= n <= most]
 
 
-def _with_counts(own: Tensor, alpha: Tensor, counts: list[int]) -> Tensor:
-    """So many channels of each task: first what it owns, then by α."""
+def _with_counts(opened: Tensor, alpha: Tensor, counts: list[int]) -> Tensor:
+    """Open `counts` channels of each task: those open already first, then by descending α."""
     order = alpha.argsort(dim=1, descending=True, stable=True)
-    owned = own.gather(1, order).to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    places = order.gather(1, owned).argsort(1)
-    return places < torch.tensor(counts, device=own.device)[:, None]
+    open_first = (
+        opened.gather(1, order).to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    )
+    ranks = order.gather(1, open_first).argsort(1)
+    return ranks < torch.tensor(counts, device=opened.device)[:, None]
 
 
-def _exchanged(own: Tensor, alpha: Tensor, common: int) -> Tensor:
-    """Have so many channels owned by all tasks, by the exchanges that lose least α, one by one."""
-    own = own.clone()
-    while (now := int(own.all(0).sum())) != common:
-        (_spread if now > common else _gather)(own, alpha)
-    return own
+def _exchanged(opened: Tensor, alpha: Tensor, common: int) -> Tensor:
+    """Exchange open channels until `common` are open for all tasks, each time losing least α."""
+    opened = opened.clone()
+    while (now := int(opened.all(0).sum())) != common:
+        (_close_common if now > common else _open_common)(opened, alpha)
+    return opened
 
 
-def _spread(own: Tensor, alpha: Tensor) -> None:
-    """A task leaves a channel that all own, for one that another task leaves closed too."""
-    full = own.all(0)
-    takes = ~own & ((~own).sum(0) > 1)
-    left = alpha.where(full, torch.inf).min(1)
-    taken = alpha.where(takes, -torch.inf).max(1)
-    task = int((left.values - taken.values).argmin())
-    own[task, left.indices[task]] = False
-    own[task, taken.indices[task]] = True
+def _close_common(opened: Tensor, alpha: Tensor) -> None:
+    """Let one task close a channel open for all tasks, and open one closed for another task too."""
+    open_for_all = opened.all(0)
+    candidates = ~opened & ((~opened).sum(0) > 1)
+    to_close = alpha.where(open_for_all, torch.inf).min(1)
+    to_open = alpha.where(candidates, -torch.inf).max(1)
+    task = int((to_close.values - to_open.values).argmin())
+    opened[task, to_close.indices[task]] = False
+    opened[task, to_open.indices[task]] = True
 
 
-def _gather(own: Tensor, alpha: Tensor) -> None:
-    """A channel becomes everyone's; who had not owned it leaves one that not all own."""
-    full = own.all(0)
-    left = alpha.where(own & ~full, torch.inf).min(1)
-    loss = (left.values[:, None] - alpha).where(~own, 0).sum(0)
-    channel = int(loss.where(~full, torch.inf).argmin())
-    for task in (~own[:, channel]).nonzero()[:, 0].tolist():
-        own[task, left.indices[task]] = False
-    own[:, channel] = True
+def _open_common(opened: Tensor, alpha: Tensor) -> None:
+    """Open one channel for all tasks; each for which it was closed closes one not open for all."""
+    open_for_all = opened.all(0)
+    to_close = alpha.where(opened & ~open_for_all, torch.inf).min(1)
+    loss = (to_close.values[:, None] - alpha).where(~opened, 0).sum(0)
+    channel = int(loss.where(~open_for_all, torch.inf).argmin())
+    for task in (~opened[:, channel]).nonzero()[:, 0].tolist():
+        opened[task, to_close.indices[task]] = False
+    opened[:, channel] = True

@@ -1,9 +1,10 @@
-"""Who trains: jobs as JSON, workers and the executors that run them. Knows no store.
+"""Execute trainings: jobs as JSON, workers, and the executors that run them. Knows no store.
 
-| file | what |
+| file | contents |
 |---|---|
-| `jobs.py` | one training as JSON, and the files in its folder |
-| `worker.py` | trains a job, in whichever process |
-| `executors.py`, `ray_executor.py` | this process, processes with a device each, Ray |
-| `pool.py` | running jobs, and their results as they end |
+| `jobs.py` | a job (one training as JSON), and the files in its folder |
+| `worker.py` | trains the network of a job, in any process |
+| `executors.py` | run jobs in this process, or in others with devices of their own |
+| `ray_executor.py` | runs jobs on Ray |
+| `pool.py` | hands jobs to an executor, and yields their results as they end |
 """

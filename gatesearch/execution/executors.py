@@ -1,7 +1,7 @@
-"""Who runs the jobs: this process, processes with a device each, or Ray (`ray_executor`).
+"""Executors run jobs: in this process, in processes with a device each, or on Ray (`ray_executor`).
 
-Nothing here imports torch at the top: a worker process must know its device before torch asks for
-it.
+This module does not import torch when it is loaded: a worker process imports it, and must choose
+its CUDA devices before torch is imported.
 """
 
 import json
@@ -19,18 +19,23 @@ from gatesearch.stopping import Stop, heed, never
 if TYPE_CHECKING:
     from gatesearch.execution.jobs import Job
 
-stopping: Stop = never  # a worker process puts its own here
+# Tells whether this worker process was asked to stop; `set_up` sets it.
+stopping: Stop = never
 
 
 class JobExecutor(Protocol):
-    """Runs jobs."""
+    """An executor of jobs."""
 
     def submit(self, job: "Job", emit: Emit) -> "Future[None]":
-        """Begin a job; its result is in its folder when the future is done.
+        """Begin a job.
 
         Args:
             job: The job.
-            emit: Receives its events, where no other process writes them into the job's folder.
+            emit: Receives the job's events if it runs in this process. Other processes write them
+                into the job's folder.
+
+        Returns:
+            A future that is done when the job's result is in its folder, or with its exception.
         """
         ...
 
@@ -38,14 +43,14 @@ class JobExecutor(Protocol):
         """Ask running jobs to keep a checkpoint and end."""
 
     def shutdown(self) -> None:
-        """End all workers, idle by now or not."""
+        """End all workers, also those that still run a job."""
 
 
 class ThisProcess:
-    """Does a job at once, in this process.
+    """Runs each job in this process; `submit` returns when the job has ended.
 
     Args:
-        perform: Does it; Ctrl-C passes through, any other failure is the future's.
+        perform: Runs a job. KeyboardInterrupt passes through; other exceptions go to the future.
     """
 
     def __init__(self, perform: "Callable[[Job, Emit], object]") -> None:
@@ -62,21 +67,21 @@ class ThisProcess:
         return future
 
     def stop(self, jobs: Sequence["Job"]) -> None:
-        """Nothing runs here while somebody can ask."""
+        """Do nothing: no job is running when this can be called."""
 
     def shutdown(self) -> None:
-        """There are no workers."""
+        """Do nothing: there are no workers."""
 
 
 class Processes:
-    """A process for each worker, with a device of its own; one that dies takes no other along.
+    """Runs jobs in worker processes with devices of their own; if one dies, the others go on.
 
     Args:
-        workers: How many.
-        devices: CUDA devices, dealt out in turn; none on a processor.
-        each: Devices of one worker.
-        threads: Of each worker.
-        work: Does a job, given as JSON; importable by its name.
+        workers: Number of worker processes.
+        devices: CUDA devices, given to the workers in turn; empty on a processor.
+        each: Number of devices per worker.
+        threads: Number of threads per worker.
+        work: Runs a job, given as JSON; must be importable by its name.
     """
 
     def __init__(
@@ -88,18 +93,22 @@ class Processes:
         threads: int,
         work: Callable[[str], None] | None = None,
     ) -> None:
-        dealt = [[devices[(i * each + k) % len(devices)] for k in range(each)] if devices else None
-                 for i in range(workers)]  # fmt: skip
-        self._setups = [(None if own is None else ",".join(own), threads) for own in dealt]
+        visible = [
+            ",".join(devices[(i * each + k) % len(devices)] for k in range(each))
+            if devices
+            else None
+            for i in range(workers)
+        ]
+        self._setups = [(names, threads) for names in visible]
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
         self._running: list[Future[None] | None] = [None] * workers
         self._work = work or _work
 
     def submit(self, job: "Job", emit: Emit) -> "Future[None]":
-        """Give a job to a worker that has none.
+        """Give a job to a free worker.
 
         Raises:
-            RuntimeError: All have one.
+            RuntimeError: All workers are busy.
         """
         free = [i for i, running in enumerate(self._running) if running is None or running.done()]
         if not free:
@@ -107,7 +116,7 @@ class Processes:
         slot, text = free[0], json.dumps(job.to_json())
         try:
             future = self._pool(slot).submit(self._work, text)
-        except BrokenProcessPool:  # it died since its last job
+        except BrokenProcessPool:  # The process died after its last job.
             self._pools[slot] = None
             future = self._pool(slot).submit(self._work, text)
         future.add_done_callback(lambda done: self._forget_broken(slot, done))
@@ -115,12 +124,12 @@ class Processes:
         return future
 
     def stop(self, jobs: Sequence["Job"]) -> None:
-        """Ask all workers for an orderly end."""
+        """Ask all workers to keep a checkpoint and end, by SIGTERM."""
         for child in multiprocessing.active_children():
             child.terminate()
 
     def shutdown(self) -> None:
-        """End the processes: idle by now, or past all patience."""
+        """Kill the processes; by now they are idle, or did not end when they were asked."""
         for child in multiprocessing.active_children():
             child.kill()
         for pool in self._pools:
@@ -151,7 +160,12 @@ def _work(text: str) -> None:
 
 
 def set_up(devices: str | None, threads: int) -> None:
-    """Make this process a worker: its devices, its threads, its answer to signals."""
+    """Make this process a worker: set its devices, its threads, and how it reacts to signals.
+
+    Args:
+        devices: `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
+        threads: Number of threads of the processor.
+    """
     global stopping
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
@@ -170,16 +184,18 @@ def open_executor(
     devices: int = 1,
     perform: "Callable[[Job, Emit], object]",
 ) -> JobExecutor:
-    """The executor of a run.
+    """Open the executor of a run.
 
     Args:
         name: `process`, `ray`, or `ray://ADDRESS` of a cluster.
-        workers: Jobs at a time; one is done by this very process.
-        devices: How many train one job together.
-        perform: Does a job in this process.
+        workers: Number of jobs at a time. With `process`, 1 worker and 1 device, jobs run in this
+            process.
+        devices: Number of devices that train one network together.
+        perform: Runs a job in this process.
 
     Raises:
-        UsageError: No such executor, or Ray is not installed.
+        UsageError: Unknown executor, too few devices, or Ray is not installed.
+        DataError: The Ray cluster cannot be reached.
     """
     if name == "ray" or name.startswith("ray://"):
         from gatesearch.execution.ray_executor import RayExecutor
@@ -189,20 +205,20 @@ def open_executor(
         raise UsageError(f"--executor must be process, ray or ray://ADDRESS, found '{name}'")
     if workers == 1 and devices == 1:
         return ThisProcess(perform)
-    there, threads = visible_devices(), max(1, (os.cpu_count() or 1) // workers)
-    if 0 < len(there) < devices:
+    available, threads = visible_devices(), max(1, (os.cpu_count() or 1) // workers)
+    if 0 < len(available) < devices:
         raise UsageError(
-            f"--devices-per-trial must be at most the devices there are, {len(there)}; "
+            f"--devices-per-trial must be at most the devices there are, {len(available)}; "
             f"found {devices}"
         )
-    return Processes(workers, devices=there, each=devices, threads=threads)
+    return Processes(workers, devices=available, each=devices, threads=threads)
 
 
 def visible_devices() -> list[str]:
-    """CUDA devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    """List the CUDA devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
     import torch
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [item for item in named.split(",") if item.strip()]
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is not None:
+        return [item for item in variable.split(",") if item.strip()]
     return [str(i) for i in range(torch.cuda.device_count())]

@@ -1,14 +1,14 @@
-"""A job: one training as plain JSON, and the files that its worker leaves in its folder.
+"""Jobs: one training each, as plain JSON, and the files in a job's folder.
 
-| file | what |
+| file | contents |
 |---|---|
-| `spec.json` | the job itself, before anything else |
-| `attempts.json` | every beginning of it: where, from which checkpoint, how it ended |
-| `checkpoint-*.safetensors` | where its training stands; gone once there is a result |
-| `events.jsonl` | events, where another process than the run's own trains |
-| `stop` | while it is there, a worker on another machine is asked to stop |
+| `spec.json` | the job; it is written first |
+| `attempts.json` | attempts at the job: process, first checkpoint, end |
+| `checkpoint-*.safetensors` | checkpoints of its training; removed when there is a result |
+| `events.jsonl` | events, if another process than the run's own trains |
+| `stop` | while this file exists, a worker on another machine is asked to stop |
 | `model.*` | the network |
-| `result.json` | the result; with it there, nothing is left to train |
+| `result.json` | the result; once it exists, the job is done |
 """
 
 import hashlib
@@ -37,25 +37,26 @@ STOP = "stop"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to train, for any process that sees the same files.
+    """One training, which any process that sees the same files can do.
 
     Attributes:
-        store: Identity of the store, so that no other's files are taken for its own.
+        store: Identity of the store; a job of another store is never taken for one of this.
         definition: `Study.definition()`.
-        spec: The network.
-        start: Result of what it starts from.
+        spec: The network to train.
+        start: Result of the network that it starts from; None without one.
         out: The store's folder.
         data: Folder of packs.
-        sha256: Of the pack that the store was begun with.
-        runtime: Precision and memory format, likewise.
-        execution: When to keep checkpoints, when to give up.
-        single_task: Validation metrics of the single-task networks, where the trial may be stopped
-            early; empty elsewhere.
-        rivals: Judged epochs of earlier trials, likewise: (epoch, GFLOPs, Δ_MTL).
-        devices: How many train it together.
-        search: Name of a trial's search.
-        objectives: How many objectives that has.
-        drawn_from: Parameter of a trial -> Optuna's distribution as JSON.
+        sha256: SHA-256 of the pack with which the store was begun.
+        runtime: `precision` and `memory_format` with which the store was begun.
+        execution: Time between checkpoints, and number of attempts.
+        single_task: Task -> validation metric of the single-task networks if the trial may be
+            stopped early; otherwise empty.
+        rivals: (epoch, GFLOPs, Δ_MTL) of judged epochs of earlier trials if the trial may be
+            stopped early; otherwise empty.
+        devices: Number of devices that train the network together.
+        search: Name of the trial's search; empty for a baseline or a start network.
+        objectives: Number of objectives of that search.
+        drawn_from: Parameter of the trial -> distribution that it was drawn from, as JSON.
     """
 
     store: str
@@ -76,17 +77,17 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """The folder of its files."""
+        """Folder of the job's files."""
         return self.spec.folder(self.out)
 
     @property
     def identity(self) -> str:
-        """Digest of everything that its result depends on but code, data and chance."""
-        what = [self.store, self.definition, asdict(self.spec)]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        """Digest of store, definition and network; results of other jobs have another one."""
+        parts = [self.store, self.definition, asdict(self.spec)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Convert the job to plain JSON values."""
         return {
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
             "spec": asdict(self.spec),
@@ -98,7 +99,7 @@ class Job:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Job":
-        """The job that `to_json` wrote."""
+        """Read the job that `to_json` wrote."""
         spec = dict(stored["spec"])
         spec["budgets"] = tuple(Budget(**budget) for budget in spec["budgets"])
         start = stored["start"]
@@ -119,9 +120,10 @@ class Job:
 
 
 def read_spec(path: Path) -> Job | None:
-    """The job of a baseline's or trial's `spec.json`, also where the store was moved since.
+    """Read the `spec.json` of a baseline or trial; `out` is set to the folder that it is now in.
 
-    None where the file is no such thing.
+    Returns:
+        The job; None if the file is missing, damaged, or not in the folder of its network.
     """
     try:
         job = Job.from_json(json.loads(path.read_bytes()))
@@ -133,39 +135,41 @@ def read_spec(path: Path) -> Job | None:
 
 def keep_result(job: Job, result: Result) -> None:
     """Write `result.json`, whole or not at all."""
-    kept = {"identity": job.identity, "result": result.to_json()}
-    _write(job.folder / RESULT, kept)
+    _write(job.folder / RESULT, {"identity": job.identity, "result": result.to_json()})
 
 
 def read_result(job: Job) -> Result | None:
-    """The result in a job's folder; None where there is none of this very job.
+    """Read the result in a job's folder; None where there is none.
 
     Raises:
-        StudyRefusedError: There is one of another job, or a damaged one.
+        StudyRefusedError: The result is another job's, or damaged.
     """
     path = job.folder / RESULT
-    kept = _read(path)
-    if kept is None:
+    stored = _read(path)
+    if stored is None:
         return None
-    if kept.get("identity") != job.identity:
+    if stored.get("identity") != job.identity:
         raise StudyRefusedError(
             f"{path} belongs to another study or trial than {job.spec.label} of this one; "
             "move it away, or name another folder with --out"
         )
-    return Result.from_json(kept["result"])
+    return Result.from_json(stored["result"])
 
 
 def forget_result(job: Job) -> None:
-    """Have a job done again: a failed baseline, which is tried at every start of a run."""
+    """Remove a job's result and attempts, so that it is done again.
+
+    Failed baselines are tried again at every start of a run.
+    """
     for name in (RESULT, ATTEMPTS):
         (job.folder / name).unlink(missing_ok=True)
 
 
 class Attempts:
-    """The beginnings of a job, kept in its folder.
+    """The attempts at a job, kept in its folder.
 
     Args:
-        folder: The job's.
+        folder: The job's folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -177,10 +181,10 @@ class Attempts:
 
     @property
     def in_vain(self) -> list[str]:
-        """Causes of the last attempts that were cut off and got no further than the one before."""
-        here, causes = self._checkpoint(), []
+        """Causes of the latest attempts that were cut off before they kept another checkpoint."""
+        newest, causes = self._checkpoint(), []
         for attempt in reversed(self._all):
-            if attempt["end"] is not None or attempt["from"] != here:
+            if attempt["end"] is not None or attempt["from"] != newest:
                 break
             causes.append(
                 f"process {attempt['process']} on {attempt['host']}, begun {attempt['started']}, "
@@ -189,7 +193,7 @@ class Attempts:
         return causes[::-1]
 
     def begin(self) -> None:
-        """Count one more, from the newest checkpoint."""
+        """Add an attempt, which starts from the newest checkpoint."""
         self._all.append(
             {
                 "from": self._checkpoint(),
@@ -201,19 +205,20 @@ class Attempts:
         )
         self._keep()
 
-    def crash(self, how: str) -> None:
-        """Say what cut the last one off."""
-        self._all[-1]["crash"] = how
+    def crash(self, cause: str) -> None:
+        """Note the cause that cut the last attempt off."""
+        self._all[-1]["crash"] = cause
         self._keep()
 
-    def end(self, why: str) -> None:
-        """Say how the last one ended in order."""
-        self._all[-1]["end"] = why
+    def end(self, reason: str) -> None:
+        """Note the exception with which the last attempt ended; it then was not cut off."""
+        self._all[-1]["end"] = reason
         self._keep()
 
     def _checkpoint(self) -> str:
-        found = [p.name for p in self._path.parent.glob("checkpoint-*.safetensors")]
-        return max(found, key=lambda name: (len(name), name), default="")
+        """Return the file name of the newest checkpoint; empty without one."""
+        names = [p.name for p in self._path.parent.glob("checkpoint-*.safetensors")]
+        return max(names, key=lambda name: (len(name), name), default="")
 
     def _keep(self) -> None:
         _write(self._path, {"attempts": self._all})
@@ -225,13 +230,13 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_bytes())
+        stored = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise StudyRefusedError(
             f"{path} is damaged ({error}); move it away, and the run goes on without it"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(stored, dict):
         raise StudyRefusedError(f"{path} is damaged: an object is expected; move it away")
-    return found
+    return stored

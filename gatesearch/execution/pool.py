@@ -1,4 +1,4 @@
-"""Running jobs: handed to an executor, watched, and given back as results in the order they end."""
+"""Hand jobs to an executor, watch them, and yield their results in the order in which they end."""
 
 import json
 from collections.abc import Iterator
@@ -13,31 +13,31 @@ from gatesearch.results import Result
 from gatesearch.stopping import Stop
 from gatesearch.training import Preempted, RankError, TrainingError
 
-# Seconds between two looks at what workers have emitted.
+# Seconds between two readings of the workers' events.
 _POLL_SECONDS = 0.2
 
 
 class Observer(Protocol):
-    """Is shown which worker does what."""
+    """An observer of workers, which are named by the label of their job."""
 
     def begin(self, job: str, *, attempt: int = 1) -> None:
-        """A worker begins a job, for the n-th time."""
+        """Note that a worker begins a job; `attempt` counts from 1."""
 
     def heard(self, job: str, event: Event) -> None:
-        """The worker of a job emitted an event."""
+        """Note an event that the worker of a job emitted."""
 
     def end(self, job: str) -> None:
-        """The worker of a job is done with it."""
+        """Note that a job has ended with a result."""
 
 
 @dataclass
 class RunningJob:
-    """A job that a worker has.
+    """A job that was handed to the executor.
 
     Attributes:
         job: The job.
-        crashes: Worker processes that ended under it in this run.
-        relayed: Bytes of its events that were passed on.
+        crashes: Number of worker processes that ended unexpectedly during the job in this run.
+        relayed: Number of bytes of its event file that were passed on.
     """
 
     job: Job
@@ -47,14 +47,14 @@ class RunningJob:
 
 @dataclass
 class WorkerPool:
-    """All running jobs.
+    """The running jobs of a run.
 
     Attributes:
-        executor: Runs them.
-        size: How many at a time.
-        emit: Receives events of all.
-        stop: Whether to end in order.
-        observer: Is shown which worker does what.
+        executor: Runs the jobs.
+        size: Number of jobs at a time.
+        emit: Receives the events of all jobs.
+        stop: Tells whether the run was asked to stop.
+        observer: Follows what each worker does.
     """
 
     executor: JobExecutor
@@ -66,7 +66,7 @@ class WorkerPool:
 
     @property
     def free(self) -> int:
-        """How many more jobs it takes."""
+        """Number of jobs that can begin now."""
         return self.size - len(self._running)
 
     @property
@@ -75,7 +75,7 @@ class WorkerPool:
         return [running.job for running in self._running.values()]
 
     def begin(self, job: Job) -> None:
-        """Take a job."""
+        """Begin a job."""
         job.write()
         for name in (EVENTS, STOP):
             (job.folder / name).unlink(missing_ok=True)
@@ -83,11 +83,11 @@ class WorkerPool:
         self._submit(RunningJob(job))
 
     def results(self) -> Iterator[tuple[Job, Result]]:
-        """Jobs and their results as they end, until none is running; more may begin meanwhile.
+        """Yield jobs with their results as they end, until no job runs; the caller may begin more.
 
         Raises:
-            KeyboardInterrupt: It was asked to stop; checkpoints are kept.
-            TrainingError: The processes of a job end again and again.
+            KeyboardInterrupt: The run was asked to stop; checkpoints are kept.
+            TrainingError: The processes of a job end unexpectedly again and again.
         """
         while self._running:
             done, _ = wait(self._running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -97,7 +97,7 @@ class WorkerPool:
                 self._stop()
             for future in done:
                 running = self._running.pop(future)
-                if self._came_to_result(future, running):
+                if self._has_result(future, running):
                     result = read_result(running.job)
                     assert result is not None
                     self.observer.end(running.job.spec.label)
@@ -105,27 +105,33 @@ class WorkerPool:
 
     def _submit(self, running: RunningJob) -> None:
         job = running.job
-        future = self.executor.submit(job, lambda event: self._hear(job, event))
+        future = self.executor.submit(job, lambda event: self._pass_on(job, event))
         self._running[future] = running
 
-    def _came_to_result(self, future: Future[None], running: RunningJob) -> bool:
+    def _has_result(self, future: Future[None], running: RunningJob) -> bool:
+        """Tell whether a job that ended has a result; submit it again if its process crashed."""
         try:
             future.result()
         except BrokenExecutor as error:
-            self._crashed(running, error)
+            self._submit_after_crash(running, error)
             return False
         except RankError as error:
-            # Its worker lives, and has counted the attempt.
+            # The worker itself did not crash, and it has counted the attempt.
             self._submit_again(running, str(error).splitlines()[0])
             return False
         except Preempted as error:
             raise KeyboardInterrupt from error
         return True
 
-    def _crashed(self, running: RunningJob, error: BrokenExecutor) -> None:
-        """Have the job done again, unless its workers died too often."""
+    def _submit_after_crash(self, running: RunningJob, error: BrokenExecutor) -> None:
+        """Submit a job again whose worker process died, unless too many have died.
+
+        Raises:
+            TrainingError: Too many have died.
+        """
         label, running.crashes = running.job.spec.label, running.crashes + 1
-        # A process that lives long enough to train counts its attempts itself.
+        # A worker that lives long enough to train counts the attempts (`Attempts`) and gives up.
+        # This limit is for workers that die earlier.
         if running.crashes > 3 * running.job.execution.attempts:
             raise TrainingError(
                 f"{label}: {running.crashes} worker processes ended without a word, the last with: "
@@ -136,21 +142,21 @@ class WorkerPool:
         else:
             self._submit(running)
 
-    def _submit_again(self, running: RunningJob, why: str) -> None:
-        """Have the job done again, from its last checkpoint."""
+    def _submit_again(self, running: RunningJob, reason: str) -> None:
+        """Submit a job again, which goes on from its last checkpoint."""
         label = running.job.spec.label
-        self.emit(Warned(f"{label}: {why}; it goes on where its last checkpoint is"))
+        self.emit(Warned(f"{label}: {reason}; it goes on where its last checkpoint is"))
         self._submit(running)
 
     def _stop(self) -> None:
-        """Wait until every job has kept its checkpoint."""
+        """Ask all jobs to stop, wait until each has kept its checkpoint, and end the run."""
         self.executor.stop(self.jobs)
         while wait(self._running, timeout=_POLL_SECONDS).not_done:
             pass
         raise KeyboardInterrupt
 
     def _relay(self, running: RunningJob) -> None:
-        """Pass on the whole lines that its worker has written since, where it writes any."""
+        """Pass on the complete lines that a worker has added to its event file, if it has one."""
         path = running.job.folder / EVENTS
         if not path.exists():
             return
@@ -159,8 +165,8 @@ class WorkerPool:
             lines, end, _ = file.read().rpartition(b"\n")
         running.relayed += len(lines) + len(end)
         for line in lines.splitlines():
-            self._hear(running.job, from_json(json.loads(line)))
+            self._pass_on(running.job, from_json(json.loads(line)))
 
-    def _hear(self, job: Job, event: Event) -> None:
+    def _pass_on(self, job: Job, event: Event) -> None:
         self.observer.heard(job.spec.label, event)
         self.emit(event)

@@ -1,4 +1,4 @@
-"""Jobs on Ray: it packs devices, spans machines, and retries after the loss of a node."""
+"""Run jobs on Ray, which assigns devices, spans machines, and retries after the loss of a node."""
 
 import json
 import signal
@@ -13,16 +13,17 @@ from gatesearch.events import Emit
 from gatesearch.execution.jobs import STOP, Job
 from gatesearch.execution.worker import work
 
-# Ray's own retries, for a worker or a node that dies; the job goes on from its last checkpoint.
+# Number of times that Ray retries a job whose worker or node dies; it goes on from its last
+# checkpoint.
 _RETRIES = 3
 
 
 class RayExecutor:
-    """Runs jobs as tasks on Ray; all machines must see the store's folder and the data.
+    """Runs jobs as tasks on Ray. All machines must see the store's folder and the data.
 
     Args:
         address: `://HOST:PORT` of a cluster; empty starts Ray on this machine.
-        devices: CUDA devices of a task, where the cluster has any.
+        devices: Number of CUDA devices per task if the cluster has any.
 
     Raises:
         UsageError: Ray is not installed.
@@ -35,43 +36,44 @@ class RayExecutor:
         import ray
 
         self._ray = ray
-        asking = signal.getsignal(signal.SIGTERM)
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(f"ray{address}" if address else None, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
             raise DataError(f"no Ray cluster at ray{address}: {error}") from error
         finally:
-            # Ray has SIGTERM end the process at once.
+            # Ray replaces the handler of SIGTERM by one that ends the process at once.
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, asking)
+                signal.signal(signal.SIGTERM, handler)
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = devices if resources.get("GPU", 0) else 0
         self._options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": _RETRIES}
 
     def submit(self, job: Job, emit: Emit) -> "Future[None]":
-        """Give a job to the cluster."""
-        outer: Future[None] = Future()
+        """Submit a job to the cluster; see `JobExecutor.submit`."""
+        future: Future[None] = Future()
         task: Any = self._ray.remote(**self._options)(work)  # type: ignore[call-overload]
-        inner = task.remote(json.dumps(job.to_json())).future()
+        ray_future = task.remote(json.dumps(job.to_json())).future()
 
-        def ended(done: "Future[None]") -> None:
+        def translate(done: "Future[None]") -> None:
             error = done.exception()
-            lost = (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)
+            crashes = (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)
             if error is None:
-                outer.set_result(None)
-            elif isinstance(error, lost):
-                outer.set_exception(BrokenExecutor(str(error).splitlines()[0]))
+                future.set_result(None)
+            elif isinstance(error, crashes):
+                future.set_exception(BrokenExecutor(str(error).splitlines()[0]))
             else:
-                outer.set_exception(getattr(error, "cause", None) or error)
+                # Ray wraps the exception of a task.
+                future.set_exception(getattr(error, "cause", None) or error)
 
-        inner.add_done_callback(ended)
-        return outer
+        ray_future.add_done_callback(translate)
+        return future
 
     def stop(self, jobs: Sequence[Job]) -> None:
-        """Ask running jobs, on whichever machine, by a file that all machines see."""
+        """Ask running jobs to stop, by a file in their folders that every machine sees."""
         for job in jobs:
             (job.folder / STOP).touch()
 
     def shutdown(self) -> None:
-        """Leave the cluster; tasks still running end with their driver."""
+        """Disconnect from the cluster, which ends tasks that still run."""
         self._ray.shutdown()

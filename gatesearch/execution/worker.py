@@ -1,4 +1,4 @@
-"""A worker: trains one job, leaves the result in the job's folder, and never sees the store."""
+"""The worker: trains the network of a job and keeps the result in its folder. Knows no store."""
 
 import fcntl
 import functools
@@ -22,38 +22,39 @@ from gatesearch.study import Study
 from gatesearch.training import Checkpoints, RankError, Ranks, TrainingError, launch
 from gatesearch.trials.context import open_context
 from gatesearch.trials.early_stopping import Stopper
-from gatesearch.trials.phase_training import Surroundings
+from gatesearch.trials.phase_training import TrainingControls
 from gatesearch.trials.trial import train_network
 
-# Seconds that a worker whose run was killed takes to end.
+# Seconds that a worker may take to end after the process of its run was killed.
 _ORPHAN_SECONDS = 10.0
 
 
 def work(text: str) -> None:
-    """Do a job in a process that does nothing else.
+    """Do a job in a worker process.
 
     Args:
         text: `Job.to_json()` as JSON.
 
     Raises:
-        Preempted: It was asked to stop; a checkpoint is kept.
-        RankError: As for `perform`.
-        StudyRefusedError: The data are not those that the store was begun with.
+        Preempted: The job was asked to stop, and has kept a checkpoint.
+        RankError: One of several processes that train together failed.
+        StudyRefusedError: The data are not those with which the store was begun, or another process
+            does the job.
     """
     job = Job.from_json(json.loads(text))
     job.folder.mkdir(parents=True, exist_ok=True)
     with _events_written(job) as emit:
-        asked = job.folder / STOP
+        stop_file = job.folder / STOP
 
         def stop() -> bool:
-            return executors.stopping() or asked.exists()
+            return executors.stopping() or stop_file.exists()
 
         perform(job, context_of(job), emit=emit, stop=stop)
 
 
 @contextmanager
 def _events_written(job: Job) -> Iterator[Emit]:
-    """Write events into a file of the job's folder, which the run reads."""
+    """Append events to a file in the job's folder, which the process of the run reads."""
     with (job.folder / EVENTS).open("ab", buffering=0) as file:
 
         def emit(event: Event) -> None:
@@ -63,10 +64,10 @@ def _events_written(job: Job) -> Iterator[Emit]:
 
 
 def context_of(job: Job) -> Context:
-    """Data, tasks and runtime of a job's study, kept for the next job.
+    """Open the context of a job's study; it is kept in memory for the next job.
 
     Raises:
-        StudyRefusedError: The data are not those that the store was begun with.
+        StudyRefusedError: The data are not those with which the store was begun.
     """
     runtime = json.dumps(dict(job.runtime))
     context = _context(json.dumps(job.definition), str(job.data), runtime)
@@ -87,27 +88,27 @@ def _context(definition: str, data: str, runtime: str) -> Context:
 
 
 def perform(job: Job, context: Context, *, emit: Emit, stop: Stop) -> Result:
-    """Do a job: train, or go on from its last checkpoint, unless its result is there already.
+    """Do a job unless its result exists already: train, or go on from its last checkpoint.
 
     Args:
         job: The job.
-        context: Of its study.
+        context: Context of its study.
         emit: Receives events.
-        stop: Whether to keep a checkpoint and end.
+        stop: Tells whether to keep a checkpoint and end.
 
     Returns:
-        The result that is kept in its folder; of a training that failed, the reason.
+        The result, which is also kept in the job's folder; that of a failed training has a reason.
 
     Raises:
-        Preempted: It was asked to stop.
-        RankError: One of several processes that train together failed; to be done again.
-        StudyRefusedError: Another process does it, or its folder holds another job's result.
+        Preempted: The job was asked to stop, and has kept a checkpoint.
+        RankError: One of several processes that train together failed; the job can be done again.
+        StudyRefusedError: Another process does the job, or its folder holds another job's result.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     with _job_lock(job.folder):
-        known = read_result(job)
-        if known is not None:
-            return known
+        earlier = read_result(job)
+        if earlier is not None:
+            return earlier
         result = _attempt(job, context, emit, stop)
         keep_result(job, result)
         _checkpoints(job, emit, stop).clear()
@@ -115,7 +116,7 @@ def perform(job: Job, context: Context, *, emit: Emit, stop: Stop) -> Result:
 
 
 def _attempt(job: Job, context: Context, emit: Emit, stop: Stop) -> Result:
-    """Train once more, unless trainings were cut off too often without getting further."""
+    """Train, unless too many attempts were cut off before they kept another checkpoint."""
     attempts = Attempts(job.folder)
     causes = attempts.in_vain
     if len(causes) > job.execution.attempts:
@@ -138,13 +139,14 @@ def _attempt(job: Job, context: Context, emit: Emit, stop: Stop) -> Result:
 
 def _train(job: Job, context: Context, emit: Emit, stop: Stop, ranks: Ranks) -> Result:
     stopper = Stopper(context, job.single_task, job.rivals) if job.single_task else None
-    around = Surroundings(_checkpoints(job, emit, stop), stopper, ranks)
+    controls = TrainingControls(_checkpoints(job, emit, stop), stopper, ranks)
     try:
         return train_network(
-            job.spec, context, out=job.out, start=job.start, emit=emit, around=around
+            job.spec, context, out=job.out, start=job.start, emit=emit, controls=controls
         )
     except (TrainingError, torch.OutOfMemoryError) as error:
-        # Of several processes all see the same losses, but one alone may lack memory.
+        # All processes see the same losses and fail alike, but one may run out of memory alone. It
+        # must raise then, so that the others are ended.
         if ranks.size > 1 and isinstance(error, torch.OutOfMemoryError):
             raise
         return failed(job.spec, str(error))
@@ -164,7 +166,7 @@ def _ignore(event: Event) -> None:
 
 
 def failed(spec: NetworkSpec, reason: str, attempts: int = 1) -> Result:
-    """The result of a training that gave none."""
+    """Make the result of a training that failed."""
     return Result(
         spec.method, spec.seed, spec.trial, state="failed", reason=reason, part=spec.part,
         budget=spec.budget, params=dict(spec.params), weighting=spec.weighting, attempts=attempts,

@@ -1,7 +1,7 @@
-"""Networks that leave gatesearch: what is written, how it is read again, and how fast it runs.
+"""Export networks: write them as files, read these files again, and measure how fast they run.
 
-A new format is one function in `formats` and one line in `FORMATS`; a new way to run networks one
-function in `runtimes` and one line in `RUNTIMES`.
+A new format is one function in `formats` and one line in `FORMATS`; a new runtime is one function
+in `runtimes` and one line in `RUNTIMES`.
 """
 
 import tempfile
@@ -36,26 +36,26 @@ __all__ = [
 
 
 def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Path | None) -> float:
-    """Write a network and see that the files compute what it does, before they are in place.
+    """Write a network, and check that its files compute the same before they replace earlier ones.
 
     Args:
         network: Image (B, 3, H, W) -> task -> (B, channels, H, W), on the processor.
-        card: What goes with it.
-        path: The file, ending in the format's own suffix.
+        card: Card that is written with the network.
+        path: The file; it must end in the suffix of the format.
         form: A name in `FORMATS`.
-        frames: See `parity`.
+        frames: A study's `predictions.npz`, on whose frames the check is made; None for noise.
 
     Returns:
-        What `parity` found.
+        Largest difference between file and network, over the largest value (see `parity`).
 
     Raises:
-        UsageError: The format cannot hold this network, or computes something else.
+        UsageError: The format cannot hold this network, or the file computes something else.
     """
     with tempfile.TemporaryDirectory() as folder:
-        aside = Path(folder) / path.name
-        write_network(network, card, aside, form=form)
-        gap = parity(network, aside, frames)
-        # The file that is named comes last: with it the others are there.
-        for written in sorted(Path(folder).iterdir(), key=lambda file: file == aside):
+        unchecked = Path(folder) / path.name
+        write_network(network, card, unchecked, form=form)
+        difference = parity(network, unchecked, frames)
+        # `path` is moved last: when it exists, the files beside it do too.
+        for written in sorted(Path(folder).iterdir(), key=lambda file: file == unchecked):
             write_atomic(path.parent / written.name, written.read_bytes())
-    return gap
+    return difference

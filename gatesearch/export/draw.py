@@ -1,4 +1,4 @@
-"""Predictions of a shipped network as pictures."""
+"""Draw the predictions of an exported network as pictures."""
 
 import io
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from gatesearch.tasks import TASKS
 
 
 def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Path]:
-    """Write `<name>.<task>.png` for every task, as large as the image; yields each path.
+    """Write `<name>.<task>.png` for every task, in the size of the image, and yield each path.
 
-    Each kind of task has its drawing (`gatesearch.drawing`). Colours of depth run from 0 to 10 m,
-    whatever the image shows, so that the pictures of a folder compare.
+    Each kind of task has its drawing (`gatesearch.drawing`). Colours of depth always run from 0 to
+    10 m, so that pictures of different images can be compared.
 
     Args:
         model: The network.
-        path: An image of 8 bits a channel: grey, colour, with or without transparency; one that
-            a camera marked as turned is turned upright first.
-        to: The folder.
+        path: An image of 8 bits per channel: grey or colour, with or without transparency. If the
+            camera stored a rotation, the image is first rotated upright.
+        to: Folder of the pictures.
 
     Raises:
         DataError: The image cannot be read.

@@ -1,4 +1,4 @@
-"""The file formats that a network can be shipped in."""
+"""File formats in which a network can be exported."""
 
 import io
 import tempfile
@@ -22,8 +22,8 @@ def write_network(network: nn.Module, card: Card, path: Path, *, form: str) -> N
 
     Args:
         network: Images (B, 3, H, W) -> task -> (B, channels, H, W), on the processor.
-        card: What a reader must know of it; written along.
-        path: The file, which must end in the format's suffix.
+        card: Card that is written with the network.
+        path: The file; it must end in the suffix of the format.
         form: A name in `FORMATS`.
 
     Raises:
@@ -61,13 +61,13 @@ def _onnx(network: nn.Module, card: Card, path: Path) -> None:
             f"exporting to ONNX needs {error.name}: pip install 'gatesearch[onnx]'"
         ) from error
     with tempfile.TemporaryDirectory() as folder:
-        aside = Path(folder) / "network.onnx"
+        file = Path(folder) / "network.onnx"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 _program(network, card),
                 (),
-                aside,
+                file,
                 input_names=["image"],
                 output_names=list(card.tasks),
                 opset_version=OPSET,
@@ -75,7 +75,7 @@ def _onnx(network: nn.Module, card: Card, path: Path) -> None:
                 external_data=False,
                 verbose=False,
             )
-        model = onnx.load(aside)
+        model = onnx.load(file)
     onnx.helper.set_model_props(model, {CARD: card.model_dump_json()})
     onnx.checker.check_model(model, full_check=True)
     write_atomic(path, model.SerializeToString())
@@ -94,7 +94,7 @@ def _program(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
         )
 
 
-# Name, which is also the suffix -> what writes it.
+# Name of a format, which is also its suffix -> function that writes it.
 FORMATS: dict[str, Callable[[nn.Module, Card, Path], None]] = {
     "safetensors": _safetensors,
     "pt2": _pt2,

@@ -1,4 +1,4 @@
-"""Shipped networks read again, to predict with."""
+"""Read exported networks to predict with them, and compare them with the network in PyTorch."""
 
 import warnings
 from collections.abc import Callable
@@ -17,23 +17,32 @@ from gatesearch.tasks import TASKS
 from gatesearch.tasks.labels import to_array
 
 Pixels = NDArray[np.float32]
+# Largest difference between an exported file and its network, over the network's largest value.
 PARITY = 1e-4
 
 
 @dataclass(frozen=True)
 class Model:
-    """A shipped network.
+    """An exported network.
 
     Attributes:
-        card: What it computes.
-        run: Images 0..255 (B, 3, H, W) -> the outputs, in the order of the card's tasks.
+        card: Describes its outputs.
+        run: Images 0..255 (B, 3, H, W) -> outputs (B, channels, H, W), in the order of the card's
+            tasks.
     """
 
     card: Card
     run: Callable[[Pixels], list[Pixels]]
 
     def predict(self, image: Pixels) -> dict[str, NDArray[np.generic]]:
-        """Task -> predictions in the encoding of its labels, (B, H, W) or (B, H, W, 3)."""
+        """Predict labels of images.
+
+        Args:
+            image: Images 0..255, (B, 3, H, W).
+
+        Returns:
+            Task -> predictions in the encoding of its labels, (B, H, W) or (B, H, W, 3).
+        """
         labels = {}
         for (name, task), scores in zip(self.card.tasks.items(), self.run(image), strict=True):
             decode = TASKS[task.kind](classes=task.classes).decode
@@ -42,11 +51,12 @@ class Model:
 
 
 def read_model(path: Path) -> Model:
-    """The network that `gatesearch export` wrote, from .onnx or .safetensors.
+    """Read a network that `gatesearch export` wrote as .onnx or .safetensors.
 
     Raises:
         DataError: There is no such file.
-        UsageError: It is damaged, of another version, or of a format that could run code.
+        UsageError: The file is damaged, was written by another version, or has a format that could
+            run code.
     """
     if path.suffix not in _READERS:
         raise UsageError(
@@ -59,17 +69,20 @@ def read_model(path: Path) -> Model:
 
 
 def parity(network: nn.Module, path: Path, frames: Path | None) -> float:
-    """Largest difference between a shipped file and its PyTorch network, over the largest value.
+    """Measure how much the outputs of an exported file differ from those of its network.
 
     Args:
         network: Image (B, 3, H, W) -> task -> (B, channels, H, W), on the processor.
-        path: What `write_network` wrote of it.
-        frames: A study's `predictions.npz`, whose frames are compared; noise without.
+        path: File that `write_network` wrote of it.
+        frames: A study's `predictions.npz`, on whose frames outputs are compared; None for noise.
+
+    Returns:
+        max |difference| / max |output| of PyTorch, for the task where this is largest.
 
     Raises:
-        UsageError: They differ by more than `PARITY`.
+        UsageError: That is more than `PARITY`.
     """
-    # A program written a moment ago holds no code of strangers.
+    # `read_model` refuses .pt2 files, which could run code; this one was written by this process.
     model = _pt2(path) if path.suffix == ".pt2" else read_model(path)
     height, width = model.card.size
     if frames is not None:
@@ -78,16 +91,16 @@ def parity(network: nn.Module, path: Path, frames: Path | None) -> float:
     else:
         images = np.random.default_rng(0).uniform(0, 255, (2, 3, height, width)).astype(np.float32)
     with torch.inference_mode():
-        ours = Shipped(network, tuple(model.card.tasks)).eval()(torch.from_numpy(images))
-    gap = max(
+        expected = Shipped(network, tuple(model.card.tasks)).eval()(torch.from_numpy(images))
+    difference = max(
         float(np.abs(a.numpy() - b).max() / np.abs(a.numpy()).max())
-        for a, b in zip(ours, model.run(images), strict=True)
+        for a, b in zip(expected, model.run(images), strict=True)
     )
-    if not gap <= PARITY:
+    if not difference <= PARITY:  # also refuses NaN
         raise UsageError(
-            f"{path.name} must compute what PyTorch does to {PARITY}, found {gap:.2g} off"
+            f"{path.name} must compute what PyTorch does to {PARITY}, found {difference:.2g} off"
         )
-    return gap
+    return difference
 
 
 def _onnx(path: Path) -> Model:
@@ -99,21 +112,23 @@ def _onnx(path: Path) -> Model:
         ) from error
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        stored = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise UsageError(f"{path} is no ONNX model that can be read: {_first(error)}") from error
-    if CARD not in stored:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise UsageError(f"{path} is no ONNX model that can be read: {_one_line(error)}") from error
+    if CARD not in metadata:
         raise UsageError(f"{path} was not written by `gatesearch export`: it holds no {CARD}")
-    card = _card(stored[CARD], path)
+    card = _card(metadata[CARD], path)
     outputs = list(card.tasks)
     return Model(card, lambda image: list(session.run(outputs, {"image": image})))
 
 
 def _safetensors(path: Path) -> Model:
-    beside = path.with_suffix(".card.json")
-    if not beside.is_file():
-        raise UsageError(f"{path} needs {beside.name} beside it, as `gatesearch export` writes it")
-    card = _card(beside.read_text(encoding="utf-8"), beside)
+    card_file = path.with_suffix(".card.json")
+    if not card_file.is_file():
+        raise UsageError(
+            f"{path} needs {card_file.name} beside it, as `gatesearch export` writes it"
+        )
+    card = _card(card_file.read_text(encoding="utf-8"), card_file)
     network = Shipped(load_compact(path.with_suffix("")), tuple(card.tasks)).eval()
 
     def run(image: Pixels) -> list[Pixels]:
@@ -124,9 +139,9 @@ def _safetensors(path: Path) -> Model:
 
 
 def _pt2(path: Path) -> Model:
-    extra = {CARD: ""}
+    extra = {CARD: ""}  # `load` replaces the value
     with warnings.catch_warnings():
-        # torch 2.11 warns of this about bytes that it read itself.
+        # torch 2.11 warns about a buffer that it has read itself.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         program = torch.export.load(path, extra_files=extra).module()
 
@@ -142,7 +157,7 @@ def _card(text: str, path: Path) -> Card:
         card = Card.model_validate_json(text)
     except ValueError as error:
         raise UsageError(
-            f"{path} is damaged, or of another version of gatesearch: {_first(error)}"
+            f"{path} is damaged, or of another version of gatesearch: {_one_line(error)}"
         ) from error
     for task in card.tasks.values():
         if task.kind not in TASKS:
@@ -150,7 +165,7 @@ def _card(text: str, path: Path) -> Card:
     return card
 
 
-def _first(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 

@@ -1,4 +1,4 @@
-"""Runtimes for shipped networks, one function each; each is timed in its own process."""
+"""Runtimes that exported networks run in, one function each; each is timed in its own process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +11,12 @@ from gatesearch.export.reader import Pixels
 from gatesearch.export.shipped import Shipped
 from gatesearch.pruning import load_compact
 
-# Runs the network once on the images that it was loaded with.
+# Runs a loaded network once on the images that were given to `Load`.
 Run = Callable[[], object]
-# (file, tasks, images 0..255 of shape (B, 3, H, W)) -> what runs the network on them.
+# (file, tasks, images 0..255 of shape (B, 3, H, W)) -> function that runs the network on them.
 Load = Callable[[Path, tuple[str, ...], Pixels], Run]
-# Device -> what loads a network there. The call imports the runtime, whose memory is thus in use
-# before the network's is measured.
+# Device -> function that loads a network there. A runtime is imported by this call, so that its own
+# memory is in use before the memory of the network is measured.
 Runtime = Callable[[str], Load]
 
 
@@ -29,9 +29,9 @@ def _eager(device: str) -> Load:
 
 def _compile(device: str) -> Load:
     try:
-        # Loads the compiler, whose memory must not count as the network's.
+        # This loads the compiler, whose memory must not count as the network's.
         torch.compile(torch.relu)(torch.zeros(1, device=device))
-    except Exception as error:  # dynamo's, inductor's, triton's
+    except Exception as error:  # Dynamo, Inductor and Triton have exceptions of their own.
         raise UsageError(
             f"torch.compile must work here, found {error_line(error)}; install a C++ compiler "
             "such as g++ (triton for cuda), or leave compile out of --runtime"
@@ -82,8 +82,8 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 def error_line(error: Exception) -> str:
-    """Describe an error in a line: gatesearch's by its text, a runtime's by its type too."""
+    """Describe an error in a line; errors of runtimes are named by their type."""
     if isinstance(error, GatesearchError):
         return str(error)
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first[:200]}"
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first_line[:200]}"

@@ -1,33 +1,31 @@
-"""A network made ready to ship: normalisation inside, and a card that says what it computes."""
+"""Prepare a network for export: normalisation inside, and a card that describes its outputs."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
 from gatesearch.results import Result, StudyRecord, delta, front
+from gatesearch.strict import Strict
 from gatesearch.tasks import TASKS
 from gatesearch.training.split_data import MEAN, STD
 
 CARD = "gatesearch.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskCard(_Strict):
-    """An output of the network.
+class TaskCard(Strict):
+    """The card of one output of a network.
 
     Attributes:
-        kind: A name in `gatesearch.tasks.TASKS`, whose task decodes and draws the output.
-        classes: Number of classes; 1 for a task without.
-        values: What the channels of the output are.
+        kind: Kind of the task, a name in `gatesearch.tasks.TASKS`, which decodes and draws the
+            output.
+        classes: Number of classes; 1 for a task without classes.
+        values: Meaning of the output's channels.
         metric: Name and unit of the task's metric.
-        measured: Its value and the part of the data it was measured on.
+        measured: Part of the data (`validation`, `test`) -> value of the metric there.
     """
 
     kind: str
@@ -37,20 +35,21 @@ class TaskCard(_Strict):
     measured: dict[str, float]
 
 
-class Card(_Strict):
-    """What a reader of a shipped network must know, in every format.
+class Card(Strict):
+    """The card of an exported network, which is the same in every format.
 
     Attributes:
-        study: Name and fingerprint of the study it comes from.
-        protocol: Classes, size, encodings and metrics.
-        network: `trial 3`, `mtl`, `mtl + pcgrad`.
-        size: Height and width of the images it was trained on.
-        image: What the input must be.
-        mean: Of the normalisation inside the network, for values in 0..1.
-        std: Of the normalisation inside the network, for values in 0..1.
-        gflops: FLOPs for one image of that size, 2 x multiply-adds.
+        study: Name of the study that the network comes from.
+        fingerprint: Fingerprint of the study's definition.
+        protocol: Name of the protocol: classes, size, encodings and metrics.
+        network: Name of the network, as `trial 3`, `mtl` or `mtl + pcgrad`.
+        size: Height and width of the images that it was trained on, pixels.
+        image: Type, shape and range of its input.
+        mean: Mean that the network subtracts from the input, for values in 0..1, per channel.
+        std: Standard deviation that it divides by, for values in 0..1, per channel.
+        gflops: FLOPs for one image of that size, 2 x multiply-adds / 1e9.
         params_m: Parameters, millions.
-        tasks: Output name -> what it is, in the order of the outputs.
+        tasks: Output name -> card of the output, in the order of the outputs.
     """
 
     format: Literal[1] = 1
@@ -68,7 +67,7 @@ class Card(_Strict):
 
 
 class Shipped(nn.Module):
-    """Image 0..255 (B, 3, H, W) -> a tuple of predictions (B, channels, H, W), one a task."""
+    """Image 0..255 (B, 3, H, W) -> tuple of predictions (B, channels, H, W), one per task."""
 
     def __init__(self, network: nn.Module, tasks: tuple[str, ...]) -> None:
         super().__init__()
@@ -79,23 +78,23 @@ class Shipped(nn.Module):
         self.register_buffer("scale", (1 / (std * 255))[:, None, None])
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Normalise, and predict."""
+        """Normalise the images, and predict."""
         outputs = self.network((image - self.get_buffer("mean")) * self.get_buffer("scale"))
         return tuple(outputs[task] for task in self.tasks)
 
 
 def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None = None) -> Result:
-    """A network of a store.
+    """Choose a network of a store by its name.
 
     Args:
-        record: The store's.
-        name: A trial's number; `best`, the trial of the front with the highest Δ_MTL on the
+        record: Contents of the store.
+        name: A trial's number; `best` for the trial of the front with the highest Δ_MTL on the
             validation part; or a baseline as `mtl` or `mtl + pcgrad`.
-        budget: Only trials under this budget, for `best`.
-        seed: Of a baseline; the store's first by default.
+        budget: With `best`, only trials of the search under this budget.
+        seed: Seed of a baseline; by default the first in the store.
 
     Raises:
-        UsageError: There is none such; says which there are.
+        UsageError: There is no such network; the error lists those that there are.
     """
     trials = [r for r in record.trials if r.state == "complete"]
     named: Mapping[str, Result] = {str(r.trial): r for r in trials} | {
@@ -104,7 +103,7 @@ def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None
         if r.state == "complete" and seed in (None, r.seed)
     }
     if name == "best":
-        # A budget of latency is stored with its device.
+        # A budget of latency is stored with its device, as `12ms@cpu`.
         within = [r for r in front(record) if not budget or r.budget.split("@")[0] == budget]
         if within:
             return max(within, key=lambda r: delta(record, r, "validation"))
@@ -117,7 +116,7 @@ def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None
 
 
 def card_of(record: StudyRecord, result: Result) -> Card:
-    """The card of a stored network."""
+    """Make the card of a stored network."""
     definition: Mapping[str, Any] = record.definition
     height, width = definition["protocol"]["size"]
     return Card(

@@ -59,7 +59,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured of a network in a runtime.
+    """Figures of a network in a runtime, or the error with which the runtime failed.
 
     Attributes:
         file: The network's file.
@@ -186,7 +186,7 @@ def _runtimes_of(file: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TimingJob:
-    """What a worker times.
+    """A network to time in a runtime.
 
     Attributes:
         file: .safetensors or .onnx.
@@ -207,7 +207,7 @@ class TimingJob:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a worker measured.
+    """The measurement of a worker.
 
     Attributes:
         job: The job.
@@ -339,16 +339,16 @@ def _work(pipe: Connection, runtime: Runtime, job: TimingJob) -> None:
             else:
                 pipe.send((laps, _peak_mib() - before))
             laps = measure_laps(run, pipe.recv())
-    except EOFError:  # hung up
+    except EOFError:  # The other end was closed by `hang_up`.
         return
-    except Exception as error:  # whatever a runtime raises is its row's error
+    except Exception as error:  # Any error of a runtime becomes the error of its row.
         with suppress(OSError):
             pipe.send(error_line(error))
 
 
 def measure_laps(run: Run, seconds: float) -> list[float]:
-    """Run again and again for some seconds, once at least, and give the seconds of each run."""
-    # One run that does not count: what other processes ran in between has filled the caches.
+    """Run again and again for some seconds, at least once, and return the seconds of each run."""
+    # One run that does not count: other processes have filled the caches in between.
     run()
     laps: list[float] = []
     end = perf_counter() + seconds

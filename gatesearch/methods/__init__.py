@@ -1,6 +1,7 @@
-"""The ways in which tasks share: one file each, one line here.
+"""Methods: the ways in which tasks share a network. Each has one file, and one line in `METHODS`.
 
-`base` has what a method is; `METHODS` has all there are, those that can be searched first.
+`base` defines what a method is; read it before you write one. `METHODS` lists all methods, those
+with hyperparameters to search first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,10 +40,10 @@ __all__ = [
     "Supernet",
     "TrainedNetwork",
     "TrainingRequest",
+    "binding_methods",
     "build_model",
     "check_study",
     "method_of",
-    "methods_listed",
     "start_of",
     "training_of",
     "tuned_methods",
@@ -54,7 +55,7 @@ METHODS: dict[str, Method[Any]] = {
 
 
 def method_of(name: str) -> Method[Any]:
-    """The entry of `METHODS`.
+    """Look a method up in `METHODS`.
 
     Raises:
         UsageError: Unknown method.
@@ -65,7 +66,10 @@ def method_of(name: str) -> Method[Any]:
 
 
 def tuned_methods(study: Study) -> dict[str, Method[Any]]:
-    """Methods whose hyperparameters a study searches; by default the first that has any.
+    """List the methods whose hyperparameters a study searches; by default the first that has any.
+
+    Returns:
+        Name -> method.
 
     Raises:
         UsageError: An unknown method, or one without hyperparameters to search.
@@ -74,16 +78,16 @@ def tuned_methods(study: Study) -> dict[str, Method[Any]]:
     tuned = {name: method_of(name) for name in names}
     for name, method in tuned.items():
         if not method.space:
-            searched = [other for other, entry in METHODS.items() if entry.space]
+            tunable = [other for other, entry in METHODS.items() if entry.space]
             raise UsageError(
                 f"a method to tune must have hyperparameters to search, and '{name}' has none; "
-                f"name one of {', '.join(searched)}, or train it as it is with --methods {name}"
+                f"name one of {', '.join(tunable)}, or train it as it is with --methods {name}"
             )
     return tuned
 
 
 def check_study(study: Study) -> Study:
-    """The same study with its methods' options validated, and without those that are default.
+    """Validate a study's options of methods; return the study without those that are the default.
 
     Raises:
         UsageError: An unknown method, option or hyperparameter, or a bad value.
@@ -92,12 +96,16 @@ def check_study(study: Study) -> Study:
 
 
 def training_of(study: Study, method: str) -> TrainingSpec:
-    """How a method's networks are trained."""
+    """Return the training settings of a method's networks."""
     return definitions.training_of(study, method_of(method))
 
 
 def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
-    """The network whose trained weights another one starts from; None where they are its own."""
+    """Specify the network whose trained weights another network starts from.
+
+    Returns:
+        None where the network starts from random or pretrained weights.
+    """
     method = method_of(spec.method)
     if method.start_of is not None:
         return method.start_of(spec, study)
@@ -112,14 +120,14 @@ def build_model(
     stl: Mapping[str, Tensor] | None = None,
     pretrained: bool = True,
 ) -> nn.Module:
-    """A method's network for a study, image (B, 3, H, W) -> task -> (B, channels, H, W).
+    """Build a method's network for a study, image (B, 3, H, W) -> task -> (B, channels, H, W).
 
     Args:
         study: The definition.
         method: A name in `METHODS`.
         seed: Seed of the initial weights; the study's when None.
-        stl: State of the trained single-task networks, for methods that start from them.
-        pretrained: See `parts_of`.
+        stl: State dict of the trained single-task networks, for methods that start from them.
+        pretrained: False leaves out pretrained encoder weights; see `parts_of`.
 
     Raises:
         UsageError: Unknown method, or an option that it does not have.
@@ -129,7 +137,13 @@ def build_model(
     return entry.build(parts_of(study, seed=seed, stl=stl, pretrained=pretrained), options)
 
 
-def methods_listed(names: Sequence[str], results: Sequence[str]) -> list[str]:
-    """Names of methods whose options bind a store that holds results of some methods."""
+def binding_methods(names: Sequence[str], results: Sequence[str]) -> list[str]:
+    """Select the methods whose options must not change in a store.
+
+    Args:
+        names: Methods to select from.
+        results: Methods of which the store holds results. These results depend on the options of
+            their own method and of the one that it is built on (`Method.built_on`).
+    """
     bound = set(results) | {METHODS[name].built_on for name in results if name in METHODS}
     return [name for name in names if name in bound]

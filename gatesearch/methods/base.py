@@ -1,8 +1,37 @@
-"""The core types of methods on one page: what a method is, and what it is given to train.
+"""The core types of methods on one page. Read this before you write a method.
 
-A method is a way in which tasks share. It says how its network is built, in which phases it is
-trained, what a search may choose, what it starts from and how its trained network is read again.
-`trials` trains by what is said here and knows no method by name.
+A method is a way in which tasks share a network. Its `Method` states how the network is built, in
+which phases it is trained, which hyperparameters a search chooses, which weights training starts
+from, and how the trained network is read again. `gatesearch.trials` trains any method by these
+statements alone.
+
+A new method is one file in this package and one line in `METHODS`. This one trains the heads of a
+multi-task network longer than its encoder, and a search chooses by how much:
+
+    def phases(request):
+        epochs = request.study.training_of("late_heads").epochs
+        joint = round(float(request.spec.params["joint"]) * epochs)
+
+        def start(before):
+            parts = parts_of(request.study, seed=request.spec.seed, stl=request.start_state())
+            return TrainedNetwork(MultiTaskNet(parts))
+
+        def heads(network):
+            return [ParameterGroup(tuple(network.heads.parameters()))]
+
+        return [
+            Phase(name="joint", span=(0, joint), begin=start),
+            Phase(name="heads", span=(joint, epochs), begin=lambda before: before, groups=heads),
+        ]
+
+    LATE_HEADS = Method(
+        name="late_heads", paper="none", year=2026, summary="one encoder, heads trained longer",
+        build=lambda parts, options: MultiTaskNet(parts),
+        options=NoOptions,
+        phases=phases,
+        space={"joint": Range(0.2, 1.0)},
+        baseline=False,
+    )
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,16 +59,16 @@ Json = Mapping[str, object]
 
 
 class NoOptions(Strict):
-    """Of methods without options of their own."""
+    """The options of a method that has none."""
 
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """How latency is measured where a budget bounds it.
+    """Measured latency for budgets that bound it.
 
     Attributes:
-        runtime: Device and memory format.
-        table: Measured layers of the networks that are searched.
+        runtime: Device and memory format on which latency is measured.
+        table: Measured seconds of the layers of the networks that are searched.
     """
 
     runtime: Runtime
@@ -48,17 +77,17 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Context:
-    """A study with its data opened, ready to train on; made once per run and process.
+    """A study with its data opened and its device chosen; made once per run and process.
 
     Attributes:
         study: The definition.
         tasks: Task name -> task.
-        train: Training part, without the validation part.
-        validation: Carved from the official training part; every choice is made on it.
+        train: The official training part without the validation part.
+        validation: Frames taken from the official training part; every choice is made on them.
         test: The official test part.
-        runtime: Device, precision, memory format.
-        data: Digest of what was read, for the store.
-        stopwatch: For budgets of latency; None without one.
+        runtime: Device, precision and memory format of training.
+        data: Description of the opened data for the store: pack, its SHA-256, number of frames.
+        stopwatch: Measured latency; None where no budget bounds latency.
     """
 
     study: Study
@@ -72,11 +101,17 @@ class Context:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Task -> ω_t."""
+        """Task -> ω_t, the weight of its loss in the study."""
         return {name: spec.weight for name, spec in self.study.tasks.items()}
 
     def augmented(self, training: TrainingSpec) -> Callable[[Batch], Tensor]:
-        """Batch -> its images augmented as a training does, by draws that are always the same."""
+        """Make a function that augments a batch's images as training does.
+
+        Its random draws are the same for every function that this returns.
+
+        Returns:
+            Batch -> images (B, 3, H, W) on the device.
+        """
         generator = torch.Generator().manual_seed(0)
         options = training.augment.model_dump()
 
@@ -94,12 +129,13 @@ class Context:
 
 @dataclass
 class TrainedNetwork:
-    """A network between two phases of its training, or behind the last.
+    """A network at the start of a phase, between two phases, or after the last one.
 
     Attributes:
         module: Image (B, 3, H, W) -> task -> (B, channels, H, W).
-        layers: Names of the layers that tasks share or own, where the method prunes.
-        sharing: Task -> for each of them the share of live channels that are the task's own.
+        layers: Names of the gated layers, input first, for the report; empty for methods without.
+        sharing: Task -> per gated layer, the share of its live channels that the task's own stream
+            computes.
     """
 
     module: nn.Module
@@ -109,13 +145,14 @@ class TrainedNetwork:
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a method is given to plan the training of one network.
+    """A request to a method: plan the training of one network.
 
     Attributes:
-        spec: The network.
-        context: Data, tasks, runtime.
-        start: Reads the weights of what it starts from (`Method.start_of`); None without one.
-        emit: Receives events.
+        spec: The network to train.
+        context: Study, data, tasks and device.
+        start: Reads the state dict of the network that training starts from (`Method.start_of`);
+            None where it starts from no other network.
+        emit: Receives events for the log.
     """
 
     spec: NetworkSpec
@@ -129,7 +166,7 @@ class TrainingRequest:
         return self.context.study
 
     def start_state(self) -> Mapping[str, Tensor] | None:
-        """The weights that it starts from; None where they are drawn or pretrained."""
+        """Read the state dict of the network that training starts from; None without one."""
         return None if self.start is None else self.start()
 
 
@@ -139,25 +176,30 @@ def _no_hooks(module: nn.Module) -> Hooks:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One phase of a training.
+    """One phase of the training of a network.
 
-    Phases of one training share its schedule: `span` counts epochs of the whole.
+    All phases of a network share one learning rate schedule, so `span` counts epochs over all of
+    them. Functions that take a module take the module of this phase.
 
     Attributes:
-        name: In checkpoints; unique within the method's phases.
-        span: (epochs done before, last epoch); equal where the phase trains nothing.
-        begin: Gives the network of this phase from that of the phase before, None for the first.
-        hooks: Of the phase's module: penalty, what is done before a step, what is observed.
-        groups: Of the phase's module: parameters with learning rates and optimizers of their own;
-            parameters in no group are not trained. All of them at the study's rate when None.
-        data_part: (index, of): the phase learns from one of so many disjoint shares of the
-            training part.
-        forward_gflops: GFLOPs of a forward pass on average; counted on the module when None.
-        current_gflops: Of the phase's module: GFLOPs of the network that it would come to now, for
-            early stopping; those of a forward pass when None.
-        describe: Of the phase's module: what `rebuild` needs but weights, as plain JSON values.
-        rebuild: Gives the phase's module again from that, to resume a training within the phase;
-            where it is None the module of the first phase serves, whose shape it must have.
+        name: Name in checkpoints; unique among the phases of a network.
+        span: (epochs done before the phase, last epoch of the phase). They are equal for a phase
+            that changes the network without training it.
+        begin: Makes the network of this phase from that of the phase before (None in the first).
+        hooks: Module -> functions that the trainer calls: a penalty in the loss, an action before
+            each step, values to record after each epoch.
+        groups: Module -> groups of parameters, each with its learning rate and optimizer.
+            Parameters in no group are not trained. When None, all are trained at the study's rate.
+        data_part: (index, n): the phase trains on part `index` of n disjoint parts of the training
+            data. (0, 1) is all of it.
+        forward_gflops: Module -> mean GFLOPs of a forward pass in training, from which the cost of
+            training is computed; counted on the module when None.
+        current_gflops: Module -> function that returns the GFLOPs of the network that training
+            would end with now, which early stopping compares; those of a forward pass when None.
+        describe: Module -> plain JSON values from which `rebuild` makes a module of the same shape.
+        rebuild: Makes the phase's module from the values of `describe`; its weights are then read
+            from a checkpoint. When None, the module of the first phase is made instead, which must
+            have the same shape.
     """
 
     name: str
@@ -173,19 +215,30 @@ class Phase:
 
 
 class Supernet(Protocol):
-    """A trained network out of which many others are cut and tried without training.
+    """A trained network from which many smaller networks can be cut and measured without training.
+
+    A configuration (values of the parameters in `Method.space`) determines one such network.
 
     Attributes:
-        patterns: How many configurations are tried.
+        patterns: Number of configurations that are tried.
     """
 
     patterns: int
 
     def cost(self, params: Mapping[str, float | str]) -> tuple[float, float]:
-        """(multiply-adds, share of the budgets that they take) of a configuration's network."""
+        """Compute the cost of a configuration's network.
+
+        Returns:
+            (multiply-adds, largest share of any budget that it takes); the share is at most 1
+            within the budgets.
+        """
 
     def measure(self, params: Mapping[str, float | str]) -> tuple[dict[str, float], float]:
-        """(metrics on the validation part, multiply-adds) of a configuration's network."""
+        """Measure a configuration's network on the validation part.
+
+        Returns:
+            (task -> metric, multiply-adds).
+        """
 
 
 Options = TypeVar("Options", bound=Strict)
@@ -197,36 +250,43 @@ def _check_nothing(study: Study, budgets: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[Options]):
-    """A way in which tasks share; an entry of `gatesearch.methods.METHODS`.
+    """A way in which tasks share a network; an entry of `gatesearch.methods.METHODS`.
+
+    Only the first six attributes are required.
 
     Attributes:
-        name: In studies, on the command line and in stores.
-        paper: Where it is from.
-        year: When.
-        summary: One line.
-        build: Module from encoders, heads and options; its submodule `heads` holds the heads, all
-            else counts as backbone.
-        options: The table `[NAME]` of a study.
-        start: Where its weights start: `study` = as `model.init` says, `stl` = always from the
-            trained single-task networks; the option `start` overrides it.
-        start_of: What a network starts from: another one that is trained first, once per seed;
-            None leaves it to `start`.
-        training: How it is trained, from the study; `Study.training_of` its name when None.
-        phases: How its network is trained; one phase for all epochs when None.
-        space: What a search chooses; empty where there is nothing to search.
-        bounds: What a budget can bound for its trials.
-        unmeasured_parts: Parts (`NetworkSpec.part`) that are no networks to compare.
-        supernet: From a request for a trial, and budgets, the supernet out of which its
-            configurations are tried before trials are trained; None where every trial trains alone.
-        default_trials: How many trials its search has where nobody says.
-        baseline: Whether it can be trained without a search.
-        unpriced: Why its cost is not known before training; empty where it is.
-        read: Reads its kept network from a folder; built anew and filled with weights when None.
-        as_compact: Its network as a compact network that computes the same, for export; None where
-            there is none.
-        latency_table: Measures its layers, for budgets of latency.
-        check: Raises `UsageError` where study and budgets (as written) do not suit it.
-        built_on: Another method whose options it follows too.
+        name: Name in studies, on the command line and in stores.
+        paper: Authors and venue of its paper, as `Liu et al., CVPR`.
+        year: Year of that paper.
+        summary: One line for `gatesearch methods`.
+        build: (encoders and heads, options) -> module. Its submodule `heads` must hold the heads;
+            the cost of everything else counts as the backbone's.
+        options: Type of the table `[NAME]` of a study; `NoOptions` for a method without options.
+        start: Initial weights: `study` = as `model.init` of the study says, `stl` = always those of
+            the trained single-task networks. A study can override it with the method's option
+            `start`.
+        start_of: (network, study) -> the network that is trained first, once per seed, and whose
+            weights the given one starts from, or None. `start` decides when this is None.
+        training: Study -> training settings; `Study.training_of(name)` when None.
+        phases: Request -> phases of the training, in order; one phase of all epochs when None.
+        space: Hyperparameters that a search chooses; empty for a method that cannot be searched.
+        bounds: Measures of cost that a budget can bound for its trials.
+        unmeasured_parts: Start networks (`NetworkSpec.part`) whose cost and metrics are not
+            measured, because they are not comparable with other networks.
+        supernet: (request for a trial, budgets) -> supernet on which configurations are tried to
+            choose those that trials train; None for a method whose trials draw their parameters.
+        default_trials: Number of trials of its search where the run gives none.
+        baseline: True if the method can be trained without a search.
+        unpriced: Reason why its cost is not known before training; empty if it is known.
+        read: Reads a trained network from the path of its files without their suffix. When None,
+            the network is built by `build` and its weights are loaded.
+        as_compact: (network, study) -> compact network that computes the same, for export; None if
+            there is no such network.
+        latency_table: (study, runtime) -> measured seconds of the layers of its networks; needed if
+            `bounds` has latency.
+        check: Raises `UsageError` if the method cannot be searched in this study under these
+            budgets, which are given as the user wrote them.
+        built_on: Name of another method whose options its results depend on too.
     """
 
     name: str

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gatesearch.methods.base import Method
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.graph import Graph
+from gatesearch.models.mixing import mixing_sum
 from gatesearch.models.model_factory import Parts
 from gatesearch.strict import Strict
 
@@ -17,19 +18,19 @@ class CrossStitchOptions(Strict):
     """Options of cross-stitch networks.
 
     Attributes:
-        diagonal: Initial w_ii; the others share the rest evenly, so that each row sums to 1.
+        diagonal: Initial w_ii; the other w_ij of a row are equal, and each row sums to 1.
     """
 
     diagonal: Annotated[float, Field(ge=0, le=1)] = 0.9
 
 
 class CrossStitchNet(nn.Module):
-    """One encoder a task; behind every ResNet stage x_i <- sum_j w_ij x_j, channel by channel.
+    """One encoder per task; after every ResNet stage x_i <- sum_j w_ij x_j, channel by channel.
 
     Args:
         parts: Encoders and heads. The paper starts from trained single-task networks (the study's
             `start` option decides).
-        diagonal: Initial w_ii; the others share the rest evenly, so that each row sums to 1.
+        diagonal: Initial w_ii; the other w_ij of a row are equal, and each row sums to 1.
     """
 
     def __init__(self, parts: Parts, *, diagonal: float = 0.9) -> None:
@@ -38,7 +39,7 @@ class CrossStitchNet(nn.Module):
         count = len(parts.tasks)
         initial = torch.full((count, count), (1 - diagonal) / max(1, count - 1))
         initial.fill_diagonal_(diagonal if count > 1 else 1.0)
-        # (to, from, channel) for each stage behind the stem.
+        # (to, from, channel) for each stage after the stem.
         self.stitches = nn.ParameterList(
             initial[..., None].repeat(1, 1, channels) for channels in _stage_channels(parts.graph)
         )
@@ -53,19 +54,11 @@ class CrossStitchNet(nn.Module):
                 encoder.forward_stage(x, stage)[1]
                 for encoder, x in zip(encoders, streams, strict=True)
             ]
-            weights = stitch[..., None, None].to(streams[0].dtype)
-            streams = [_mix(row, streams) for row in weights]
+            streams = [mixing_sum(streams, weights) for weights in stitch]
         return {
             task: head(x, image.shape[-2:])
             for (task, head), x in zip(self.heads.items(), streams, strict=True)
         }
-
-
-def _mix(weights: Tensor, streams: list[Tensor]) -> Tensor:
-    mixed = weights[0] * streams[0]
-    for weight, stream in zip(weights[1:], streams[1:], strict=True):
-        mixed = torch.addcmul(mixed, weight, stream)
-    return mixed
 
 
 def _stage_channels(graph: Graph) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a study says of methods: options validated, defaults left out, starts resolved."""
+"""Read the parts of a study that concern methods: options, training, start and search space."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,23 +12,23 @@ from gatesearch.study.validation import validated
 
 
 def options_of(study: Study, method: Method[Options]) -> Options:
-    """The options of a method, its defaults where the study gives none.
+    """Validate the options that a study gives a method, and fill in the defaults.
 
     Raises:
         UsageError: An unknown option or a bad value.
     """
-    own = study.options_of(method.name).own
-    options: Options = validated(method.options, own, where=f"options.{method.name}")
+    written = study.options_of(method.name).own
+    options: Options = validated(method.options, written, where=f"options.{method.name}")
     return options
 
 
 def training_of(study: Study, method: Method[Options]) -> TrainingSpec:
-    """How a method is trained."""
+    """Return the training settings of a method's networks."""
     return study.training_of(method.name) if method.training is None else method.training(study)
 
 
 def starts_from_single_task(study: Study, method: Method[Options]) -> bool:
-    """Whether a method's weights start from the trained single-task networks."""
+    """Tell whether a method's networks start from the weights of the single-task networks."""
     if method.name == SINGLE_TASK:
         return False
     start = study.options_of(method.name).start or method.start
@@ -38,7 +38,10 @@ def starts_from_single_task(study: Study, method: Method[Options]) -> bool:
 def single_task_start(
     spec: NetworkSpec, study: Study, method: Method[Options]
 ) -> NetworkSpec | None:
-    """The single-task networks of the seed where a method starts from them, else None."""
+    """Specify the single-task networks of the same seed if the method starts from them, else None.
+
+    Methods without a `start_of` of their own use this.
+    """
     return NetworkSpec(SINGLE_TASK, spec.seed) if starts_from_single_task(study, method) else None
 
 
@@ -48,15 +51,18 @@ def checked(
     method_of: Callable[[str], Method[Options]],
     known: Mapping[str, Method[Options]],
 ) -> Study:
-    """A study whose methods are known and whose options are valid; what is default is left out.
+    """Check what a study says of methods, and drop options and ranges that are the default.
 
-    So two definitions that mean the same have one fingerprint, however they are written.
+    Two definitions that mean the same then have the same fingerprint, however they are written.
 
     Args:
-        study: As it was read.
-        tuned: Methods that are searched.
-        method_of: Gives a method by name, or raises `UsageError`.
-        known: All methods there are.
+        study: The study as it was read.
+        tuned: Methods whose hyperparameters are searched.
+        method_of: Looks a method up by name, or raises `UsageError`.
+        known: All methods.
+
+    Returns:
+        The study with valid options.
 
     Raises:
         UsageError: An unknown method, option or hyperparameter, or a bad value.
@@ -66,18 +72,18 @@ def checked(
     options = {}
     for name in study.options:
         method, written = method_of(name), study.options[name]
-        own = options_of(study, method).model_dump(mode="json", exclude_defaults=True)
-        training_of(study, method)
+        changed = options_of(study, method).model_dump(mode="json", exclude_defaults=True)
+        training_of(study, method)  # refuses bad values
         start = None if written.start == method.start else written.start
-        if own or written.training or start is not None:
-            options[name] = MethodOptions(training=written.training, start=start, **own)
-    spaces = {name: item for method in known.values() for name, item in method.space.items()}
+        if changed or written.training or start is not None:
+            options[name] = MethodOptions(training=written.training, start=start, **changed)
+    declared = {name: item for method in known.values() for name, item in method.space.items()}
     space: dict[str, tuple[float | str, ...]] = {}
     for name, values in study.search.space.items():
-        if name not in spaces:
-            raise unknown("key of search", name, [*type(study.search).model_fields, *spaces])
-        narrowed = spaces[name].narrowed(name, values)
-        if narrowed != spaces[name]:
+        if name not in declared:
+            raise unknown("key of search", name, [*type(study.search).model_fields, *declared])
+        narrowed = declared[name].narrowed(name, values)
+        if narrowed != declared[name]:
             space[name] = _values(narrowed)
     for method in tuned.values():
         space_of(method.space, study)

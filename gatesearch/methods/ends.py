@@ -1,4 +1,8 @@
-"""Multi-task and single-task networks as the two ends of a gated supernet."""
+"""Convert multi-task and single-task networks into compact networks, by a gated supernet.
+
+With all gates closed a supernet computes what the multi-task network does, and with all gates open
+what the single-task networks do.
+"""
 
 import torch
 from torch import nn
@@ -9,12 +13,12 @@ from gatesearch.study import Study
 
 
 def compact_of_all_gates(network: nn.Module, study: Study, *, open_: bool) -> nn.Module:
-    """The compact network that computes what a multi-task or single-task network does.
+    """Make the compact network that computes the same as a multi-task or single-task network.
 
     Args:
-        network: Of the study: single-task networks, or a multi-task one.
+        network: The study's single-task networks or its multi-task network.
         study: The definition.
-        open_: Whether all gates are open, as in single-task networks, or closed.
+        open_: True for single-task networks (all gates open), False for a multi-task network.
     """
     supernet = GatedSupernet(parts_of(study, pretrained=False))
     (supernet.take_streams if open_ else supernet.clone_streams)(network.state_dict())

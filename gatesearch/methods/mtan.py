@@ -1,6 +1,7 @@
 """Multi-task attention network (Liu et al., CVPR 2019, https://arxiv.org/abs/1803.10704).
 
-The ResNet form of the survey code (Vandenhende et al., 2021), which the published costs belong to.
+This is the ResNet version in the code of a survey (Vandenhende et al., 2021), whose costs papers
+report.
 """
 
 import itertools
@@ -12,8 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.methods.base import Method
-from gatesearch.models.encoder import ConvNorm, Encoder
-from gatesearch.models.graph import Conv, Graph
+from gatesearch.models.conv_norm import ConvNorm
+from gatesearch.models.encoder import Encoder
+from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import Parts
 from gatesearch.strict import Strict
 
@@ -22,22 +24,22 @@ class MTANOptions(Strict):
     """Options of MTAN.
 
     Attributes:
-        reduction: Channels of a stage over channels inside its attention and refinement.
+        reduction: Channels of a stage divided by channels inside its attention and refinement.
     """
 
     reduction: Annotated[int, Field(ge=1)] = 4
 
 
 class AttentionNet(nn.Module):
-    """One shared encoder; a soft attention mask per task and stage on what leaves the stage.
+    """One shared encoder, and per task and stage a soft attention mask on the stage's output.
 
-    The mask reads what enters the stage's last block and, from the second stage on, the task's own
-    refined features. One bottleneck block a stage, shared by the tasks, refines the masked features
-    to the next stage's width; heads read the last masked features.
+    A mask is computed from the input of the stage's last block and, from the second stage on, from
+    the task's refined features. One bottleneck block per stage, shared by the tasks, refines the
+    masked features to the next stage's width. Heads read the masked features of the last stage.
 
     Args:
         parts: Encoder and heads.
-        reduction: Channels of a stage over channels inside its attention and refinement.
+        reduction: Channels of a stage divided by channels inside its attention and refinement.
     """
 
     def __init__(self, parts: Parts, *, reduction: int = 4) -> None:
@@ -46,15 +48,15 @@ class AttentionNet(nn.Module):
         self.encoder: Encoder = parts.encoder()
         stages = range(1, graph.stages)
         widths = [graph.stage(i)[-1].outputs for i in stages]
-        entering = [graph.channels(graph.entering(i)) for i in stages]
+        inputs = [graph.channels(graph.last_block_input(i)) for i in stages]
         self.halves = [_halves(graph, i + 1) for i in stages]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(parts.seed)
             self.masks = nn.ModuleDict(
                 {
                     task: nn.ModuleList(
-                        _mask(before + (width if i > 0 else 0), width, reduction)
-                        for i, (before, width) in enumerate(zip(entering, widths, strict=True))
+                        _mask(read + (width if i > 0 else 0), width, reduction)
+                        for i, (read, width) in enumerate(zip(inputs, widths, strict=True))
                     )
                     for task in parts.tasks
                 }
@@ -67,23 +69,30 @@ class AttentionNet(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
-        entering, leaving = [], []
+        inputs, outputs = [], []
         x = image
         for stage in range(self.encoder.graph.stages):
-            before, x = self.encoder.forward_stage(x, stage)
-            entering.append(before)
-            leaving.append(x)
+            last_block_input, x = self.encoder.forward_stage(x, stage)
+            inputs.append(last_block_input)
+            outputs.append(x)
         return {
-            task: head(self._attended(task, entering[1:], leaving[1:]), image.shape[-2:])
+            task: head(self._attended(task, inputs[1:], outputs[1:]), image.shape[-2:])
             for task, head in self.heads.items()
         }
 
-    def _attended(self, task: str, entering: list[Tensor], leaving: list[Tensor]) -> Tensor:
+    def _attended(self, task: str, inputs: list[Tensor], outputs: list[Tensor]) -> Tensor:
+        """Compute a task's masked features of the last stage.
+
+        Args:
+            task: The task.
+            inputs: Input of the last block of each stage after the stem.
+            outputs: Output of each of these stages.
+        """
         refined: Tensor | None = None
-        masked = leaving[0]
+        masked = outputs[0]
         for i, mask in enumerate(cast(nn.ModuleList, self.masks[task])):
-            seen = entering[i] if refined is None else torch.cat([entering[i], refined], 1)
-            masked = mask(seen) * leaving[i]
+            read = inputs[i] if refined is None else torch.cat([inputs[i], refined], 1)
+            masked = mask(read) * outputs[i]
             if i < len(self.refine):
                 refined = self.refine[i](masked)
                 if self.halves[i]:
@@ -116,10 +125,10 @@ def _mask(inputs: int, outputs: int, reduction: int) -> nn.Sequential:
 
 
 def _halves(graph: Graph, stage: int) -> bool:
-    """Whether a stage starts by halving the size."""
+    """Tell whether a stage halves height and width."""
     if stage >= graph.stages:
         return False
-    return any(isinstance(node, Conv) and node.stride == 2 for node in graph.stage(stage))
+    return any(node.stride == 2 for node in graph.stage(stage))
 
 
 MTAN = Method(

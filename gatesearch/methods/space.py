@@ -1,4 +1,4 @@
-"""Hyperparameters of a method that a search chooses: their ranges, and a study's own ones."""
+"""Search spaces: the hyperparameters of a method that a search chooses, and their ranges."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,14 +10,14 @@ from gatesearch.study import Study
 
 @dataclass(frozen=True)
 class Range:
-    """A number between two others.
+    """A hyperparameter that is a number.
 
     Attributes:
-        low: Its least value.
-        high: Its highest.
-        log: Whether it is drawn log-uniformly.
-        per_task: Whether each task has one of its own, `NAME.<task>`.
-        legal: What a study's own range must lie within.
+        low: Lowest value that is drawn.
+        high: Highest value that is drawn.
+        log: Draw log-uniformly instead of uniformly.
+        per_task: Each task has a value of its own, the parameter `NAME.<task>`.
+        legal: (lowest, highest) value that a study may allow.
     """
 
     low: float
@@ -27,10 +27,10 @@ class Range:
     legal: tuple[float, float] = (-math.inf, math.inf)
 
     def narrowed(self, name: str, values: tuple[float | str, ...]) -> "Range":
-        """The same with a study's own bounds.
+        """Replace the bounds by those that a study gives.
 
         Raises:
-            UsageError: They are no ascending pair of numbers within what is legal.
+            UsageError: The values are not an ascending pair of numbers within `legal`.
         """
         low, high = self.legal
         numbers = [float(v) for v in values if isinstance(v, int | float)]
@@ -50,21 +50,21 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several words; drawn where there is more than one.
+    """A hyperparameter that is one of several words. With one word there is nothing to draw.
 
     Attributes:
-        values: What is chosen from.
-        legal: All words that there are.
+        values: Words that are drawn from.
+        legal: Words that a study may allow.
     """
 
     values: tuple[str, ...]
     legal: tuple[str, ...]
 
     def narrowed(self, name: str, values: tuple[float | str, ...]) -> "Choice":
-        """The same with a study's own words.
+        """Replace the words by those that a study gives.
 
         Raises:
-            UsageError: There are none, or unknown ones.
+            UsageError: There are none, or one is not in `legal`.
         """
         if not values or any(value not in self.legal for value in values):
             raise UsageError(
@@ -77,11 +77,11 @@ Space = Mapping[str, Range | Choice]
 
 
 def space_of(declared: Space, study: Study) -> dict[str, Range | Choice]:
-    """A method's hyperparameters with the study's own ranges, one entry per parameter and task.
+    """Apply a study's ranges to a method's search space, with an entry per task where it has one.
 
     Args:
-        declared: The method's.
-        study: Its `search.space` narrows what it names.
+        declared: The method's search space.
+        study: Its `search.space` replaces the ranges of the parameters that it names.
 
     Raises:
         UsageError: A bad range.
@@ -98,14 +98,14 @@ def space_of(declared: Space, study: Study) -> dict[str, Range | Choice]:
 
 
 def choice_of(declared: Space, study: Study, params: Mapping[str, float | str], name: str) -> str:
-    """The word that a trial drew, or the only one that there was to draw."""
+    """Return the word of a `Choice` in a trial: the one that it drew, or the only one."""
     item = space_of(declared, study)[name]
     assert isinstance(item, Choice)
     return str(params.get(name, item.values[0]))
 
 
 def task_values(params: Mapping[str, float | str], name: str, tasks: Iterable[str]) -> list[float]:
-    """Values of a per-task parameter in the order of the tasks."""
+    """List the values of a per-task parameter in the order of the tasks."""
     return [float(params[f"{name}.{task}"]) for task in tasks]
 
 
@@ -120,17 +120,10 @@ def check_first(declared: Space, study: Study) -> None:
         for name in table:
             if name not in declared:
                 raise unknown("key of search.first", name, declared)
-        for name, item in declared.items():
-            if isinstance(item, Range) and item.per_task:
-                given = table.get(name, {})
-                tasks = given.keys() if isinstance(given, Mapping) else set()
-                if tasks != study.tasks.keys():
-                    raise UsageError(
-                        f"search.first: {name} must name every task "
-                        f"({', '.join(study.tasks)}), found {', '.join(tasks) or 'none'}"
-                    )
         for name, item in space.items():
             if isinstance(item, Range):
+                if item.per_task:
+                    _check_names_every_task(name.partition(".")[0], table, study)
                 value = params.get(name)
                 if not isinstance(value, int | float) or not item.low <= value <= item.high:
                     raise UsageError(
@@ -141,6 +134,16 @@ def check_first(declared: Space, study: Study) -> None:
                     f"search.first: {name} must be one of {', '.join(item.values)}, found "
                     f"{params[name]}"
                 )
+
+
+def _check_names_every_task(name: str, table: Mapping[str, object], study: Study) -> None:
+    given = table.get(name, {})
+    tasks = given.keys() if isinstance(given, Mapping) else set()
+    if tasks != study.tasks.keys():
+        raise UsageError(
+            f"search.first: {name} must name every task ({', '.join(study.tasks)}), found "
+            f"{', '.join(tasks) or 'none'}"
+        )
 
 
 def _shown(values: tuple[float | str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""What to train, as plain values."""
+"""The specification of a network to train, as plain values that any process can read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,18 +10,20 @@ from gatesearch.results import Result, network_name
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What to train: plain values, so that any process can.
+    """A network to train.
 
     Attributes:
         method: A name in `gatesearch.methods.METHODS`.
-        seed: Of initialisation, data order, augmentation.
-        trial: Number in the store; None for a baseline.
-        params: What the search chose for a trial: hyperparameters of its method, `weighting` where
-            that is searched too; `weight.<task>` of a trial that tries weights of losses.
+        seed: Seed of initialisation, data order and augmentation.
+        trial: Number of the trial in the store; None for a baseline or a start network.
+        params: Parameter -> value that the search chose for a trial: hyperparameters of its
+            method, and `weighting` where that is searched too. In a search for weights of losses:
+            `weight.<task>`.
         budgets: Upper bounds on the cost of a trial's network.
-        part: Empty for a network to compare; else what of its method others start from, as the
-            method names it, such as `warm-up`.
-        weighting: How losses or gradients are balanced.
+        part: Empty for a baseline or trial. For a start network, whose weights other networks of
+            the method start from, the name that the method gives it, such as `warm-up`.
+        weighting: How losses or gradients are balanced, a name in
+            `gatesearch.training.weightings.WEIGHTINGS`.
     """
 
     method: str
@@ -34,7 +36,7 @@ class NetworkSpec:
 
     @property
     def label(self) -> str:
-        """What people read: `trial 3`, `mtl`, `warm-up`, `mtl + scalar, trial 5`."""
+        """Name in messages: `trial 3`, `mtl`, `warm-up`, `mtl + scalar, trial 5`."""
         if self.trial is None:
             return self.part or network_name(self.method, self.weighting)
         trial = f"trial {self.trial}"
@@ -42,16 +44,16 @@ class NetworkSpec:
 
     @property
     def tries_weights(self) -> bool:
-        """Whether it is a trial of a search for the weights of losses."""
+        """True for a trial of a search for the weights of losses."""
         return self.trial is not None and self.weighting == SCALAR
 
     @property
     def budget(self) -> str:
-        """The budgets' common name; empty for none."""
+        """Common name of the budgets; empty without any."""
         return name_of(self.budgets)
 
     def folder(self, out: Path) -> Path:
-        """The folder of its network.
+        """Return the folder that holds the network and the files of its training.
 
         Args:
             out: The store's folder.
@@ -66,7 +68,7 @@ class NetworkSpec:
 
     @classmethod
     def of(cls, result: Result) -> "NetworkSpec":
-        """The specification of a trained network, as far as its folder depends on it."""
+        """Specify the network of a result; `params` and `budgets` are left empty."""
         return cls(
             result.method, result.seed, result.trial, part=result.part, weighting=result.weighting
         )
@@ -77,5 +79,5 @@ SCALAR = "scalar"
 
 
 def trial_folder(out: Path, number: int) -> Path:
-    """The folder of a trial's network in a store's folder."""
+    """Return the folder of a trial in a store's folder."""
     return out / "trials" / f"{number:04d}"

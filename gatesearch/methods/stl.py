@@ -10,8 +10,8 @@ from gatesearch.models import Parts
 class SingleTaskNets(nn.Module):
     """T separate networks in one module, so that one loop trains them all.
 
-    They share no parameter and element-wise optimizers treat each alone, so this is T separate
-    trainings on the same batches.
+    They share no parameter, and the optimizers update each parameter by itself. So this is the same
+    as T separate trainings on the same batches.
     """
 
     def __init__(self, parts: Parts) -> None:

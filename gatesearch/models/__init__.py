@@ -1,6 +1,6 @@
 """Networks: backbones as graphs, encoders, heads, gates, and the gated supernet.
 
-How tasks share them is a method's business (`gatesearch.methods`).
+How tasks share them is up to the methods (`gatesearch.methods`).
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ __all__ = ["GatedSupernet", "Parts", "graph_of", "parts_of"]
 
 
 def graph_of(study: Study) -> Graph:
-    """The study's encoder as a graph.
+    """Build the study's encoder as a graph.
 
     Raises:
         UsageError: Unknown backbone.
@@ -39,18 +39,18 @@ def parts_of(
     stl: Mapping[str, Tensor] | None = None,
     pretrained: bool = True,
 ) -> Parts:
-    """Encoders and heads of a study.
+    """Collect the encoders and heads that a study's networks are built from.
 
     Args:
         study: The definition.
-        seed: Seed of the initial weights; the study's when None.
-        stl: State of the trained single-task networks, to start from.
-        pretrained: Whether to load the weights that `model.init = "pretrained"` asks for; costs
-            need none.
+        seed: Seed of the initial weights; the study's if None.
+        stl: State dict of the trained single-task networks, to start from.
+        pretrained: Whether to load the weights that `model.init = "pretrained"` asks for; not
+            needed to count costs.
 
     Raises:
         UsageError: Unknown backbone or head.
-        DataError: The weights that are asked for are not there.
+        DataError: The weights that `model.init` asks for cannot be fetched.
     """
     graph = graph_of(study)
     spec = study.model

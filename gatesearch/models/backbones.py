@@ -1,4 +1,4 @@
-"""Encoders by name, each a graph at any width and output stride.
+"""Encoders by name; each is built as a graph for any width and output stride.
 
 A new one is a file with its graph, a line here and, for published weights, one in
 `gatesearch.models.pretrained.PUBLISHED`.

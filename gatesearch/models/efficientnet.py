@@ -6,7 +6,8 @@ repository, 2020).
 
 from functools import partial
 
-from gatesearch.models.graph import INPUT, Add, Conv, Graph, Node, scaled
+from gatesearch.models.graph import Graph
+from gatesearch.models.nodes import INPUT, Add, Conv, Node
 
 # Blocks, output channels, kernel, stride, expansion.
 GROUPS = (
@@ -24,17 +25,17 @@ STEM = 32
 def efficientnet_lite0(*, output_stride: int = 8, width: float = 1.0) -> Graph:
     """EfficientNet-Lite0 without its last 1x1 convolution and its classifier.
 
-    A stage is what has one size in the undilated network. Strides beyond `output_stride` become
-    dilation, as in `gatesearch.models.resnet`. Sizes are kept by padding both sides
-    alike; TensorFlow, where the published weights come from, pads a stride of 2 on one side more,
-    which moves the features by one pixel of that layer.
+    A stage is the nodes of one feature size in the undilated network. Strides beyond
+    `output_stride` become dilation, as in `gatesearch.models.resnet`. Both sides are padded alike;
+    TensorFlow, where the published weights come from, pads one side more under a stride of 2, which
+    moves the features by one pixel of that layer.
 
     Args:
         output_stride: 8, 16 or 32.
         width: Multiplier of all channels.
     """
-    cut = partial(Conv, ceiling=6.0)
-    nodes: list[Node] = [cut("stem", INPUT, inputs=3, outputs=STEM, kernel=3, stride=2)]
+    conv_relu6 = partial(Conv, ceiling=6.0)
+    nodes: list[Node] = [conv_relu6("stem", INPUT, inputs=3, outputs=STEM, kernel=3, stride=2)]
     source, channels, stride, dilation, stage, index = "stem", STEM, 2, 1, 1, 0
     for blocks, outputs, kernel, step, expansion in GROUPS:
         stage += step == 2
@@ -49,9 +50,9 @@ def efficientnet_lite0(*, output_stride: int = 8, width: float = 1.0) -> Graph:
             expanded = source
             if expansion != 1:
                 expanded = f"{name}.expand"
-                nodes.append(cut(expanded, source, channels, inner, 1, stage=stage))
+                nodes.append(conv_relu6(expanded, source, channels, inner, 1, stage=stage))
             nodes.append(
-                cut(
+                conv_relu6(
                     f"{name}.depthwise", expanded, inner, inner, kernel, block_step,
                     first_dilation if block == 0 else dilation, depthwise=True, stage=stage,
                 )
@@ -65,4 +66,4 @@ def efficientnet_lite0(*, output_stride: int = 8, width: float = 1.0) -> Graph:
             if summed:
                 nodes.append(Add(name, projected.name, source, outputs, relu=False, stage=stage))
             source, channels = nodes[-1].name, outputs
-    return scaled(Graph(tuple(nodes), stride), width)
+    return Graph(tuple(nodes), stride).scaled(width)

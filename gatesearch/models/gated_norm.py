@@ -1,9 +1,9 @@
 """Batch norm, ReLU, gates and β mix of all streams of a layer, fused for training.
 
-Done with separate operations, gating keeps one more activation a stream than a plain encoder (the
-ungated one beside the gated one). Here the ungated activation is recomputed in the backward pass
-from the convolution's output, which batch norm keeps anyway, and the sums over a feature map that
-the gates' gradient needs fall out of batch norm's own backward: a training step costs little
+With separate operations, gating keeps one more activation per stream than a plain encoder: the
+ungated one beside the gated one. Here the ungated activation is recomputed in the backward pass
+from the convolution's output, which batch norm keeps anyway, and batch norm's own backward pass
+yields the sums over a feature map that the gates' gradient needs. So a training step costs little
 more time and memory than T+1 plain streams (`benchmarks/` has the ratios).
 """
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatesearch.models.activation import rectified, through_rectified
+from gatesearch.models.mixing import mixing_sum
 
 
 def gate_and_mix(
@@ -26,24 +27,15 @@ def gate_and_mix(
     Args:
         streams: T+1 activations (B, C, H, W), the shared one last.
         gates: G, (T, C).
-        mix: M, (T, C), columns summing to 1; None where nobody reads the shared stream.
+        mix: M, (T, C), columns summing to 1; None where nothing reads the mixed shared stream.
 
     Returns:
         The T gated activations, and the mixed shared one.
     """
-    *own, shared = streams
+    *task_streams, shared = streams
     rows = gates.to(shared.dtype)[:, :, None, None]
-    gated = [torch.lerp(shared, x, g) for x, g in zip(own, rows, strict=True)]
-    return gated, None if mix is None else mixed(gated, mix)
-
-
-def mixed(gated: list[Tensor], mix: Tensor) -> Tensor:
-    """Σ_t M_t φ'_t of T activations (B, C, H, W) with weights (T, C)."""
-    rows = mix.to(gated[0].dtype)[:, :, None, None]
-    total = gated[0] * rows[0]
-    for x, row in zip(gated[1:], rows[1:], strict=True):
-        total = torch.addcmul(total, x, row)
-    return total
+    gated = [torch.lerp(shared, x, gate) for x, gate in zip(task_streams, rows, strict=True)]
+    return gated, None if mix is None else mixing_sum(gated, mix)
 
 
 def norm_gate_and_mix(
@@ -62,7 +54,7 @@ def norm_gate_and_mix(
         gates: G, (T, C).
         mix: M, (T, C), or None.
         relu: Whether a ReLU follows the norm.
-        ceiling: What it is cut off at; None for nothing.
+        ceiling: Upper limit of the ReLU; None for no limit.
     """
     if not (norms[0].training and torch.is_grad_enabled()):
         streams = [norm(x) for norm, x in zip(norms, outputs, strict=True)]
@@ -80,7 +72,7 @@ def norm_gate_and_mix(
 
 
 class _NormGateMix(torch.autograd.Function):
-    """See `norm_gate_and_mix`; saves the convolutions' outputs and what it returns, no more."""
+    """See `norm_gate_and_mix`; saves the convolutions' outputs and its own outputs, no more."""
 
     @staticmethod
     def forward(
@@ -108,7 +100,7 @@ class _NormGateMix(torch.autograd.Function):
         gated = [y.lerp_(shared, k) for y, k in zip(activations, keep, strict=True)]
         ctx.relu, ctx.ceiling = relu, ceiling
         ctx.eps, ctx.mixes = [norm.eps for norm in norms], mix is not None
-        total = [] if mix is None else [mixed(gated, mix)]
+        total = [] if mix is None else [mixing_sum(gated, mix)]
         ctx.save_for_backward(
             gates, *([] if mix is None else [mix]), *outputs, *affine, *statistics,
             *(gated if mix is not None else []),
@@ -157,16 +149,16 @@ class _NormGateMix(torch.autograd.Function):
             mean, inverse = statistics[2 * t : 2 * t + 2]
             through = grad
             if ctx.relu:
-                own = activation(t)
-                through = through_rectified(grad, own, ctx.ceiling)
+                ungated = activation(t)
+                through = through_rectified(grad, ungated, ctx.ceiling)
             # Scaling the weight by the gate gates dx; the two sums come out ungated.
             gate = gates[t]
             dx, sum_xhat, sum_one = _norm_backward(
                 through, outputs[t], weight * gate.to(weight.dtype), mean, inverse, ctx.eps[t]
             )
             grad_gate = weight * sum_xhat + bias * sum_one - _channel_dot(grad, shared)
-            if ctx.relu and ctx.ceiling is not None:  # the gate scales what is cut off too
-                grad_gate = grad_gate + _channel_dot(grad - through, own)
+            if ctx.relu and ctx.ceiling is not None:  # the gate scales values at the limit too
+                grad_gate = grad_gate + _channel_dot(grad - through, ungated)
             grad_gates.append(grad_gate)
             grad_outputs.append(dx)
             grad_affine += [sum_xhat * gate, sum_one * gate]
@@ -189,14 +181,14 @@ def _filled(grad: Tensor | None, like: Tensor) -> Tensor:
 def _norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of x, and the sums over a channel of grad * x_hat and of grad."""
+    """Return the gradient of x, and the sums over a channel of grad * x_hat and of grad."""
     return torch.ops.aten.native_batch_norm_backward(
         grad, x, weight, None, None, mean, inverse, True, eps, [True, True, True]
     )
 
 
 def _channel_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Σ over batch and place of a * b, (C,) in fp32.
+    """Return Σ over batch and pixels of a * b, (C,) in fp32.
 
     Batch norm's own reduction with zero mean and unit deviation: one pass, no product kept.
     """

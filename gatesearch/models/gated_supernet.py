@@ -5,10 +5,10 @@ T task streams φ_t and a shared stream ψ over one graph. Behind every gated no
     φ'_t[l] = G_t[l] φ_t[l] + (1 - G_t[l]) ψ[l]              per channel        (equation 2)
     ψ'[l]   = Σ_t softmax_t(β_t[l]) φ'_t[l]                  per channel        (equation 3)
 
-and each stream goes on from its primed features. Where the paper leaves a choice open, ours is
-an option of the study (`interrogate.*`), and these hold always: one batch norm a stream, β of
-its own for each channel, and the features that enter the heads are gated too (else the cost of
-MTL could never be reached).
+and each stream continues from its primed features. Where the paper leaves a choice open, it is an
+option of the study (`interrogate.*`). Three choices are fixed: every stream has its own batch
+norms, every channel its own β, and the features that enter the heads are gated too (otherwise the
+cost of MTL could never be reached).
 """
 
 import math
@@ -18,29 +18,32 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from gatesearch.models.encoder import Encoder, key
+from gatesearch.models.conv_norm import ConvNorm
+from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_norm import gate_and_mix, norm_gate_and_mix
 from gatesearch.models.gates import ESTIMATORS, hard
-from gatesearch.models.graph import INPUT, Conv, Graph, Node, execute
+from gatesearch.models.graph import Graph, execute
 from gatesearch.models.model_factory import Parts, below
+from gatesearch.models.nodes import INPUT, Node
 
 
 class GatedSupernet(nn.Module):
-    """T+1 streams with gates.
+    """T task streams and a shared one, with gates between them.
 
-    All streams start from equal weights (`Parts`), so that gates start from equals.
+    All streams start from equal weights (`Parts`), so that at first a gate changes nothing.
 
     Args:
         parts: Encoders and heads.
         granularity: `conv` or `block` (see `Graph.gated`).
         estimator: A name in `ESTIMATORS`.
-        initial: Initial σ(α).
+        initial: σ(α) that all gates start from.
 
     Attributes:
         alpha: Node -> (T, C) logits of the gates.
         beta: Node -> (T, C) logits of the mix.
-        temperature: Of the estimator; annealed by the training loop.
-        threshold: (T, 1) what α must exceed for a gate to be open; 0 but for nested patterns.
+        temperature: Temperature of the estimator; the training loop anneals it.
+        threshold: (T, 1) value that α must exceed for a gate to be open; 0 except in a supernet of
+            nested patterns.
     """
 
     def __init__(
@@ -65,14 +68,14 @@ class GatedSupernet(nn.Module):
         )
         self.heads = parts.all_heads()
         channels = {node.name: node.outputs for node in parts.graph}
-        # σ(0) = 1/2 is not "open"; a hair above it all gates start on the task's own channel.
+        # σ(0) = 1/2 counts as closed; slightly above it all gates start open.
         logit = math.log(initial / (1 - initial)) or 1e-3
         shapes = {name: (len(self.tasks), channels[name]) for name in self.gated}
         self.alpha = nn.ParameterDict(
-            {key(name): torch.full(shape, logit) for name, shape in shapes.items()}
+            {module_key(name): torch.full(shape, logit) for name, shape in shapes.items()}
         )
         self.beta = nn.ParameterDict(
-            {key(n): torch.zeros(shape) for n, shape in shapes.items() if n in self.mixed}
+            {module_key(n): torch.zeros(shape) for n, shape in shapes.items() if n in self.mixed}
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -86,15 +89,15 @@ class GatedSupernet(nn.Module):
         }
 
     def _evaluate(self, node: Node, inputs: list[list[Tensor | None]]) -> list[Tensor | None]:
-        """Values of a node in every stream; None in the shared one where nobody reads it."""
+        """Compute a node in every stream; None in the shared one where nothing reads it."""
         encoders = [cast(Encoder, stream) for stream in self.streams.values()]
-        if node.name in self.gated and isinstance(node, Conv):
-            layers = [encoder.layer(node.name) for encoder in encoders]
-            given = cast(list[Tensor], inputs[0])
-            outputs = [layer.convolved(x) for layer, x in zip(layers, given, strict=True)]
+        if node.name in self.gated and node.ends_in_norm:
+            layers = [cast(ConvNorm, encoder.layer(node.name)) for encoder in encoders]
+            sources = cast(list[Tensor], inputs[0])
+            outputs = [layer.convolved(x) for layer, x in zip(layers, sources, strict=True)]
             norms = [layer.bn for layer in layers]
             gated, shared = norm_gate_and_mix(
-                outputs, norms, *self._gate(node.name), node.relu, node.ceiling
+                outputs, norms, *self._gate(node.name), layers[0].relu, layers[0].ceiling
             )
             return [*gated, shared]
         values = [
@@ -107,13 +110,13 @@ class GatedSupernet(nn.Module):
         return [*gated, shared]
 
     def _gate(self, name: str) -> tuple[Tensor, Tensor | None]:
-        mix = self.beta[key(name)].softmax(0) if name in self.mixed else None
+        mix = self.beta[module_key(name)].softmax(0) if name in self.mixed else None
         return self.gates(name), mix
 
     def clone_streams(self, mtl: Mapping[str, Tensor]) -> None:
         """Start every stream and head from the state of a multi-task network.
 
-        All streams then hold the same features, so that the gates start from equals.
+        All streams then compute the same features, so that at first a gate changes nothing.
         """
         for stream in self.streams.values():
             stream.load_state_dict(below(mtl, "encoder."))
@@ -127,34 +130,34 @@ class GatedSupernet(nn.Module):
             self.heads[task].load_state_dict(below(stl, f"heads.{task}."))
 
     def gates(self, name: str) -> Tensor:
-        """G of a gated node, (T, C): the estimator's while training, hard in evaluation."""
+        """Return G of a gated node, (T, C): the estimator's in training, hard in evaluation."""
         alpha = self.logits()[name]
         return ESTIMATORS[self.estimator](alpha, self.temperature) if self.training else hard(alpha)
 
     def logits(self) -> dict[str, Tensor]:
-        """Gated node -> (T, C) α, less the threshold."""
+        """Return gated node -> (T, C) α, less the threshold."""
         threshold = self.get_buffer("threshold")
-        return {name: self.alpha[key(name)] - threshold for name in self.gated}
+        return {name: self.alpha[module_key(name)] - threshold for name in self.gated}
 
     def open_probability(self) -> dict[str, Tensor]:
-        """Gated node -> (T, C) σ(α)."""
+        """Return gated node -> (T, C) σ(α)."""
         return {name: alpha.sigmoid() for name, alpha in self.logits().items()}
 
     def hard_gates(self) -> dict[str, Tensor]:
-        """Gated node -> (T, C) bool, True where the task owns the channel."""
+        """Return gated node -> (T, C) bool, True where a task has a channel of its own."""
         return {name: (alpha > 0).detach().cpu() for name, alpha in self.logits().items()}
 
     def set_gates(self, gates: Mapping[str, Tensor]) -> None:
-        """Put the hard gates into a pattern, node -> (T, C) bool."""
+        """Set the hard gates to a pattern, node -> (T, C) bool."""
         with torch.no_grad():
             self.get_buffer("threshold").zero_()
             for name, on in gates.items():
-                self.alpha[key(name)].copy_(on.to(torch.float32) * 2 - 1)
+                self.alpha[module_key(name)].copy_(on.to(torch.float32) * 2 - 1)
 
     def open_shares(self, shares: Tensor) -> None:
-        """Open for each task that share of its gates, those with the highest α.
+        """Open a share of each task's gates, those with the highest α.
 
-        Patterns of growing shares are nested: what is open stays open.
+        Patterns of growing shares are nested: an open gate stays open.
 
         Args:
             shares: (T,) in [0, 1].
@@ -162,14 +165,14 @@ class GatedSupernet(nn.Module):
         with torch.no_grad():
             alpha = torch.cat(list(self.alpha.values()), 1)
             ordered = alpha.sort(1, descending=True).values
-            # One beyond either end, so that none or all can be open.
+            # One value more at either end, so that none or all can be open.
             ordered = torch.cat([ordered[:, :1] + 2, ordered, ordered[:, -1:] - 2], 1)
             count = (shares.to(alpha) * alpha.shape[1]).round().long()[:, None]
             above, below = ordered.gather(1, count), ordered.gather(1, count + 1)
             self.get_buffer("threshold").copy_((above + below) / 2)
 
     def plain(self, image: Tensor, *, own: bool) -> dict[str, Tensor]:
-        """Predictions with all gates open (`own`) or closed, without computing anything else."""
+        """Predict with all gates open (`own`) or closed, computing no other stream."""
         size = image.shape[-2:]
         if own:
             return {task: self.heads[task](self.streams[task](image), size) for task in self.tasks}
@@ -177,11 +180,11 @@ class GatedSupernet(nn.Module):
         return {task: self.heads[task](features, size) for task in self.tasks}
 
     def open_share(self) -> Tensor:
-        """1/L Σ_l mean_c σ(α_t[l]) of every task, (T,): what the hinge regulariser bounds."""
+        """Return 1/L Σ_l mean_c σ(α_t[l]) of every task, (T,), which `sparsity` bounds."""
         return torch.stack([p.mean(1) for p in self.open_probability().values()]).mean(0)
 
     def sparsity(self, tau: Tensor) -> Tensor:
-        """L_sparsity = 1/T Σ_t max(0, 1/L Σ_l mean_c σ(α_t[l]) - τ_t).
+        """Return L_sparsity = 1/T Σ_t max(0, 1/L Σ_l mean_c σ(α_t[l]) - τ_t).
 
         Args:
             tau: (T,) hinge targets in [0, 1].
@@ -193,10 +196,10 @@ SHARED = "_shared"
 
 
 def mixed_nodes(graph: Graph, gated: tuple[str, ...]) -> tuple[str, ...]:
-    """The gated nodes whose mixed shared features somebody can read, whatever the gates.
+    """Return the gated nodes whose mixed shared features some gate pattern reads.
 
-    The shared stream of a gated node can be read by the tasks; that of another node only by the
-    shared stream further down. So nothing reads the mix behind the last gates.
+    Tasks can read the shared stream at a gated node; at another node only the shared stream further
+    down reads it. So nothing reads the mix behind the last gates.
     """
     read: set[str] = set()
     for node in reversed(graph.nodes):

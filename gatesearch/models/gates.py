@@ -1,7 +1,7 @@
 """Gate estimators: logits α -> gate values G in [0, 1], hard in evaluation.
 
-Each is a function `(alpha, temperature) -> G` of the shape of α, used while training; `hard` is
-what every one of them becomes afterwards. Which estimator InterroGate's authors used is not public.
+Each is a function `(alpha, temperature) -> G`, of the shape of α, for training; in evaluation all
+are replaced by `hard`. Which estimator the authors of InterroGate used is not public.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1
 
 
 def hard(alpha: Tensor) -> Tensor:
-    """1 where the task's own channel is chosen, σ(α) > 1/2, else 0; same dtype as α."""
+    """Return 1 where the gate chooses the task's channel, σ(α) > 1/2, else 0; same dtype as α."""
     return (alpha > 0).to(alpha.dtype)
 
 
 def ste(alpha: Tensor, temperature: float) -> Tensor:
     """Hard forward, gradient of σ(α) backward (Bengio et al., 2013, https://arxiv.org/abs/1308.3432).
 
-    The temperature plays no part.
+    The temperature has no effect.
     """
     del temperature
     probability = alpha.sigmoid()
@@ -30,12 +30,12 @@ def ste(alpha: Tensor, temperature: float) -> Tensor:
 
 
 def sigmoid(alpha: Tensor, temperature: float) -> Tensor:
-    """σ(α / temperature), which annealing the temperature to 0 turns into `hard`."""
+    """Compute σ(α / temperature), which approaches `hard` as the temperature goes to 0."""
     return (alpha / temperature).sigmoid()
 
 
 def hard_concrete(alpha: Tensor, temperature: float) -> Tensor:
-    """A stretched, clipped binary concrete sample (Louizos et al., ICLR 2018, 1712.01312).
+    """Draw a stretched, clipped binary concrete sample (Louizos et al., ICLR 2018, 1712.01312).
 
     s = σ((log u - log(1 - u) + α) / temperature), G = clip(s (1.1 + 0.1) - 0.1, 0, 1).
     """

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatesearch.models.encoder import ConvNorm
+from gatesearch.models.conv_norm import ConvNorm
 
 ASPP_RATES = (12, 24, 36)
 ASPP_DROPOUT = 0.5
@@ -26,7 +26,7 @@ class Head(nn.Module):
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, inputs, h, w) -> (B, outputs, *size), float32."""
         scores = self.layers(features)
-        # In fp32, for the losses' sake; channels-last is several times faster on a processor.
+        # Losses need fp32; enlarging channels-last tensors is several times faster on a processor.
         scores = scores.float().contiguous(memory_format=torch.channels_last)
         return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
@@ -55,7 +55,7 @@ class ASPP(nn.Module):
 
 
 def deeplabv3(inputs: int, channels: int, outputs: int) -> Head:
-    """DeepLabV3: ASPP at rates 12, 24, 36, a 3x3 convolution, a 1x1 classifier."""
+    """Build DeepLabV3: ASPP at rates 12, 24, 36, a 3x3 convolution, a 1x1 classifier."""
     return Head(
         nn.Sequential(
             ASPP(inputs, channels), ConvNorm(channels, channels, 3), nn.Conv2d(channels, outputs, 1)
@@ -64,7 +64,7 @@ def deeplabv3(inputs: int, channels: int, outputs: int) -> Head:
 
 
 def light(inputs: int, channels: int, outputs: int) -> Head:
-    """One 3x3 convolution and a 1x1 classifier."""
+    """Build one 3x3 convolution and a 1x1 classifier."""
     return Head(nn.Sequential(ConvNorm(inputs, channels, 3), nn.Conv2d(channels, outputs, 1)))
 
 

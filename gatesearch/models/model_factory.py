@@ -1,4 +1,4 @@
-"""What every method is built from, initialised the same way for all of them."""
+"""Encoders and heads that every method is built from, initialised alike for all methods."""
 
 import copy
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from gatesearch.models.heads import HEADS, Head
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """A head as plain numbers; what a saved network needs to rebuild it."""
+    """A head as plain numbers, from which a saved network rebuilds it."""
 
     kind: str
     inputs: int
@@ -22,7 +22,7 @@ class HeadSpec:
     outputs: int
 
     def build(self) -> Head:
-        """A fresh head."""
+        """Build the head with fresh weights."""
         return HEADS[self.kind](self.inputs, self.channels, self.outputs)
 
 
@@ -30,16 +30,17 @@ class HeadSpec:
 class Parts:
     """Encoders and heads for a method to assemble.
 
-    Every encoder handed out holds the same initial weights, whatever the method and the order of
-    asking, and every task's head those of the seed and its place: methods differ in sharing alone.
+    All encoders get the same initial weights, whatever the method and the order of calls, and the
+    initial weights of a task's head depend on the seed and the task's index alone. Methods differ
+    in nothing but sharing.
 
     Attributes:
         graph: The encoder's graph.
         heads: Task -> head.
         seed: Seed of the initial weights.
         pretrained: Encoder weights to start from instead of random ones.
-        stl: State of a trained single-task network (`gatesearch.methods.stl`) to start from: a
-            task's own encoder takes that task's weights, a shared one their mean over tasks.
+        stl: State dict of trained single-task networks (`gatesearch.methods.stl`) to start from:
+            the encoder of one task takes that task's weights, a shared one the mean over tasks.
     """
 
     graph: Graph
@@ -54,7 +55,7 @@ class Parts:
         return tuple(self.heads)
 
     def encoder(self, task: str | None = None) -> Encoder:
-        """An encoder for one task, or for all."""
+        """Build an encoder for one task, or for all of them."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             encoder = Encoder(self.graph)
@@ -69,7 +70,7 @@ class Parts:
         return encoder
 
     def head(self, task: str) -> Head:
-        """The head of one task."""
+        """Build the head of one task."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed * 1009 + 1 + self.tasks.index(task))
             head = self.heads[task].build()
@@ -78,12 +79,12 @@ class Parts:
         return head
 
     def all_heads(self) -> nn.ModuleDict:
-        """Every task's head."""
+        """Build every task's head."""
         return nn.ModuleDict({task: self.head(task) for task in self.tasks})
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The part of a state whose names begin with `prefix`, without it."""
+    """Return the entries of a state dict whose names begin with `prefix`, without the prefix."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 

@@ -9,27 +9,28 @@ import torch
 from torch import Tensor
 
 from gatesearch.errors import DataError, UsageError
-from gatesearch.models.encoder import Encoder, key
-from gatesearch.models.graph import Conv, Graph
+from gatesearch.models.encoder import Encoder, module_key
+from gatesearch.models.graph import Graph
+from gatesearch.models.nodes import Node
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights of a backbone as somebody published them.
+    """Where the published weights of a backbone are, and how they are named.
 
     Attributes:
-        fetch: Their state.
-        names: Node -> what the names of its convolution and of its norm begin with in that state.
-        eps: Of their batch norms.
+        fetch: Returns their state dict.
+        names: Node -> prefixes of the names of its convolution and of its norm in that state dict.
+        eps: ε of the published batch norms.
     """
 
     fetch: Callable[[], Mapping[str, Tensor]]
-    names: Callable[[Conv], tuple[str, str]]
+    names: Callable[[Node], tuple[str, str]]
     eps: float = 1e-5
 
 
 def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tensor]:
-    """State of an `Encoder` over `graph`.
+    """Return the state dict of an `Encoder` over `graph` with published weights.
 
     Args:
         backbone: A name in `PUBLISHED`.
@@ -38,8 +39,8 @@ def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tens
         graph: The encoder's graph, at full width: narrower ones have no published weights.
 
     Raises:
-        UsageError: Weights that do not fit, with the cure.
-        DataError: Weights that cannot be had, with the cure.
+        UsageError: The weights do not fit; says the cure.
+        DataError: The weights cannot be fetched; says the cure.
     """
     eps = PUBLISHED[backbone].eps
     source = PUBLISHED[backbone].fetch() if weights == "imagenet" else _read(Path(weights))
@@ -54,7 +55,7 @@ def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tens
                 f"model.weights: {name} is {tuple(state[name].shape)} in '{weights}' but "
                 f"{tuple(tensor.shape)} in this network; pretrained weights need model.width = 1"
             )
-    for name in expected:  # an ε that was another goes into γ: the same in evaluation mode
+    for name in expected:  # another ε is made up for by γ: the same in evaluation mode
         if name.endswith("running_var"):
             ours, theirs = state[name] + torch.nn.BatchNorm2d(1).eps, state[name] + eps
             gamma = name.replace("running_var", "weight")
@@ -63,24 +64,25 @@ def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tens
 
 
 def encoder_state(backbone: str, source: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
-    """A published state under the names of `Encoder`."""
+    """Rename a published state dict to the names of `Encoder`."""
     published = PUBLISHED[backbone]
     state: dict[str, Tensor] = {}
-    for node in graph.convs:
+    for node in graph.weighted_nodes:
         for ours, theirs in zip(("conv", "bn"), published.names(node), strict=True):
             for name, tensor in source.items():
                 if name.startswith(theirs):
-                    state[f"layers.{key(node.name)}.{ours}.{name.removeprefix(theirs)}"] = tensor
+                    ours_name = f"layers.{module_key(node.name)}.{ours}"
+                    state[f"{ours_name}.{name.removeprefix(theirs)}"] = tensor
     return state
 
 
-def _resnet_names(node: Conv) -> tuple[str, str]:
+def _resnet_names(node: Node) -> tuple[str, str]:
     if node.name.endswith("downsample"):
         return f"{node.name}.0.", f"{node.name}.1."
     return f"{node.name}.", node.name.replace("conv", "bn") + "."
 
 
-def _efficientnet_names(node: Conv) -> tuple[str, str]:
+def _efficientnet_names(node: Node) -> tuple[str, str]:
     if node.name == "stem":
         return "_conv_stem.", "_bn0."
     block, layer = node.name.rsplit(".", 1)

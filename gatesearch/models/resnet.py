@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from gatesearch.models.graph import INPUT, Add, Conv, Graph, MaxPool, Node, scaled
+from gatesearch.models.graph import Graph
+from gatesearch.models.nodes import INPUT, Add, Conv, MaxPool, Node
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 
@@ -17,7 +18,7 @@ def resnet(
     `replace_stride_with_dilation`, here for basic blocks too.
 
     Args:
-        depths: Blocks a stage.
+        depths: Blocks per stage.
         bottleneck: Blocks of 1x1, 3x3, 1x1 convolutions with fourfold expansion (ResNet-50), else
             of two 3x3 (ResNet-18, -34).
         output_stride: 8, 16 or 32.
@@ -65,4 +66,4 @@ def resnet(
                 nodes.append(make(skip, source, channels, outputs, 1, block_step, relu=False))
             nodes.append(Add(name, branch[-1].name, skip, outputs=outputs, stage=stage))
             source, channels = name, outputs
-    return scaled(Graph(tuple(nodes), stride), width)
+    return Graph(tuple(nodes), stride).scaled(width)

@@ -1,36 +1,34 @@
 """From a trained supernet to the compact network that computes the same."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.models.encoder import ConvNorm, Encoder, key
+from gatesearch.models.channel_source import ChannelSlice, ChannelSource
+from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet
-from gatesearch.models.graph import Add, Conv
+from gatesearch.models.layer import Layer, LayerSlice
+from gatesearch.models.nodes import Node, Step
 from gatesearch.pruning.compact import CompactNet
 from gatesearch.pruning.description import (
-    AddStep,
-    ChannelSlice,
-    ChannelSource,
-    ConvStep,
+    IMAGE_CHANNELS,
+    AnyStep,
     Description,
     HeadDescription,
-    MixStep,
-    PoolStep,
-    Step,
-    Term,
 )
-from gatesearch.pruning.liveness import IMAGE_CHANNELS, Ids, Values, live_values, number_values
+from gatesearch.pruning.liveness import Ids, Values, live_values, number_values
+from gatesearch.pruning.mix import MixStep, Term
 
-# Above this many runs in one tensor a list of channels is gathered at once.
+# Channels in more runs of one tensor than this are read by a list of their numbers.
 MOST_RUNS = 4
 
 
 def extract(supernet: GatedSupernet) -> CompactNet:
-    """The compact network of a supernet's hard gates, in evaluation mode, on the CPU.
+    """Build the compact network of a supernet's hard gates, in evaluation mode, on the CPU.
 
     Its outputs equal the supernet's in evaluation mode up to rounding; it holds live channels
     only, and no gates.
@@ -39,8 +37,8 @@ def extract(supernet: GatedSupernet) -> CompactNet:
     plan = _Plan(supernet, number_values(supernet.graph, gates))
     compact = CompactNet(plan.description())
     with torch.no_grad():
-        for name, layers in plan.weights.items():
-            _copy_layers(layers, compact.convs[name])
+        for name, slices in plan.slices.items():
+            cast(Layer, compact.convs[name]).copy_channels(slices)
         for name, weights in plan.mixes.items():
             compact.mixes[name].copy_(weights)
         for task in supernet.tasks:
@@ -49,7 +47,12 @@ def extract(supernet: GatedSupernet) -> CompactNet:
 
 
 class _Plan:
-    """Builds the steps node by node, keeping where each live value is stored."""
+    """Builds the steps node by node, remembering where each live value is stored.
+
+    Attributes:
+        slices: Step -> the parts of the supernet's layers that its weights are taken from.
+        mixes: Step -> its weights, (T, C).
+    """
 
     def __init__(self, supernet: GatedSupernet, values: Values) -> None:
         self.supernet = supernet
@@ -57,128 +60,111 @@ class _Plan:
         self.live = live_values(supernet.graph, values)
         self.ranks = {node.name: self._ranks(node.name) for node in supernet.graph}
         self.steps: list[Step] = []
-        self.weights: dict[str, list[tuple[ConvNorm, Ids, Ids]]] = {}
+        self.slices: dict[str, list[LayerSlice]] = {}
         self.mixes: dict[str, Tensor] = {}
         # Value -> (tensor, channel) where it is stored.
-        self.place = np.full((values.count, 2), -1)
+        self.positions = np.full((values.count, 2), -1)
         self._store(np.arange(IMAGE_CHANNELS), tensor=0)
-        self.names = [*supernet.tasks, SHARED]
+        self.stream_names = [*supernet.tasks, SHARED]
 
     def description(self) -> Description:
         graph = self.supernet.graph
         for node in graph:
-            if isinstance(node, Conv) and node.depthwise:
-                self._depthwise(node)
-            elif isinstance(node, Conv):
-                self._convs(node)
-            else:
+            if not node.has_weights:
                 self._elementwise(node)
+            elif node.channelwise:
+                self._depthwise(node)
+            else:
+                self._dense(node)
             self._mix(node.name)
         last = graph.nodes[-1].name
         heads = {}
         for t, task in enumerate(self.supernet.tasks):
             spec = self.supernet.head_specs[task]
             heads[task] = HeadDescription(
-                source=self._gather(self.values.read[last, t]),
+                source=self._source(self.values.read[last, t]),
                 kind=spec.kind,
                 inputs=spec.inputs,
                 channels=spec.channels,
                 outputs=spec.outputs,
             )
-        return Description(steps=tuple(self.steps), heads=heads)
+        return Description(steps=cast(tuple[AnyStep, ...], tuple(self.steps)), heads=heads)
 
-    def _convs(self, node: Conv) -> None:
-        """A convolution for every set of inputs, for all streams together that read it."""
+    def _dense(self, node: Node) -> None:
+        """Add one layer for every set of inputs, for all streams together that read this set."""
+        (source,) = node.sources
         readers: dict[bytes, tuple[Ids, list[int]]] = {}
-        for stream in range(len(self.names)):
-            raw = self.values.raw.get((node.name, stream))
-            if raw is not None and self.live[raw].any():
-                # Channels may enter in any order, as the weights follow: that they are stored in.
-                read = self.values.read[node.source, stream]
-                inputs = read[np.lexsort((self.place[read, 1], self.place[read, 0]))]
-                readers.setdefault(inputs.tobytes(), (inputs, []))[1].append(stream)
+        for stream in self._live_streams(node):
+            # Weights can follow any order of the inputs: the one in which they are stored.
+            read = self.values.read[source, stream]
+            inputs = read[self._stored_order(read)]
+            readers.setdefault(inputs.tobytes(), (inputs, []))[1].append(stream)
         for inputs, streams in readers.values():
-            self._conv(node, inputs, streams)
+            rows, columns = {}, []
+            for stream in streams:
+                outputs = np.flatnonzero(self.live[self.values.raw[node.name, stream]])
+                by_rank = np.argsort(self.ranks[node.name][outputs], kind="stable")
+                rows[stream] = outputs[by_rank]
+                order = np.argsort(self.values.read[source, stream])
+                read = self.values.read[source, stream][order]
+                columns.append(order[np.searchsorted(read, inputs)])
+            self._add_layer(node, inputs, rows, columns)
 
-    def _conv(self, node: Conv, inputs: Ids, streams: list[int]) -> None:
-        rows, columns = {}, []
-        for stream in streams:
-            outputs = np.flatnonzero(self.live[self.values.raw[node.name, stream]])
-            rows[stream] = outputs[np.argsort(self.ranks[node.name][outputs], kind="stable")]
-            order = np.argsort(self.values.read[node.source, stream])
-            read = self.values.read[node.source, stream][order]
-            columns.append(order[np.searchsorted(read, inputs)])
-        self._add_conv(node, inputs, rows, columns)
-
-    def _depthwise(self, node: Conv) -> None:
-        """One depthwise convolution for all streams, a stream's channels as what they read lies."""
+    def _depthwise(self, node: Node) -> None:
+        """Add one layer for all streams; a stream's channels are in the order of their inputs."""
+        (source,) = node.sources
         rows, inputs = {}, []
-        for stream in range(len(self.names)):
-            raw = self.values.raw.get((node.name, stream))
-            if raw is not None and self.live[raw].any():
-                outputs = np.flatnonzero(self.live[raw])
-                read = self.values.read[node.source, stream][outputs]
-                order = np.lexsort((self.place[read, 1], self.place[read, 0]))
-                rows[stream] = outputs[order]
-                inputs.append(read[order])
+        for stream in self._live_streams(node):
+            outputs = np.flatnonzero(self.live[self.values.raw[node.name, stream]])
+            read = self.values.read[source, stream][outputs]
+            order = self._stored_order(read)
+            rows[stream] = outputs[order]
+            inputs.append(read[order])
         if rows:
             only = np.zeros(1, dtype=np.int64)
-            self._add_conv(node, np.concatenate(inputs), rows, [only] * len(rows))
+            self._add_layer(node, np.concatenate(inputs), rows, [only] * len(rows))
 
-    def _add_conv(
-        self, node: Conv, inputs: Ids, rows: Mapping[int, Ids], columns: Sequence[Ids]
+    def _add_layer(
+        self, node: Node, inputs: Ids, rows: Mapping[int, Ids], columns: Sequence[Ids]
     ) -> None:
-        """A convolution of what streams have live, one behind the other.
+        """Add a step with the live outputs of several streams, one stream after the other.
 
         Args:
-            node: The convolution.
-            inputs: Values that it reads.
-            rows: Stream -> its live outputs.
-            columns: Of each stream, which of its weights' columns stand for the inputs.
+            node: A node with weights.
+            inputs: Values that the step reads.
+            rows: Stream -> its live output channels.
+            columns: For each stream, the input channels of its weights that meet `inputs`.
         """
-        layers = []
-        for (stream, outputs), own in zip(rows.items(), columns, strict=True):
-            encoder = self.supernet.streams[self.names[stream]]
-            assert isinstance(encoder, Encoder)
-            layers.append((encoder.layer(node.name), outputs, own))
-        name = "_".join([key(node.name), *(self.names[stream] for stream in rows)])
-        ids = np.concatenate([self.values.raw[node.name, s][own] for s, own in rows.items()])
-        self.weights[name] = layers
-        self.steps.append(
-            ConvStep(
-                name=name,
-                source=self._gather(inputs),
-                inputs=len(inputs),
-                outputs=len(ids),
-                kernel=node.kernel,
-                stride=node.stride,
-                dilation=node.dilation,
-                relu=node.relu,
-                ceiling=node.ceiling,
-                depthwise=node.depthwise,
-            )
+        slices = []
+        for (stream, outputs), kept_inputs in zip(rows.items(), columns, strict=True):
+            encoder = cast(Encoder, self.supernet.streams[self.stream_names[stream]])
+            slices.append(LayerSlice(encoder.layer(node.name), outputs, kept_inputs))
+        name = "_".join([module_key(node.name), *(self.stream_names[stream] for stream in rows)])
+        ids = np.concatenate(
+            [self.values.raw[node.name, stream][outputs] for stream, outputs in rows.items()]
         )
+        self.slices[name] = slices
+        self.steps.append(node.step(name=name, sources=[self._source(inputs)], outputs=len(ids)))
         self._store(ids)
 
-    def _elementwise(self, node: object) -> None:
-        name = node.name  # type: ignore[attr-defined]
-        parts = self.values.parts[name]
-        ids = np.array([value for value in parts if self.live[value]], dtype=np.int64)
+    def _elementwise(self, node: Node) -> None:
+        """Add one step for all distinct live values of a node without weights."""
+        arguments = self.values.arguments[node.name]
+        ids = np.array([value for value in arguments if self.live[value]], dtype=np.int64)
         if not len(ids):
             return
         # By readers first, then in the order of the arguments: both sides read in runs.
-        places = self.place[[parts[value] for value in ids.tolist()]]
-        order = np.lexsort((places[:, 0, 1], *places[:, ::-1, 0].T, self._readers(name, ids)))
-        ids = ids[order]
-        arguments = np.array([parts[value] for value in ids.tolist()])
-        gathers = [self._gather(column) for column in arguments.T]
-        if isinstance(node, Add):
-            self.steps.append(AddStep(left=gathers[0], right=gathers[1], relu=node.relu))
-        else:
-            self.steps.append(PoolStep(source=gathers[0]))
+        stored = self.positions[[arguments[value] for value in ids.tolist()]]
+        readers = self._readers(node.name, ids)
+        ids = ids[np.lexsort((stored[:, 0, 1], *stored[:, ::-1, 0].T, readers))]
+        columns = np.array([arguments[value] for value in ids.tolist()]).T
+        sources = [self._source(column) for column in columns]
+        name = module_key(node.name)
+        self.steps.append(node.step(name=name, sources=sources, outputs=len(ids)))
         self._store(ids)
 
     def _mix(self, name: str) -> None:
+        """Add the live mixes behind a gated node."""
         mixes = {v: m for v, m in self.values.mixes.get(name, {}).items() if self.live[v]}
         if not mixes:
             return
@@ -190,16 +176,16 @@ class _Plan:
         # Tasks that chose the same value add it once, at the first of them, with all their weights.
         same = arguments[:, :, None] == arguments[:, None, :]
         first = ~np.tril(same, -1).any(2)
-        softmax = self.supernet.beta[key(name)].detach().cpu().softmax(0)[:, channels]
+        softmax = self.supernet.beta[module_key(name)].detach().cpu().softmax(0)[:, channels]
         weights = torch.einsum("ctu,uc->tc", torch.from_numpy(same).to(softmax), softmax)
         weights *= torch.from_numpy(first.T)
         terms = [
-            Term(task=t, source=self._gather(arguments[run, t]), start=run[0], stop=run[-1] + 1)
+            Term(task=t, source=self._source(arguments[run, t]), start=run[0], stop=run[-1] + 1)
             for t in range(self.values.tasks)
             for run in _runs(np.flatnonzero(first[:, t]))
         ]
         step = MixStep(
-            name=f"{key(name)}_mix",
+            name=f"{module_key(name)}_mix",
             terms=tuple(terms),
             tasks=self.values.tasks,
             channels=len(ids),
@@ -209,34 +195,46 @@ class _Plan:
         self._store(ids)
 
     def _ranks(self, name: str) -> Ids:
-        """(C,) rank of each channel by which tasks chose their own: one order for all streams.
+        """(C,) rank of each channel by which tasks have their own: one order for all streams.
 
         Ranks follow the Gray code, in which the channels of one task lie in few runs.
         """
         raw, read = self.values.raw, self.values.read
         shared = raw.get((name, self.values.tasks))
-        own = [
+        has_own = [
             (read[name, t] == raw[name, t]) & (raw[name, t] != shared)
             for t in range(self.values.tasks)
         ]
-        return _gray_ranks(np.stack(own))
+        return _gray_ranks(np.stack(has_own))
 
     def _readers(self, name: str, ids: Ids) -> Ids:
         """Rank of each value by which streams read it."""
-        streams = range(len(self.names))
+        streams = range(len(self.stream_names))
         read = [self.values.read.get((name, s), np.zeros(0, dtype=np.int64)) for s in streams]
-        return _gray_ranks(np.stack([np.isin(ids, own) for own in read]))
+        return _gray_ranks(np.stack([np.isin(ids, values) for values in read]))
+
+    def _live_streams(self, node: Node) -> list[int]:
+        """Streams in which the node has a live output."""
+        raw = self.values.raw
+        streams = [s for s in range(len(self.stream_names)) if (node.name, s) in raw]
+        return [stream for stream in streams if self.live[raw[node.name, stream]].any()]
+
+    def _stored_order(self, ids: Ids) -> Ids:
+        """Indices that sort values by where they are stored."""
+        return np.lexsort((self.positions[ids, 1], self.positions[ids, 0]))
 
     def _store(self, ids: Ids, tensor: int | None = None) -> None:
-        self.place[ids, 0] = len(self.steps) if tensor is None else tensor
-        self.place[ids, 1] = np.arange(len(ids))
+        """Note that values are the channels of a tensor, by default of the last step's."""
+        self.positions[ids, 0] = len(self.steps) if tensor is None else tensor
+        self.positions[ids, 1] = np.arange(len(ids))
 
-    def _gather(self, ids: Ids) -> ChannelSource:
-        places = self.place[ids]
-        assert (places >= 0).all(), "a live value is read before it is computed"
-        cuts = np.flatnonzero(np.diff(places[:, 0])) + 1
+    def _source(self, ids: Ids) -> ChannelSource:
+        """Where values are stored, in few slices."""
+        positions = self.positions[ids]
+        assert (positions >= 0).all(), "a live value is read before it is computed"
+        cuts = np.flatnonzero(np.diff(positions[:, 0])) + 1
         pieces: list[ChannelSlice] = []
-        for part in np.split(places, cuts):
+        for part in np.split(positions, cuts):
             tensor, channels = int(part[0, 0]), part[:, 1]
             runs = _runs(channels)
             if len(runs) > MOST_RUNS:
@@ -255,25 +253,13 @@ def _runs(numbers: Ids) -> list[Ids]:
 
 
 def _gray_ranks(bits: NDArray[np.bool_]) -> Ids:
-    """(bits, n) columns -> (n,) their places in the reflected Gray code."""
+    """(bits, n) columns -> (n,) their ranks in the reflected Gray code."""
     binary = np.logical_xor.accumulate(bits, axis=0)
     return (binary * 2 ** np.arange(len(bits))[::-1, None]).sum(0)
 
 
-def _copy_layers(layers: list[tuple[ConvNorm, Ids, Ids]], into: object) -> None:
-    """Fill a convolution with the outputs of several layers, one behind the other."""
-    assert isinstance(into, ConvNorm)
-    into.conv.weight.copy_(
-        torch.cat([layer.conv.weight[outputs][:, inputs] for layer, outputs, inputs in layers])
-    )
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        rows = torch.cat([getattr(layer.bn, name)[outputs] for layer, outputs, _ in layers])
-        getattr(into.bn, name).copy_(rows)
-    into.bn.eps, into.bn.momentum = layers[0][0].bn.eps, layers[0][0].bn.momentum
-
-
 def sharing(supernet: GatedSupernet) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
-    """Gated layers, and for each task the share of its live channels that are its own.
+    """Return gated layers, and for each task the share of its live channels that are its own.
 
     Returns:
         (layers, task -> a share in [0, 1] for each layer; 0 where the task reads nothing there).
@@ -289,5 +275,5 @@ def sharing(supernet: GatedSupernet) -> tuple[tuple[str, ...], dict[str, tuple[f
     return tuple(gates), shares
 
 
-def _share(live: NDArray[np.bool_], own: NDArray[np.bool_]) -> float:
-    return float((live & own).sum() / max(1, live.sum()))
+def _share(live: NDArray[np.bool_], gates: NDArray[np.bool_]) -> float:
+    return float((live & gates).sum() / max(1, live.sum()))

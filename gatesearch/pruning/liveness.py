@@ -1,28 +1,30 @@
 """Which channels a hard gate pattern leaves alive, and which of them are one and the same.
 
-Every channel of every stream is a value, and equal values get one number. A convolution's output
-is a value of its own in each stream, which has weights of its own. A gate does not compute
-anything: it picks the number of the task's or of the shared channel. The β mix of equal numbers is
-that number, since its weights sum to 1. An element-wise node of equal inputs gives equal outputs,
-in whatever stream. So where all tasks pick shared, their features are one value and are computed
-once.
+Every channel of every stream is a value, and equal values get one number. The outputs of a node
+with weights are values of their own in each stream, which has its own weights. A gate does not
+compute anything: it picks the number of the task's or of the shared channel. The β mix of equal
+numbers is that number, since its weights sum to 1. A node without weights gives equal outputs for
+equal inputs, in any stream. So where all tasks pick the shared stream, their features are one value
+and are computed once.
 
-Aliveness then runs backwards from the heads: a live convolution output needs every channel of its
-source in its stream, a depthwise one its own; a live element-wise value its own arguments; a live
-mix all tasks' values.
+Aliveness is then propagated backwards from the heads: a live output needs the channels of its
+source, in its stream, that its node names (`Node.needed_inputs`); a live mix needs all tasks'
+values.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gatesearch.models.gated_supernet import mixed_nodes
-from gatesearch.models.graph import INPUT, Conv, Graph
+from gatesearch.models.graph import Graph
+from gatesearch.models.nodes import INPUT
+from gatesearch.pruning.description import IMAGE_CHANNELS
 
 Ids = NDArray[np.int64]
-IMAGE_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,17 @@ class Values:
         raw: (node, stream) -> (C,) values before the gate; for nodes without gates the same as
             `read`.
         read: (node, stream) -> (C,) values that consumers in that stream read. The shared stream
-            is left out where nobody could read it.
-        mixes: Value -> the T values it mixes and their channel, at a gated node.
-        parts: Value of an element-wise node, or of a depthwise convolution -> its arguments.
-        count: How many values there are.
+            is left out where nothing can read it.
+        mixes: Gated node -> mixed value -> the T values it mixes, and its channel.
+        arguments: Node without weights -> value -> the values it is computed from, one per source.
+        count: Number of values.
     """
 
     tasks: int
     raw: Mapping[tuple[str, int], Ids]
     read: Mapping[tuple[str, int], Ids]
     mixes: Mapping[str, Mapping[int, tuple[Ids, int]]]
-    parts: Mapping[str, Mapping[int, tuple[int, ...]]]
+    arguments: Mapping[str, Mapping[int, tuple[int, ...]]]
     count: int
 
 
@@ -53,7 +55,7 @@ def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Value
 
     Args:
         graph: The encoder.
-        gates: Gated node -> (T, C), True where the task owns the channel.
+        gates: Gated node -> (T, C), True where the gate is open: the task has its own channel.
     """
     tasks = next(iter(gates.values())).shape[0]
     mixed = mixed_nodes(graph, tuple(gates))
@@ -62,30 +64,27 @@ def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Value
         (INPUT, s): np.arange(IMAGE_CHANNELS) for s in range(tasks + 1)
     }
     mixes: dict[str, dict[int, tuple[Ids, int]]] = {}
-    parts: dict[str, dict[int, tuple[int, ...]]] = {}
+    arguments: dict[str, dict[int, tuple[int, ...]]] = {}
     count = IMAGE_CHANNELS
     for node in graph:
         known: dict[tuple[int, ...], int] = {}
-        parts[node.name] = {}
         for stream in range(tasks + 1):
             if any((source, stream) not in read for source in node.sources):
                 continue
-            if isinstance(node, Conv):
+            if node.has_weights:
                 raw[node.name, stream] = np.arange(count, count + node.outputs)
                 count += node.outputs
-                if node.depthwise:
-                    own = zip(raw[node.name, stream], read[node.source, stream], strict=True)
-                    parts[node.name] |= {int(value): (int(argument),) for value, argument in own}
                 continue
-            arguments = np.stack([read[source, stream] for source in node.sources], 1)
+            inputs = np.stack([read[source, stream] for source in node.sources], 1)
             ids = []
-            for argument in map(tuple, arguments.tolist()):
-                if argument not in known:
-                    known[argument] = count
+            for channels in map(tuple, inputs.tolist()):
+                if channels not in known:
+                    known[channels] = count
                     count += 1
-                ids.append(known[argument])
+                ids.append(known[channels])
             raw[node.name, stream] = np.array(ids)
-        parts[node.name] |= {value: argument for argument, value in known.items()}
+        if not node.has_weights:
+            arguments[node.name] = {value: channels for channels, value in known.items()}
         if node.name not in gates:
             read |= {(node.name, s): raw[node.name, s] for s in _streams(raw, node.name, tasks)}
             continue
@@ -101,7 +100,7 @@ def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Value
                 mixes[node.name][count] = (chosen[:, channel], int(channel))
                 count += 1
             read[node.name, tasks] = ids
-    return Values(tasks, raw, read, mixes, parts, count)
+    return Values(tasks, raw, read, mixes, arguments, count)
 
 
 def live_values(graph: Graph, values: Values) -> NDArray[np.bool_]:
@@ -111,16 +110,13 @@ def live_values(graph: Graph, values: Values) -> NDArray[np.bool_]:
     for task in range(values.tasks):
         live[values.read[last, task]] = True
     for node in reversed(graph.nodes):
-        for value, (arguments, _) in values.mixes.get(node.name, {}).items():
+        for value, (mixed, _) in values.mixes.get(node.name, {}).items():
             if live[value]:
-                live[arguments] = True
-        for value, own in values.parts[node.name].items():
-            if live[value]:
-                live[list(own)] = True
-        if isinstance(node, Conv) and not node.depthwise:
-            for stream in _streams(values.raw, node.name, values.tasks):
-                if live[values.raw[node.name, stream]].any():
-                    live[values.read[node.source, stream]] = True
+                live[mixed] = True
+        for stream in _streams(values.raw, node.name, values.tasks):
+            outputs = torch.from_numpy(live[values.raw[node.name, stream]]).float()
+            for source, needed in zip(node.sources, node.needed_inputs(outputs), strict=True):
+                live[values.read[source, stream][needed.numpy() > 0]] = True
     return live
 
 

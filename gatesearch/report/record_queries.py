@@ -19,7 +19,6 @@ NAMES = {
     "mtan": "MTAN",
     "nddr": "NDDR-CNN",
     "adashare": "AdaShare",
-    "interrogate": "InterroGate",
 }
 
 

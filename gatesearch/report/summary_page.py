@@ -156,7 +156,7 @@ def _draw_chart(axes: Axes, record: StudyRecord, split: Split, rows: Sequence[Pu
     tags = [*baseline_tags, *tags]
     obstacles += [(tag.x, tag.y) for tag in tags] + shown
     for row in rows:
-        same_method = row.family == "interrogate"
+        same_method = row.family == "gates"
         color = "#8cc4bd" if same_method else "#b9c0c8"
         mark = "o" if same_method else "s"
         axes.plot(row.gflops, row.delta_mtl, mark, mfc="none", color=color, markersize=5.5)

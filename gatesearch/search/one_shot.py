@@ -1,12 +1,14 @@
-"""From one trained supernet to networks: configurations tried without training, the best chosen.
+"""Try configurations of a trained supernet without training, and choose networks to fine-tune.
 
-Optuna tries configurations of the method's space on the validation part; the method says how a
-configuration's network is cut from the supernet and measured. Nothing is trained for that. Networks
-to fine-tune are then chosen along the whole range of cost.
+Optuna tries configurations of the method's space. The method cuts the network of each from the
+supernet and measures it on the validation part, without training it. Networks to fine-tune are then
+chosen along the whole range of cost.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -19,16 +21,18 @@ from gatesearch.methods import Context, Method, NetworkSpec, Supernet, TrainingR
 from gatesearch.methods.space import Choice, Range, space_of
 from gatesearch.results import Result
 from gatesearch.search.space import Params, draw
-from gatesearch.store.store import Store
+from gatesearch.store.store import Store, ask
 from gatesearch.trials.kept_networks import network_state
 
-# Configurations at which no task owns anything, everything, and evenly between come first.
+# Number of configurations that are tried first: all parameters at the lowest value, at the highest,
+# and evenly between.
 _EVEN = 9
+# Population size of NSGA-II.
 _POPULATION = 24
 
 
 def chooser(
-    method: Method,  # type: ignore[type-arg]
+    method: Method[Any],
     context: Context,
     store: Store,
     single_task: Result,
@@ -37,16 +41,19 @@ def chooser(
     prefer: Mapping[str, float],
     emit: Emit,
 ) -> Callable[[int], Params]:
-    """Try the configurations that are still to be tried: point of the front -> its parameters.
+    """Try the configurations that were not tried yet, and return how trials choose among all.
 
     Args:
-        method: Whose supernet it is.
-        context: Data, tasks, runtime.
-        store: Holds the supernet and what was tried.
-        single_task: Single-task networks, the reference of Δ_MTL.
-        budgets: Networks chosen take less.
-        prefer: Task -> how much it matters.
+        method: The method of the supernet.
+        context: Study, data, tasks and device.
+        store: Holds the trained supernet and the configurations tried earlier.
+        single_task: Result of the single-task networks, the reference of Δ_MTL.
+        budgets: Upper bounds on the chosen networks.
+        prefer: Task -> weight of its gain in the choice; 1 for tasks that are not named.
         emit: Receives progress.
+
+    Returns:
+        Trial index in its search -> parameters of its network.
     """
     study = context.study
     spec = NetworkSpec(method.name, study.seed, 0, budgets=tuple(budgets))
@@ -70,13 +77,13 @@ def chooser(
 
 @dataclass(frozen=True)
 class PatternScore:
-    """A configuration and what it gave.
+    """A configuration that was tried, with cost and gain of its network.
 
     Attributes:
-        params: Its parameters.
+        params: Parameter -> value.
         macs: Multiply-adds of its network.
-        share: Part of the budgets that it takes.
-        gain: Δ_MTL on the validation part, percent, without training.
+        share: Largest share of any budget that the network takes; at most 1 within the budgets.
+        gain: Δ_MTL on the validation part, percent, without fine-tuning.
     """
 
     params: Mapping[str, float]
@@ -86,19 +93,20 @@ class PatternScore:
 
 
 def chosen(tried: Sequence[PatternScore], points: int) -> list[PatternScore]:
-    """Networks along the range of cost; of more points the first ones stay the same.
+    """Choose configurations along the range of cost; more points do not change the first ones.
 
-    Point i aims at a cost between the least and the highest: both ends first, then always the
-    middle of the widest gap (van der Corput's sequence). It takes the pattern of the highest gain
-    within an eighth of the range below its aim that no earlier point has taken; where there is
-    none, of all below, and where there is none either, the cheapest.
+    Point i aims at a cost between the lowest and the highest: first at both ends, then at the
+    middles of the gaps between earlier aims (van der Corput's sequence). Of the configurations that
+    no earlier point has taken, it takes the one of the highest gain whose cost is at most its aim
+    and at least an eighth of the range below it. If there is none, it takes the one of the highest
+    gain of all below its aim, and if there is none either, the cheapest.
 
     Args:
-        tried: Patterns; those over a budget are left out.
-        points: How many networks.
+        tried: Configurations; those over a budget are left out.
+        points: Number of networks to choose.
 
     Raises:
-        UsageError: There are not as many patterns within the budgets.
+        UsageError: Fewer configurations than points are within the budgets.
     """
     within = [item for item in tried if item.share <= 1]
     if len(within) < points:
@@ -120,7 +128,7 @@ def chosen(tried: Sequence[PatternScore], points: int) -> list[PatternScore]:
 
 
 def _fraction(i: int) -> float:
-    """0, 1, 1/2, 1/4, 3/4, 1/8, ...
+    """Return the i-th of 0, 1, 1/2, 1/4, 3/4, 1/8, ..., with the ends before van der Corput's.
 
     >>> [_fraction(i) for i in range(6)]
     [0.0, 1.0, 0.5, 0.25, 0.75, 0.125]
@@ -140,29 +148,45 @@ def _try_configurations(
     *,
     emit: Emit,
 ) -> None:
-    """Measure configurations up to the supernet's number in all; Ctrl-C loses the running one."""
+    """Measure configurations up to a total of `supernet.patterns`; Ctrl-C loses the current one."""
     count = supernet.patterns
     directions = {name: task.higher_is_better for name, task in context.tasks.items()}
-    for cut_off in patterns.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        patterns.tell(cut_off.number, state=TrialState.FAIL)
-    for i in range(min(_EVEN, count)):
-        share = i / max(1, min(_EVEN, count) - 1)
-        even = {
-            n: r.low + share * (r.high - r.low) for n, r in space.items() if isinstance(r, Range)
-        }
-        patterns.enqueue_trial(even, skip_if_exists=True)
-    while (done := len(_complete(patterns))) < count:
+    for interrupted in patterns.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        patterns.tell(interrupted.number, state=TrialState.FAIL)
+    even = _even_configurations(space, min(_EVEN, count))
+    while (done := len(tried := _complete(patterns))) < count:
         if done % 10 == 0:
             emit(Progress("patterns", done, count, "patterns"))
-        patterns.sampler = optuna.samplers.NSGAIISampler(
+        # One at a time, so that the one under which a run was cut off is tried again.
+        untried = [p for p in even if not _is_among(p, tried)] if done < len(even) else []
+        sampler = optuna.samplers.NSGAIISampler(
             population_size=_POPULATION, seed=(context.study.seed * 1_000_003 + done) % 2**32
         )
-        trial = patterns.ask()
-        metrics, macs = supernet.measure(draw(trial, space))
+        fixed = untried[0] if untried and not _waiting(patterns) else None
+        trial, params = ask(patterns, sampler, partial(draw, space=space), fixed)
+        metrics, macs = supernet.measure(params)
         trial.set_user_attr("metrics", metrics)
         patterns.tell(trial, [delta_mtl(metrics, single_task, directions), 2e-9 * macs])
     emit(Progress("patterns", count, count, "patterns"))
 
 
+def _even_configurations(space: Mapping[str, Range | Choice], count: int) -> list[dict[str, float]]:
+    """Configurations with all ranges at their least value, at their highest, and evenly between."""
+    shares = [i / max(1, count - 1) for i in range(count)]
+    ranges = {name: item for name, item in space.items() if isinstance(item, Range)}
+    return [
+        {name: item.low + share * (item.high - item.low) for name, item in ranges.items()}
+        for share in shares
+    ]
+
+
+def _is_among(params: Mapping[str, float], trials: Sequence[FrozenTrial]) -> bool:
+    return any(params.items() <= trial.params.items() for trial in trials)
+
+
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+
+
+def _waiting(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=[TrialState.WAITING])

@@ -1,8 +1,9 @@
-"""Plans of searches: what the trials of a search have in common, and how they are drawn."""
+"""Plans of searches: what all trials of a search share, and how their parameters are drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -25,17 +26,20 @@ Chooser = Callable[[int], Mapping[str, float | str] | None]
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """One search of a store.
+    """The plan of one search.
 
     Attributes:
-        name: In the store.
-        first: A trial without its own: number, parameters, weighting.
-        objectives: What is optimised: Δ_MTL up, and where trials differ in it GFLOPs down.
-        draw: Suggests every parameter.
-        choose: Called once the networks that trials start from are trained; returns what some
-            trials try instead of drawing. None where all draw.
-        asked_for: Whether its trials are those that the run was asked for; others are not stopped
-            early either.
+        name: Name of the search in the store.
+        first: Specification that its trials share; each has its own number, parameters and
+            weighting.
+        objectives: Directions of optimisation: Δ_MTL is maximised; GFLOPs are minimised where the
+            costs of trials differ.
+        draw: Suggests every parameter on a trial; returns parameter -> value.
+        choose: Called after the start networks are trained; returns the parameters that trials
+            must try instead of drawing. None where all trials draw.
+        asked_for: True for a search that the user asked for. Otherwise it is a search for weights
+            of losses, whose trials are not shown in the status and not stopped early.
+        stage: Name of its progress in events.
     """
 
     name: str
@@ -44,20 +48,16 @@ class SearchPlan:
     draw: Callable[[optuna.Trial], Params]
     choose: Callable[[], Chooser] | None = None
     asked_for: bool = True
-
-    @property
-    def stage(self) -> str:
-        """What its progress is called."""
-        return "search" if self.asked_for else self.name
+    stage: str = "search"
 
     def spec(self, trial: PendingTrial) -> NetworkSpec:
-        """The network of a trial."""
+        """Specify the network of a trial."""
         weighting = str(trial.params.get("weighting", self.first.weighting))
         return replace(self.first, trial=trial.number, params=trial.params, weighting=weighting)
 
 
 def method_plan(
-    method: Method,  # type: ignore[type-arg]
+    method: Method[Any],
     context: Context,
     store: Store,
     *,
@@ -66,22 +66,22 @@ def method_plan(
     prefer: Mapping[str, float],
     emit: Emit,
 ) -> SearchPlan:
-    """The search for the hyperparameters of a method under budgets.
+    """Plan the search for the hyperparameters of a method under budgets.
 
     Args:
         method: The method.
-        context: Data, tasks, runtime.
-        store: Holds earlier trials, and what is tried on a supernet.
-        single_task: Gives the single-task networks' result, the reference of Δ_MTL.
-        budgets: All of them hold for every trial.
-        prefer: Task -> how much it matters in the choice among what a supernet offers.
+        context: Study, data, tasks and device.
+        store: Holds earlier trials, and the configurations tried on a supernet.
+        single_task: Returns the result of the single-task networks, the reference of Δ_MTL.
+        budgets: Upper bounds, all of which hold for every trial.
+        prefer: Task -> weight of its gain when networks are chosen from a supernet.
         emit: Receives progress.
     """
     study = context.study
     name, budget = search_name(method.name, name_of(budgets)), name_of(budgets)
     space = space_of(method.space, study)
     if method.supernet is not None:
-        # Trials take budgets up to different shares, so their costs differ all the same.
+        # Its trials spread over the range of cost below the budgets, so both objectives matter.
         return SearchPlan(
             name,
             NetworkSpec(method.name, study.seed, 0, budgets=budgets),
@@ -103,21 +103,22 @@ def method_plan(
 
 
 def weights_plan(method: str, study: Study) -> SearchPlan:
-    """The search for fixed weights of a method's losses, ω_t themselves first."""
+    """Plan the search for fixed weights of a method's losses; it tries ω_t themselves first."""
     low, high = study.search.scalar
     space = weight_space(study.search, study.task_names)
-    plain = dict.fromkeys(space, 1.0)
+    unchanged = dict.fromkeys(space, 1.0)
     return SearchPlan(
         weight_search_name(method, study.seed),
         NetworkSpec(method, study.seed, weighting=SCALAR),
         GAIN,
         partial(draw, space=space),
-        choose=lambda: lambda index: plain if index == 0 and low <= 1 <= high else None,
+        choose=lambda: lambda index: unchanged if index == 0 and low <= 1 <= high else None,
         asked_for=False,
+        stage=weight_search_name(method, study.seed),
     )
 
 
 def _tried(store: Store, name: str, seed: int) -> list[Mapping[str, float | str]]:
-    """Parameters of a search's trials with this seed, and of those that will go on."""
+    """List the parameters of a search's ended trials with this seed, and of all unfinished ones."""
     ended = [result.params for result in store.results(name) if result.seed == seed]
     return ended + [trial.params for trial in store.unfinished() if trial.search == name]

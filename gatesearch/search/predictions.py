@@ -1,4 +1,4 @@
-"""Predictions on a few test frames, beside the truth, for the report."""
+"""Write predictions on a few test frames, with their labels, for the report."""
 
 import io
 from collections.abc import Sequence
@@ -19,9 +19,14 @@ from gatesearch.trials.kept_networks import load_network
 
 
 def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) -> None:
-    """Write `predictions.npz`: frames spread over the test part, truth, and each network's view.
+    """Write `predictions.npz`: frames spread over the test part, labels, and predictions.
 
-    Networks drawn before on the same frames and seed are not run again.
+    Predictions that the file already has of the same frames and seed are not computed again.
+
+    Args:
+        results: Networks to predict with.
+        context: Study, data, tasks and device.
+        out: The store's folder.
     """
     count = min(context.study.report_frames, len(context.test))
     if count == 0:
@@ -29,16 +34,16 @@ def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) 
     path = out / PREDICTIONS
     positions = torch.tensor([(2 * i + 1) * len(context.test) // (2 * count) for i in range(count)])
     batch = context.test.batch(positions)
-    known = _read(path)
+    earlier = _read(path)
     arrays = {"image": _array(batch["image"]), "seed": np.array(context.study.seed)}
     arrays |= {f"truth.{task}": _array(batch[task]) for task in context.tasks}
-    same = all(
-        name in known and np.array_equal(known[name], array) for name, array in arrays.items()
+    same_frames = all(
+        name in earlier and np.array_equal(earlier[name], array) for name, array in arrays.items()
     )
     for result in results:
         keys = {task: f"{result.name}.{task}" for task in context.tasks}
-        if same and all(key in known for key in keys.values()):
-            arrays |= {key: known[key] for key in keys.values()}
+        if same_frames and all(key in earlier for key in keys.values()):
+            arrays |= {key: earlier[key] for key in keys.values()}
             continue
         network = load_network(result, context, out=out)
         predictions = predict(network, batch["image"], context.tasks, runtime=context.runtime)
@@ -49,7 +54,7 @@ def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) 
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    """As the report reads it: vectors last, in half precision."""
+    """Convert a tensor to the form that the report reads: channels last, in half precision."""
     if tensor.ndim == 4:
         tensor = tensor.permute(0, 2, 3, 1)
         if tensor.dtype == torch.float32:

@@ -1,4 +1,4 @@
-"""Baselines of another store, taken over where they would be trained the same."""
+"""Take over baselines of another store if training them here would give the same networks."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ def check_reuse(source: Path) -> None:
     """Refuse a folder that has no baselines; upgrade a store of gatesearch 0.1.0.
 
     Raises:
-        UsageError: It is no store's.
+        UsageError: It is not the folder of a store with baselines.
         StudyRefusedError: A store to be upgraded is in use or damaged.
         DataError: A store to be upgraded cannot be written.
     """
@@ -30,12 +30,13 @@ def check_reuse(source: Path) -> None:
 
 
 def recipe(job: Job) -> dict[str, Any]:
-    """All that the result of a baseline's job depends on but code and chance, as JSON values."""
+    """Describe all that a baseline's result depends on, except code and chance, as JSON values."""
     study, spec = Study.from_definition(job.definition), job.spec
     start = start_of(spec, study)
     model = study.model.model_dump(mode="json")
     if start is None and model["init"] == "stl":
-        model["init"] = "scratch"  # which single-task networks themselves begin from
+        # Single-task networks cannot start from themselves: they start from random weights.
+        model["init"] = "scratch"
     return {
         "results_version": job.definition["results_version"],
         "seed": spec.seed,
@@ -56,31 +57,32 @@ def take_over(job: Job, source: Path, tell: Callable[[str], None]) -> Result | N
     """Copy network and result of a baseline from another store into a job's folder.
 
     Args:
-        job: Which baseline.
+        job: Job of the baseline.
         source: The other store's folder.
-        tell: Receives why not, where the other store has that baseline, but not the same.
+        tell: Receives the differences if the other store's baseline was trained differently.
 
     Returns:
-        The result; None where the baseline must be trained.
+        The result; None if the baseline must be trained.
 
     Raises:
-        StudyRefusedError: The other store's network or result is gone or damaged.
+        StudyRefusedError: The other store's network or result is missing or damaged.
     """
-    theirs = read_spec(job.spec.folder(source) / SPEC)
-    known = None if theirs is None else read_result(theirs)
-    if theirs is None or known is None or known.state != "complete":
+    other_job = read_spec(job.spec.folder(source) / SPEC)
+    result = None if other_job is None else read_result(other_job)
+    if other_job is None or result is None or result.state != "complete":
         return None
     try:
-        differing = differences(recipe(job), recipe(theirs))
+        differing = differences(recipe(job), recipe(other_job))
     except UsageError:
         differing = ["its definition is another version's"]
     if differing:
-        # All of a start that only one of the two has says no more than its key does.
+        # If only one of the two has a start, each of its keys is "absent" in the other; these lines
+        # are left out as long as any others remain.
         short = [line for line in differing if "absent" not in line] or differing
         tell(f"{job.spec.label} is not the one of {source}: {', '.join(short)}")
         return None
-    network_state(job.spec, out=source)  # which says so if it cannot be read
+    network_state(job.spec, out=source)  # refuses a damaged file
     job.write()
-    copy_network(theirs.folder, job.folder)
-    keep_result(job, known)
-    return known
+    copy_network(other_job.folder, job.folder)
+    keep_result(job, result)
+    return result

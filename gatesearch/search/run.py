@@ -1,4 +1,4 @@
-"""The run of a study: baselines first, then searches, then the test part once."""
+"""Run a study: train baselines, then search, then measure once on the test part."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from gatesearch.events import Emit, Progress, Warned
 from gatesearch.execution.executors import open_executor
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import perform
-from gatesearch.methods import Context, NetworkSpec, check_study, methods_listed
+from gatesearch.methods import Context, NetworkSpec, binding_methods, check_study
 from gatesearch.results import SINGLE_TASK, Result, StudyRecord, front
 from gatesearch.search.plans import method_plan
 from gatesearch.search.predictions import draw_predictions
@@ -43,34 +43,37 @@ def run(
     options: ExecutionOptions = HERE,
     reuse: Path | None = None,
 ) -> StudyRecord:
-    """Bring each search of a study to a total of `n_trials`, and measure on the test part.
+    """Train a study's baselines, bring its searches to `n_trials` trials each, and measure on test.
 
-    What the store already has is never trained again: the same call continues where the last one
-    ended, and with nothing left to do it only reads.
+    Networks that the store already has are not trained again: the same call continues where the
+    last one ended, and only reads the store if nothing is left to do.
 
     Args:
-        study: The definition; its `methods` are the baselines, trained first, and the methods
-            that it tunes are searched one after the other.
-        n_trials: Total of each search; 0 trains the baselines and searches nothing; the tuned
-            method's own number when None.
+        study: The definition. Its baselines are trained first; then the methods that it tunes are
+            searched one after the other.
+        n_trials: Total number of trials of each search, earlier ones included; 0 searches nothing.
+            When None, each method's `default_trials`.
         out: The store's folder.
         data: Folder of packs.
         emit: Receives events.
-        budgets: Upper bounds on every trial's cost, as `parse_budget` reads them; `n_trials`
-            then counts the trials under these bounds, which share baselines with all others.
-        prefer: Task -> how much it matters (`delta_mtl`) in the choice among what a supernet
-            offers.
-        options: Workers, their executor, the store's server.
-        reuse: Folder of another store, whose baselines are taken over where they would be trained
-            the same.
+        budgets: Upper bounds on every trial's cost, in the forms that `parse_budget` reads. Each
+            set of budgets has a search of its own; all searches share the baselines.
+        prefer: Task -> weight of its gain (`delta_mtl`) when networks are chosen from a supernet.
+        options: Workers, their executor, and the server of the store.
+        reuse: Folder of another store. Its baselines are taken over if training them here would
+            give the same networks.
+
+    Returns:
+        Everything in the store.
 
     Raises:
-        UsageError: A definition that cannot be built, a budget that cannot be reached, or nothing
-            to reuse.
-        DataError: Data missing or damaged, or a folder that cannot be written.
-        StudyRefusedError: The store belongs to another definition or process.
-        TrainingError: The single-task networks, which everything is measured against, failed.
-        KeyboardInterrupt: It was asked to stop; checkpoints of all trainings are kept.
+        UsageError: The definition cannot be built, a budget cannot be reached, or `reuse` has no
+            baselines.
+        DataError: Data are missing or damaged, or a folder cannot be written.
+        StudyRefusedError: The store belongs to another definition, or another process holds it.
+        TrainingError: The single-task networks failed, against which everything is measured, or a
+            start network.
+        KeyboardInterrupt: The run was asked to stop; checkpoints of all trainings are kept.
     """
     setup = check_run(study, budgets, options)
     study = setup.study
@@ -84,7 +87,7 @@ def run(
             stack.enter_context(advisory_lock(options.storage, study.name))
         store = open_store(
             study, folder=out, tasks=task_infos(study), storage=options.storage,
-            complete=check_study, binding=methods_listed,
+            complete=check_study, binding=binding_methods,
         )  # fmt: skip
         stack.callback(store.close)
         context = _context(setup, store, data=data, emit=emit)
@@ -113,6 +116,8 @@ def run(
                 method, context, store, single_task=single_task, budgets=setup.budgets,
                 prefer=prefer or {}, emit=emit,
             )  # fmt: skip
+            if len(setup.tuned) > 1:
+                plan = replace(plan, stage=f"search {plan.name}")
             search.run_trials(plan, trials[name])
         return _measure_chosen(context, store, emit)
 
@@ -143,7 +148,14 @@ def _pool(
 
 @contextlib.contextmanager
 def _backed_up(study: Study, out: Path, emit: Emit, *, on: bool) -> Iterator[Callable[[], None]]:
-    """Give what is to be called after every change of a database that lies in a file."""
+    """Make a function to call after every change of the store, which makes backups when due.
+
+    Args:
+        study: States the time between two backups.
+        out: The store's folder.
+        emit: Receives warnings.
+        on: False for a database on a server, which is not backed up.
+    """
     backups = Backups(
         out,
         warn=lambda message: emit(Warned(message)),
@@ -165,19 +177,23 @@ def _backed_up(study: Study, out: Path, emit: Emit, *, on: bool) -> Iterator[Cal
 
 
 def _context(setup: Setup, store: Store, *, data: Path, emit: Emit) -> Context:
-    """The study's data, which must be those of the store, and the runtime of the store."""
+    """Open the study's data, which must be those of the store, with the store's runtime."""
     context = open_context(setup.study, data=data, stored=store.attribute("runtime"), emit=emit)
-    known = store.attribute("data")
+    stored = store.attribute("data")
     sha256 = str(context.data["sha256"])
-    if known is not None and known["sha256"] != sha256:
+    if stored is not None and stored["sha256"] != sha256:
         raise StudyRefusedError(
-            f"{store.folder} was made on other data: {known['pack']} {known['sha256'][:12]}, now "
+            f"{store.folder} was made on other data: {stored['pack']} {stored['sha256'][:12]}, now "
             f"{sha256[:12]}; name another folder with --out, or the old --data"
         )
     store.keep("data", context.data)
-    runtime = context.runtime
-    kept = {"precision": runtime.precision, "memory_format": runtime.memory_format}
-    store.keep("runtime", kept)
+    store.keep(
+        "runtime",
+        {
+            "precision": context.runtime.precision,
+            "memory_format": context.runtime.memory_format,
+        },
+    )
     return replace(context, stopwatch=setup.stopwatch)
 
 
@@ -192,6 +208,6 @@ def _measure_chosen(context: Context, store: Store, emit: Emit) -> StudyRecord:
         emit(Progress("test part", done, len(missing), "networks"))
     of_this_seed = [result for result in shown if result.seed == context.study.seed]
     draw_predictions(of_this_seed, context, out=store.folder)
-    # Read again where there is more now: test figures, the file of predictions.
-    drawn = record.predictions is not None or context.study.report_frames == 0
-    return record if drawn and not missing else store.record()
+    # Test figures or the file of predictions were added, so the record is read again.
+    complete = record.predictions is not None or context.study.report_frames == 0
+    return record if complete and not missing else store.record()

@@ -1,4 +1,4 @@
-"""Baselines and trials of a store: trained in order, told as they end, nothing done twice."""
+"""Train the baselines and trials of a store; keep each result at its end, and do nothing twice."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,17 +24,17 @@ from gatesearch.trials.kept_networks import copy_network
 
 
 class Search:
-    """Trains a store's baselines and searches.
+    """Trains the baselines and the trials of a store.
 
     Args:
         store: The store.
-        context: Data, tasks, runtime.
+        context: Study, data, tasks and device.
         pool: Runs the jobs.
-        status: Is told what is done.
+        status: Writes the progress of the run.
         data: Folder of packs, for workers.
         changed: Called after every change of the store.
-        devices: How many train one network together.
-        reuse: Folder of a store whose baselines are taken over.
+        devices: Number of devices that train one network together.
+        reuse: Folder of a store whose baselines are taken over; None without one.
     """
 
     def __init__(
@@ -56,19 +56,19 @@ class Search:
         self._bases = store.bases
 
     def known(self, spec: NetworkSpec) -> Result | None:
-        """The stored result of a baseline, or of what trials start from."""
-        wanted = (spec.method, spec.seed, spec.part, spec.weighting)
+        """Find the stored result of a baseline or a start network; None where there is none."""
+        key = (spec.method, spec.seed, spec.part, spec.weighting)
         for result in self._bases:
-            if (result.method, result.seed, result.part, result.weighting) == wanted:
+            if (result.method, result.seed, result.part, result.weighting) == key:
                 return result
         return None
 
     def train_bases(self, methods: Sequence[str]) -> None:
-        """Train the baselines that are missing, or failed the last time.
+        """Train the baselines that are missing or that failed in the last run.
 
         Args:
-            methods: Single-task networks first; all others are trained under every weighting of
-                the study.
+            methods: Methods, single-task networks first; all others are trained under every
+                weighting of the study.
 
         Raises:
             TrainingError: The single-task networks failed.
@@ -92,37 +92,38 @@ class Search:
                 self._search_weights(method)
 
     def run_trials(self, plan: SearchPlan, n_trials: int) -> None:
-        """Bring a search to a total of so many trials that came to a result.
+        """Bring a search to a total number of ended trials.
 
-        Trials that were begun before go on first, whatever search they belong to if their result
-        lies in their folder already.
+        First, trials of any search whose results already lie in their folders are finished. Then
+        unfinished trials of this search go on, before new ones are drawn.
 
         Args:
             plan: The search.
-            n_trials: Its total.
+            n_trials: Total number of ended trials, earlier ones included.
         """
         self.store.open_search(plan.name, plan.objectives)
-        self._adopt_orphans()
-        self._tell_results()
-        open_trials = [trial for trial in self.store.unfinished() if trial.search == plan.name]
-        known = self.store.results(plan.name)
+        self._adopt_unknown_trials()
+        self._finish_trained_trials()
+        unfinished = [trial for trial in self.store.unfinished() if trial.search == plan.name]
+        earlier = self.store.results(plan.name)
         if plan.asked_for:
-            self.status.search(self._outcome(result) for result in known)
-        ended = len(known)
-        drawn = ended + len(open_trials)
+            self.status.search(self._outcome(result) for result in earlier)
+        ended = len(earlier)
+        drawn = ended + len(unfinished)
         self._progress(plan.stage, ended, n_trials, "trials")
         if ended >= n_trials:
             return
         self._train_starts(plan.first)
         chooser = None if plan.choose is None else plan.choose()
-        results = known if self.context.study.search.stop != "none" else []
-        trials: dict[str, PendingTrial] = {}  # by job
+        # Early stopping compares a trial with those before it.
+        results = earlier if self.context.study.search.stop != "none" else []
+        trials: dict[str, PendingTrial] = {}  # identity of a running job -> its trial
 
         def begin_more() -> None:
             nonlocal drawn
             while self.pool.free and ended + len(self.pool.jobs) < n_trials:
-                if open_trials:
-                    trial = open_trials.pop(0)
+                if unfinished:
+                    trial = unfinished.pop(0)
                     message = f"trial {trial.number} goes on"
                 else:
                     trial = self._draw(plan, drawn, None if chooser is None else chooser(drawn))
@@ -135,7 +136,7 @@ class Search:
 
         begin_more()
         for job, result in self.pool.results():
-            result = self._tell(trials.pop(job.identity), result)
+            result = self._finish(trials.pop(job.identity), result)
             if plan.asked_for:
                 self.status.ended(self._outcome(result))
             results.append(result)
@@ -146,12 +147,12 @@ class Search:
     def _search_weights(self, method: str) -> None:
         """Try weights of a method's losses, and keep the best as its baseline `scalar`.
 
-        The training cost of that baseline is that of all tries.
+        The training cost of that baseline is that of all trials.
         """
         study = self.context.study
         plan = weights_plan(method, study)
-        known = self.known(plan.first)
-        if known is not None and known.state == "complete":
+        baseline = self.known(plan.first)
+        if baseline is not None and baseline.state == "complete":
             return
         self.run_trials(plan, study.search.scalar_trials)
         tried = self.store.results(plan.name)
@@ -163,19 +164,19 @@ class Search:
             copy_network(NetworkSpec.of(result).folder(out), plan.first.folder(out))
         result = _with_cost_of_all(result, tried)
         self._keep(self._job(plan.first), result)
-        self._tell_trained(plan.first.label, result, trial=False)
+        self._emit_trained(plan.first.label, result, trial=False)
 
     def _taken_over(self, spec: NetworkSpec, source: Path) -> bool:
-        """Whether a baseline of another store was taken over."""
+        """Try to take over a baseline of another store; tell whether it was."""
         job = self._job(spec)
         result = take_over(job, source, lambda message: self.emit(Log(message)))
         if result is not None:
             self._keep(job, result)
-            self._tell_trained(f"{spec.label}, from {source}", result, trial=False)
+            self._emit_trained(f"{spec.label}, from {source}", result, trial=False)
         return result is not None
 
     def _train(self, missing: Sequence[NetworkSpec], *, stage: str) -> None:
-        """Train networks that others start from or are compared with, each after its own start."""
+        """Train baselines or start networks, each after the network that it starts from."""
         waiting = list(missing)
         done, total = 0, len(waiting)
         self._progress(stage, done, total, "networks")
@@ -192,17 +193,22 @@ class Search:
             self._keep(job, result)
             done += 1
             self._progress(stage, done, total, "networks")
-            self._tell_trained(job.spec.label, result, trial=False)
+            self._emit_trained(job.spec.label, result, trial=False)
             begin_ready()
 
     def _train_starts(self, spec: NetworkSpec) -> None:
-        """Train what trials start from, and what that starts from, once per seed."""
+        """Train the network that trials start from, after the one that it starts from itself."""
         start = start_of(spec, self.context.study)
         if start is not None and start.part and self.known(start) is None:
             self._train_starts(start)
             self._train([start], stage="start")
 
     def _keep(self, job: Job, result: Result) -> None:
+        """Keep the result of a baseline or a start network in the store.
+
+        Raises:
+            TrainingError: The single-task networks or a start network failed.
+        """
         label = job.spec.label
         if result.state != "complete":
             if result.method == SINGLE_TASK or result.part:
@@ -214,7 +220,7 @@ class Search:
         self._changed()
 
     def _best(self, results: Sequence[Result]) -> Result | None:
-        """The result of the highest Δ_MTL on validation, the first of equals."""
+        """Choose the result of the highest Δ_MTL on validation, the first of equal ones."""
         gains = [(self._gain(r), r) for r in results if r.state == "complete"]
         defined = [item for item in gains if math.isfinite(item[0])]
         return max(defined, key=lambda item: item[0])[1] if defined else None
@@ -224,11 +230,15 @@ class Search:
     ) -> PendingTrial:
         study = self.context.study
         parallel = self.pool.size > 1
-        own = sampler(study.search, seed=study.seed, index=index, parallel=parallel)
-        return self.store.begin(plan.name, own, plan.draw, params)
+        trial_sampler = sampler(study.search, seed=study.seed, index=index, parallel=parallel)
+        return self.store.begin(plan.name, trial_sampler, plan.draw, params)
 
-    def _tell(self, trial: PendingTrial, result: Result) -> Result:
-        """Keep a trial's result: as it is kept, failed where its Δ_MTL is undefined."""
+    def _finish(self, trial: PendingTrial, result: Result) -> Result:
+        """Write a trial's result into the store.
+
+        Returns:
+            The result as it is stored: `failed` if its Δ_MTL is undefined.
+        """
         values = None
         if result.state == "complete":
             gain = self._gain(result)
@@ -242,28 +252,28 @@ class Search:
             self.emit(Warned(f"{label} failed: {result.reason}"))
         self.store.finish(trial, result, values)
         self._changed()
-        self._tell_trained(label, result, trial=True)
+        self._emit_trained(label, result, trial=True)
         return result
 
-    def _tell_results(self) -> None:
-        """Tell what workers finished after the process that ran the search was gone."""
+    def _finish_trained_trials(self) -> None:
+        """Write results that workers left in their folders after the run's process had ended."""
         for trial in self.store.unfinished():
             job = read_spec(trial_folder(self.store.folder, trial.number) / SPEC)
             result = None if job is None else read_result(job)
             if result is not None:
-                self._tell(trial, result)
+                self._finish(trial, result)
 
-    def _adopt_orphans(self) -> None:
-        """Take up trials that a database put back from a backup does not know yet."""
-        known = self.store.numbers
+    def _adopt_unknown_trials(self) -> None:
+        """Add trials that were begun after the backup from which the database was restored."""
+        numbers = self.store.numbers
         for path in sorted((self.store.folder / "trials").glob(f"*/{SPEC}")):
-            if path.parent.name.isdecimal() and int(path.parent.name) in known:
+            if path.parent.name.isdecimal() and int(path.parent.name) in numbers:
                 continue
             job = read_spec(path)
             if job is None or job.store != self.store.identity:
                 continue
             number = job.spec.trial
-            if number is not None and number not in known:
+            if number is not None and number not in numbers:
                 params = dict(job.spec.params)
                 trial = PendingTrial(job.search, number, params, -1, job.drawn_from)
                 self.store.adopt(trial, objectives=job.objectives)
@@ -315,12 +325,14 @@ class Search:
         if total:
             self.emit(Progress(stage, min(done, total), total, unit))
 
-    def _tell_trained(self, label: str, result: Result, *, trial: bool) -> None:
+    def _emit_trained(self, label: str, result: Result, *, trial: bool) -> None:
         self.emit(NetworkTrained(self._line(label, result), trial=trial))
 
     def _line(self, label: str, result: Result) -> str:
         if result.state != "complete":
             return f"{label}: {result.state}: {result.reason}"
+        if not result.metrics:  # a part that is no network to compare
+            return f"{label}: trained"
         metrics = " ".join(f"{k} {v:.4g}" for k, v in result.metrics.get("validation", {}).items())
         compared = metrics and self.known(NetworkSpec(SINGLE_TASK, result.seed)) is not None
         gain = f"Δ_MTL {self._gain(result):+.2f} %, " if compared else ""
@@ -328,7 +340,7 @@ class Search:
 
 
 def _with_cost_of_all(result: Result, tried: Sequence[Result]) -> Result:
-    """A baseline whose training cost is that of all trials that led to it."""
+    """Turn the best trial into a baseline whose training cost is that of all trials."""
     return replace(
         result,
         trial=None,

@@ -1,4 +1,4 @@
-"""Everything that can be refused before a store is made: methods, weightings, budgets, devices."""
+"""Check a run before a store is made: methods, weightings, budgets and devices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,14 +30,14 @@ from gatesearch.trials.costs import costs
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionOptions:
-    """Where and by whom networks of a run are trained.
+    """Options of a run that do not change its results: workers, devices and storage.
 
     Attributes:
-        workers: Trainings at a time.
+        workers: Number of networks that are trained at the same time.
         executor: `process`, `ray`, or `ray://ADDRESS` of a cluster.
-        devices: How many train one network together.
+        devices: Number of devices that train one network together.
         storage: `postgresql://...` of the store; empty for SQLite in its folder.
-        device: Where latency is measured, for budgets of it; the one trained on by default.
+        device: Device on which latency is measured for budgets; empty for that of training.
     """
 
     workers: int = 1
@@ -48,20 +48,20 @@ class ExecutionOptions:
 
     @property
     def shown_storage(self) -> str:
-        """The server without its password."""
+        """URL of the server without its password; empty without a server."""
         return server_url(self.storage).render_as_string() if self.storage else ""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run's study and budgets, checked.
+    """A run that was checked.
 
     Attributes:
-        study: With its methods' options validated.
-        baselines: Methods to train, in order.
-        tuned: Methods to search.
+        study: The study, with valid options of its methods.
+        baselines: Methods to train as baselines, in order.
+        tuned: Name -> method whose hyperparameters are searched.
         budgets: Upper bounds on every trial's cost.
-        stopwatch: How latency is measured; None where no budget bounds it.
+        stopwatch: Measured latency; None where no budget bounds latency.
     """
 
     study: Study
@@ -72,16 +72,21 @@ class Setup:
 
 
 def check_run(study: Study, budgets: Sequence[str], options: ExecutionOptions) -> Setup:
-    """Check everything about a run that needs neither data nor store.
+    """Check everything about a run that can be checked without its data and store.
+
+    Args:
+        study: The definition.
+        budgets: Upper bounds, in the forms that `parse_budget` reads.
+        options: Workers, devices and storage.
 
     Raises:
-        UsageError: A definition that cannot be built, or a budget that cannot be reached.
+        UsageError: The definition cannot be built, or a budget cannot be reached.
     """
     study = check_study(study)
     tuned = tuned_methods(study)
     _check_weightings(study)
     check_dataset(study)
-    parts_of(study)  # loads its weights, which may be missing
+    parts_of(study)  # loads pretrained weights, and so refuses a missing file
     with torch.device("meta"):
         for name in {*study.methods, *study.options, *tuned}:
             build_model(study, name, pretrained=False)
@@ -97,16 +102,16 @@ def check_run(study: Study, budgets: Sequence[str], options: ExecutionOptions) -
                 f"{options.devices} and {options.executor}"
             )
         stopwatch = start_stopwatch(study, options.device)
-    rest = [m for m in study.methods if m != SINGLE_TASK and method_of(m).baseline]
+    shared = [m for m in study.methods if m != SINGLE_TASK and method_of(m).baseline]
     parsed = parse_budgets(study, budgets, stopwatch)
-    return Setup(study, (SINGLE_TASK, *rest), tuned, parsed, stopwatch)
+    return Setup(study, (SINGLE_TASK, *shared), tuned, parsed, stopwatch)
 
 
 def bounds_latency(budgets: Sequence[str]) -> bool:
-    """Whether a budget bounds latency.
+    """Tell whether any budget bounds latency.
 
     Raises:
-        UsageError: Not a budget.
+        UsageError: One is not a budget.
     """
     return "latency" in [measure_of(text) for text in budgets]
 
@@ -116,16 +121,16 @@ def start_stopwatch(study: Study, device: str) -> Stopwatch:
 
     Args:
         study: The definition.
-        device: `cpu`, `cuda` or `mps`; empty for the one trained on.
+        device: `cpu`, `cuda` or `mps`; empty for that of training.
 
     Raises:
-        UsageError: The device is not there.
+        UsageError: This machine does not have the device.
     """
     runtime = resolve_runtime("fp32", study.training.memory_format)
-    there = {"cpu", runtime.device}
-    if device and device not in there:
+    available = {"cpu", runtime.device}
+    if device and device not in available:
         raise UsageError(
-            f"--device must be one that torch can use here ({', '.join(sorted(there))}), found "
+            f"--device must be one that torch can use here ({', '.join(sorted(available))}), found "
             f"'{device}'; install its driver and a build of torch for it"
         )
     runtime = replace(runtime, device=device or runtime.device)
@@ -136,12 +141,17 @@ def start_stopwatch(study: Study, device: str) -> Stopwatch:
 def parse_budgets(
     study: Study, budgets: Sequence[str], stopwatch: Stopwatch | None = None
 ) -> tuple[Budget, ...]:
-    """Budgets of a study, checked against what its networks can cost.
+    """Read budgets, and check each against the range of cost of the study's networks.
 
-    A budget of latency is named with its device, as `12ms@cpu`.
+    The text of a budget of latency gets the device appended, as `12ms@cpu`.
+
+    Args:
+        study: The definition.
+        budgets: Upper bounds, in the forms that `parse_budget` reads.
+        stopwatch: Measured latency, for budgets that bound it.
 
     Raises:
-        UsageError: Not a budget, or out of reach.
+        UsageError: One is not a budget, or out of reach.
     """
     if not budgets:
         return ()
@@ -160,7 +170,7 @@ def parse_budgets(
 
 
 def task_infos(study: Study) -> tuple[TaskInfo, ...]:
-    """What a report must know of a study's tasks."""
+    """Describe a study's tasks for reports."""
     return tuple(
         TaskInfo(
             name=name,
@@ -179,10 +189,10 @@ def _check_bounds(method: Method[Any], budgets: Sequence[str]) -> None:
     for text in budgets:
         measure = measure_of(text)
         if measure not in method.bounds:
-            held = ", ".join(sorted(method.bounds)) or "nothing"
+            possible = ", ".join(sorted(method.bounds)) or "nothing"
             raise UsageError(
                 f"budget {text} bounds {measure}, and a network of '{method.name}' can be held to "
-                f"{held}; leave --budget out, or tune another method"
+                f"{possible}; leave --budget out, or tune another method"
             )
 
 

@@ -1,4 +1,4 @@
-"""What Optuna draws, and with which sampler."""
+"""Draw the parameters of trials with Optuna, and choose its sampler."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,10 @@ Params = dict[str, float | str]
 def draw(
     trial: optuna.Trial, space: Mapping[str, Range | Choice], weightings: Sequence[str] = ()
 ) -> Params:
-    """Every number of a space, and its words and the weighting where there is a choice."""
+    """Suggest all parameters of a space on a trial, and a weighting if there are several.
+
+    A `Choice` of one word is not a parameter.
+    """
     params: Params = {}
     for name, item in space.items():
         if isinstance(item, Range):
@@ -28,7 +31,7 @@ def draw(
 
 
 def weight_space(spec: SearchSpec, tasks: Sequence[str]) -> dict[str, Range | Choice]:
-    """`weight.<task>`: factors of ω_t for the weighting `scalar`."""
+    """Make the space of `weight.<task>`, the factors of ω_t that the weighting `scalar` tries."""
     low, high = spec.scalar
     return {f"{WEIGHT}{task}": Range(low, high, log=True) for task in tasks}
 
@@ -36,31 +39,34 @@ def weight_space(spec: SearchSpec, tasks: Sequence[str]) -> dict[str, Range | Ch
 def untried_first(
     first: Sequence[Mapping[str, float | str]], tried: Sequence[Mapping[str, float | str]]
 ) -> Callable[[int], dict[str, float | str] | None]:
-    """Trial index -> the next configuration of the study that no trial has; None once all have.
+    """Let the next trials try the study's own configurations, except those that were tried.
 
     Args:
-        first: `SearchSpec.first_params`.
+        first: Configurations of the study (`SearchSpec.first_params`).
         tried: Parameters of the search's trials.
+
+    Returns:
+        Trial index -> a configuration, another one in each call; None once all are given out.
     """
-    known = [params.items() for params in tried]
-    left = [dict(p) for p in first if not any(p.items() <= items for items in known)]
+    tried_items = [params.items() for params in tried]
+    left = [dict(p) for p in first if not any(p.items() <= items for items in tried_items)]
     return lambda index: left.pop(0) if left else None
 
 
 def sampler(
     spec: SearchSpec, *, seed: int, index: int, parallel: bool = False
 ) -> optuna.samplers.BaseSampler:
-    """The sampler of the next trial.
+    """Make the sampler of the next trial.
 
-    Its seed depends on the number of trials before it: a sampler seeded alike on every start would
-    draw the first trials of a resumed study once more. So a study that was interrupted also draws
-    what it would have drawn without; with several workers that holds for `random` alone, since what
-    the others know depends on who ended first.
+    Its seed depends on the number of trials drawn before. With the same seed after every start, a
+    resumed search would draw its first trials again. So an interrupted search draws the same trials
+    as one that was not interrupted. With several workers this holds for `random` alone: the other
+    samplers depend on the order in which trials end.
 
     Args:
-        spec: Which sampler.
-        seed: The study's.
-        index: Trials of the search drawn before it.
+        spec: Names the sampler and its options.
+        seed: The study's seed.
+        index: Number of trials of the search drawn before.
         parallel: True if other trials are running; enables TPE's constant liar.
     """
     trial_seed = (seed * 1_000_003 + index * 7919 + 17) % 2**32
@@ -69,7 +75,7 @@ def sampler(
         if spec.sampler == "random":
             return optuna.samplers.RandomSampler(seed=trial_seed)
         if spec.sampler == "nsga2":
-            # A population is two at least.
+            # NSGA-II needs a population of 2 or more.
             population = max(2, spec.startup)
             return optuna.samplers.NSGAIISampler(seed=trial_seed, population_size=population)
         return optuna.samplers.TPESampler(

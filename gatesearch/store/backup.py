@@ -1,7 +1,7 @@
-"""Backups of the store's database, what is wrong with it, and how it comes back. Needs no torch.
+"""Back up the store's database, find damage in it, and restore it. Needs no torch.
 
-While a process writes the database it must not open the file but through SQLite: closing it would
-drop SQLite's locks.
+A process that writes the database must open its file through SQLite alone: when a process closes
+any other handle of the file, the operating system drops the locks that SQLite holds on it.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from gatesearch.errors import DataError, StudyRefusedError, UsageError
 DATABASE = "study.db"
 # Newest first.
 BACKUPS = (f"{DATABASE}.backup", f"{DATABASE}.backup.1")
-# What SQLite keeps beside a database, and mends it with.
-_BESIDE = ("-journal", "-wal", "-shm")
+# Suffixes of the files that SQLite keeps beside a database, and recovers it with after a crash.
+_SIDE_FILES = ("-journal", "-wal", "-shm")
 
 
 @dataclass(frozen=True)
 class Backup:
-    """A sound backup.
+    """A backup without damage.
 
     Attributes:
         path: The file.
-        made: When.
-        trials: Trials in it that came to a result.
+        made: When it was made.
+        trials: Number of trials in it that have ended.
     """
 
     path: Path
@@ -46,8 +46,8 @@ class Restored:
     """A store whose database was replaced by a backup.
 
     Attributes:
-        damaged: Where the damaged database was moved; None where there was none.
-        backup: What is in its place.
+        damaged: Path to which the damaged database was moved; None where it was missing.
+        backup: The backup that is in its place now.
     """
 
     damaged: Path | None
@@ -55,13 +55,13 @@ class Restored:
 
 
 class Backups:
-    """Backups of a store as it changes.
+    """Makes backups of a store as it changes.
 
     Args:
         folder: The store's folder.
-        warn: Told when a backup could not be made; the search can go on.
-        minutes: Least time between two backups.
-        clock: Seconds.
+        warn: Called with a message when a backup could not be written; the search can go on.
+        minutes: Minimum time between two backups.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Backups:
         self._due = -float("inf")
 
     def after_change(self) -> None:
-        """Back up, unless the last one is young.
+        """Back up, unless the last backup is less than `minutes` old.
 
         Raises:
             StudyRefusedError: The database is damaged.
@@ -88,7 +88,7 @@ class Backups:
             self.close()
 
     def close(self) -> None:
-        """Back up.
+        """Back up now.
 
         Raises:
             StudyRefusedError: The database is damaged.
@@ -97,57 +97,61 @@ class Backups:
             back_up(self._folder)
         except DataError as error:
             self._warn(str(error))
-        # Counted from the end, so that slow backups leave time for the search.
+        # Counted from the end of a backup, so that slow backups leave time for the search.
         self._due = self._clock() + self._interval
 
 
 def back_up(folder: Path) -> Path:
-    """Back up the database as it is at this moment, also while it is written to.
+    """Back up the database as it is at this moment; another connection may write to it meanwhile.
 
-    The one before is kept. The new one takes its place whole and checked, or not at all.
+    The new backup is written and checked under another name, and renamed only when it is complete.
+    The previous backup is kept as `BACKUPS[1]`.
 
     Args:
         folder: The store's folder.
 
+    Returns:
+        Path of the new backup.
+
     Raises:
-        DataError: The folder takes no more.
+        DataError: The folder cannot be written.
         StudyRefusedError: The database is damaged; the backups are left as they are.
     """
     source, newest = folder / DATABASE, folder / BACKUPS[0]
-    with _aside(newest) as aside:
+    with _replacement(newest) as unfinished:
         try:
-            with _opened(source, "rw") as database, _opened(aside, "rwc") as copy:
-                # Reading already, it need not wait for a pause between two changes.
+            with _opened(source, "rw") as database, _opened(unfinished, "rwc") as copy:
+                # An open read transaction spares the copy from waiting until nobody writes.
                 database.execute("BEGIN")
                 database.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 database.backup(copy)
         except sqlite3.OperationalError as error:
-            raise _unwritten(newest, str(error)) from error
+            raise _unwritable(newest, str(error)) from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise damaged(source, str(error)) from error
-        wrong = damage(aside)
-        if wrong is not None:
-            raise damaged(source, wrong)
-        _sync(aside)
+        fault = damage(unfinished)
+        if fault is not None:
+            raise damaged(source, fault)
+        _sync(unfinished)
         if newest.exists():
             newest.replace(folder / BACKUPS[1])
-        aside.replace(newest)
+        unfinished.replace(newest)
         _sync(folder)
     return newest
 
 
 def damage(path: Path, *, thorough: bool = True) -> str | None:
-    """What is wrong with a database; None if it is sound. Writes nothing.
+    """Describe the damage of a database; None if there is none. The database is not written to.
 
-    A transaction that a killed process left behind is no damage: SQLite takes it back when the
+    An unfinished transaction of a killed process is no damage: SQLite rolls it back when the
     database is next opened for writing.
 
     Args:
         path: The database.
-        thorough: Every page is looked at, else only header and size.
+        thorough: Check every page; otherwise only the header and the size of the file.
 
     Raises:
-        DataError: It cannot be opened.
+        DataError: The database cannot be opened.
     """
     if not path.exists():
         return "it is missing"
@@ -156,13 +160,14 @@ def damage(path: Path, *, thorough: bool = True) -> str | None:
     try:
         return _fault(path, "ro", thorough)
     except sqlite3.OperationalError as error:
-        if not any(_beside(path)):
+        if not any(_side_files(path)):
             raise DataError(f"cannot open {path}: {error}") from error
-    # What was left behind can only be taken back by writing.
+    # An unfinished transaction is rolled back by writing, so that is done on a copy.
     with tempfile.TemporaryDirectory(prefix="gatesearch-") as folder:
         copy = Path(folder) / path.name
-        for suffix in ("", *_beside(path)):
-            with contextlib.suppress(FileNotFoundError):  # it may just have been taken back
+        for suffix in ("", *_side_files(path)):
+            # Another process may just have rolled it back and removed the file.
+            with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
         try:
             return _fault(copy, "rw", thorough)
@@ -171,7 +176,7 @@ def damage(path: Path, *, thorough: bool = True) -> str | None:
 
 
 def last_backup(folder: Path) -> Backup | None:
-    """The newest sound backup of a store, None where there is none."""
+    """Find the newest backup of a store that is not damaged; None where there is none."""
     for name in BACKUPS:
         path = folder / name
         with contextlib.suppress(DataError, sqlite3.DatabaseError):
@@ -183,9 +188,9 @@ def last_backup(folder: Path) -> Backup | None:
 
 
 def restore(folder: Path) -> Restored:
-    """Put the newest sound backup in place of a damaged database, which is kept aside.
+    """Replace a damaged database by its newest sound backup.
 
-    The caller holds the lock of the folder.
+    The damaged file is renamed to `study.db.damaged-TIME`. The caller holds the lock of the folder.
 
     Args:
         folder: The store's folder.
@@ -200,95 +205,98 @@ def restore(folder: Path) -> Restored:
     backup = last_backup(folder)
     if backup is None:
         raise DataError(f"no sound backup of {path}; start a new --out folder")
-    with _aside(path) as aside:
-        shutil.copyfile(backup.path, aside)
-        _sync(aside)
-        moved = None
-        # Its journal goes first: left alone it would be played into the backup.
-        kept = path.with_name(f"{DATABASE}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}")
-        for suffix in (*_beside(path), *([""] if path.exists() else [])):
-            Path(f"{path}{suffix}").rename(f"{kept}{suffix}")
-            moved = kept
-        aside.replace(path)
+    with _replacement(path) as unfinished:
+        shutil.copyfile(backup.path, unfinished)
+        _sync(unfinished)
+        moved_to = None
+        damaged_path = path.with_name(f"{DATABASE}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}")
+        # The journal is moved first: SQLite would apply one that is left alone to the backup.
+        for suffix in (*_side_files(path), *([""] if path.exists() else [])):
+            Path(f"{path}{suffix}").rename(f"{damaged_path}{suffix}")
+            moved_to = damaged_path
+        unfinished.replace(path)
         _sync(folder)
-    return Restored(moved, backup)
+    return Restored(moved_to, backup)
 
 
 def count_trials(path: Path) -> dict[str, int]:
-    """Trials of every search of a store: `complete`, `failed`, `stopped`, `running`.
+    """Count the trials of all searches by state: `complete`, `failed`, `stopped`, `running`.
 
-    Read from Optuna's tables, in milliseconds. What was never begun counts for nothing, nor do
-    patterns of a one-shot supernet.
+    They are read from Optuna's tables, in milliseconds. Trials that were never begun are not
+    counted, and neither are the configurations that are tried on a one-shot supernet.
 
     Args:
         path: The database.
     """
     names = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "stopped", "RUNNING": "running"}
     with _opened(path, "ro") as database:
-        found = database.execute(
+        rows = database.execute(
             "SELECT state, count(*) FROM trials WHERE trial_id IN"
             " (SELECT trial_id FROM trial_user_attributes WHERE key IN ('trial', 'result'))"
             " GROUP BY state"
         ).fetchall()
-    return dict.fromkeys(names.values(), 0) | {names[s]: n for s, n in found if s in names}
+    return dict.fromkeys(names.values(), 0) | {names[s]: n for s, n in rows if s in names}
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Attributes of a store, all but those of its searches; values that are long are None.
+    """Read the attributes of a store; a value of 200 or more characters of JSON is read as None.
 
     Args:
         path: The database.
     """
     with _opened(path, "ro") as database:
-        found = database.execute(
+        rows = database.execute(
             "SELECT key, CASE WHEN length(value_json) < 200 THEN value_json ELSE 'null' END"
             " FROM study_user_attributes"
         ).fetchall()
-    return {key: json.loads(value) for key, value in found}
+    return {key: json.loads(value) for key, value in rows}
 
 
-def damaged(path: Path, what: str) -> StudyRefusedError:
-    """The refusal of a damaged database, with its cure."""
+def damaged(path: Path, fault: str) -> StudyRefusedError:
+    """Make the error for a damaged database; it names the fault and the cure."""
     return StudyRefusedError(
-        f"{path} is damaged ({what}) and was left as it is; `gatesearch status` with the same "
+        f"{path} is damaged ({fault}) and was left as it is; `gatesearch status` with the same "
         "--study and --out names the last backup and restores it"
     )
 
 
 def _fault(path: Path, mode: str, thorough: bool) -> str | None:
-    """What SQLite or the file's size says.
+    """Describe the fault that SQLite reports or that the file's size shows; None without one.
 
     Raises:
-        sqlite3.OperationalError: It cannot be opened so.
+        sqlite3.OperationalError: The database cannot be opened in this mode.
     """
     try:
         with _opened(path, mode) as database:
-            # Reading keeps writers out until the end of the transaction, so that sizes agree.
+            # An open read transaction keeps writers out, so that header and file size agree.
             database.execute("BEGIN")
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
             pages, size = (
                 database.execute(f"PRAGMA {name}").fetchone()[0]
                 for name in ("page_count", "page_size")
             )
-            there = path.stat().st_size
+            file_size = path.stat().st_size
             if pages == 0:
-                return f"it has no header in its {there:,} bytes"
-            if there < pages * size and not Path(f"{path}-wal").exists():
-                return f"its header says {pages * size:,} bytes, found {there:,}"
+                return f"it has no header in its {file_size:,} bytes"
+            if file_size < pages * size and not Path(f"{path}-wal").exists():
+                return f"its header says {pages * size:,} bytes, found {file_size:,}"
             if not thorough:
                 return None
-            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
-            return _garbled(database) if found == "ok" else found.splitlines()[-1]
+            report = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+            return _garbled_attribute(database) if report == "ok" else report.splitlines()[-1]
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
-            return None  # who writes it finds it sound
+            return None  # Another process writes it, and so could open it.
         raise
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return str(error)
 
 
-def _garbled(database: sqlite3.Connection) -> str | None:
-    """SQLite has no sums of its pages; but Optuna writes JSON in ASCII alone."""
+def _garbled_attribute(database: sqlite3.Connection) -> str | None:
+    """Find an attribute that Optuna cannot have written: its JSON is in ASCII alone.
+
+    SQLite keeps no checksums of its pages, so that it does not notice changed bytes of text.
+    """
     database.text_factory = bytes
     for kind in ("study", "trial"):
         table = f"{kind}_user_attributes"
@@ -308,31 +316,31 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         yield database
 
 
-def _beside(path: Path) -> tuple[str, ...]:
-    return tuple(suffix for suffix in _BESIDE if Path(f"{path}{suffix}").exists())
+def _side_files(path: Path) -> tuple[str, ...]:
+    return tuple(suffix for suffix in _SIDE_FILES if Path(f"{path}{suffix}").exists())
 
 
 @contextlib.contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A file to be written and renamed to `path`; what is left of it is removed.
+def _replacement(path: Path) -> Iterator[Path]:
+    """Name a temporary file that the caller writes and renames to `path`; remove it if it is left.
 
     Raises:
-        DataError: The folder takes no more.
+        DataError: The folder cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield aside
+        yield unfinished
     except OSError as error:
-        raise _unwritten(path, error.strerror or str(error)) from error
+        raise _unwritable(path, error.strerror or str(error)) from error
     finally:
-        for suffix in ("", *_BESIDE):
+        for suffix in ("", *_SIDE_FILES):
             with contextlib.suppress(OSError):
-                Path(f"{aside}{suffix}").unlink()
+                Path(f"{unfinished}{suffix}").unlink()
 
 
-def _unwritten(path: Path, what: str) -> DataError:
+def _unwritable(path: Path, reason: str) -> DataError:
     return DataError(
-        f"cannot write {path}: {what}; what is finished is kept. Make room, or mend its folder"
+        f"cannot write {path}: {reason}; what is finished is kept. Make room, or mend its folder"
     )
 
 

@@ -1,4 +1,4 @@
-"""The database of a store: opened, checked for damage, its complaints explained."""
+"""Open the database of a store, check it for damage, and explain its errors."""
 
 import contextlib
 import errno
@@ -13,20 +13,21 @@ from gatesearch.errors import DataError, StudyRefusedError
 from gatesearch.store.backup import DATABASE, damage, damaged, last_backup
 from gatesearch.store.lock import server_url
 
-# Codes of a disk or folder that takes no more: a cure outside the store makes them go away.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-_NO_ROOM_SQLITE = {"SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"}
+# Error codes of a disk or folder that cannot be written; the cure lies outside the store.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_UNWRITABLE_SQLITE = {"SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"}
 
 
 def open_database(folder: Path, url: str = "") -> RDBStorage:
-    """The database in a store's folder, or on a server.
+    """Open the database in a store's folder, or on a server.
 
     Args:
-        folder: The store's.
+        folder: The store's folder.
         url: `postgresql://...`; empty for SQLite in the folder.
 
     Raises:
-        StudyRefusedError: It is damaged, and left as it is, or of another version of Optuna.
+        StudyRefusedError: The database is damaged, or was written by another version of Optuna.
+            It is not changed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url:
@@ -34,7 +35,7 @@ def open_database(folder: Path, url: str = "") -> RDBStorage:
     _check(folder)
     try:
         return RDBStorage(f"sqlite:///{folder.absolute() / DATABASE}")
-    except RuntimeError as error:  # tables of another version of Optuna
+    except RuntimeError as error:  # The tables are those of another version of Optuna.
         raise StudyRefusedError(
             f"{folder / DATABASE} cannot be used: {str(error).splitlines()[0]}; name another "
             "folder with --out"
@@ -42,26 +43,27 @@ def open_database(folder: Path, url: str = "") -> RDBStorage:
 
 
 def close_database(storage: RDBStorage) -> None:
-    """Give back its connections."""
+    """Close the connections to the database."""
     storage.remove_session()
     storage.engine.dispose()
 
 
 def _check(folder: Path) -> None:
-    """Find damage before anything is written: Optuna opens, and writes to, half a database."""
+    """Refuse a damaged database before Optuna opens it, which would write even to half of one."""
     path = folder / DATABASE
-    fresh = not path.exists() or path.stat().st_size == 0
-    # A killed first start leaves an empty file, which is no loss; one beside networks is.
-    if fresh and last_backup(folder) is None and not (folder / "baselines").exists():
+    empty = not path.exists() or path.stat().st_size == 0
+    # A first start that was killed leaves an empty file, and nothing is lost. Where there are
+    # backups or trained networks, an empty file is damage.
+    if empty and last_backup(folder) is None and not (folder / "baselines").exists():
         return
-    wrong = damage(path)
-    if wrong is not None:
-        raise damaged(path, wrong)
+    fault = damage(path)
+    if fault is not None:
+        raise damaged(path, fault)
 
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn what a disk or database complains of into an error that names the cure.
+    """Turn errors of the disk and the database into errors that name the cure.
 
     Raises:
         DataError: The disk is full or the folder cannot be written.
@@ -73,10 +75,10 @@ def explained(folder: Path) -> Iterator[None]:
         yield
     except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
         cause = _sqlite_error(error)
-        # Extended codes such as SQLITE_IOERR_WRITE begin with their family.
+        # Extended codes such as SQLITE_IOERR_WRITE begin with the code of their family.
         code = "_".join(getattr(cause, "sqlite_errorname", "").split("_")[:2])
-        if code in _NO_ROOM_SQLITE:
-            raise _no_room(folder / DATABASE, str(cause)) from error
+        if code in _UNWRITABLE_SQLITE:
+            raise _unwritable(folder / DATABASE, str(cause)) from error
         raise StudyRefusedError(
             f"{folder / DATABASE} cannot be used: {str(cause).splitlines()[0]}; if it is damaged, "
             "move it away and put a backup in its place, or name another folder with --out"
@@ -84,19 +86,19 @@ def explained(folder: Path) -> Iterator[None]:
     except json.JSONDecodeError as error:
         raise damaged(folder / DATABASE, str(error)) from error
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _UNWRITABLE:
             raise
-        raise _no_room(Path(error.filename or folder), str(error.strerror)) from error
+        raise _unwritable(Path(error.filename or folder), str(error.strerror)) from error
 
 
 def _sqlite_error(error: BaseException) -> BaseException:
-    """The database's own error, under those of SQLAlchemy and Optuna."""
-    below = getattr(error, "orig", None) or error.__cause__
-    return _sqlite_error(below) if below is not None else error
+    """Find the error of the database itself, which SQLAlchemy and Optuna wrap in theirs."""
+    cause = getattr(error, "orig", None) or error.__cause__
+    return _sqlite_error(cause) if cause is not None else error
 
 
-def _no_room(path: Path, what: str) -> DataError:
+def _unwritable(path: Path, reason: str) -> DataError:
     return DataError(
-        f"cannot write {path}: {what}; what is finished is kept. Make room or name another "
+        f"cannot write {path}: {reason}; what is finished is kept. Make room or name another "
         "folder, then run the same command again"
     )

@@ -1,7 +1,7 @@
-"""One process at a time: a lock on the store's folder, or on a PostgreSQL server.
+"""Locks that let one process at a time write to a store: on its folder, or on a PostgreSQL server.
 
-Both are the system's, so that they end with their process however it ends. Nothing here needs
-torch.
+The operating system frees the first and the server the second when the process ends, whatever ended
+it. Needs no torch.
 """
 
 import fcntl
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 LOCK = "lock"
 
-# Who asks `holder` has the lock for an instant, and a new holder writes its name a moment later.
-_PATIENCE = 0.25  # seconds
+# Seconds for which `locked` tries. `holder` takes the lock for an instant, and a process that has
+# just taken it writes its name a moment later.
+_PATIENCE = 0.25
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock.
+    """A process that holds a lock.
 
     Attributes:
-        pid: Number of the process on its host.
+        pid: Its process number on its host; 0 where the process is not known.
         host: Name of the machine.
-        started: When it took the lock, ISO 8601.
+        started: Time at which it took the lock, ISO 8601.
     """
 
     pid: int
@@ -48,22 +49,23 @@ class Holder:
 
 
 def myself() -> Holder:
-    """This process, from now on."""
+    """Describe this process as a holder from now on."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     return Holder(os.getpid(), socket.gethostname(), now)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the store's folder for one process; the system lets go when the process ends.
+    """Take an exclusive lock on the store's folder; the system frees it when the process ends.
 
-    The file stays: one that is removed could be locked by two, each its own.
+    The lock file is never removed: of two processes, one could hold the removed file and the other
+    a new one of the same name.
 
     Args:
-        folder: Made where it is missing.
+        folder: The store's folder; it is made where it is missing.
 
     Raises:
-        StudyRefusedError: Another process holds it; says which.
+        StudyRefusedError: Another process holds the lock; the error names it.
         DataError: The folder cannot be written.
     """
     with ExitStack() as stack:
@@ -71,28 +73,29 @@ def locked(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             stack.callback(os.close, descriptor)
-            if not _taken(descriptor):
+            if not _try_lock(descriptor):
                 raise StudyRefusedError(
-                    f"{folder} is in use by {_named(descriptor) or 'another process'}; wait for "
-                    "it, or name another folder with --out"
+                    f"{folder} is in use by {_read_name(descriptor) or 'another process'}; wait "
+                    "for it, or name another folder with --out"
                 )
             name = json.dumps(asdict(myself())).encode() + b"\n"
-            # Beyond the first line may be the rest of a longer one for a moment.
+            # Until the file is cut, the end of a longer earlier name may follow this line; readers
+            # read the first line alone.
             os.pwrite(descriptor, name, 0)
             os.ftruncate(descriptor, len(name))
         except OSError as error:
             raise DataError(
                 f"cannot write {folder}: {error.strerror}; name another folder with --out"
             ) from error
-        stack.callback(_unname, descriptor)
-        stack.enter_context(_own(descriptor))
+        stack.callback(_erase_name, descriptor)
+        stack.enter_context(_closed_in_forks(descriptor))
         yield
 
 
 def holder(folder: Path) -> Holder | None:
-    """Who holds a store's folder now; None where nobody does.
+    """Find the process that holds the lock on a store's folder now; None where none does.
 
-    A holder that cannot be named has process 0.
+    A holder that has not written its name has process number 0.
     """
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
@@ -101,7 +104,7 @@ def holder(folder: Path) -> Holder | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _named(descriptor) or Holder(0, "", "")
+        return _read_name(descriptor) or Holder(0, "", "")
     finally:
         os.close(descriptor)
     return None
@@ -109,17 +112,18 @@ def holder(folder: Path) -> Holder | None:
 
 @contextmanager
 def advisory_lock(url: str, name: str) -> Iterator[None]:
-    """Hold a name on a PostgreSQL server for one process; it ends with its connection.
+    """Take an exclusive lock on a name on a PostgreSQL server, until the connection ends.
 
-    A host that is lost lets go after a minute, when the server has missed its keep-alives.
+    If the host is lost, the server frees the lock after a minute of missed keep-alive messages.
 
     Args:
-        url: `postgresql://USER:PASSWORD@HOST/DATABASE`; names on two databases are two.
-        name: What is held, such as a study's name.
+        url: `postgresql://USER:PASSWORD@HOST/DATABASE`; the same name on two databases has two
+            locks.
+        name: The name, such as that of a study.
 
     Raises:
-        StudyRefusedError: Another process holds it; says which.
-        UsageError: Not such a URL, or its driver is not installed.
+        StudyRefusedError: Another process holds the lock; the error names it.
+        UsageError: Another kind of URL, or the driver is not installed.
         DataError: The server cannot be reached.
     """
     import sqlalchemy
@@ -157,12 +161,12 @@ def advisory_lock(url: str, name: str) -> Iterator[None]:
             )
         driver = connection.connection.driver_connection
         assert driver is not None
-        stack.enter_context(_own(driver.fileno()))
+        stack.enter_context(_closed_in_forks(driver.fileno()))
         yield
 
 
 def server_url(url: str) -> "sqlalchemy.URL":
-    """The URL of a PostgreSQL server, with the driver that we use.
+    """Parse the URL of a PostgreSQL server, and add the driver that we use.
 
     Raises:
         UsageError: Another kind of URL, or the driver is not installed.
@@ -187,7 +191,10 @@ def server_url(url: str) -> "sqlalchemy.URL":
 
 
 def _server_holder(connection: "sqlalchemy.Connection", key: int) -> str | None:
-    """`process PID on HOST since TIME`; the time is hidden between users of the server."""
+    """Describe the holder of an advisory lock as `process PID on HOST since TIME`.
+
+    The server hides the time from other users of its databases.
+    """
     import sqlalchemy
 
     row = connection.execute(
@@ -208,7 +215,8 @@ def _server_holder(connection: "sqlalchemy.Connection", key: int) -> str | None:
     return f"process {pid} on {host} since {since}"
 
 
-def _taken(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
+    """Try for `_PATIENCE` seconds to take the lock; tell whether it was taken."""
     until = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -221,37 +229,39 @@ def _taken(descriptor: int) -> bool:
             return True
 
 
-def _named(descriptor: int) -> Holder | None:
-    first = os.pread(descriptor, 4096, 0).split(b"\n")[0]
+def _read_name(descriptor: int) -> Holder | None:
+    first_line = os.pread(descriptor, 4096, 0).split(b"\n")[0]
     try:
-        return Holder(**json.loads(first))
+        return Holder(**json.loads(first_line))
     except (ValueError, TypeError):
         return None
 
 
-def _unname(descriptor: int) -> None:
+def _erase_name(descriptor: int) -> None:
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
 
 
-# A forked child would keep what its parent holds, also after the parent's end.
-_owned: set[int] = set()
+# Descriptors of the locks that this process holds. A forked child inherits them, and would keep the
+# locks after its parent has ended, so the child closes them.
+_held: set[int] = set()
 
 
 @contextmanager
-def _own(descriptor: int) -> Iterator[None]:
-    _owned.add(descriptor)
+def _closed_in_forks(descriptor: int) -> Iterator[None]:
+    _held.add(descriptor)
     try:
         yield
     finally:
-        _owned.discard(descriptor)
+        _held.discard(descriptor)
 
 
-def _let_go() -> None:
-    for descriptor in _owned:
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), descriptor, inheritable=False)
-    _owned.clear()
+def _close_held() -> None:
+    """Point each descriptor at /dev/null, which frees it without closing its number."""
+    for descriptor in _held:
+        with open(os.devnull, "rb") as null:
+            os.dup2(null.fileno(), descriptor, inheritable=False)
+    _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_held)

@@ -1,4 +1,4 @@
-"""Names of what a store keeps: its searches, and the attributes of its main Optuna study."""
+"""Names in a store: of its searches, and of the attributes of its main Optuna study."""
 
 from gatesearch.results import Result
 
@@ -16,7 +16,7 @@ _WEIGHTS = "scalar"
 
 
 def search_name(method: str, budget: str) -> str:
-    """Name of the search for a method's hyperparameters under a budget; `budget` may be empty.
+    """Name the search for a method's hyperparameters under a budget; `budget` may be empty.
 
     >>> search_name("mtan", "1.3xMTL")
     'mtan 1.3xMTL'
@@ -25,27 +25,30 @@ def search_name(method: str, budget: str) -> str:
 
 
 def weight_search_name(method: str, seed: int) -> str:
-    """Name of the search for the weights of a method's losses."""
+    """Name the search for the weights of a method's losses."""
     return f"{_WEIGHTS} {method} seed {seed}"
 
 
 def searches_weights(search: str) -> bool:
-    """Whether a search is one for weights of losses."""
+    """Tell whether a search of this name searches the weights of a method's losses."""
     return search.startswith(f"{_WEIGHTS} ")
 
 
 def patterns_name(method: str, seed: int) -> str:
-    """Name of the Optuna study of configurations tried on a supernet without training."""
+    """Name the Optuna study of the configurations tried on a supernet without training."""
     return f"{PATTERNS} {method} seed {seed}"
 
 
 def result_key(result: Result) -> str:
-    """Attribute that holds the result of a baseline, or of what trials of its seed start from."""
+    """Name the attribute that holds the result of a baseline or of a start network.
+
+    A start network is one whose weights the trials of its seed start from.
+    """
     if result.part:
         return f"{START}/{result.method}/{result.part}/{result.seed}"
     return f"{BASELINE}/{result.method}/{result.weighting}/{result.seed}"
 
 
 def test_key(trial: int) -> str:
-    """Attribute that holds the test figures of a trial."""
+    """Name the attribute that holds the test figures of a trial."""
     return f"{TEST}/{trial}"

@@ -1,4 +1,4 @@
-"""Which network of a store to take, under a budget and for what tasks matter. Needs no torch."""
+"""Choose a network of a store, under budgets and by the weights of tasks. Needs no torch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from gatesearch.results import Result, StudyRecord, delta
 
 @dataclass(frozen=True)
 class Selection:
-    """A network, and the baselines that would have done better.
+    """A chosen network, and the baselines that do better.
 
     Attributes:
-        result: The trial within the budgets with the highest Δ_MTL on the validation part, tasks
-            weighted by preference; the cheapest of equals.
-        gain: That Δ_MTL, percent.
-        better: Baselines within the budgets of a higher one, best first.
+        result: The trial within the budgets that has the highest Δ_MTL on the validation part,
+            with tasks weighted by preference; of several equal ones, the cheapest.
+        gain: Its Δ_MTL, percent.
+        better: Baselines within the budgets that have a higher Δ_MTL, best first.
     """
 
     result: Result
@@ -29,15 +29,16 @@ class Selection:
 def select(
     record: StudyRecord, *, budgets: Sequence[str] = (), prefer: Mapping[str, float] | None = None
 ) -> Selection:
-    """Choose a network.
+    """Choose the best trial within budgets.
 
     Args:
-        record: All of a store.
-        budgets: Upper bounds, all of which hold, as `parse_budget` reads them.
-        prefer: Task -> how much its gain matters; 1 where it is not named.
+        record: Contents of a store.
+        budgets: Upper bounds, all of which hold, in the forms that `parse_budget` reads.
+        prefer: Task -> weight of its gain; 1 for tasks that are not named.
 
     Raises:
-        UsageError: A budget out of reach, or no finished trial within; says the cheapest there is.
+        UsageError: A budget is out of reach, or no finished trial keeps to the budgets; the error
+            names the cheapest trial.
     """
     bounds = _parsed(record, budgets)
     trials = [trial for trial in record.trials if trial.state == "complete"]
@@ -93,7 +94,7 @@ def _fits(result: Result, budgets: Sequence[Budget]) -> bool:
 
 
 def _cost(result: Result) -> Cost:
-    """From stored figures, to whole operations and parameters."""
+    """Compute the cost from stored figures, rounded to whole operations and parameters."""
     return Cost(
         macs=round(result.gflops * 5e8),
         backbone_macs=round(result.backbone_gflops * 5e8),

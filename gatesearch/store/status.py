@@ -1,6 +1,7 @@
-"""How far a search is: a small file that its coordinator keeps, and all that can be told from it.
+"""The status of a run: the file `status.json`, written by the run's coordinator, and its reader.
 
-Needs neither torch nor Optuna, so that it is read in an instant, also beside a running search.
+The coordinator is the process that executes `gatesearch run`. Needs neither torch nor Optuna, so
+that a status is read at once, also while the search runs.
 """
 
 import contextlib
@@ -30,10 +31,11 @@ from gatesearch.store.backup import (
 from gatesearch.store.lock import holder, locked, myself
 
 BOARD = "status.json"
-# Raised whenever the file changes its form.
+# Raised by 1 whenever the format of the file changes.
 FORMAT = 2
-# Every page of a larger database takes longer to look at than a status may.
-_THOROUGH = 32 * 2**20  # bytes
+# Size in bytes up to which every page of a database is checked for damage; checking a larger one
+# takes too long for a status.
+_MOST_CHECKED = 32 * 2**20
 _EMPTY: Mapping[str, Any] = {
     "format": FORMAT,
     "study": "",
@@ -57,13 +59,13 @@ _EMPTY: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """A trial that came to a result.
+    """A trial that ended.
 
     Attributes:
         trial: Its number in the store.
         state: `complete`, `failed` or `stopped`.
-        gain: Δ_MTL on validation, percent; NaN where there is none.
-        gflops: Of its network.
+        gain: Δ_MTL on the validation part, percent; NaN where it was not measured.
+        gflops: GFLOPs of its network.
     """
 
     trial: int
@@ -73,20 +75,20 @@ class TrialOutcome:
 
 
 class StatusFile:
-    """What a run tells of itself, in `status.json`.
+    """Writes the status of a run to `status.json`.
 
-    Whatever changes is written at once, words of trainings every second. A disk that takes no more
-    leaves the file as it was. All calls come from one thread.
+    Every change is written at once, except events of trainings: those at most once per second. If
+    the disk cannot be written, the file stays as it was. All calls must come from one thread.
 
     Args:
-        folder: The store's.
+        folder: The store's folder.
         study: Name of the study.
-        fingerprint: Of its definition.
-        tune: Methods whose hyperparameters are searched; empty for the usual one.
-        budget: What bounds its trials; empty for nothing.
+        fingerprint: Fingerprint of its definition.
+        tune: Methods whose hyperparameters are searched; empty for the default method.
+        budget: Budgets that bound the trials, joined by `+`; empty without any.
         storage: URL of the server that keeps the store, without a password; empty for SQLite.
-        wanted: Trials of each search in all.
-        clock: Seconds.
+        wanted: Total number of trials of each search.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class StatusFile:
         me = myself()
         self._path = folder / BOARD
         self._clock = clock
-        self._told = {
+        self._status = {
             **_EMPTY,
             "study": study,
             "fingerprint": fingerprint,
@@ -118,37 +120,37 @@ class StatusFile:
         self._counts = dict.fromkeys(("complete", "failed", "stopped"), 0)
         self._front: list[TrialOutcome] = []
         self._workers: dict[str, dict[str, Any]] = {}
-        self._begun, self._before = clock(), 0
+        self._search_start, self._ended_before = clock(), 0
         self._write()
 
     def baselines(self, done: int, wanted: int) -> None:
-        """Tell how many baselines are trained."""
-        self._told["baselines"] = {"done": done, "wanted": wanted}
+        """Set how many baselines are trained, of how many."""
+        self._status["baselines"] = {"done": done, "wanted": wanted}
         self._write()
 
     def search(self, known: Iterable[TrialOutcome]) -> None:
-        """Tell the trials that ended before this run; its rate counts from now."""
+        """Begin the search: add trials of earlier runs, and measure the rate of trials from now."""
         for trial in known:
             self._count(trial)
-        self._begun, self._before = self._clock(), self._finished
+        self._search_start, self._ended_before = self._clock(), self._ended_trials
         self._write()
 
     def ended(self, trial: TrialOutcome) -> None:
-        """Tell a trial that ended now."""
+        """Add a trial that ended now."""
         self._count(trial)
         self._write()
 
     def begin(self, job: str, *, attempt: int = 1) -> None:
-        """Tell that a worker begins.
+        """Add a worker that begins a job.
 
         Args:
-            job: What it trains, as `trial 7`.
-            attempt: Which time that is.
+            job: Label of the job, as `trial 7`.
+            attempt: Number of this attempt at the job, from 1.
         """
         taken = {worker["name"] for worker in self._workers.values()}
-        free = next(n for n in range(1, len(taken) + 2) if f"worker {n}" not in taken)
+        number = next(n for n in range(1, len(taken) + 2) if f"worker {n}" not in taken)
         self._workers[job] = {
-            "name": f"worker {free}",
+            "name": f"worker {number}",
             "job": job,
             "attempt": attempt,
             "since": _now(),
@@ -158,7 +160,7 @@ class StatusFile:
         self._write()
 
     def heard(self, job: str, event: Event) -> None:
-        """Tell what the worker of a job said."""
+        """Show the event that the worker of a job sent."""
         worker = self._workers.get(job)
         if worker is None:
             return
@@ -170,17 +172,17 @@ class StatusFile:
             self._write()
 
     def end(self, job: str) -> None:
-        """Tell that the worker of a job is done with it."""
+        """Remove the worker of a job that ended."""
         self._workers.pop(job, None)
         self._write()
 
     def close(self) -> None:
-        """Tell that nobody works any more."""
+        """Remove all workers, at the end of the run."""
         self._workers.clear()
         self._write()
 
     @property
-    def _finished(self) -> int:
+    def _ended_trials(self) -> int:
         return sum(self._counts.values())
 
     def _count(self, trial: TrialOutcome) -> None:
@@ -188,17 +190,18 @@ class StatusFile:
         if trial.state != "complete" or not math.isfinite(trial.gain):
             return
         if not any(_dominates(other, trial) for other in self._front):
-            kept = [other for other in self._front if not _dominates(trial, other)]
-            self._front = [*kept, trial]
+            remaining = [other for other in self._front if not _dominates(trial, other)]
+            self._front = [*remaining, trial]
 
     def _write(self) -> None:
         self._written = self._clock()
-        hours = (self._written - self._begun) / 3600
-        done = self._finished - self._before
-        left = max(0, self._told["wanted"] * max(1, len(self._told["tune"])) - self._finished)
+        hours = (self._written - self._search_start) / 3600
+        done = self._ended_trials - self._ended_before
+        wanted = self._status["wanted"] * max(1, len(self._status["tune"]))
+        left = max(0, wanted - self._ended_trials)
         rate = done / hours if done and hours else None
         best = max(self._front, key=lambda trial: (trial.gain, -trial.gflops), default=None)
-        self._told |= {
+        self._status |= {
             "trials": {**self._counts, "running": sum(map(_is_trial, self._workers))},
             "per_hour": rate,
             "seconds_left": 3600 * left / rate if rate else None,
@@ -209,48 +212,48 @@ class StatusFile:
             "workers": list(self._workers.values()),
             "updated": _now(),
         }
-        # Not synced: after a power cut the store knows better anyway.
-        aside = self._path.with_name(f".{BOARD}.{os.getpid()}")
+        # Not synced to disk: after a power cut, the store itself holds everything that matters.
+        temporary = self._path.with_name(f".{BOARD}.{os.getpid()}")
         try:
-            aside.write_text(json.dumps(self._told))
-            aside.replace(self._path)
+            temporary.write_text(json.dumps(self._status))
+            temporary.replace(self._path)
         except OSError:
             with contextlib.suppress(OSError):
-                aside.unlink()
+                temporary.unlink()
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """How far the search of a store is, what is wrong with the store, and who works on it.
+    """Read the progress of a run, the process that runs it, and the soundness of its store.
 
     Args:
-        folder: The store's.
+        folder: The store's folder.
 
     Returns:
-        What `status.json` holds, counted in the database where there is none, and beside it
-        `alive`: whether a coordinator runs; `holder`: which; `unfinished`: trials that were begun
-        and left no result; `damage`: what is wrong with the database; `backup`: its last sound
-        backup, where there is damage.
+        The contents of `status.json`, or counts from the database where that file is missing; and
+        `alive`: whether a coordinator runs; `holder`: its process; `unfinished`: number of trials
+        that were begun and left no result; `damage`: the fault of the database, None where it is
+        sound; `backup`: its last sound backup, where it is damaged.
 
     Raises:
         UsageError: There is no store in that folder.
     """
     check_store(folder)
-    path, holds = folder / DATABASE, holder(folder)
-    told = _board(folder)
-    wrong = None
-    if told is None or not told["storage"]:
-        large = path.exists() and path.stat().st_size > _THOROUGH
-        wrong = damage(path, thorough=not large)
-    if told is None:
-        told = dict(_EMPTY) if wrong else _counted(path)
-    if holds is None:
-        told |= {"workers": [], "trials": {**told["trials"], "running": 0}}
-    backup = last_backup(folder) if wrong else None
-    return told | {
-        "alive": holds is not None,
-        "holder": None if holds is None else asdict(holds),
-        "unfinished": _unfinished(folder / "trials"),
-        "damage": wrong,
+    path, coordinator = folder / DATABASE, holder(folder)
+    status = _read_board(folder)
+    fault = None
+    if status is None or not status["storage"]:
+        large = path.exists() and path.stat().st_size > _MOST_CHECKED
+        fault = damage(path, thorough=not large)
+    if status is None:
+        status = dict(_EMPTY) if fault else _counted(path)
+    if coordinator is None:
+        status |= {"workers": [], "trials": {**status["trials"], "running": 0}}
+    backup = last_backup(folder) if fault else None
+    return status | {
+        "alive": coordinator is not None,
+        "holder": None if coordinator is None else asdict(coordinator),
+        "unfinished": _count_unfinished(folder / "trials"),
+        "damage": fault,
         "backup": None
         if backup is None
         else {
@@ -262,26 +265,26 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def restore_store(folder: Path) -> Restored:
-    """Put the last sound backup in place of a store's damaged database.
+    """Replace a store's damaged database by its last sound backup.
 
     Args:
-        folder: The store's.
+        folder: The store's folder.
 
     Raises:
         UsageError: There is no store in that folder, or it is sound.
-        StudyRefusedError: A coordinator holds it.
+        StudyRefusedError: A coordinator runs.
         DataError: There is no sound backup, or the folder cannot be written.
     """
     check_store(folder)
     with locked(folder):
         restored = restore(folder)
-        # It tells of trials that may be gone.
+        # It counts trials that the backup may not hold.
         (folder / BOARD).unlink(missing_ok=True)
     return restored
 
 
 def check_store(folder: Path) -> None:
-    """Refuse a folder that no study was run in.
+    """Refuse a folder in which no study was run.
 
     Raises:
         UsageError: It holds no store.
@@ -290,20 +293,22 @@ def check_store(folder: Path) -> None:
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
 
 
-def _board(folder: Path) -> dict[str, Any] | None:
+def _read_board(folder: Path) -> dict[str, Any] | None:
+    """Read `status.json`; None where it is missing, damaged or of another format."""
     try:
-        told = json.loads((folder / BOARD).read_bytes())
+        status = json.loads((folder / BOARD).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    if not isinstance(status, dict) or status.get("format") != FORMAT:
         return None
-    return {**_EMPTY, **told}
+    return {**_EMPTY, **status}
 
 
 def _counted(path: Path) -> dict[str, Any]:
+    """Count trials and baselines in the database, in the form of `status.json`."""
     try:
         attributes, trials = read_attributes(path), count_trials(path)
-    except (sqlite3.DatabaseError, ValueError):  # a first start that was killed
+    except (sqlite3.DatabaseError, ValueError):  # The first start was killed before it was set up.
         return dict(_EMPTY)
     made = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
     return {
@@ -319,12 +324,12 @@ def _counted(path: Path) -> dict[str, Any]:
     }
 
 
-def _unfinished(trials: Path) -> int:
+def _count_unfinished(trials: Path) -> int:
     return sum(not path.with_name("result.json").exists() for path in trials.glob("*/spec.json"))
 
 
 def _dominates(one: TrialOutcome, other: TrialOutcome) -> bool:
-    """Whether it is nowhere worse and somewhere better."""
+    """Tell whether one is at least as good as the other in both objectives and better in one."""
     return (
         one.gain >= other.gain
         and one.gflops <= other.gflops

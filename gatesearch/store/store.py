@@ -1,11 +1,13 @@
-"""The store: one Optuna study holds definition, baselines and test figures, others the searches.
+"""The store of a study, in one database of Optuna. Needs no torch.
 
-Baselines and test figures are attributes of the main Optuna study, since attributes of finished
-trials cannot change. Each search, a method's under one budget, is an Optuna study of its own beside
-it: what is good for one says little of another. Nothing here needs torch.
+The main Optuna study has no trials. Its attributes are the definition, the results of baselines and
+start networks, and the test figures of trials (attributes of a finished trial cannot change).
 
-Optuna commits every parameter that it draws. So trials are drawn in a mirror of their search, in
-memory, and written whole: one commit begins a trial.
+Each search has an Optuna study of its own: one per method and set of budgets, because good
+hyperparameters of one say little of another's. Its trials carry their results.
+
+Optuna commits every parameter that it draws. A kill between two commits would leave half a trial.
+So trials are drawn in a mirror of their search in memory, and then written in one commit.
 """
 
 import contextlib
@@ -39,7 +41,8 @@ _NUMBER = "trial"
 _VALIDATION = "validation"
 _RESULT = "result"
 
-# Δ_MTL up and GFLOPs down; Δ_MTL alone where all trials of a search cost alike.
+# Δ_MTL is maximised and GFLOPs are minimised; Δ_MTL alone where all trials of a search cost the
+# same.
 GAIN_AND_COST: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
 GAIN: Sequence[StudyDirection] = GAIN_AND_COST[:1]
 
@@ -50,10 +53,10 @@ class PendingTrial:
 
     Attributes:
         search: Name of its search.
-        number: In the store, over all searches.
-        params: What was drawn.
-        index: Number in its search.
-        drawn_from: Parameter -> distribution as JSON.
+        number: Its number in the store, counted over all searches.
+        params: Drawn parameter -> value.
+        index: Its number within its search.
+        drawn_from: Parameter -> distribution that it was drawn from, as JSON.
     """
 
     search: str
@@ -65,7 +68,7 @@ class PendingTrial:
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Pause the garbage collector, which would look again and again at all that is being read."""
+    """Pause the garbage collector, which would scan everything read so far again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -80,11 +83,12 @@ class Store:
 
     Args:
         folder: The store's folder.
-        handle: The main Optuna study in it, of the study's name; the others' names begin with it.
-        storage: Where both are.
+        handle: The main Optuna study, which has the study's name. Names of searches in the database
+            begin with that name.
+        storage: The database of the main study and the searches.
 
     Attributes:
-        handle: Holds the attributes.
+        handle: The main Optuna study, which holds the store's attributes.
         searches: Name of a search -> Optuna study of its trials.
     """
 
@@ -92,7 +96,7 @@ class Store:
         self.folder = folder
         self.handle = handle
         self._storage = storage
-        self._read: dict[int, Result] = {}
+        self._parsed_results: dict[int, Result] = {}
         self._mirrors: dict[str, optuna.Study] = {}
         prefix = f"{handle.study_name} "
         self.searches = {
@@ -102,16 +106,16 @@ class Store:
         }
 
     def open_search(self, name: str, objectives: Sequence[StudyDirection]) -> None:
-        """Make the Optuna study of a search where there is none."""
+        """Make the Optuna study of a search, unless there is one."""
         if name not in self.searches:
             self.searches[name] = self._study(name, objectives)
 
     def objectives(self, name: str) -> int:
-        """How many objectives a search has: Δ_MTL, then GFLOPs."""
+        """Count the objectives of a search: 1 is Δ_MTL, 2 are Δ_MTL and GFLOPs."""
         return len(self.searches[name].directions)
 
     def patterns(self, method: str, seed: int) -> optuna.Study:
-        """The Optuna study of configurations of a supernet that are tried without training."""
+        """Open the Optuna study of a supernet's configurations that are tried without training."""
         return self._study(names.patterns_name(method, seed), GAIN_AND_COST)
 
     def _study(self, name: str, objectives: Sequence[StudyDirection]) -> optuna.Study:
@@ -130,7 +134,7 @@ class Store:
         return {
             trial.user_attrs[_NUMBER]
             for search in self.searches.values()
-            for trial in _begun(search)
+            for trial in _begun_trials(search)
         }
 
     @functools.cached_property
@@ -144,29 +148,26 @@ class Store:
         draw: Callable[[optuna.Trial], Mapping[str, float | str]],
         params: Mapping[str, float | str] | None = None,
     ) -> PendingTrial:
-        """Draw the next trial of a search.
+        """Draw the next trial of a search and write it.
 
         Args:
-            name: The search.
-            sampler: What draws.
-            draw: Suggests every parameter.
-            params: What to draw instead.
+            name: Name of the search.
+            sampler: The sampler of this trial.
+            draw: Suggests every parameter on the trial; returns parameter -> value.
+            params: Fixed parameters; the sampler draws the others, or all of them when None.
         """
         mirror = self._mirror(name)
-        mirror.sampler = sampler
         try:
-            if params is not None:
-                mirror.enqueue_trial(dict(params))
-            asked = mirror.ask()
-            drawn = dict(draw(asked))
+            asked, drawn = ask(mirror, sampler, draw, params)
             frozen = mirror.get_trials(deepcopy=False)[asked.number]
             pending = PendingTrial(
                 name, next(self._next_numbers), drawn, asked.number, _as_json(frozen.distributions)
             )
-            # Some samplers keep notes of their own there.
+            # Some samplers keep their state in the system attributes.
             self._write(pending, frozen.system_attrs)
         except BaseException:
-            del self._mirrors[name]  # which has one trial more than the search
+            # The mirror has one trial more than the search; it is built anew when next needed.
+            del self._mirrors[name]
             raise
         return pending
 
@@ -184,7 +185,7 @@ class Store:
         self.numbers.add(trial.number)
 
     def _mirror(self, name: str) -> optuna.Study:
-        """What samplers must know of a search, with the numbers that it has there."""
+        """Copy a search into memory without results; its trials have the same indices there."""
         if name not in self._mirrors:
             search = self.searches[name]
             self._mirrors[name] = optuna.create_study(directions=search.directions)
@@ -192,7 +193,7 @@ class Store:
         return self._mirrors[name]
 
     def unfinished(self) -> list[PendingTrial]:
-        """Trials of all searches that were begun and have no result, in the order of beginning."""
+        """List trials of all searches that have no result, in the order in which they began."""
         pending = [
             PendingTrial(
                 name,
@@ -202,17 +203,17 @@ class Store:
                 _as_json(trial.distributions),
             )
             for name, search in self.searches.items()
-            for trial in _begun(search)
+            for trial in _begun_trials(search)
             if not trial.state.is_finished()
         ]
         return sorted(pending, key=lambda trial: trial.number)
 
     def adopt(self, trial: PendingTrial, *, objectives: int) -> None:
-        """Take up a trial that an earlier state of the store, put back since, did not know.
+        """Add a trial that was begun after the backup from which the database was restored.
 
         Args:
-            trial: As its files tell.
-            objectives: How many its search has.
+            trial: The trial as described by the files in its folder.
+            objectives: Number of objectives of its search.
         """
         self.open_search(trial.search, GAIN_AND_COST[:objectives])
         self._write(trial)
@@ -220,39 +221,51 @@ class Store:
         self.__dict__.pop("_next_numbers", None)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connections to the database."""
         close_database(self._storage)
 
     @property
     def identity(self) -> str:
-        """What tells this store's files from another's."""
+        """Random identifier of this store, which its jobs carry; see `Job.store`."""
         return str(self.attribute(names.IDENTITY))
 
     def attribute(self, name: str) -> Any:
-        """An attribute of the store, None where it was never set."""
+        """Return an attribute of the store; None where it was never set."""
         return self.handle.user_attrs.get(name)
 
     def keep(self, name: str, value: Any) -> None:
-        """Set an attribute of the store, at once and durably."""
+        """Set an attribute of the store; it is committed before this returns."""
         self.handle.set_user_attr(name, value)
 
     def keep_result(self, result: Result) -> None:
-        """Keep the result of a baseline or of what trials start from.
+        """Keep the result of a baseline or of a start network.
 
-        It takes the place of an older one of the same name and seed.
+        It replaces an earlier result of the same `names.result_key`.
         """
         self.keep(names.result_key(result), result.to_json())
 
     def keep_test(self, result: Result, metrics: Mapping[str, float]) -> None:
-        """Keep the test figures of a network."""
+        """Keep the test figures of a baseline or a trial.
+
+        Args:
+            result: Its result.
+            metrics: Task -> metric on the test part.
+        """
         if result.trial is None:
-            both = {**result.metrics, "test": metrics}
-            self.keep_result(replace(result, metrics=both))
+            all_metrics = {**result.metrics, "test": metrics}
+            self.keep_result(replace(result, metrics=all_metrics))
         else:
             self.keep(names.test_key(result.trial), dict(metrics))
 
     def finish(self, trial: PendingTrial, result: Result, values: Sequence[float] | None) -> None:
-        """Tell a trial's result; without values it has failed, or was stopped early."""
+        """Write a trial's result, which ends the trial.
+
+        Args:
+            trial: The trial.
+            result: Its result.
+            values: Its objectives, in the order of the search; None where the trial failed or was
+                stopped early.
+        """
         search, storage = self.searches[trial.search], self._storage
         study = storage.get_study_id_from_name(search.study_name)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study, trial.index)
@@ -265,31 +278,32 @@ class Store:
         if values is None:
             # Optuna's name for a trial that was stopped early.
             state = TrialState.PRUNED if result.state == "stopped" else TrialState.FAIL
-        for told in (search, self._mirrors.get(trial.search)):
-            if told is not None:
-                told.tell(trial.index, values, state=state)
+        for optuna_study in (search, self._mirrors.get(trial.search)):
+            if optuna_study is not None:
+                optuna_study.tell(trial.index, values, state=state)
 
     @_without_garbage_collection()
     def results(self, name: str) -> list[Result]:
-        """Results of a search, failures included, in the order in which its trials were begun."""
+        """List the results of a search, failures included, in the order in which trials began."""
         if name not in self.searches:
             return []
-        return [self._result(trial) for trial in _ended(self.searches[name])]
+        return [self._result(trial) for trial in _ended_trials(self.searches[name])]
 
     def _result(self, trial: FrozenTrial) -> Result:
-        """Of a trial that ended, which nothing can change; read once."""
-        if trial._trial_id not in self._read:
-            self._read[trial._trial_id] = Result.from_json(trial.user_attrs[_RESULT])
-        return self._read[trial._trial_id]
+        """Parse the result of a trial that ended; once, because it cannot change any more."""
+        if trial._trial_id not in self._parsed_results:
+            self._parsed_results[trial._trial_id] = Result.from_json(trial.user_attrs[_RESULT])
+        return self._parsed_results[trial._trial_id]
 
     @property
     def bases(self) -> list[Result]:
-        """Baselines, then what trials start from."""
+        """Results of the baselines, then of the start networks."""
         baselines, starts = self._bases(self.handle.user_attrs)
         return [*baselines, *starts]
 
     @staticmethod
     def _bases(attributes: Mapping[str, Any]) -> tuple[list[Result], list[Result]]:
+        """Parse the results of (baselines, start networks)."""
         baselines, starts = (
             [
                 Result.from_json(value)
@@ -308,24 +322,24 @@ class Store:
 
     @_without_garbage_collection()
     def methods(self) -> set[str]:
-        """Methods of which it holds a result."""
-        trials = [t for search in self.searches.values() for t in _ended(search)]
+        """Names of the methods that have a result in the store."""
+        trials = [t for search in self.searches.values() for t in _ended_trials(search)]
         return {result.method for result in (*self.bases, *map(self._result, trials))}
 
     def keep_definition(self, study: Study) -> None:
-        """Write what all its results belong to."""
+        """Keep the definition that all results of the store belong to, and its fingerprint."""
         self.keep(names.FINGERPRINT, study.fingerprint)
         self.keep(names.DEFINITION, study.definition())
 
     @_without_garbage_collection()
     def record(self) -> StudyRecord:
-        """Everything in it, for reports."""
+        """Read everything in the store, for reports."""
         attributes = self.handle.user_attrs
         baselines, starts = self._bases(attributes)
         trials = [
-            _tested(self._result(trial), attributes)
+            _with_test_figures(self._result(trial), attributes)
             for name, search in self.searches.items()
-            for trial in _ended(search)
+            for trial in _ended_trials(search)
             if not names.searches_weights(name)
         ]
         predictions = self.folder / PREDICTIONS
@@ -344,6 +358,27 @@ class Store:
         )
 
 
+def ask(
+    study: optuna.Study,
+    sampler: optuna.samplers.BaseSampler,
+    draw: Callable[[optuna.Trial], Mapping[str, float | str]],
+    params: Mapping[str, float | str] | None = None,
+) -> tuple[optuna.Trial, dict[str, float | str]]:
+    """Draw the next trial of an Optuna study: the trial and its parameters.
+
+    Args:
+        study: The Optuna study.
+        sampler: The sampler of this trial.
+        draw: Suggests every parameter on the trial; returns parameter -> value.
+        params: Fixed parameters; the sampler draws the others, or all of them when None.
+    """
+    study.sampler = sampler
+    if params is not None:
+        study.enqueue_trial(dict(params))
+    trial = study.ask()
+    return trial, dict(draw(trial))
+
+
 def open_store(
     study: Study,
     *,
@@ -357,17 +392,19 @@ def open_store(
 
     Args:
         study: The definition.
-        folder: Holds `study.db`, and everything else where the database is on a server.
-        tasks: What a report must know of the tasks; written into a new store.
+        folder: The store's folder. It holds the files of all jobs, and `study.db` where the
+            database is not on a server.
+        tasks: Descriptions of the tasks for reports; written into a new store.
         storage: `postgresql://...` of a server; empty for SQLite in the folder.
-        complete: Brings a stored definition into the form that the study's has.
-        binding: (methods with options, methods with results) -> those of the first whose options
-            the results depend on.
+        complete: Validates a stored definition as `study` was validated, so that the two can be
+            compared.
+        binding: (methods whose options differ, methods with results) -> those of the former whose
+            options the results depend on.
 
     Raises:
-        StudyRefusedError: The store was made with another definition, naming what differs; or it
-            is damaged, and left as it is.
-        DataError: The folder cannot be written, or the server not be reached.
+        StudyRefusedError: The store was made with another definition (the error names the
+            differences), or it is damaged. It is not changed.
+        DataError: The folder cannot be written, or the server cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with explained(folder):
@@ -414,15 +451,15 @@ def _binding_differences(
     complete: Callable[[Study], Study],
     binding: Callable[[Sequence[str], Sequence[str]], Sequence[str]],
 ) -> list[str]:
-    """Where a definition and the stored one differ in what the store's results depend on."""
+    """List the differences to the stored definition that the store's results depend on."""
     try:
         completed = complete(Study.from_definition(stored)).definition()
-    except UsageError:  # of another version altogether
+    except UsageError:  # Another version wrote keys or values that this one does not accept.
         completed = dict(stored)
     completed["results_version"] = stored.get("results_version")
     lines = differences(study.definition(), completed)
-    given = sorted({line.split(".")[1] for line in lines if line.startswith("options.")})
-    bound = binding(given, sorted(store.methods()))
+    changed = sorted({line.split(".")[1] for line in lines if line.startswith("options.")})
+    bound = binding(changed, sorted(store.methods()))
     return [
         line for line in lines if not line.startswith("options.") or line.split(".")[1] in bound
     ]
@@ -432,7 +469,7 @@ def _check_version(store: Store, folder: Path, storage: str) -> None:
     """Refuse a store of another format.
 
     Raises:
-        StudyRefusedError: It is of another version of gatesearch.
+        StudyRefusedError: Another version of gatesearch wrote it.
     """
     version = store.attribute(names.FORMAT)
     if version != VERSION and store.attribute(names.DEFINITION) is not None:
@@ -444,16 +481,17 @@ def _check_version(store: Store, folder: Path, storage: str) -> None:
 
 
 def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecord:
-    """Everything in a store, for reports.
+    """Read everything in a store, for reports.
 
     Args:
-        folder: The store's folder; one of gatesearch 0.1.0 is brought to this version's form.
-        storage: As for `open_store`.
-        name: The study's, where a server holds several.
+        folder: The store's folder. A store of gatesearch 0.1.0 is first converted to this version's
+            format.
+        storage: `postgresql://...` of a server; empty for SQLite in the folder.
+        name: Name of the study, where a server holds several.
 
     Raises:
         UsageError: There is no store in that folder.
-        StudyRefusedError: It is damaged, or not one of ours.
+        StudyRefusedError: The database is damaged, or no run finished setting it up.
     """
     if not storage and not (folder / DATABASE).is_file():
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
@@ -491,7 +529,7 @@ def _as_json(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
 
 
 def _without_results(trial: FrozenTrial) -> FrozenTrial:
-    """A trial as samplers see it; what has no number was never begun."""
+    """Copy a trial for the mirror; one without a number was never begun, and counts as failed."""
     return create_trial(
         state=trial.state if _NUMBER in trial.user_attrs else TrialState.FAIL,
         values=trial.values,
@@ -502,14 +540,14 @@ def _without_results(trial: FrozenTrial) -> FrozenTrial:
 
 
 @_without_garbage_collection()
-def _begun(handle: optuna.Study) -> list[FrozenTrial]:
-    return [trial for trial in handle.get_trials(deepcopy=False) if _NUMBER in trial.user_attrs]
+def _begun_trials(search: optuna.Study) -> list[FrozenTrial]:
+    return [trial for trial in search.get_trials(deepcopy=False) if _NUMBER in trial.user_attrs]
 
 
-def _ended(handle: optuna.Study) -> list[FrozenTrial]:
-    return [trial for trial in _begun(handle) if trial.state.is_finished()]
+def _ended_trials(search: optuna.Study) -> list[FrozenTrial]:
+    return [trial for trial in _begun_trials(search) if trial.state.is_finished()]
 
 
-def _tested(result: Result, attributes: Mapping[str, Any]) -> Result:
+def _with_test_figures(result: Result, attributes: Mapping[str, Any]) -> Result:
     test = attributes.get(names.test_key(result.trial or 0))
     return replace(result, metrics={**result.metrics, "test": test}) if test else result

@@ -1,6 +1,7 @@
-"""A study is a TOML file: read, validated, and given a fingerprint.
+"""Studies: TOML files that are read, validated, and given a fingerprint. Needs no torch.
 
-Nothing here knows of torch. Everything below unpacks a study at its edge and takes plain arguments.
+Other packages read values from a study where they are entered; their inner functions take plain
+arguments.
 """
 
 from gatesearch.study.definition import RESULTS_VERSION, Study, differences

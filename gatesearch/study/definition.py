@@ -1,4 +1,4 @@
-"""What is trained, on which data, under which protocol, and what is searched."""
+"""The definition of a study: tasks, data, protocol, training and search."""
 
 import hashlib
 import json
@@ -21,29 +21,29 @@ from gatesearch.study.schema import (
 )
 from gatesearch.study.validation import merged, validated
 
-# Raised whenever a change of the code changes what the same definition results in.
+# Raised by 1 whenever a change of the code changes the results of the same definition.
 RESULTS_VERSION = 3
 
 
 class Study(Strict):
     """A validated study definition.
 
-    A table that is none of these, `[NAME]`, holds options of the method NAME, as `[options.NAME]`
-    does. What a method makes of its options is checked where methods are known
-    (`gatesearch.methods.check_study`).
+    Any other table `[NAME]` holds options of the method NAME, as `[options.NAME]` does. These
+    options are checked by `gatesearch.methods.check_study`, because only methods know them.
 
     Attributes:
-        name: Names the store's folder and the report.
+        name: Name of the store's folder and of the report.
         summary: One line for `gatesearch studies`.
         seed: Seed of initialisation, data order and search; `--seed` changes it.
-        methods: Baselines trained beside the search, names in `gatesearch.methods.METHODS`.
-        tune: Methods whose hyperparameters are searched; the first of `METHODS` that has any when
-            empty.
-        weightings: How the losses or gradients of these baselines are balanced, each in every way;
-            names in `gatesearch.training.WEIGHTINGS`. Single-task networks have nothing to balance.
+        methods: Baselines, names in `gatesearch.methods.METHODS`.
+        tune: Methods whose hyperparameters are searched. When empty, the first of `METHODS` that
+            has hyperparameters.
+        weightings: Ways to balance the losses or gradients of the tasks, names in
+            `gatesearch.training.weightings.WEIGHTINGS`. Every baseline is trained with each of
+            them, except single-task networks, which have nothing to balance.
         options: Method -> its options.
         balance: Weighting -> its options, as `[balance.cagrad]` with `c = 0.5`.
-        report_frames: Frames drawn with predictions in the report.
+        report_frames: Number of test frames drawn with predictions in the report.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -66,18 +66,22 @@ class Study(Strict):
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, raw: Any) -> Any:
-        """Move tables named after a method into `options`; a mistyped table's name stays."""
+        """Move tables `[NAME]` of methods into `options`.
+
+        A table whose name is near to a known key is taken for a typing error and stays, so that it
+        is refused.
+        """
         if not isinstance(raw, Mapping):
             return raw
-        named = {
+        method_tables = {
             key: value
             for key, value in raw.items()
             if isinstance(value, Mapping) and key not in cls.model_fields
             if not nearest(key, cls.model_fields, cutoff=0.75)
         }
-        known = {key: value for key, value in raw.items() if key not in named}
-        options = known.get("options", {})
-        return known | {"options": merged(options, named) if named else options}
+        rest = {key: value for key, value in raw.items() if key not in method_tables}
+        options = rest.get("options", {})
+        return rest | {"options": merged(options, method_tables) if method_tables else options}
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -85,20 +89,26 @@ class Study(Strict):
         return tuple(self.tasks)
 
     def options_of(self, method: str) -> MethodOptions:
-        """The options of a method, as they are written."""
+        """Return the options that the study gives a method, without defaults of the method."""
         return self.options.get(method, MethodOptions())
 
     def training_of(self, method: str) -> TrainingSpec:
-        """The training of one method: the study's, with that method's own keys laid over it."""
+        """Return the study's training settings with those that a method's options change.
+
+        Raises:
+            UsageError: The options have an unknown key or a bad value.
+        """
         whole = merged(self.training.model_dump(), self.options_of(method).training)
         where = f"study {self.name}, options.{method}.training"
         spec: TrainingSpec = validated(TrainingSpec, whole, where=where)
         return spec
 
     def definition(self) -> dict[str, Any]:
-        """All that changes results, as plain JSON values; what `fingerprint` is made of."""
-        # The seed is kept with every result, and so is what a trial draws; methods, tuned methods,
-        # weightings, frames and first configurations only say what is added.
+        """Return all that changes results, as plain JSON values.
+
+        Left out are the seed, which is kept with every result, and values that only add results to
+        a store: methods, tuned methods, weightings, first configurations, frames in the report.
+        """
         kept = self.model_dump(
             mode="json",
             exclude={
@@ -111,29 +121,29 @@ class Study(Strict):
 
     @classmethod
     def from_definition(cls, definition: Mapping[str, Any]) -> "Study":
-        """The study of a stored definition; seed and methods are the defaults."""
+        """Read the study of a stored definition; values that it leaves out get their defaults."""
         kept = {key: value for key, value in definition.items() if key != "results_version"}
         study: Study = validated(cls, kept, where="the store's definition")
         return study
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change whenever results would."""
+        """Digest of the definition, 12 hexadecimal digits; it changes whenever results would."""
         text = json.dumps(self.definition(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys on which two definitions differ, as `key: theirs -> ours`.
+    """List the dotted keys on which two definitions differ, as `key: theirs -> ours`.
 
     >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
     ['a.b: 2 -> 1']
     """
-    left, right = _flatten(ours), _flatten(theirs)
+    new, old = _flatten(ours), _flatten(theirs)
     return [
-        f"{key}: {right.get(key, 'absent')} -> {left.get(key, 'absent')}"
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key)
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in sorted(new.keys() | old.keys())
+        if new.get(key) != old.get(key)
     ]
 
 

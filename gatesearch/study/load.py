@@ -1,4 +1,4 @@
-"""Studies as files: those that come along, and a user's own."""
+"""Read studies from files: built-in ones, and those of users."""
 
 import tomllib
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from gatesearch.study.validation import merged, validated
 
 
 def studies_folder() -> Path:
-    """Folder of the built-in studies: inside the wheel, or `studies/` of a checkout."""
+    """Find the folder of the built-in studies: inside the wheel, or `studies/` of a checkout."""
     package = Path(__file__).parents[1]
     packaged = package / "builtin_studies"
     return packaged if packaged.is_dir() else package.parent / "studies"
 
 
 def builtin_studies() -> dict[str, Path]:
-    """The built-in studies, name -> file."""
+    """List the built-in studies, name -> file."""
     return {path.stem: path for path in sorted(studies_folder().glob("*.toml"))}
 
 
@@ -27,11 +27,13 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study
 
     Args:
         name_or_path: A built-in study's name, or a TOML file.
-        overrides: `a.b=value` items, values written as in TOML (a bare word is a string);
-            `preset=NAME` lays one of the file's `[presets.NAME]` tables over it.
+        overrides: Items `a.b=value`, with values written as in TOML (a bare word is a string), that
+            replace values of the file, in order. `preset=NAME` replaces those in the file's table
+            `[presets.NAME]`.
 
     Raises:
-        UsageError: Unknown study, unknown key (the nearest known one is named), or a bad value.
+        UsageError: Unknown study, unknown key (the error names the nearest known one), or a bad
+            value. Options of methods are checked later, by `gatesearch.methods.check_study`.
     """
     path = _find(name_or_path)
     try:
@@ -51,7 +53,7 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study
             raw = merged(raw, _nested(key.strip().split("."), _value(text)))
     study: Study = validated(Study, raw, where=str(path))
     for method in study.options:
-        study.training_of(method)
+        study.training_of(method)  # refuses bad values
     return study
 
 

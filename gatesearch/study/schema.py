@@ -1,6 +1,6 @@
-"""The tables of a study's file, each with its keys, their bounds and what they mean.
+"""Tables of a study's file: keys, bounds and meanings.
 
-Options of methods are not here: each method has its own (`gatesearch.methods`).
+Methods define their options themselves (`gatesearch.methods`).
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ProtocolSpec(Strict):
-    """What makes two figures comparable: one name for classes, size, encodings and metrics.
+    """The protocol of measurement. Only figures of the same protocol are comparable.
 
     Attributes:
-        name: Figures of two protocols are never put side by side.
-        size: Height and width of image and labels, in pixels.
-        published: Table of published rows to draw along, where the protocol is the paper's.
+        name: Stands for classes, size, encodings and metrics. A report never compares figures of
+            two protocols.
+        size: Height and width of images and labels, pixels.
+        published: Table of published results of the same protocol to show in the report; empty for
+            none.
     """
 
     name: str
@@ -28,7 +30,13 @@ class ProtocolSpec(Strict):
 
 
 class TaskSpec(Strict):
-    """One task: its kind (a name in `gatesearch.tasks.TASKS`), classes, and weight in the loss."""
+    """One task.
+
+    Attributes:
+        kind: A name in `gatesearch.tasks.TASKS`.
+        classes: Number of classes; 1 for a kind without classes.
+        weight: ω_t, the weight of its loss.
+    """
 
     kind: str
     classes: int = Field(default=1, ge=1)
@@ -36,15 +44,15 @@ class TaskSpec(Strict):
 
 
 class DataSpec(Strict):
-    """Which data set, and how its official training part is split.
+    """The data set, and how its official training part is split.
 
     Attributes:
         dataset: A name in `gatesearch.datasets.DATASETS`.
-        train_frames: Frames of the official training part to use, spread evenly; 0 = all.
-        test_frames: Likewise for the official test part.
-        validation: Frames carved from the training part by `validation_seed`; all choices are
-            made on them.
-        validation_seed: Seed of that carving, the same for every trial.
+        train_frames: Number of frames of the official training part to use, spread evenly; 0 = all.
+        test_frames: Number of frames of the official test part to use, spread evenly; 0 = all.
+        validation: Number of frames of the training part that become the validation part, on which
+            all choices are made.
+        validation_seed: Seed by which these frames are chosen, the same for every trial.
     """
 
     dataset: str
@@ -60,13 +68,14 @@ class ModelSpec(Strict):
     Attributes:
         backbone: A name in `gatesearch.models.backbones.BACKBONES`.
         width: Multiplier of the backbone's channels; heads are not scaled.
-        output_stride: Input pixels a feature; 8, 16 or 32, reached by dilation.
+        output_stride: Input resolution divided by feature resolution: 8, 16 or 32, reached by
+            dilation.
         head: A name in `gatesearch.models.heads.HEADS`.
         head_channels: Channels inside each head.
-        init: `scratch`, `pretrained` (ImageNet) or `stl` (the study's own trained single-task
-            networks): the same for every method of the study.
-        weights: For `pretrained`: `imagenet` (torchvision's; those of `efficientnet_lite0` come
-            with the extra `efficientnet`) or a .safetensors file with their names.
+        init: Initial weights of every method: `scratch` (random), `pretrained` (ImageNet), or `stl`
+            (those of the study's trained single-task networks).
+        weights: For `pretrained`: `imagenet` (torchvision's; those of `efficientnet_lite0` need the
+            extra `efficientnet`), or a .safetensors file with the same names of tensors.
     """
 
     backbone: str
@@ -82,9 +91,10 @@ class AugmentSpec(Strict):
     """Augmentation of whole training batches; each task transforms its own labels.
 
     Attributes:
-        flip: Mirror left to right with probability one half.
-        zoom: Factors, at least 1, of cropping and enlarging; depth is divided by the factor.
-        scale: Range of free rescaling without change of depth (PASCAL-Context).
+        flip: Mirror left to right with probability 1/2.
+        zoom: Factors, at least 1, by which a crop is enlarged; depth is divided by the factor.
+        scale: Range of factors by which frames are rescaled without a change of depth
+            (PASCAL-Context).
         rotate: Largest rotation, degrees.
     """
 
@@ -101,14 +111,18 @@ class AugmentSpec(Strict):
 
 
 class TrainingSpec(Strict):
-    """How every network of the study is trained.
+    """Training settings of every network of the study.
 
     Attributes:
-        epochs: Passes over the training part; there is no choice of epoch, the last one counts.
-        lr: Initial learning rate, decayed by `schedule` each step.
+        epochs: Passes over the training part. The network after the last one counts.
+        batch_size: Frames per step.
+        lr: Initial learning rate, decayed by `schedule` after each step.
+        weight_decay: Decay of the weights of convolutions and linear layers.
+        momentum: Momentum of `sgd`.
         power: Exponent of the `poly` schedule (1 - step / steps) ** power.
-        precision: `auto` is bf16 where the device computes it natively, else fp32.
-        memory_format: `auto` is measured once a store at the study's own shapes.
+        precision: `auto` is bf16 if the device computes it natively, else fp32.
+        memory_format: `auto` is the faster one, measured once per store at the study's shapes.
+        augment: Augmentation of training batches.
     """
 
     epochs: int = Field(ge=1)
@@ -125,12 +139,12 @@ class TrainingSpec(Strict):
 
 
 class MethodOptions(BaseModel):
-    """Options of one method; which keys of its own it has, the method says (`gatesearch.methods`).
+    """Options of one method. The method defines all keys but these (`Method.options`).
 
     Attributes:
-        training: Keys of `[training]` that differ for this method.
-        start: `study` starts as `model.init` says, `stl` always from the trained single-task
-            networks; the method's own default when None.
+        training: Keys of `[training]` with another value for this method.
+        start: Initial weights: `study` = as `model.init` says, `stl` = always those of the trained
+            single-task networks; the method's default (`Method.start`) when None.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -139,33 +153,35 @@ class MethodOptions(BaseModel):
 
     @property
     def own(self) -> dict[str, Any]:
-        """The keys that only this method has."""
+        """Options that the method itself defines."""
         return dict(self.model_extra or {})
 
 
 class SearchSpec(Strict):
-    """How hyperparameters of the tuned methods are searched.
+    """How the hyperparameters of the tuned methods are searched.
 
     Any other key of the table that holds a list is the range of a hyperparameter, as
-    `lambda_s = [0.1, 10.0]` or `tau = [0.0, 1.0]`: it holds for every tuned method that has one of
-    that name. Which there are, and what they are by default, the method says.
+    `lambda_s = [0.1, 10.0]` or `tau = [0.0, 1.0]`. It applies to every tuned method that has a
+    hyperparameter of that name. Methods define their hyperparameters and default ranges
+    (`Method.space`).
 
     Attributes:
         sampler: `tpe`, `nsga2` or `random`.
         space: Hyperparameter -> its range (low, high), or the values to choose from.
-        first: Configurations that a search tries before any is drawn, unless it has tried them:
-            hyperparameter -> value, or -> task -> value.
-        startup: Random draws before the sampler models anything.
-        stop: Ends trials that lag behind others at the same epoch that cost no more, judged by
-            Δ_MTL on validation: `median` those below the median, `halving` all but the better half
-            at epochs that double (asynchronous successive halving).
-        stop_every: Epochs between two judgements; `halving` doubles the distance each time.
-        stop_after: Trials that a judgement needs at least.
-        weighting: How a trial's losses or gradients are balanced, names in `WEIGHTINGS`. Of several
-            each trial draws one.
+        first: Configurations that a search tries before it draws any: hyperparameter -> value, or
+            hyperparameter -> task -> value. Those that it has tried already are skipped.
+        startup: Number of random draws before the sampler builds a model.
+        stop: Rule that stops trials early. A trial is compared, by Δ_MTL on validation, with
+            earlier trials at the same epoch that cost no more. `median` stops those below the
+            median; `halving` stops all but the better half, at epochs that double (asynchronous
+            successive halving); `none` stops no trial.
+        stop_every: Epochs between two judgements; with `halving`, epochs before the first.
+        stop_after: Minimum number of earlier trials for a judgement.
+        weighting: Ways to balance a trial's losses or gradients, names in
+            `gatesearch.training.weightings.WEIGHTINGS`. If there are several, each trial draws one.
         scalar: Range of the factors of ω_t that the weighting `scalar` searches, log-uniform.
-        scalar_trials: How many such weights are tried for a method, ω_t first; the best on
-            validation are the baseline's.
+        scalar_trials: Number of such weights that are tried per method, ω_t first. The best on
+            validation become those of the baseline.
     """
 
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
@@ -182,16 +198,18 @@ class SearchSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _gather_space(cls, raw: Any) -> Any:
-        """Take keys that hold lists, and that the table itself does not know, for ranges."""
+        """Move keys that hold lists, and are no keys of this table, into `space`."""
         if not isinstance(raw, Mapping):
             return raw
+        if "mode" in raw:  # of gatesearch 0.1.0
+            raise ValueError('mode is gone; write tune = ["one_shot"] at the top of the study')
         ranges = {
             key: value
             for key, value in raw.items()
             if key not in cls.model_fields and isinstance(value, list | tuple)
         }
-        known = {key: value for key, value in raw.items() if key not in ranges}
-        return {**known, "space": {**known.get("space", {}), **ranges}}
+        rest = {key: value for key, value in raw.items() if key not in ranges}
+        return {**rest, "space": {**rest.get("space", {}), **ranges}}
 
     @model_validator(mode="after")
     def _check_scalar(self) -> "SearchSpec":
@@ -218,13 +236,13 @@ def _flat(
 
 
 class ExecutionSpec(Strict):
-    """How a run guards its work; nothing of this changes results, so it is not in the fingerprint.
+    """How a run protects its work. It changes no results, so it is not in the fingerprint.
 
     Attributes:
-        checkpoint_minutes: Between two checkpoints of a training.
-        attempts: How often a training may be cut off without getting further before it counts as
-            failed; an orderly stop does not count.
-        backup_minutes: Between two backups of the store.
+        checkpoint_minutes: Minutes between two checkpoints of a training.
+        attempts: Number of times that a training may be cut off before it keeps another checkpoint;
+            once more, and it counts as failed. Stopping a run in order does not count.
+        backup_minutes: Minimum minutes between two backups of the store.
     """
 
     checkpoint_minutes: float = Field(default=5.0, gt=0, allow_inf_nan=False)

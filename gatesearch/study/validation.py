@@ -1,4 +1,4 @@
-"""Values checked against their tables, and what to say of those that do not fit."""
+"""Validate the values of tables, and explain errors in terms of their keys."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,21 +9,29 @@ from gatesearch.errors import UsageError, nearest
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """One tree of tables laid over another."""
-    whole = dict(base)
+    """Merge two trees of tables; values of `over` replace those of `base`."""
+    result = dict(base)
     for key, value in over.items():
-        old = whole.get(key)
+        old = result.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             value = merged(old, value)
-        whole[key] = value
-    return whole
+        result[key] = value
+    return result
 
 
 def validated(model: type[BaseModel], raw: Mapping[str, Any], *, where: str) -> Any:
-    """The model of these values.
+    """Validate values by a pydantic model.
+
+    Args:
+        model: Type of the table.
+        raw: Key -> value.
+        where: Place of the table, which the error states first.
+
+    Returns:
+        The instance of `model`.
 
     Raises:
-        UsageError: What is wrong with each, `where` first.
+        UsageError: Unknown or missing keys, or bad values; a line for each.
     """
     try:
         return model.model_validate(raw)
@@ -40,7 +48,7 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     if item["type"] == "missing":
         return f"missing key '{dotted}'"
     if item["type"] == "value_error":
-        return f"{dotted}: {item['ctx']['error']}"
+        return f"{dotted}: {item['ctx']['error']}".removeprefix(": ")  # of the whole table
     return f"{dotted}: {item['msg']}, found {item['input']!r}"
 
 

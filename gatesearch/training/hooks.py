@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+Penalty = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
@@ -18,7 +20,7 @@ class Hooks:
         halt: Returns True to end the phase early; asked after each epoch, after `observe`.
     """
 
-    penalty: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None
+    penalty: Penalty | None = None
     before_step: Callable[[float], None] | None = None
     observe: Callable[[int], Mapping[str, float]] | None = None
     halt: Callable[[], bool] | None = None

@@ -17,7 +17,7 @@ from gatesearch.training.cuda_graph import CudaGraphStep
 from gatesearch.training.distributed import Ranks
 from gatesearch.training.forward import Forward
 from gatesearch.training.history import History
-from gatesearch.training.hooks import NO_HOOKS, Hooks
+from gatesearch.training.hooks import NO_HOOKS, Hooks, Penalty
 from gatesearch.training.micro_batches import Learn, MicroBatches, micro_batch_size
 from gatesearch.training.optimizer import (
     ParameterGroup,
@@ -107,7 +107,7 @@ class Trainer:
         everything = [*model.parameters(), *weighting.learned_parameters()]
         self.trained = [p for p in everything if id(p) in chosen]
         self.running_statistics = [b for b in model.buffers() if b.is_floating_point()]
-        self.learner = self._choose_learner(tell)
+        self.learn = self._choose_learn(tell)
         self._started = 0.0  # on the clock, less the seconds before the checkpoint gone on from
 
     def run(self) -> History:
@@ -185,7 +185,7 @@ class Trainer:
         part = self.ranks.slice(self.augment(batch))
         current_losses = partial(self.forward.current_losses, part)
         self.weighting.before_step(losses=current_losses, held_out=self.held_out_losses)
-        losses, progress.parts = self.micro_batches.run(part, self.learner, parts=progress.parts)
+        losses, progress.parts = self.micro_batches.run(part, self.learn, parts=progress.parts)
         self.average_over_ranks(losses)
         with _add_location(epoch, progress.done + 1):
             self.weighting.combine(losses)
@@ -203,22 +203,6 @@ class Trainer:
             generator=self.state.data_generator,
             **self.spec.augment.model_dump(),
         )
-
-    def learn(self, part: Batch, share: float) -> Tensor:
-        """Add the gradients of a part of a batch.
-
-        Args:
-            part: The part.
-            share: Its share of the batch's frames.
-
-        Returns:
-            (T,) losses without graph.
-        """
-        image, outputs = self.forward.predict(part)
-        losses = self.forward.losses(outputs, part)
-        penalty = None if self.hooks.penalty is None else self.hooks.penalty(image, outputs)
-        self.weighting.backward(losses, share=share, penalty=penalty)
-        return torch.stack(losses).detach()
 
     def held_out_losses(self, *, exact: bool = False) -> Tensor:
         """Return the (T,) losses of a random batch of the validation part."""
@@ -299,12 +283,36 @@ class Trainer:
             progress=Progress(totals, order=data.get_state()),
         )
 
-    def _choose_learner(self, tell: Tell) -> Learn:
-        """`learn`, recorded as a CUDA graph where all steps are alike."""
+    def _choose_learn(self, tell: Tell) -> Learn:
+        """Record a CUDA graph of the passes through the network if they are the same each step."""
+        # No method, as the trainer would then hold itself, and memory longer than it is used.
+        learn = partial(_learn, self.forward, self.weighting, self.hooks.penalty)
         plain = self.hooks.penalty is None and self.hooks.before_step is None
         if self.runtime.graphs and plain and type(self.weighting) is Weighting:
-            return CudaGraphStep(self.learn, self.trained, tell=tell)
-        return self.learn
+            return CudaGraphStep(learn, self.trained, tell=tell)
+        return learn
+
+
+def _learn(
+    forward: Forward, weighting: Weighting, penalty: Penalty | None, part: Batch, share: float
+) -> Tensor:
+    """Add the gradients of a part of a batch.
+
+    Args:
+        forward: Forward passes.
+        weighting: Balances the losses.
+        penalty: Added to the loss.
+        part: The part.
+        share: Its share of the batch's frames.
+
+    Returns:
+        (T,) losses without graph.
+    """
+    image, outputs = forward.predict(part)
+    losses = forward.losses(outputs, part)
+    extra = None if penalty is None else penalty(image, outputs)
+    weighting.backward(losses, share=share, penalty=extra)
+    return torch.stack(losses).detach()
 
 
 def _steps_per_epoch(frames: int, batch_size: int, ranks: Ranks) -> int:

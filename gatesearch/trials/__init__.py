@@ -1,11 +1,11 @@
-"""One network from specification to result, whatever its method.
+"""Train one network, of any method, from its specification to its result.
 
-| file | what |
+| file | contents |
 |---|---|
 | `context.py` | opens a study's data and chooses the runtime |
 | `trial.py` | `train_network`: trains, measures and keeps one network |
-| `phase_training.py` | runs a method's phases, from the first or from a checkpoint |
-| `early_stopping.py` | stops trials that lag behind earlier ones |
-| `kept_networks.py` | networks in their folders: written, copied, read again |
-| `costs.py` | costs of a study's methods before any training |
+| `phase_training.py` | trains a network through its phases, from the start or a checkpoint |
+| `early_stopping.py` | stops trials that are worse than earlier ones |
+| `kept_networks.py` | writes, copies and reads trained networks in their folders |
+| `costs.py` | counts costs of a study's methods before any training |
 """

@@ -1,4 +1,4 @@
-"""A study's data opened and its runtime chosen: what all trainings of a run share."""
+"""Open a study's data and choose its runtime; all trainings of a run share both."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from gatesearch.training.split_data import spread_evenly
 
 
 def check_dataset(study: Study) -> None:
-    """Refuse a study whose data set nobody can read.
+    """Refuse a study of an unknown data set.
 
     Raises:
         UsageError: Unknown data set.
@@ -40,11 +40,13 @@ def open_context(
     Args:
         study: The definition.
         data: Folder of packs.
-        stored: Precision and memory format that the store was begun with; they are kept.
+        stored: `precision` and `memory_format` that the store was begun with, which are used again;
+            None to choose them.
         emit: Receives events.
 
     Raises:
-        DataError: Data missing, damaged, or without labels for a task.
+        DataError: Data are missing, damaged, without labels for a task, or fewer than a batch.
+        UsageError: Unknown data set, or a task whose name and kind do not go together.
     """
     check_dataset(study)
     spec = study.data
@@ -90,14 +92,14 @@ def open_context(
 
 
 def _runtime(study: Study, stored: Mapping[str, str] | None, emit: Emit) -> Runtime:
-    asked = study.training
+    training = study.training
     if stored is not None:
         return resolve_runtime(stored["precision"], stored["memory_format"])
-    runtime = resolve_runtime(asked.precision, asked.memory_format)
-    if asked.memory_format == "auto":
+    runtime = resolve_runtime(training.precision, training.memory_format)
+    if training.memory_format == "auto":
         runtime = measure_memory_format(
             lambda: build_model(study, MULTI_TASK, pretrained=False),
-            (asked.batch_size, 3, *study.protocol.size),
+            (training.batch_size, 3, *study.protocol.size),
             runtime,
         )
     emit(Log(f"computing on {runtime.device}, {runtime.precision}, {runtime.memory_format}"))

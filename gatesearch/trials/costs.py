@@ -1,4 +1,4 @@
-"""Costs of a study's methods without data or training."""
+"""Count the costs of a study's methods without data or training."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,14 @@ from gatesearch.study import Study
 
 
 def costs(study: Study, methods: Sequence[str] = ()) -> dict[str, Cost]:
-    """Method -> cost of its network on one image, counted on shapes alone.
+    """Count the cost of each method's network on one image, from shapes alone.
 
     Args:
         study: The definition.
-        methods: Names in `gatesearch.methods.METHODS`; the study's own when empty.
+        methods: Names in `gatesearch.methods.METHODS`; the study's baselines when empty.
+
+    Returns:
+        Method -> cost.
 
     Raises:
         UsageError: An unknown method, or one whose cost is not known before it is trained.

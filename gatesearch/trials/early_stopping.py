@@ -1,8 +1,9 @@
-"""Trials that lag behind are stopped: a rule on validation Δ_MTL that minds what trials cost.
+"""Stop trials that are worse than earlier ones, by a rule on validation Δ_MTL that regards cost.
 
-Optuna's pruners know one objective. Here a trial is measured against earlier ones of its search at
-the same epoch that cost no more than it does at that moment, so that cheap networks are never
-stopped for being worse than dear ones; under a budget all cost alike, and it is the plain rule.
+Optuna's pruners know one objective. Here a trial is compared with earlier trials of its search at
+the same epoch, but only with those that cost no more than it does then. So a cheap network is never
+stopped because an expensive one is better. Under a budget all trials cost about the same, and the
+rule is the usual one.
 """
 
 import math
@@ -20,9 +21,11 @@ from gatesearch.training import evaluate
 GAIN, COST = "delta_mtl", "gflops"
 Rival = tuple[int, float, float]  # epoch, GFLOPs, Δ_MTL
 
-# The reduction factor of successive halving: one of so many goes on, epochs grow as much.
+# Reduction factor of successive halving: 1 of 2 trials goes on at a rung, and the next rung is
+# after 2 times as many epochs.
 _FACTOR = 2
-# More rivals add nothing to a judgement, and every job carries them.
+# Number of earlier trials that a trial is compared with: more would not change the judgement much,
+# and every job carries their values.
 _MOST_RIVALS = 100
 
 
@@ -30,12 +33,12 @@ class Stopper:
     """Judges one trial while it trains.
 
     Args:
-        context: Validation part, tasks, rule.
-        single_task: Validation metrics of the single-task networks.
+        context: Validation part, tasks, and the study's rule.
+        single_task: Task -> validation metric of the single-task networks.
         rivals: Judged epochs of earlier trials.
 
     Attributes:
-        verdict: Why the trial is to end; empty while it may go on.
+        verdict: Reason to stop the trial; empty while it may go on.
     """
 
     def __init__(
@@ -45,15 +48,15 @@ class Stopper:
         self.verdict = ""
 
     def judge(self, epoch: int, network: nn.Module, gflops: float) -> dict[str, float]:
-        """Measure the network if it is judged after this epoch, and judge it.
+        """Measure and judge the network if trials are judged after this epoch.
 
         Args:
             epoch: Epochs done.
-            network: As it is now; it is left in evaluation mode where it was measured.
-            gflops: What it costs now.
+            network: The network as it is now; measuring leaves it in evaluation mode.
+            gflops: Its cost now.
 
         Returns:
-            `delta_mtl` and `gflops` for the curves; NaN where it was not measured.
+            `delta_mtl` (percent) and `gflops` for the curves; NaN in epochs without judgement.
         """
         spec = self.context.study.search
         if not judged(epoch, spec):
@@ -66,13 +69,15 @@ class Stopper:
         gain = delta_mtl(metrics, self.single_task, directions)
         others = [g for e, cost, g in self.rivals if e == epoch and cost <= gflops * (1 + 1e-9)]
         if len(others) >= spec.stop_after:
-            why = _falls_behind(gain, others, spec)
-            self.verdict = f"stopped after epoch {epoch}: Δ_MTL {gain:+.2f} % {why}" if why else ""
+            reason = _reason_to_stop(gain, others, spec)
+            self.verdict = (
+                f"stopped after epoch {epoch}: Δ_MTL {gain:+.2f} % {reason}" if reason else ""
+            )
         return {GAIN: gain, COST: gflops}
 
 
 def judged(epoch: int, spec: SearchSpec) -> bool:
-    """Whether trials are judged after this epoch.
+    """Tell whether trials are judged after this epoch.
 
     >>> [e for e in range(1, 50) if judged(e, SearchSpec(stop="halving", stop_every=5))]
     [5, 10, 20, 40]
@@ -84,11 +89,11 @@ def judged(epoch: int, spec: SearchSpec) -> bool:
 
 
 def halving_bar(values: Sequence[float]) -> float:
-    """The least value with which successive halving lets a trial go on beyond a rung.
+    """Return the lowest value with which successive halving lets a trial go on after a rung.
 
-    The rule of asynchronous successive halving (Li et al., MLSys 2020, algorithm 2) as Optuna's
-    `SuccessiveHalvingPruner` has it: of the n values at the rung so far, the trial's own among
-    them, the best max(1, n // 2) go on.
+    This is asynchronous successive halving (Li et al., MLSys 2020, algorithm 2) as in Optuna's
+    `SuccessiveHalvingPruner`: of the n values at the rung so far, including the trial's, the best
+    max(1, n // 2) go on.
 
     >>> halving_bar([2.0, 1.0, 3.0, 0.0]), halving_bar([1.0, 2.0, 3.0]), halving_bar([1.0])
     (2.0, 3.0, 1.0)
@@ -97,8 +102,8 @@ def halving_bar(values: Sequence[float]) -> float:
     return ranked[-max(1, len(ranked) // _FACTOR)]
 
 
-def _falls_behind(gain: float, others: Sequence[float], spec: SearchSpec) -> str:
-    """Why a trial is to end; empty where it may go on. One without a number ends."""
+def _reason_to_stop(gain: float, others: Sequence[float], spec: SearchSpec) -> str:
+    """Compare a trial with others; empty if it may go on. A trial whose gain is NaN is stopped."""
     halving = spec.stop == "halving"
     bar = halving_bar([*others, gain]) if halving else median(others)
     if gain >= bar:
@@ -108,7 +113,7 @@ def _falls_behind(gain: float, others: Sequence[float], spec: SearchSpec) -> str
 
 
 def rivals_of(results: Sequence[Result]) -> list[Rival]:
-    """What later trials are measured against: judged epochs of the trials that ended last."""
+    """List the judged epochs of the trials that ended last, with which later ones are compared."""
     return [
         (epoch, cost, gain)
         for result in results[-_MOST_RIVALS:]

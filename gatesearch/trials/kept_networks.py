@@ -1,4 +1,4 @@
-"""Trained networks in their folders: written, copied, read again."""
+"""Write, copy and read trained networks in their folders."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from gatesearch.study import Study
 
 MODEL = "model"
 TENSORS = ".safetensors"
+_DESCRIPTION = ".json"  # beside the weights of a compact network
 
 
 def keep_network(network: nn.Module, folder: Path) -> None:
@@ -28,17 +29,23 @@ def keep_network(network: nn.Module, folder: Path) -> None:
 
 
 def copy_network(source: Path, target: Path) -> None:
-    """Keep a network in another folder too."""
-    there, here = ((folder / MODEL).with_suffix(TENSORS) for folder in (source, target))
-    here.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(here, there.read_bytes())
+    """Copy a network into another folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for suffix in (TENSORS, _DESCRIPTION):
+        there, here = ((folder / MODEL).with_suffix(suffix) for folder in (source, target))
+        if suffix == TENSORS or there.exists():
+            write_atomic(here, there.read_bytes())
 
 
 def network_state(spec: NetworkSpec, *, out: Path) -> dict[str, Tensor]:
-    """Weights of a kept network.
+    """Read the state dict of a trained network.
+
+    Args:
+        spec: The network.
+        out: The store's folder.
 
     Raises:
-        StudyRefusedError: The file is gone or damaged.
+        StudyRefusedError: The file is missing or damaged.
     """
     path = (spec.folder(out) / MODEL).with_suffix(TENSORS)
     try:
@@ -51,16 +58,16 @@ def network_state(spec: NetworkSpec, *, out: Path) -> dict[str, Tensor]:
 
 
 def load_network(result: Result, context: Context, *, out: Path) -> nn.Module:
-    """The kept network of a result, on the device, in evaluation mode."""
+    """Read the network of a result, onto the device and in evaluation mode."""
     return context.runtime.place(kept_network(result, context.study, out=out)).eval()
 
 
 def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
-    """The kept network of a result, on the processor, in evaluation mode.
+    """Read the network of a result, onto the processor and in evaluation mode.
 
     Raises:
-        StudyRefusedError: Its file is gone or damaged.
-        UsageError: Likewise, of a pruned network.
+        StudyRefusedError: The file is missing or damaged.
+        UsageError: The files of a pruned network are missing or damaged.
     """
     spec = NetworkSpec.of(result)
     read = method_of(result.method).read
@@ -72,6 +79,10 @@ def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
 
 
 def as_compact(network: nn.Module, method: str, study: Study) -> nn.Module:
-    """The compact network that computes what a method's network does; where none does, itself."""
+    """Convert a method's network into a compact one that computes the same.
+
+    Returns:
+        The given network if the method has no such conversion (`Method.as_compact`).
+    """
     convert = method_of(method).as_compact
     return network if convert is None else convert(network, study)

@@ -1,4 +1,4 @@
-"""A method's phases one after the other, from the first or from the newest checkpoint."""
+"""Train a network through the phases of its method, from the start or the newest checkpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,13 +10,14 @@ from gatesearch.cost import count_macs
 from gatesearch.events import Progress, Warned
 from gatesearch.methods import (
     Context,
+    NetworkSpec,
     Phase,
     TrainedNetwork,
     TrainingRequest,
+    build_model,
     method_of,
     training_of,
 )
-from gatesearch.methods.specification import NetworkSpec
 from gatesearch.training import (
     Checkpoint,
     Checkpoints,
@@ -30,17 +31,19 @@ from gatesearch.training import (
 from gatesearch.training.weightings import WEIGHTINGS, Weighting, build_weighting
 from gatesearch.trials.early_stopping import Stopper
 
+# Prefix of the parameters `weight.<task>` of a trial that tries weights of losses.
 WEIGHT = "weight."
 
 
 @dataclass
 class Training:
-    """Where the training of one network stands between its phases.
+    """The state of a network's training between two phases.
 
     Attributes:
-        network: As the last phase left it.
-        history: Of its own phases.
-        pflops: Likewise.
+        network: The network after the last phase, or at the start of the next.
+        history: Curves, epochs, seconds and images of its phases so far; those of a network that
+            it started from are not included.
+        pflops: Training cost of these phases, FLOPs / 1e15.
     """
 
     network: TrainedNetwork
@@ -49,13 +52,13 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What the training of a network has beside its request.
+class TrainingControls:
+    """Checkpoints, early stopping and processes of a network's training; its method ignores them.
 
     Attributes:
-        checkpoints: Where trainings are kept now and then; None keeps none.
-        stopper: May stop a trial early.
-        ranks: The processes that train it together.
+        checkpoints: Keeps checkpoints of the training; None for no checkpoints.
+        stopper: Stops a trial early; None for a network that is never stopped.
+        ranks: The processes that train the network together.
     """
 
     checkpoints: Checkpoints | None = None
@@ -63,45 +66,50 @@ class Surroundings:
     ranks: Ranks = field(default_factory=Ranks)
 
 
-def run_phases(request: TrainingRequest, around: Surroundings) -> Training:
+def run_phases(request: TrainingRequest, controls: TrainingControls) -> Training:
     """Train a network through all phases of its method.
+
+    If there is a checkpoint, training goes on in its phase. A trial that is stopped early does not
+    begin its next phase.
 
     Raises:
         TrainingError: The training cannot go on.
-        Preempted: The checkpoints were asked to stop.
+        Preempted: The training was asked to stop, and has kept a checkpoint.
     """
-    phases = _phases(request)
-    saved = None if around.checkpoints is None else around.checkpoints.newest()
+    phases = phases_of(request)
+    saved = None if controls.checkpoints is None else controls.checkpoints.newest()
     first = 0
     training: Training | None = None
     if saved is not None:
         first = [phase.name for phase in phases].index(saved.state["phase"])
         training = _resumed(phases, first, saved)
     for i, phase in enumerate(phases[first:], start=first):
-        here = saved if i == first else None
-        if here is None:
+        resume = saved if i == first else None
+        if resume is None:
             network = phase.begin(None if training is None else training.network)
             training = Training(network) if training is None else replace(training, network=network)
         assert training is not None
         _place(training.network, request.context)
         if phase.span[0] < phase.span[1]:
             checkpoints = None
-            if around.checkpoints is not None:
-                known = _context(phase, training)
-                checkpoints = PhaseCheckpoints(around.checkpoints, phase.name, known, resume=here)
-            _train(request, phase, training, checkpoints, around)
-        if around.stopper is not None and around.stopper.verdict:
+            if controls.checkpoints is not None:
+                context = _context(phase, training)
+                checkpoints = PhaseCheckpoints(
+                    controls.checkpoints, phase.name, context, resume=resume
+                )
+            _train(request, phase, training, checkpoints, controls)
+        if controls.stopper is not None and controls.stopper.verdict:
             break
     assert training is not None
     _place(training.network, request.context)
     return training
 
 
-def _phases(request: TrainingRequest) -> Sequence[Phase]:
+def phases_of(request: TrainingRequest) -> Sequence[Phase]:
+    """Plan the phases: those of the method, or one of all epochs for a method that gives none."""
     method = method_of(request.spec.method)
     if method.phases is not None:
         return method.phases(request)
-    from gatesearch.methods import build_model
 
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
         spec = request.spec
@@ -117,7 +125,7 @@ def _place(network: TrainedNetwork, context: Context) -> None:
 
 
 def _context(phase: Phase, training: Training) -> dict[str, object]:
-    """What a training goes on from beside weights, as plain JSON values."""
+    """Describe, as plain JSON values, what `_resumed` needs beside weights to go on from here."""
     network = training.network
     return {
         "module": None if phase.describe is None else phase.describe(network.module),
@@ -129,7 +137,13 @@ def _context(phase: Phase, training: Training) -> dict[str, object]:
 
 
 def _resumed(phases: Sequence[Phase], index: int, saved: Checkpoint) -> Training:
-    """The training that `_context` described; its weights come with the checkpoint."""
+    """Make the training that `_context` described; the trainer then reads the checkpoint's weights.
+
+    Args:
+        phases: Phases of the training.
+        index: Index of the checkpoint's phase.
+        saved: The checkpoint.
+    """
     context = saved.state["context"]
     rebuild = phases[index].rebuild
     module = phases[0].begin(None).module if rebuild is None else rebuild(context["module"])
@@ -146,9 +160,9 @@ def _train(
     phase: Phase,
     training: Training,
     checkpoints: PhaseCheckpoints | None,
-    around: Surroundings,
+    controls: TrainingControls,
 ) -> None:
-    """Train the network through one phase, and add history and PFLOPs to those before."""
+    """Train the network through one phase, and add its history and PFLOPs to the training's."""
     spec, context, module = request.spec, request.context, training.network.module
     label = spec.label
     training_spec = training_of(context.study, spec.method)
@@ -164,14 +178,14 @@ def _train(
         request.emit(Progress(label, epoch, training_spec.epochs, "epochs", losses, values))
 
     hooks = phase.hooks(module)
-    if around.stopper is not None:
-        now = None if phase.current_gflops is None else phase.current_gflops(module)
-        hooks = _judged(hooks, around.stopper, module, now or (lambda: gflops))
-    index, of = phase.data_part
+    if controls.stopper is not None:
+        current = None if phase.current_gflops is None else phase.current_gflops(module)
+        hooks = _judged(hooks, controls.stopper, module, current or (lambda: gflops))
+    index, parts = phase.data_part
     history = Trainer(
         module,
         TrainingData(
-            context.train if of == 1 else context.train.part(index, of),
+            context.train if parts == 1 else context.train.part(index, parts),
             context.validation,
             context.tasks,
         ),
@@ -183,7 +197,7 @@ def _train(
         groups=None if phase.groups is None else phase.groups(module),
         hooks=hooks,
         checkpoints=checkpoints,
-        ranks=around.ranks,
+        ranks=controls.ranks,
         on_epoch=report,
         tell=lambda message: request.emit(Warned(f"{label}: {message}")),
     ).run()
@@ -192,7 +206,7 @@ def _train(
 
 
 def _forward_cost(phase: Phase, module: nn.Module, context: Context) -> tuple[float, float]:
-    """(GFLOPs of a forward pass, the part of it that tasks can share)."""
+    """Compute (GFLOPs of a forward pass, share of them in the backbone, which tasks can share)."""
     if phase.forward_gflops is not None:
         return phase.forward_gflops(module), 0.0
     cost = count_macs(module, context.input_shape, cross_check=False)
@@ -202,11 +216,11 @@ def _forward_cost(phase: Phase, module: nn.Module, context: Context) -> tuple[fl
 def _judged(
     hooks: Hooks, stopper: Stopper, module: nn.Module, gflops: Callable[[], float]
 ) -> Hooks:
-    """The hooks of a phase whose trial may be stopped early."""
+    """Extend a phase's hooks so that the trial is judged after each epoch, and may be stopped."""
 
     def observe(epoch: int) -> Mapping[str, float]:
-        own = {} if hooks.observe is None else dict(hooks.observe(epoch))
-        return own | stopper.judge(epoch, module, gflops())
+        values = {} if hooks.observe is None else dict(hooks.observe(epoch))
+        return values | stopper.judge(epoch, module, gflops())
 
     def halt() -> bool:
         return bool(stopper.verdict) or (hooks.halt is not None and hooks.halt())
@@ -215,7 +229,11 @@ def _judged(
 
 
 def _weighting(spec: NetworkSpec, context: Context) -> Weighting:
-    """How the losses or gradients of a network are balanced; begins anew with every phase."""
+    """Build the weighting of a network's losses or gradients; every phase begins with a new one.
+
+    In a trial that tries weights of losses, task t has the weight ω_t f_t / mean(f), with f_t the
+    trial's parameter `weight.<task>`.
+    """
     build = partial(
         build_weighting, spec.weighting, context.weights, seed=spec.seed,
         device=context.runtime.device,

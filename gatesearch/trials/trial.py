@@ -1,4 +1,4 @@
-"""One network from specification to result: trained, pruned, counted, measured, kept."""
+"""Train one network, count its cost, measure it, and keep it."""
 
 import copy
 import importlib.metadata
@@ -23,14 +23,14 @@ from gatesearch.methods import (
 from gatesearch.results import Result
 from gatesearch.training import History, evaluate, recompute_statistics
 from gatesearch.trials.kept_networks import keep_network, load_network, network_state
-from gatesearch.trials.phase_training import Surroundings, run_phases
+from gatesearch.trials.phase_training import TrainingControls, run_phases
 
-_ALONE = Surroundings()
+_ALONE = TrainingControls()
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Cost and validation metrics of a network, as in `Result`; empty for one without."""
+    """Cost and validation metrics of a network, as in `Result`; empty where it is not measured."""
 
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     gflops: float = 0.0
@@ -47,41 +47,44 @@ def train_network(
     out: Path,
     start: Result | None,
     emit: Emit,
-    around: Surroundings = _ALONE,
+    controls: TrainingControls = _ALONE,
 ) -> Result:
-    """Train one network, keep it in its folder, measure it on the validation part.
+    """Train one network, measure it on the validation part, and keep it in its folder.
 
     Args:
-        spec: What to train.
-        context: Data, tasks, runtime.
+        spec: The network to train.
+        context: Study, data, tasks and device.
         out: The store's folder.
-        start: Result of what it starts from (`start_of`).
+        start: Result of the network that it starts from (`start_of`); None without one.
         emit: Receives events.
-        around: Checkpoints, from the newest of which it goes on; what may stop it early, whose
-            result is then `stopped` and has no network; processes that train it together, each
-            calling this alike, of which the first keeps.
+        controls: Checkpoints, early stopping, and the processes that train the network together.
+            Each of these processes calls this function; the first keeps the network.
+
+    Returns:
+        The result. A trial that was stopped early has the state `stopped` and keeps no network.
 
     Raises:
         TrainingError: The training cannot go on.
-        Preempted: The checkpoints were asked to stop.
+        Preempted: The training was asked to stop, and has kept a checkpoint.
     """
     before = start_of(spec, context.study)
     request = TrainingRequest(
         spec, context, None if before is None else lambda: network_state(before, out=out), emit
     )
     history = History()
-    if start is not None and start.method == spec.method:  # a part of its own, such as a warm-up
+    # A start of the same method, such as a warm-up, is a part of this training.
+    if start is not None and start.method == spec.method:
         history = History({name: list(c) for name, c in start.curves.items()}, epochs=start.epochs)
-    training = run_phases(request, around)
+    training = run_phases(request, controls)
     history.follow(training.history)
     network = training.network
     measured = Measurement()
-    verdict = "" if around.stopper is None else around.stopper.verdict
+    verdict = "" if controls.stopper is None else controls.stopper.verdict
     if not verdict:
         if spec.part not in method_of(spec.method).unmeasured_parts:
             emit(Log(f"{spec.label}: measuring"))
             measured = _measured(network.module, spec, context, emit)
-        if around.ranks.rank == 0:
+        if controls.ranks.rank == 0:
             keep_network(network.module, spec.folder(out))
     reused = start or Result(spec.method, spec.seed)
     return Result(
@@ -115,7 +118,7 @@ def train_network(
 
 
 def measure_on_test(result: Result, context: Context, *, out: Path) -> dict[str, float]:
-    """Metrics of a kept network on the official test part: once, after every choice was made."""
+    """Measure a trained network on the official test part: once, after every choice was made."""
     return evaluate(
         load_network(result, context, out=out),
         context.test,
@@ -152,7 +155,7 @@ def _measured(network: nn.Module, spec: NetworkSpec, context: Context, emit: Emi
 def _latency_ms(
     network: nn.Module, spec: NetworkSpec, context: Context, emit: Emit
 ) -> float | None:
-    """Milliseconds for one image as measured now, where a budget bounds latency."""
+    """Measure the milliseconds for one image; None where no budget bounds latency."""
     limits = [1e3 * b.limit for b in spec.budgets if b.measure == "latency"]
     if not limits or context.stopwatch is None:
         return None

@@ -20,9 +20,9 @@ from gatesearch.cost import (
 from gatesearch.errors import UsageError
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
-from gatesearch.models.graph import INPUT, Add, Conv, Graph
+from gatesearch.models.graph import Graph
+from gatesearch.models.nodes import INPUT, Add, Conv
 from gatesearch.pruning import extract
-from gatesearch.pruning.description import sources
 from tests.pruning.test_extract import parts
 
 MTL = Cost(macs=300 * 10**9, backbone_macs=0, params=10 * 10**6)
@@ -138,7 +138,7 @@ def test_projection_leaves_gates_alone_that_are_inside() -> None:
     # what is closed for a tighter one are the gates of least logit a multiply-add
     tight = project(model.logits(), cost, [Budget("x", "macs", 0.9 * macs)])
     assert all(not (tight[name] & ~learned[name]).any() for name in learned)
-    ratio = {n: a.detach().double() / cost.macs_a_channel[n] for n, a in model.logits().items()}
+    ratio = {n: a.detach().double() / cost.macs_per_channel[n] for n, a in model.logits().items()}
     kept = min(float(ratio[n][tight[n]].min()) for n in learned if tight[n].any())
     closed = {n: learned[n] & ~tight[n] for n in learned}
     lost = max(float(ratio[n][closed[n]].max()) for n in learned if closed[n].any())
@@ -222,7 +222,7 @@ def test_aligned_gates_cost_less_for_the_same_shares(granularity) -> None:
         rows = [row for name in after if name in group for row in after[name]]
         assert all(bool((a & b).eq(a).all() or (a & b).eq(b).all()) for a in rows for b in rows)
     pieces = [
-        sum(len(gather) for step in network.description.steps for gather in sources(step))
+        sum(len(source) for step in network.description.steps for source in step.sources)
         for network in (plain, tidy)
     ]
     assert pieces[1] < 0.9 * pieces[0]

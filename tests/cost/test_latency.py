@@ -20,9 +20,8 @@ from gatesearch.cost.live import distinct_elements
 from gatesearch.errors import UsageError
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
-from gatesearch.models.graph import Conv
+from gatesearch.models.nodes import AddStep, PoolStep
 from gatesearch.pruning import extract
-from gatesearch.pruning.description import AddStep, PoolStep
 from gatesearch.training import Runtime
 from tests.cost.test_pattern import chain
 from tests.pruning.test_extract import parts, put
@@ -104,10 +103,12 @@ def linear(granularity: str = "conv", seed: int = 0) -> tuple[dict[str, torch.Te
     graph = BACKBONES["resnet18"](output_stride=32, width=0.1)
     model = GatedSupernet(parts(graph), granularity=granularity)
     cost = PatternCost.of(model, SHAPE)
-    weights = cost.macs_a_channel
+    weights = cost.macs_per_channel
     table = LatencyTable(
-        convs={c.name: ((c.outputs, 1e-9 * c.outputs * weights[c.name]),) for c in graph.convs},
-        elements={node.name: 0.0 for node in graph if not isinstance(node, Conv)},
+        convs={
+            c.name: ((c.outputs, 1e-9 * c.outputs * weights[c.name]),) for c in graph.weighted_nodes
+        },
+        elements={node.name: 0.0 for node in graph if not node.has_weights},
         mixes=dict.fromkeys(cost.mixed, 0.0),
         heads=1e-9 * cost.head_macs,
         ends=(0.0, 0.0),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from gatesearch.cost import Budget, PatternCost, count_macs
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
-from gatesearch.models.graph import INPUT, Conv, Graph
+from gatesearch.models.graph import Graph
+from gatesearch.models.nodes import INPUT, Conv
 from gatesearch.pruning import extract
 from tests.pruning.test_extract import parts, put
 

@@ -9,8 +9,8 @@ from gatesearch.cost import Budget, PatternCost, count_macs, project, rounded
 from gatesearch.cost.rounding import allowed_counts
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
+from gatesearch.models.nodes import ConvStep
 from gatesearch.pruning import extract
-from gatesearch.pruning.description import ConvStep
 from tests.pruning.test_extract import parts
 
 SHAPE = (1, 3, 40, 56)

@@ -93,7 +93,7 @@ def by_stages(encoder: Encoder) -> tuple[Tensor, Tensor]:
     for stage in range(encoder.graph.stages):
         before, x = encoder.forward_stage(x, stage)
         if stage > 0:
-            assert before.shape[1] == encoder.graph.channels(encoder.graph.entering(stage))
+            assert before.shape[1] == encoder.graph.channels(encoder.graph.last_block_input(stage))
     torch.testing.assert_close(x, encoder(image))
     return before, x
 

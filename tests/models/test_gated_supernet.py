@@ -1,22 +1,19 @@
 """The supernet at the ends of its gates, its regulariser, its mix, and what it starts from."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gatesearch.errors import UsageError
-from gatesearch.methods import METHODS, build_model, needs_stl
-from gatesearch.methods.mtl import MTL
-from gatesearch.methods.stl import STL
+from gatesearch.methods.mtl import MultiTaskNet
+from gatesearch.methods.stl import SingleTaskNets
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet, mixed_nodes
-from gatesearch.models.graph import INPUT, Add, Conv, Graph
+from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import HeadSpec, Parts
-from gatesearch.study import Study, load_study
+from gatesearch.models.nodes import INPUT, Add, Conv
 
 HEADS = {"a": 3, "b": 1}
 
@@ -59,7 +56,7 @@ def image() -> Tensor:
 @torch.no_grad()
 def test_all_gates_open_is_stl_and_all_closed_is_mtl(granularity: str, image: Tensor) -> None:
     supernet = scattered(GatedSupernet(parts(), granularity=granularity)).eval()
-    stl, mtl = STL(parts()).eval(), MTL(parts()).eval()
+    stl, mtl = SingleTaskNets(parts()).eval(), MultiTaskNet(parts()).eval()
     for task in HEADS:
         stl.encoders[task].load_state_dict(below(supernet, f"streams.{task}."))
     mtl.encoder.load_state_dict(below(supernet, f"streams.{SHARED}."))
@@ -147,7 +144,7 @@ def test_fused_training_matches_separate_steps_on_a_whole_network(image: Tensor)
 
 
 def test_cloned_streams_compute_what_the_multi_task_network_does(image: Tensor) -> None:
-    mtl = scattered(MTL(parts())).eval()
+    mtl = scattered(MultiTaskNet(parts())).eval()
     model = GatedSupernet(parts())
     model.clone_streams(mtl.state_dict())
     for on in (False, True):
@@ -220,137 +217,14 @@ def test_a_projected_skip_of_the_last_block_is_not_mixed() -> None:
     assert mixed_nodes(graph, graph.gated("block")) == ("stem",)
 
 
-@pytest.fixture(scope="module")
-def study() -> Study:
-    return load_study("scenes", ["model.width=0.05", "model.head_channels=4"])
-
-
-@pytest.fixture(scope="module")
-def reference() -> MTL:
-    return MTL(parts(seed=4))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_starts_from_the_same_weights(method: str, reference: MTL) -> None:
-    build = METHODS[method].build
-    torch.manual_seed(0)
-    ours = build(parts(seed=4))
-    torch.manual_seed(99)  # what was drawn before plays no part, and nothing is drawn from it
-    state = torch.random.get_rng_state()
-    again = build(parts(seed=4))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(a, again.state_dict()[n]) for n, a in ours.state_dict().items())
-    weights = reference.encoder.state_dict()
-    encoders = [m for m in ours.modules() if isinstance(m, Encoder)]
-    assert len(encoders) == {"interrogate": 3, "mtl": 1, "mtan": 1}.get(method, 2)
-    for encoder in encoders:
-        assert all(torch.equal(weights[n], t) for n, t in encoder.state_dict().items())
-    for name, tensor in reference.heads.state_dict().items():
-        assert torch.equal(tensor, ours.heads.state_dict()[name])
-
-
-def test_another_seed_gives_other_weights(reference: MTL) -> None:
-    other = MTL(parts(seed=5)).state_dict()
+def test_another_seed_gives_other_weights() -> None:
+    ours, other = MultiTaskNet(parts(seed=4)).state_dict(), MultiTaskNet(parts(seed=5)).state_dict()
     for name in ("encoder.layers.conv1.conv.weight", "heads.a.layers.0.conv.weight"):
-        assert not torch.equal(other[name], reference.state_dict()[name])
+        assert not torch.equal(other[name], ours[name])
 
 
-def test_heads_of_two_tasks_differ(study: Study) -> None:
-    model = build_model(study, "stl")
-    first, second = (model.heads[t].layers[0].conv.weight for t in ("depth", "edges"))
+def test_heads_of_two_tasks_differ() -> None:
+    model = SingleTaskNets(parts())
+    first, second = (model.heads[task].layers[0].conv.weight for task in HEADS)
     assert first.shape == second.shape
     assert not torch.equal(first, second)
-
-
-def test_start_from_trained_networks(study: Study) -> None:
-    trained = scattered(build_model(study, "stl")).state_dict()
-    model = build_model(study, "interrogate", stl=trained)
-    own = {task: below(model.streams[task], "") for task in study.tasks}
-    shared = below(model.streams[SHARED], "")
-    for name, tensor in shared.items():
-        theirs = [trained[f"encoders.{task}.{name}"] for task in study.tasks]
-        assert all(torch.equal(o[name], t) for o, t in zip(own.values(), theirs, strict=True))
-        if tensor.is_floating_point():
-            torch.testing.assert_close(tensor, sum(theirs) / len(theirs))
-    for name, tensor in model.heads.state_dict().items():
-        assert torch.equal(tensor, trained[f"heads.{name}"])
-    # a copy: training what starts from it leaves the trained ones alone
-    for parameter in model.parameters():
-        parameter.data.add_(1)
-    assert torch.equal(trained["heads.depth.layers.0.bn.bias"] + 1,
-                       model.heads["depth"].layers[0].bn.bias)  # fmt: skip
-
-
-def test_who_starts_from_stl() -> None:
-    scenes = load_study("scenes")
-    assert [needs_stl(scenes, m) for m in METHODS] == [False] * 5
-    nyud = load_study("nyud")
-    assert {m for m in METHODS if needs_stl(nyud, m)} == {"cross_stitch"}
-    everything = load_study("scenes", ["model.init=stl"])
-    assert {m for m in METHODS if needs_stl(everything, m)} == METHODS.keys() - {"stl"}
-    wrong = load_study("scenes", ["options.mtl.start=nowhere"])
-    with pytest.raises(UsageError, match="must be 'study' or 'stl', found 'nowhere'"):
-        needs_stl(wrong, "mtl")
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("model.backbone=resnet81", "unknown model.backbone 'resnet81'; did you mean 'resnet18'"),
-        ("model.head=lihgt", "unknown model.head 'lihgt'; did you mean 'light'"),
-        ("options.mtl.diagnal=1", "unknown key of options.mtl 'diagnal'"),
-    ],
-)
-def test_what_cannot_be_built_is_refused(override: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        build_model(load_study("scenes", [override]), "mtl")
-    with pytest.raises(UsageError, match="unknown method 'mlt'; did you mean 'mtl'"):
-        build_model(load_study("scenes"), "mlt")
-
-
-@torch.no_grad()
-def test_a_cross_stitch_of_one_stage_by_hand(study: Study, image: Tensor) -> None:
-    # Unit stitches leave four separate networks.
-    model = scattered(build_model(study, "cross_stitch")).eval()
-    stl = build_model(study, "stl").eval()
-    stl.encoders.load_state_dict(model.encoders.state_dict())
-    stl.heads.load_state_dict(model.heads.state_dict())
-    for stitch in model.stitches:
-        assert stitch[0, 0].unique().item() == pytest.approx(0.9)
-        torch.testing.assert_close(stitch.sum(1), torch.ones(4, stitch.shape[2]))
-        stitch.copy_(torch.eye(4)[:, :, None].expand_as(stitch))
-    for task, ours in model(image).items():
-        torch.testing.assert_close(ours, stl(image)[task], rtol=1e-5, atol=1e-6)
-    # A row (1, 1, 0, 0) behind the last stage adds the second stream's features to the first's.
-    model.stitches[-1][0, 1] = 1
-    tasks = list(model.heads)
-    features = [encoder(image) for encoder in model.encoders.values()]
-    expected = model.heads[tasks[0]](features[0] + features[1], (64, 64))
-    torch.testing.assert_close(model(image)[tasks[0]], expected, rtol=1e-5, atol=1e-6)
-
-
-@torch.no_grad()
-def test_mtan_masks_what_leaves_a_stage(study: Study, image: Tensor) -> None:
-    # Masks of 1 (a sigmoid's upper end) leave the plain shared encoder, of 0 nothing of it.
-    model = scattered(build_model(study, "mtan")).eval()
-    mtl = build_model(study, "mtl").eval()
-    mtl.encoder.load_state_dict(model.encoder.state_dict())
-    mtl.heads.load_state_dict(model.heads.state_dict())
-    for task in model.masks:
-        for mask in model.masks[task]:
-            norm = mask[1].bn
-            norm.weight.zero_()
-            norm.bias.fill_(100.0)
-    for task, ours in model(image).items():
-        torch.testing.assert_close(ours, mtl(image)[task], rtol=1e-5, atol=1e-6)
-    model.masks["depth"][-1][1].bn.bias.fill_(-200.0)
-    closed, plain = model(image), mtl(image)
-    assert closed["depth"].flatten(2).std(2).max() < 1e-5
-    torch.testing.assert_close(closed["edges"], plain["edges"], rtol=1e-5, atol=1e-6)
-
-
-def test_widths_of_mtan_follow_the_stages(study: Study) -> None:
-    model = build_model(study, "mtan")
-    for block, (before, after) in zip(model.refine, pairwise([3, 6, 13, 26]), strict=True):
-        assert block.skip.conv.weight.shape[:2] == (after, before)
-    assert model.halves == [True, False, False, False]  # output stride 8: stages 3, 4 are dilated

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from gatesearch.cost import PatternCost, count_macs
 from gatesearch.errors import UsageError
-from gatesearch.methods.mtl import MTL
-from gatesearch.methods.stl import STL
+from gatesearch.methods.mtl import MultiTaskNet
+from gatesearch.methods.stl import SingleTaskNets
 from gatesearch.models.backbones import BACKBONES
-from gatesearch.models.encoder import Encoder, key
+from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet
-from gatesearch.models.graph import INPUT, Add, Conv, Graph
+from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import HeadSpec, Parts
+from gatesearch.models.nodes import INPUT, Add, Conv, ConvStep
 from gatesearch.pruning import (
     CompactNet,
     extract,
@@ -30,7 +31,7 @@ from gatesearch.pruning import (
     save_compact,
     sharing,
 )
-from gatesearch.pruning.description import ConvStep, MixStep
+from gatesearch.pruning.mix import MixStep
 
 HEADS = {"a": 3, "b": 1, "c": 2}
 SHAPE = (1, 3, 32, 32)
@@ -138,12 +139,12 @@ def test_live_channels_are_those_with_a_gradient(granularity, backbone, seed) ->
     gates = {name: on.numpy() for name, on in model.hard_gates().items()}
     values = number_values(graph, gates)
     live = live_values(graph, values)
-    convs = [node.name for node in graph.convs]
+    convs = [node.name for node in graph.weighted_nodes]
     expected, found = {}, {}
     for stream, name in enumerate((*model.tasks, SHARED)):
         encoder = model.streams[name]
         assert isinstance(encoder, Encoder)
-        for node in graph.convs:
+        for node in graph.weighted_nodes:
             gradient = encoder.layer(node.name).bn.bias.grad
             touched = torch.zeros(node.outputs) if gradient is None else gradient
             expected[node.name, stream] = (touched != 0).tolist()
@@ -154,7 +155,9 @@ def test_live_channels_are_those_with_a_gradient(granularity, backbone, seed) ->
     sizes, counted = Counter(), Counter()
     for step in extract(model).description.steps:
         if isinstance(step, ConvStep):
-            sizes[next(n for n in convs if step.name.startswith(f"{key(n)}_"))] += step.outputs
+            sizes[next(n for n in convs if step.name.startswith(f"{module_key(n)}_"))] += (
+                step.outputs
+            )
     for (node, _), on in expected.items():
         counted[node] += sum(on)
     assert sizes == counted
@@ -165,7 +168,7 @@ def test_live_channels_are_those_with_a_gradient(granularity, backbone, seed) ->
 def test_ends_cost_exactly_stl_and_mtl(backbone: str, granularity: str) -> None:
     graph = BACKBONES[backbone](output_stride=8, width=0.05)
     supernet = GatedSupernet(parts(graph, 2), granularity=granularity)
-    for on, method in ((True, STL), (False, MTL)):
+    for on, method in ((True, SingleTaskNets), (False, MultiTaskNet)):
         all_gates(supernet, on)
         compact, plain = extract(supernet), method(parts(graph, 2))
         assert sum(p.numel() for p in compact.parameters()) == sum(
@@ -273,9 +276,12 @@ def test_a_common_prefix_is_computed_once() -> None:
         {name: torch.full_like(g, name not in prefix) for name, g in model.hard_gates().items()}
     )
     compact = extract(model)
-    behind = [node for node in graph.convs if node.name not in prefix]
+    behind = [node for node in graph.weighted_nodes if node.name not in prefix]
     # two of the layers behind it read the prefix, and each is one convolution for all streams
-    assert len(conv_steps(compact)) == len(graph.convs) - len(behind) + 3 * (len(behind) - 2) + 2
+    assert (
+        len(conv_steps(compact))
+        == len(graph.weighted_nodes) - len(behind) + 3 * (len(behind) - 2) + 2
+    )
     assert not compact.mixes
     assert gap(compact, model, torch.randn(SHAPE)) < 1e-5
 
@@ -295,7 +301,7 @@ def test_an_elementwise_node_of_equal_inputs_is_computed_once() -> None:
     model.set_gates(on)
     values = number_values(graph, {name: gates.numpy() for name, gates in on.items()})
     # four sums of shared, one more for a
-    assert len(values.parts["sum"]) == 5
+    assert len(values.arguments["sum"]) == 5
     assert (values.read["sum", 0] == values.read["sum", 1]).tolist() == [True, False, True, True]
     assert gap(extract(model), model, torch.randn(1, 3, 6, 6)) < 1e-5
 

@@ -1,21 +1,27 @@
 """One training for the whole front: choice of networks, and whole runs of a tiny study."""
 
 import math
+from types import SimpleNamespace
 
+import optuna
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from gatesearch.errors import StudyRefusedError, UsageError
-from gatesearch.methods import build_model
+from gatesearch.events import Progress
+from gatesearch.methods import build_model, check_study
+from gatesearch.methods.space import Range
 from gatesearch.pruning import extract, load_compact
 from gatesearch.results import delta
-from gatesearch.search.one_shot import PatternScore, _fraction, chosen
+from gatesearch.search.one_shot import PatternScore, _fraction, _try_configurations, chosen
 from gatesearch.search.run import run
-from gatesearch.store.store import read_store
+from gatesearch.store.store import GAIN_AND_COST, read_store
+from gatesearch.tasks import build_tasks
 from gatesearch.trials.costs import costs
-from tests.search.tiny import tiny
+from tests.search.tiny import epochs_of, ignore, interrupted_at, tiny
 
+whole_run = pytest.mark.slow("whole run")
 # The one training is twice as long as the others.
 PHASES = ("one_shot.warmup=0.25", "one_shot.finetune=0.25", "one_shot.epochs=4")
 QUICK = (
@@ -48,9 +54,71 @@ def test_no_more_points_than_patterns_within_the_budget() -> None:
         chosen(patterns, 3)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+SPACE = {f"share.{task}": Range(0.0, 1.0, per_task=True) for task in ("semseg", "depth")}
+SINGLE_TASK = {"semseg": 20.0, "depth": 0.5}
+
+
+class Offering:
+    """A supernet that measures nothing: mIoU rises with the share that semseg owns."""
+
+    def __init__(self, patterns: int, stop_at: int | None = None) -> None:
+        self.patterns, self.stop_at, self.measured = patterns, stop_at, []
+
+    def measure(self, params):
+        if len(self.measured) == self.stop_at:
+            raise KeyboardInterrupt
+        self.measured.append(params)
+        semseg, depth = params["share.semseg"], params["share.depth"]
+        return {"semseg": 20 + semseg, "depth": 0.5}, 1e9 * (1 + semseg + depth)
+
+
+def tried_on(offering: Offering, patterns: optuna.Study, tmp_path, told=None, space=SPACE) -> None:
+    study = tiny(tmp_path)
+    context = SimpleNamespace(study=study, tasks=build_tasks(study.tasks))
+    emit = ignore if told is None else told.append
+    _try_configurations(offering, space, patterns, context, SINGLE_TASK, emit=emit)
+
+
+def test_configurations_begin_at_even_steps_between_the_ends(tmp_path) -> None:
+    patterns = optuna.create_study(directions=list(GAIN_AND_COST))
+    offering, told = Offering(patterns=13), []
+    tried_on(offering, patterns, tmp_path, told)
+    even = [{"share.semseg": i / 8, "share.depth": i / 8} for i in range(9)]
+    assert offering.measured[:9] == even
+    assert len(offering.measured) == 13
+    assert [(e.done, e.total) for e in told if isinstance(e, Progress)] == [
+        (0, 13), (10, 13), (13, 13),
+    ]  # fmt: skip
+    first = patterns.trials[0]
+    assert first.values == [0.0, 2.0]  # Δ_MTL in percent, GFLOPs
+    assert patterns.trials[8].values == pytest.approx([100 * 1 / 20 / 2, 6.0])
+    assert first.user_attrs["metrics"] == SINGLE_TASK
+    # What was tried stays; a larger number goes on from there.
+    tried_on(Offering(patterns=13, stop_at=0), patterns, tmp_path)
+    more = Offering(patterns=15)
+    tried_on(more, patterns, tmp_path)
+    assert len(more.measured) == 2
+
+
+def test_configurations_go_on_where_they_were_cut_off(tmp_path) -> None:
+    whole, cut = (optuna.create_study(directions=list(GAIN_AND_COST)) for _ in range(2))
+    tried_on(Offering(patterns=14), whole, tmp_path)
+    for stop_at in (3, 8):
+        with pytest.raises(KeyboardInterrupt):
+            tried_on(Offering(patterns=14, stop_at=stop_at), cut, tmp_path)
+    tried_on(Offering(patterns=14), cut, tmp_path)
+    complete = [optuna.trial.TrialState.COMPLETE]
+    found, expected = (
+        [trial.params for trial in study.get_trials(states=complete)] for study in (cut, whole)
+    )
+    assert found == expected
+
+
+def test_a_space_of_one_configuration(tmp_path) -> None:
+    patterns = optuna.create_study(directions=list(GAIN_AND_COST))
+    offering, single = Offering(patterns=4), {name: Range(0.5, 0.5) for name in SPACE}
+    tried_on(offering, patterns, tmp_path, space=single)
+    assert offering.measured == [dict.fromkeys(SPACE, 0.5)] * 4
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +126,7 @@ def finished(tmp_path_factory, data):
     """(folder, study, record, events) of three points, the second one interrupted once."""
     folder = tmp_path_factory.mktemp("finished")
     study, events = tiny(folder, *QUICK), []
-
-    def emit(event) -> None:
-        events.append(event)
-        if event.get("stage") == "trial 1" and event["done"] == 4:
-            raise KeyboardInterrupt
-
+    emit = interrupted_at("trial 1", 4, hear=events.append)
     with pytest.raises(KeyboardInterrupt):
         run(study, n_trials=2, out=folder / "out", data=data, emit=emit)
     for points in (2, 3):
@@ -71,23 +134,24 @@ def finished(tmp_path_factory, data):
     return folder / "out", study, record, events
 
 
+@whole_run
 def test_one_supernet_serves_all_points(finished) -> None:
     out, study, record, events = finished
     assert read_store(out) == record
-    epochs = [(e["stage"], e["done"]) for e in events if e.get("unit") == "epochs"]
-    assert [e for e in epochs if e[0] not in ("stl", "mtl")] == [
+    assert [e for e in epochs_of(events) if e[0] not in ("stl", "mtl")] == [
         ("warm-up", 1), ("supernet", 2), ("supernet", 3),
         ("trial 0", 4), ("trial 1", 4), ("trial 1", 4), ("trial 2", 4),
     ]  # fmt: skip
-    assert [start.part for start in record.starts] == ["supernet_warmup", "supernet"]
-    warmup, supernet = record.starts
+    supernet, warmup = record.starts
+    assert (supernet.part, warmup.part) == ("supernet", "warm-up")
     assert not supernet.metrics
     assert supernet.reused_images == warmup.train_images == 6
     assert supernet.train_images == 6 + 12
-    rates = [start.curves["lr"] for start in record.starts]
+    rates = [start.curves["lr"] for start in (warmup, supernet)]
     assert rates[0][-1] == pytest.approx(study.training.lr * 0.75**0.9)
     assert rates[1][-1] == pytest.approx(study.training.lr * 0.25**0.9)
     for trial in record.trials:
+        assert trial.method == "one_shot"
         assert set(trial.params) == {"share.semseg", "share.depth"}
         assert (trial.epochs, trial.train_images, trial.reused_images) == (4, 24, 18)
         assert trial.curves["lr"][-1] == 0
@@ -97,6 +161,7 @@ def test_one_supernet_serves_all_points(finished) -> None:
     assert record.training_images == 2 * 12 + 6 + 12 + 3 * 6
 
 
+@whole_run
 def test_the_first_points_are_the_ends(finished) -> None:
     _, study, record, _ = finished
     ends = costs(study, ("mtl", "stl"))
@@ -107,10 +172,13 @@ def test_the_first_points_are_the_ends(finished) -> None:
     assert len({tuple(trial.params.values()) for trial in record.trials}) == 3
 
 
+@whole_run
 def test_points_are_cut_from_the_kept_supernet(finished) -> None:
     out, study, record, _ = finished
     supernet = build_model(study, "interrogate")
-    supernet.load_state_dict(load_file(out / "supernets" / "seed0" / "model.safetensors"))
+    supernet.load_state_dict(
+        load_file(out / "starts" / "one_shot-supernet-seed0" / "model.safetensors")
+    )
     for trial in record.trials:
         supernet.open_shares(torch.tensor([trial.params[f"share.{t}"] for t in study.tasks]))
         cut = extract(supernet)
@@ -118,11 +186,10 @@ def test_points_are_cut_from_the_kept_supernet(finished) -> None:
         assert kept.description == cut.description
 
 
+@whole_run
 def test_separate_trials_and_budgets_share_the_store(finished, data) -> None:
     out, study, record, _ = finished
-    separate = study.model_copy(
-        update={"search": study.search.model_copy(update={"mode": "separate"})}
-    )
+    separate = study.model_copy(update={"tune": ()})
     assert separate.fingerprint == study.fingerprint
     events = []
     options = {"out": out, "data": data, "emit": events.append}
@@ -132,14 +199,16 @@ def test_separate_trials_and_budgets_share_the_store(finished, data) -> None:
     assert [trial.budget for trial in new] == ["0.8xSTL"] * 2
     stl = costs(study, ("stl",))["stl"]
     assert all(trial.gflops <= 0.8 * stl.gflops for trial in new)
-    assert not [e for e in events if e.get("stage") == "supernet"]
-    assert {e["done"] for e in events if e.get("stage") == "patterns"} == {12}
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert not [event for event in progress if event.stage == "supernet"]
+    assert {event.done for event in progress if event.stage == "patterns"} == {12}
 
 
+@whole_run
 def test_options_of_the_supernet_bind_once_there_is_one(finished, data, tmp_path) -> None:
     out, record = finished[0], read_store(finished[0])
     other = tiny(tmp_path, *QUICK, "one_shot.epochs=5")
-    options = {"data": data, "emit": lambda event: None}
+    options = {"data": data, "emit": ignore}
     with pytest.raises(StudyRefusedError, match=r"one_shot\.epochs: 4 -> 5"):
         run(other, n_trials=3, out=out, **options)
     assert read_store(out) == record
@@ -147,7 +216,7 @@ def test_options_of_the_supernet_bind_once_there_is_one(finished, data, tmp_path
     before = run(tiny(tmp_path, "training.epochs=2"), n_trials=0, out=tmp_path / "out", **options)
     after = run(other, n_trials=0, out=tmp_path / "out", **options)
     assert after.baselines == before.baselines
-    assert after.definition["one_shot"]["epochs"] == 5
-    assert read_store(tmp_path / "out").fingerprint == other.fingerprint
+    assert after.definition["options"]["one_shot"]["epochs"] == 5
+    assert read_store(tmp_path / "out").fingerprint == check_study(other).fingerprint
     with pytest.raises(StudyRefusedError, match=r"training\.lr"):
         run(tiny(tmp_path, *QUICK, "training.lr=2e-3"), n_trials=0, out=tmp_path / "out", **options)

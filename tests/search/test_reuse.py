@@ -7,17 +7,18 @@ from dataclasses import replace
 import pytest
 
 from gatesearch.errors import StudyRefusedError, UsageError
+from gatesearch.events import Log
 from gatesearch.execution.jobs import keep_result, read_result, read_spec
 from gatesearch.search.run import run
-from tests.search.tiny import tiny
+from tests.search.tiny import epochs_of, ignore, tiny
+
+pytestmark = pytest.mark.slow("whole run")
 
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
     folder = tmp_path_factory.mktemp("there")
-    record = run(
-        tiny(folder), n_trials=0, out=folder / "runs", data=folder / "data", emit=lambda e: None
-    )
+    record = run(tiny(folder), n_trials=0, out=folder / "runs", data=folder / "data", emit=ignore)
     return folder, record
 
 
@@ -27,8 +28,8 @@ def reused(there, tmp_path, *overrides):
         tiny(tmp_path, *overrides), n_trials=0, out=tmp_path / "runs", data=there / "data",
         emit=events.append, reuse=there / "runs",
     )  # fmt: skip
-    trained = {e["stage"] for e in events if e["event"] == "progress" and e["unit"] == "epochs"}
-    return record, trained, [e["message"] for e in events if e["event"] == "log"]
+    trained = {stage for stage, _ in epochs_of(events)}
+    return record, trained, [event.message for event in events if isinstance(event, Log)]
 
 
 def test_what_would_be_trained_the_same_is_not_trained(there, tmp_path) -> None:
@@ -86,7 +87,7 @@ def test_a_folder_without_baselines_is_refused_before_there_is_a_store(there, tm
     with pytest.raises(UsageError, match="--reuse must be the folder of a store"):
         run(
             tiny(tmp_path), n_trials=0, out=tmp_path / "runs", data=there[0] / "data",
-            emit=lambda e: None, reuse=tmp_path,
+            emit=ignore, reuse=tmp_path,
         )  # fmt: skip
     assert not (tmp_path / "runs").exists()
 

@@ -1,6 +1,5 @@
 """Whole runs of a tiny study: kept, continued, interrupted, failing."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -12,26 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 from gatesearch.datasets import scenes
-from gatesearch.errors import DataError, StudyRefusedError, UsageError
-from gatesearch.execution.executors import ThisProcess
-from gatesearch.execution.jobs import Job
-from gatesearch.execution.pool import WorkerPool
+from gatesearch.errors import StudyRefusedError
+from gatesearch.events import NetworkTrained, Warned
 from gatesearch.pruning import load_compact
 from gatesearch.results import StudyRecord, front
 from gatesearch.search.run import run
 from gatesearch.search.setup import ExecutionOptions
-from gatesearch.stopping import never
-from gatesearch.store.status import StatusFile, read_status
+from gatesearch.store.status import read_status
 from gatesearch.store.store import read_store
-from gatesearch.study import Configuration
-from gatesearch.training import RankError
 from gatesearch.trials.costs import costs
-from tests.search.tiny import tiny
+from tests.search.tiny import epochs_of, ignore, interrupted_at, tiny
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+pytestmark = pytest.mark.slow("whole run")
 
 
 def untimed(record: StudyRecord) -> list:
@@ -73,9 +64,8 @@ def test_what_a_run_leaves(finished) -> None:
     for result in (*record.baselines, *record.trials):
         shown = result.trial is None or result.trial in chosen
         assert ("test" in result.metrics) == shown
-    kinds = [event["event"] for event in events]
-    assert kinds.count("trial") == 1
-    assert kinds.count("baseline") == 2
+    ended = [event.trial for event in events if isinstance(event, NetworkTrained)]
+    assert ended == [False, False, True]
 
 
 def test_kept_networks_are_what_was_measured(finished) -> None:
@@ -110,22 +100,17 @@ def test_nothing_left_to_do_changes_nothing(finished, data) -> None:
         again = run(study, n_trials=n_trials, out=out, data=data, emit=events.append)
         assert again == record
     assert {p: p.stat().st_mtime_ns for p in out.rglob("model.*")} == kept
-    assert not {"trial", "baseline"} & {event["event"] for event in events}
+    assert not [event for event in events if isinstance(event, NetworkTrained)]
 
 
 def test_an_interrupted_run_ends_as_one_in_one_go(finished, data, tmp_path) -> None:
     _, study, whole, _ = finished
     out = tmp_path / "out"
-
-    def emit(event) -> None:
-        if event.get("stage") == "trial 0" and event["done"] == 1:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(study, n_trials=1, out=out, data=data, emit=emit)
+        run(study, n_trials=1, out=out, data=data, emit=interrupted_at("trial 0", 1))
     assert [r.method for r in read_store(out).baselines] == ["stl", "mtl"]
     assert read_store(out).trials == ()
-    record = run(study, n_trials=1, out=out, data=data, emit=lambda event: None)
+    record = run(study, n_trials=1, out=out, data=data, emit=ignore)
     assert [r.trial for r in record.trials] == [0]
     assert untimed(record) == untimed(whole)
 
@@ -137,16 +122,11 @@ def test_given_configurations_are_tried_first_and_once(finished, data, tmp_path)
     given = [{"lambda_s": weight, "tau": {"semseg": 0.75, "depth": 0.25}} for weight in (0.5, 2.0)]
 
     def with_first(count: int, **changed):
-        first = tuple(Configuration.model_validate(table) for table in given[:count])
-        search = study.search.model_copy(update={"first": first})
+        search = study.search.model_copy(update={"first": tuple(given[:count])})
         return study.model_copy(update={"search": search, **changed})
 
-    def emit(event) -> None:
-        if event.get("stage") == "trial 1" and event["done"] == 1:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(with_first(1), n_trials=2, out=out, data=data, emit=emit)
+        run(with_first(1), n_trials=2, out=out, data=data, emit=interrupted_at("trial 1", 1))
     again = {"out": out, "data": data, "emit": lambda event: None}
     params = [t.params for t in run(with_first(2), n_trials=4, **again).trials]
     assert params[0] == record.trials[0].params
@@ -159,19 +139,14 @@ def test_given_configurations_are_tried_first_and_once(finished, data, tmp_path)
 
 def test_trials_share_one_warmup(data, tmp_path) -> None:
     phases = ("interrogate.warmup=0.5", "interrogate.finetune=0.25", "training.epochs=4")
-    study, events = tiny(tmp_path, *phases), []
-
-    def emit(event) -> None:
-        events.append(event)
-        if event.get("stage") == "trial 1" and event["done"] == 3:
-            raise KeyboardInterrupt
-
-    out = tmp_path / "out"
+    study, events, out = tiny(tmp_path, *phases), [], tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run(study, n_trials=2, out=out, data=data, emit=emit)
+        run(
+            study, n_trials=2, out=out, data=data,
+            emit=interrupted_at("trial 1", 3, hear=events.append),
+        )  # fmt: skip
     record = run(study, n_trials=2, out=out, data=data, emit=events.append)
-    epochs = [(e["stage"], e["done"]) for e in events if e.get("unit") == "epochs"]
-    assert [e for e in epochs if e[0] not in ("stl", "mtl")] == [
+    assert [e for e in epochs_of(events) if e[0] not in ("stl", "mtl")] == [
         ("warm-up", 1), ("warm-up", 2), ("trial 0", 3), ("trial 0", 4), ("trial 1", 3),
         ("trial 1", 3), ("trial 1", 4),
     ]  # fmt: skip
@@ -196,7 +171,7 @@ def test_trials_share_one_warmup(data, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [b"", b"[]", b"{}", b'{"candidate": {"trial": "../../elsewhere"}}', b"\xff"]
+    "spec", [b"", b"[]", b"{}", b'{"spec": {"trial": "../../elsewhere"}}', b"\xff"]
 )
 def test_a_folder_without_a_sound_specification_is_passed_over(finished, data, tmp_path, spec):
     folder, study, record, _ = finished
@@ -205,9 +180,7 @@ def test_a_folder_without_a_sound_specification_is_passed_over(finished, data, t
     stray = out / "trials" / "0007"
     stray.mkdir()
     (stray / "spec.json").write_bytes(spec)
-    assert (
-        run(study, n_trials=1, out=out, data=data, emit=lambda event: None).trials == record.trials
-    )
+    assert run(study, n_trials=1, out=out, data=data, emit=ignore).trials == record.trials
     assert sorted(path.name for path in stray.iterdir()) == ["spec.json"]
 
 
@@ -224,7 +197,7 @@ def test_a_clock_that_was_set_back(finished, data, tmp_path, monkeypatch) -> Non
     monkeypatch.setattr("optuna.storages._rdb.storage.datetime", Yesterday)
     monkeypatch.setattr("gatesearch.store.status.datetime", Yesterday)
     monkeypatch.setattr("gatesearch.execution.jobs.datetime", Yesterday)
-    later = run(study, n_trials=2, out=out, data=data, emit=lambda event: None)
+    later = run(study, n_trials=2, out=out, data=data, emit=ignore)
     assert later.trials[0] == record.trials[0]
     assert [trial.trial for trial in later.trials] == [0, 1]
     told = read_status(out)
@@ -239,34 +212,13 @@ def test_every_trial_ends_inside_its_budget(data, tmp_path, regulariser) -> None
     ends = costs(study, ("mtl", "stl"))
     macs = {"1.3xMTL": 1.3 * ends["mtl"].macs, "0.9xSTL": 0.9 * ends["stl"].macs}
     for budget in macs:
-        record = run(
-            study, n_trials=2, out=out, data=data, emit=lambda event: None, budgets=[budget]
-        )
+        record = run(study, n_trials=2, out=out, data=data, emit=ignore, budgets=[budget])
     assert [(r.trial, r.budget) for r in record.trials] == [
         (0, "1.3xMTL"), (1, "1.3xMTL"), (2, "0.9xSTL"), (3, "0.9xSTL"),
     ]  # fmt: skip
     for trial in record.trials:
         assert 0.98 <= trial.gflops / (2e-9 * macs[trial.budget]) <= 1
     assert len(record.baselines) == 2
-
-
-@pytest.mark.parametrize(
-    ("overrides", "budgets", "message"),
-    [
-        ((), ["9G"], r"budget 9G is 9 GFLOPs, out of reach: .* \(mtl\) to .* \(stl\)"),
-        ((), ["1.2xMTL", "fast"], "a budget must be a number with a unit"),
-        (('search.regulariser=["flops"]',), [], "add --budget, such as 1.3xMTL"),
-        (("model.init=pretrained", "model.weights=none.safetensors"), [], "no file none.safeten"),
-    ],
-)
-def test_what_is_out_of_reach_is_refused_before_anything_is_made(
-    data, tmp_path, overrides, budgets, message
-):
-    out = tmp_path / "out"
-    with pytest.raises(UsageError, match=message):
-        run(tiny(tmp_path, *overrides), n_trials=1, out=out, data=data, emit=print,
-            budgets=budgets)  # fmt: skip
-    assert not out.exists()
 
 
 def test_other_data_is_refused(finished, tmp_path, monkeypatch) -> None:
@@ -279,7 +231,7 @@ def test_other_data_is_refused(finished, tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(scenes, "render", darker)
     with pytest.raises(StudyRefusedError, match=r"was made on other data: .*--data"):
-        run(study, n_trials=1, out=out, data=tmp_path, emit=lambda event: None)
+        run(study, n_trials=1, out=out, data=tmp_path, emit=ignore)
 
 
 def test_a_failing_network_does_not_end_the_study(finished, data, tmp_path) -> None:
@@ -293,7 +245,7 @@ def test_a_failing_network_does_not_end_the_study(finished, data, tmp_path) -> N
         assert "the loss of " in result.reason
         assert "epoch" in result.reason
         assert result.metrics == {}
-    assert sum(event["event"] == "warning" for event in events) == 2
+    assert len([event for event in events if isinstance(event, Warned)]) == 2
     assert {r.seed for r in (*record.baselines, *record.trials)} == {5}
     ours, theirs = (
         load_file(folder / "baselines" / name / "model.safetensors")["heads.depth.layers.1.weight"]
@@ -303,53 +255,15 @@ def test_a_failing_network_does_not_end_the_study(finished, data, tmp_path) -> N
     # a failed trial counts, a failed baseline is tried again
     events.clear()
     run(study, n_trials=1, out=tmp_path / "out", data=data, emit=events.append)
-    trained = [e["message"] for e in events if e["event"] in ("trial", "baseline")]
+    trained = [event.message for event in events if isinstance(event, NetworkTrained)]
     assert [message.split(":")[0] for message in trained] == ["mtl"]
 
 
 def test_a_training_that_fails_on_two_devices_fails_its_trial(data, tmp_path) -> None:
     absurd = ('methods=["stl"]', "options.interrogate.training.lr=1e30", "training.batch_size=4")
     study, common = tiny(tmp_path, *absurd), {"out": tmp_path / "out", "data": data}
-    run(study, n_trials=0, emit=lambda event: None, **common)
-    record = run(
-        study, n_trials=2, emit=lambda event: None, options=ExecutionOptions(devices=2), **common
-    )
+    run(study, n_trials=0, emit=ignore, **common)
+    record = run(study, n_trials=2, emit=ignore, options=ExecutionOptions(devices=2), **common)
     assert [(r.state, r.attempts) for r in record.trials] == [("failed", 1)] * 2
     for result in record.trials:
         assert "the loss of " in result.reason
-
-
-def test_a_job_whose_ranks_die_again_and_again_is_given_up(finished, tmp_path, monkeypatch) -> None:
-    def launched(*arguments, **options):
-        raise RankError(f"rank 1 of 2 was killed by SIGKILL\nand more {len(told)}")
-
-    monkeypatch.setattr("gatesearch.execution.worker.launch", launched)
-    spec = json.loads((finished[0] / "trials" / "0000" / "spec.json").read_bytes())
-    job, told = replace(Job.from_json(spec), out=tmp_path, devices=2), []
-    board = StatusFile(tmp_path, study="tiny", fingerprint="", wanted=1)
-    crew = WorkerPool(ThisProcess(), 1, None, told.append, never, board)
-    crew.begin(job)
-    ((ended, result),) = crew.results()
-    assert (ended, result.state, result.attempts) == (job, "failed", 4)
-    assert result.reason.count("rank 1 of 2 was killed by SIGKILL") == 4
-    assert "and more" not in result.reason
-    assert [event["event"] for event in told] == ["warning"] * 4
-
-
-@pytest.mark.parametrize(
-    ("overrides", "error", "message"),
-    [
-        (["data.dataset=scnes"], UsageError, "unknown data set 'scnes'; did you mean 'scenes'"),
-        (['methods=["stl", "mlt"]'], UsageError, "unknown method 'mlt'"),
-        (["tasks.depth.kind=dpth"], UsageError, "unknown kind|kind of task depth 'dpth'"),
-        (["options.mtl.start=here"], UsageError, "options.mtl.start must be"),
-        (["training.batch_size=7"], DataError, "batch_size is 7 but only 6 frames"),
-        (["data.validation=9"], DataError, "9 of 10 are carved off"),
-    ],
-)
-def test_what_cannot_run_is_refused_before_training(data, tmp_path, overrides, error, message):
-    events = []
-    with pytest.raises(error, match=message):
-        run(tiny(tmp_path, *overrides), n_trials=1, out=tmp_path / "out", data=data,
-            emit=events.append)  # fmt: skip
-    assert not [event for event in events if event.get("unit") == "epochs"]

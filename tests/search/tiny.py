@@ -1,7 +1,9 @@
 """A study of two tasks on a few rendered frames, trained in moments."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from gatesearch.events import Emit, Event, Progress
 from gatesearch.study import Study, load_study
 
 TOML = """
@@ -26,3 +28,27 @@ def tiny(folder: Path, *overrides: str) -> Study:
     path = folder / "tiny.toml"
     path.write_text(TOML)
     return load_study(path, overrides)
+
+
+def ignore(event: Event) -> None:
+    """Nobody listens."""
+
+
+def epochs_of(events: Iterable[Event]) -> list[tuple[str, int]]:
+    """(what was trained, epoch done) in order."""
+    return [
+        (event.stage, event.done)
+        for event in events
+        if isinstance(event, Progress) and event.unit == "epochs"
+    ]
+
+
+def interrupted_at(stage: str, done: int, hear: Callable[[Event], None] = ignore) -> Emit:
+    """Press Ctrl-C once that epoch of that training is done."""
+
+    def emit(event: Event) -> None:
+        hear(event)
+        if isinstance(event, Progress) and (event.stage, event.done) == (stage, done):
+            raise KeyboardInterrupt
+
+    return emit

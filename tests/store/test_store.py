@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from gatesearch.errors import StudyRefusedError, UsageError
-from gatesearch.methods import check_study, methods_listed
+from gatesearch.methods import binding_methods, check_study
 from gatesearch.results import Result, TaskInfo
 from gatesearch.store.backup import DATABASE
 from gatesearch.store.names import search_name
@@ -243,7 +243,11 @@ def older(store, out):
 def open_checked(study, folder) -> Store:
     """Open a store as a run does, which knows of methods."""
     return open_store(
-        check_study(study), folder=folder, tasks=TASKS, complete=check_study, binding=methods_listed
+        check_study(study),
+        folder=folder,
+        tasks=TASKS,
+        complete=check_study,
+        binding=binding_methods,
     )
 
 

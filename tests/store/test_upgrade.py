@@ -27,7 +27,7 @@ import pytest
 from gatesearch.errors import StudyRefusedError
 from gatesearch.execution.jobs import read_result, read_spec
 from gatesearch.export import read_model
-from gatesearch.methods import check_study, methods_listed
+from gatesearch.methods import binding_methods, check_study
 from gatesearch.results import Result, summary
 from gatesearch.search.setup import task_infos
 from gatesearch.store.backup import DATABASE
@@ -83,7 +83,7 @@ def reopened(folder) -> Store:
     study = check_study(load_study(folder / "tiny.toml"))
     return open_store(
         study, folder=folder / "runs" / "tiny", tasks=task_infos(study), complete=check_study,
-        binding=methods_listed,
+        binding=binding_methods,
     )  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def together(pack, checkpoints):
     return launch(2, do_all, pack, str(checkpoints))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_lose_as_one_does(pack, together, monkeypatch, kind) -> None:
     curves, state = together.whole[kind]
@@ -129,7 +129,7 @@ def test_two_processes_lose_as_one_does(pack, together, monkeypatch, kind) -> No
             assert state[name] == pytest.approx(tensor, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 def test_running_statistics_are_those_of_all_frames(together) -> None:
     _, state = together.whole["norm"]
     assert together.statistics_are_alike
@@ -154,7 +154,7 @@ def ask_one(ranks: Ranks, pack, folder: str):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 def test_one_that_is_asked_to_stop_stops_both_at_the_same_step(together, checkpoints) -> None:
     assert [path.name for path in checkpoints.iterdir()] == ["0"]
     found = Checkpoints(checkpoints / "0", identity="x").newest()
@@ -195,7 +195,7 @@ def tight(ranks: Ranks, pack):
     return model.seen
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 def test_both_split_where_one_runs_out_of_memory(together) -> None:
     assert together.frames == [4, 2, 2, 2, 2]
 
@@ -207,6 +207,7 @@ def obey(ranks: Ranks, folder: str):
     raise Preempted
 
 
+@pytest.mark.slow("processes")
 def test_asked_to_stop_from_outside(tmp_path) -> None:
     with pytest.raises(Preempted):
         launch(2, obey, str(tmp_path), stop=lambda: len(list(tmp_path.iterdir())) == 2)
@@ -223,18 +224,13 @@ def fail(ranks: Ranks, how: str):
     time.sleep(60)
 
 
+@pytest.mark.slow("processes")
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        pytest.param(
-            "raises",
-            r"^rank 1 of 2 failed: RuntimeError: the roof is on fire\nTraceback",
-            id="raises",
-        ),
-        pytest.param(
-            "killed", "^rank 1 of 2 was killed by SIGKILL$", marks=pytest.mark.slow, id="killed"
-        ),
-        pytest.param("exits", "rank 1 of 2 exited with 3", marks=pytest.mark.slow, id="exits"),
+        ("raises", r"^rank 1 of 2 failed: RuntimeError: the roof is on fire\nTraceback"),
+        ("killed", "^rank 1 of 2 was killed by SIGKILL$"),
+        ("exits", "rank 1 of 2 exited with 3"),
     ],
 )
 def test_one_that_fails_ends_all_and_is_named(how, message) -> None:
@@ -250,6 +246,7 @@ def abort_at_the_end(ranks: Ranks):
     return "done"
 
 
+@pytest.mark.slow("processes")
 def test_what_is_done_counts_whatever_the_way_out_of_python_does() -> None:
     assert launch(2, abort_at_the_end) == "done"
 
@@ -266,7 +263,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("processes")
 def test_none_outlives_the_parent(tmp_path) -> None:
     (folder := tmp_path / "pids").mkdir()
     (script := tmp_path / "parent.py").write_text(PARENT.format(folder=str(folder)))

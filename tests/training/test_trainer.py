@@ -1,12 +1,22 @@
 """The loop: the same to the bit, each parameter at its own rate, and loud where it must stop."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
-from gatesearch.training import History, TrainingError, evaluate, predict, recompute_statistics
+from gatesearch.training import (
+    History,
+    Trainer,
+    TrainingData,
+    TrainingError,
+    evaluate,
+    predict,
+    recompute_statistics,
+)
 from gatesearch.training import runtime as runtimes
 from gatesearch.training.runtime import measure_memory_format, resolve_runtime
 from gatesearch.training.split_data import normalize
@@ -193,6 +203,21 @@ def test_a_phase_ends_where_it_is_halted(frames) -> None:
     assert asked == [1, 2]  # after the values of the epoch are known
     _, whole = trained(frames, epochs=5)
     assert history.curves["loss.depth"] == whole.curves["loss.depth"][:2]
+
+
+def test_a_trainer_that_is_done_frees_its_memory_at_once(frames) -> None:
+    trainer = Trainer(
+        Toy(), TrainingData(frames, None, toy_tasks()), weighting=uniform(*toy_tasks()),
+        spec=spec(epochs=1), runtime=CPU, seed=0,
+    )  # fmt: skip
+    trainer.run()
+    kept = [weakref.ref(trainer), weakref.ref(trainer.optimizer)]
+    gc.disable()
+    try:
+        del trainer
+        assert [reference() for reference in kept] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_an_empty_span_trains_nothing(frames) -> None:

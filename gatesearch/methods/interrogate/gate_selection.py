@@ -1,4 +1,8 @@
-"""From learned gates to the pattern that is cut: inside the budgets, rounded for hardware."""
+"""Turn learned gates into the hard pattern of the pruned network, within budgets and rounded.
+
+A pattern states for each gated node, task and channel whether the gate is open: the task then
+computes the channel in its own stream, and else reads the shared one.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,12 +32,15 @@ from gatesearch.training import TrainingError
 def apply_open_shares(
     supernet: GatedSupernet, params: Mapping[str, float | str], *, multiple: int = 1
 ) -> dict[str, Tensor]:
-    """Put a one-shot supernet into the pattern of `share.<task>`: node -> (T, C) bool.
+    """Open the share `share.<task>` of each task's gates in a one-shot supernet.
 
     Args:
-        supernet: Its gates are ordered by α.
-        params: `share.<task>`.
-        multiple: See `rounded`.
+        supernet: The supernet; of a task's gates in all layers, those of the highest α are opened.
+        params: `share.<task>` -> share of open gates in [0, 1].
+        multiple: Numbers of channels are rounded to multiples of this; see `rounded`.
+
+    Returns:
+        Gated node -> (T, C) bool, True where a gate is open.
     """
     supernet.open_shares(torch.tensor(task_values(params, "share", supernet.tasks)))
     gates = supernet.hard_gates()
@@ -51,19 +58,21 @@ def select_gates(
     *,
     tried: bool,
 ) -> None:
-    """Put a supernet into the hard pattern that its network is cut from.
+    """Set a supernet's gates to the hard pattern of the network that is cut from it.
+
+    With rounding, FLOPs and latency without and with it are logged.
 
     Args:
-        supernet: With learned gates.
-        request: Of the trial, whose budgets all hold afterwards; the log is told what rounding
-            costs and wins.
-        options: Alignment, spread and rounding.
-        cost: Of the supernet's patterns; needed where there are budgets.
-        tried: Whether the pattern was chosen as it is, which is then kept inside the budgets;
-            else it is aligned and spread as the options ask, and budgets are taken up.
+        supernet: A supernet with learned gates.
+        request: Request of the trial; the pattern keeps to all of its budgets.
+        options: Alignment, spread and rounding of gates.
+        cost: Cost of the supernet's patterns; needed where there are budgets.
+        tried: True if the pattern of the gates was already measured and chosen: it is changed only
+            by rounding, and where it exceeds a budget. Otherwise it is aligned and spread as
+            `options` say, and then made as large as the budgets allow.
 
     Raises:
-        TrainingError: Not even all gates closed keep to a budget of latency.
+        TrainingError: Even with all gates closed, the latency exceeds its budget.
     """
     context, budgets, multiple = request.context, request.spec.budgets, options.round_to
     alpha = supernet.logits()
@@ -80,25 +89,26 @@ def select_gates(
 
     def fitted(multiple: int) -> dict[str, Tensor]:
         gates = rounded(learned, alpha, multiple=multiple)
-        if cost is None or (tried and _inside(gates, cost, budgets, seconds)):
+        if cost is None or (tried and _keeps_to(gates, cost, budgets, seconds)):
             return gates
         try:
             return fit_latency(alpha, cost, budgets, measure=seconds, multiple=multiple)
-        except UsageError as error:  # a device slower than when the budget was accepted
+        except UsageError as error:  # The device is slower than when the budget was accepted.
             raise TrainingError(str(error)) from error
 
     gates = fitted(multiple)
     if multiple > 1:
-        _tell_rounding(supernet, {1: fitted(1), multiple: gates}, request)
+        _log_rounding(supernet, {1: fitted(1), multiple: gates}, request)
     supernet.set_gates(gates)
 
 
-def _inside(
+def _keeps_to(
     gates: Mapping[str, Tensor],
     cost: PatternCost,
     budgets: Sequence[Budget],
     seconds: Callable[[Mapping[str, Tensor]], float],
 ) -> bool:
+    """Tell whether a pattern keeps to all budgets; its latency is measured only where needed."""
     counted = [budget for budget in budgets if budget.measure != "latency"]
     limits = [budget.limit for budget in budgets if budget.measure == "latency"]
     if counted and float(cost.share(gates, counted)) > 1:
@@ -106,10 +116,10 @@ def _inside(
     return not limits or seconds(gates) <= min(limits)
 
 
-def _tell_rounding(
+def _log_rounding(
     supernet: GatedSupernet, patterns: Mapping[int, Mapping[str, Tensor]], request: TrainingRequest
 ) -> None:
-    """Log what rounding costs and wins: FLOPs and latency of both networks."""
+    """Log FLOPs and latency of patterns, given by the multiple that they are rounded to."""
     context = request.context
     runtime = context.runtime if context.stopwatch is None else context.stopwatch.runtime
     shown = []

@@ -1,7 +1,9 @@
-"""InterroGate: learned gates per channel, pruned afterwards (Bejnordi et al., 2024, 2402.16848).
+"""InterroGate (Bejnordi et al., 2024, https://arxiv.org/abs/2402.16848).
 
+A gate per task and channel is learned; afterwards the network is pruned to what the gates chose.
 Phases of a trial: an optional warm-up as a multi-task network, trained once per seed for all
-trials; the gates; then the network is cut from the supernet, and optionally fine-tuned.
+trials; training with gates; then the compact network is cut from the supernet, and optionally
+fine-tuned. Warm-up and fine-tuning are ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +29,7 @@ WARM_UP = "warm-up"
 
 
 def build(parts: Parts, options: InterroGateOptions) -> GatedSupernet:
-    """The supernet of a study."""
+    """Build the supernet."""
     return GatedSupernet(
         parts,
         granularity=options.granularity,
@@ -37,7 +39,7 @@ def build(parts: Parts, options: InterroGateOptions) -> GatedSupernet:
 
 
 def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
-    """A trial starts from the warm-up, where there is one, and that as every network does."""
+    """Let a trial start from the warm-up if there is one; otherwise the option `start` decides."""
     options = options_of(study, INTERROGATE)
     epochs = training_of(study, INTERROGATE).epochs
     if not spec.part and options.phases(epochs)[0] > 0:
@@ -46,7 +48,7 @@ def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
 
 
 def phases(request: TrainingRequest) -> Sequence[Phase]:
-    """The warm-up's only phase; of a trial the gates, then the compact network."""
+    """Plan the only phase of the warm-up, or the two of a trial: gates, then compact network."""
     study = request.study
     options = options_of(study, INTERROGATE)
     epochs = training_of(study, INTERROGATE).epochs
@@ -73,7 +75,7 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
 
 
 def warm_up_phase(request: TrainingRequest, *, epochs: int) -> Phase:
-    """The first epochs as one multi-task network, whose weights all streams then start from."""
+    """Plan the first epochs as a multi-task network, whose weights all streams then start from."""
 
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
         from gatesearch.methods.mtl import MTL
@@ -92,13 +94,13 @@ def compact_phase(
     begin: Callable[[TrainedNetwork | None], GatedSupernet],
     tried: bool,
 ) -> Phase:
-    """The last phase: gates are selected, the compact network is cut and fine-tuned.
+    """Plan the last phase: gates are selected, and the compact network is cut and fine-tuned.
 
     Args:
-        request: Of the trial.
-        options: How gates are selected.
-        span: Its epochs.
-        begin: Gives the supernet to cut from.
+        request: Request of the trial.
+        options: Alignment, spread and rounding of gates.
+        span: (epochs done before, last epoch).
+        begin: Network of the phase before -> supernet to cut from.
         tried: See `select_gates`.
     """
 
@@ -118,12 +120,12 @@ def compact_phase(
         span=span,
         begin=cut,
         describe=describe,
-        rebuild=lambda described: CompactNet(Description.model_validate(described)),
+        rebuild=lambda description: CompactNet(Description.model_validate(description)),
     )
 
 
 def gate_groups(supernet: GatedSupernet, *, rate: float) -> list[ParameterGroup]:
-    """Gates and mixes at a rate of their own, behind all other parameters."""
+    """Group the parameters: gates α and mixing weights β at `rate`, all others at the study's."""
     gates = [*supernet.alpha.values(), *supernet.beta.values()]
     ids = {id(parameter) for parameter in gates}
     others = [p for p in supernet.parameters() if id(p) not in ids]
@@ -131,20 +133,26 @@ def gate_groups(supernet: GatedSupernet, *, rate: float) -> list[ParameterGroup]
 
 
 def pattern_cost(supernet: GatedSupernet, request: TrainingRequest) -> PatternCost:
-    """Cost of a supernet's gate patterns on the study's images, latency with the stopwatch's."""
+    """Make the cost of a supernet's gate patterns, with latency where a budget bounds it."""
     context = request.context
     table = None if context.stopwatch is None else context.stopwatch.table
     return PatternCost.of(supernet, context.input_shape, latency=table)
 
 
 def supernet_of(module: nn.Module) -> GatedSupernet:
-    """The module as the supernet that it is."""
+    """Assert that a module is a gated supernet."""
     assert isinstance(module, GatedSupernet)
     return module
 
 
 def untrained_supernet(request: TrainingRequest, *, warmed: bool) -> GatedSupernet:
-    """The supernet with its first weights: the warm-up's, single-task networks', or drawn ones."""
+    """Build the supernet with its initial weights.
+
+    Args:
+        request: The request; its start is the warm-up, the single-task networks, or none (random
+            or pretrained weights).
+        warmed: True if its start is the warm-up.
+    """
     study, state = request.study, request.start_state()
     options = options_of(study, INTERROGATE)
     if not warmed:
@@ -156,10 +164,10 @@ def untrained_supernet(request: TrainingRequest, *, warmed: bool) -> GatedSupern
 
 
 def check(study: Study, budgets: Sequence[str]) -> None:
-    """Refuse a regulariser of cost where no budget says how much is too much.
+    """Refuse the regulariser `flops` without a budget, which it needs as its bound.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no budget.
     """
     regulariser = space_of(SPACE, study)["regulariser"]
     if not budgets and isinstance(regulariser, Choice) and "flops" in regulariser.values:
@@ -169,7 +177,7 @@ def check(study: Study, budgets: Sequence[str]) -> None:
 
 
 def latency_table(study: Study, runtime: Runtime) -> LatencyTable:
-    """Measured layers of the study's supernet."""
+    """Measure the layers of the study's supernet."""
     supernet = build(parts_of(study, pretrained=False), options_of(study, INTERROGATE))
     return measure_layers(supernet, (1, 3, *study.protocol.size), runtime)
 
@@ -180,7 +188,7 @@ def _module(before: TrainedNetwork | None) -> nn.Module:
 
 
 def _pruned_gflops(supernet: GatedSupernet, request: TrainingRequest) -> Callable[[], float]:
-    """GFLOPs of the network that would be cut from a supernet now."""
+    """Make a function that returns the GFLOPs of the network that would be cut now."""
     cost = pattern_cost(supernet, request)
     return lambda: 2e-9 * float(cost.macs(supernet.hard_gates()))
 
@@ -188,7 +196,11 @@ def _pruned_gflops(supernet: GatedSupernet, request: TrainingRequest) -> Callabl
 def _gate_hooks(
     supernet: GatedSupernet, request: TrainingRequest, options: InterroGateOptions
 ) -> Hooks:
-    """Temperature and λ_s over the phase, the sparsity loss, and what of gates is observed."""
+    """Make the hooks of the gate phase.
+
+    They anneal the temperature, raise λ_s over its ramp, add the sparsity loss, and record the
+    sparsity loss and each task's share of open gates after each epoch.
+    """
     params, budgets = request.spec.params, request.spec.budgets
     weight = float(params["lambda_s"])
     tau = torch.tensor(task_values(params, "tau", supernet.tasks)).to(
@@ -206,10 +218,10 @@ def _gate_hooks(
 
     def observe(epoch: int) -> dict[str, float]:
         hard = supernet.hard_gates().values()
-        counts = torch.stack([on.float().mean(1) for on in hard]).mean(0).tolist()
+        shares = torch.stack([is_open.float().mean(1) for is_open in hard]).mean(0).tolist()
         with torch.no_grad():
             sparsity = float(supernet.sparsity(tau))
-        opened = {f"open.{task}": share for task, share in zip(supernet.tasks, counts, strict=True)}
+        opened = {f"open.{task}": share for task, share in zip(supernet.tasks, shares, strict=True)}
         return {"sparsity": sparsity, **opened}
 
     def penalty(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:

@@ -1,10 +1,12 @@
-"""A supernet that learns all budgets at once: every step another of its nested gate patterns.
+"""A supernet that is trained for all budgets at once, under another gate pattern in each step.
 
-The gates of a task are ordered by α, and a pattern opens the first so many of them. Each step draws
-how many, in one step of five none and in one of five all (the sandwich rule of slimmable networks,
-Yu & Huang, ICCV 2019, https://arxiv.org/abs/1903.05134), and the order itself is learned by the
-gates' own straight-through gradient, taken around the threshold that was drawn. InterroGate trains
-one supernet a budget; this is ours.
+The gates of a task are ordered by α, and a pattern opens those of the highest α, so that patterns
+are nested. Each step draws which share of gates is open. By default one step in five closes all
+gates, and one in five opens all (the sandwich rule of slimmable networks, Yu & Huang, ICCV 2019,
+https://arxiv.org/abs/1903.05134). The order is learned by the straight-through gradient of the
+gates around the threshold that the drawn share sets.
+
+InterroGate trains one supernet per budget; this is ours.
 """
 
 from collections.abc import Mapping
@@ -16,12 +18,13 @@ from gatesearch.models.gated_supernet import GatedSupernet
 
 
 class Nested(nn.Module):
-    """A supernet under drawn patterns.
+    """A supernet with a random gate pattern in each step.
 
     Args:
-        supernet: Starts with all gates alike; their order is drawn anew.
-        ends: Probability of a step with all gates closed, and of one with all open.
-        seed: Of all draws.
+        supernet: The supernet; its α are replaced by small random values, which set an initial
+            order of the gates.
+        ends: Probability of a step with all gates closed, and of one with all gates open.
+        seed: Seed of all draws.
 
     Attributes:
         shares: (T,) share of open gates of each task in this step.
@@ -38,24 +41,28 @@ class Nested(nn.Module):
         self.shares = torch.zeros(len(supernet.tasks))
 
     def draw(self) -> None:
-        """The pattern of the next step; one share for all tasks in half of those between."""
-        u, common, separate, *own = torch.rand(
+        """Draw the pattern of the next step.
+
+        Unless all gates are opened or closed, the tasks have one common share of open gates in half
+        of the steps, and a share each in the other half.
+        """
+        u, common, separate, *shares = torch.rand(
             3 + len(self.supernet.tasks), generator=self._generator
         ).tolist()
         if u < 2 * self.ends:
-            own = [float(u < self.ends)] * len(own)
+            shares = [float(u < self.ends)] * len(shares)
         elif separate < 0.5:
-            own = [common] * len(own)
-        self.shares = torch.tensor(own)
+            shares = [common] * len(shares)
+        self.shares = torch.tensor(shares)
         self.supernet.open_shares(self.shares)
 
     @property
     def richest(self) -> bool:
-        """Whether all gates are open."""
+        """True if all gates are open in this step."""
         return bool((self.shares == 1).all())
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """What parameters do not tell: the pattern of this step and the state of the draws."""
+        """Return the state that is not in parameters: this step's pattern and the generator."""
         return {
             "generator": self._generator.get_state(),
             "shares": self.shares,
@@ -63,7 +70,7 @@ class Nested(nn.Module):
         }
 
     def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with the pattern and the draws of `get_extra_state`."""
+        """Restore the pattern and the generator that `get_extra_state` returned."""
         self._generator.set_state(state["generator"].cpu())
         self.shares = state["shares"].cpu()
         self.supernet.get_buffer("threshold").copy_(state["threshold"])

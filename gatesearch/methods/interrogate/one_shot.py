@@ -1,7 +1,8 @@
-"""InterroGate's one-shot form: one supernet is trained under nested gate patterns, for all budgets.
+"""InterroGate's one-shot form: one supernet is trained for all budgets, under nested gate patterns.
 
-Patterns are tried on the trained supernet without training; a trial cuts one of them out and
-fine-tunes it. InterroGate trains one supernet per budget; this is ours.
+Gate patterns are measured on the trained supernet without further training. A trial cuts the
+network of one pattern from it and fine-tunes that network. InterroGate trains one supernet per
+budget; this is ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,19 +38,22 @@ SUPERNET = "supernet"
 
 
 def training_of_one_shot(study: Study) -> TrainingSpec:
-    """InterroGate's training with the one-shot form's own keys and epochs laid over it."""
-    own = study.options_of(ONE_SHOT.name).training
+    """Return InterroGate's training settings, with those that the one-shot form changes."""
+    changed = study.options_of(ONE_SHOT.name).training
     epochs = options_of(study, ONE_SHOT).epochs
     if epochs is not None:
-        own = {**own, "epochs": epochs}
-    whole = merged(study.training_of(INTERROGATE.name).model_dump(), own)
+        changed = {**changed, "epochs": epochs}
+    whole = merged(study.training_of(INTERROGATE.name).model_dump(), changed)
     where = f"study {study.name}, options.{ONE_SHOT.name}.training"
     spec: TrainingSpec = validated(TrainingSpec, whole, where=where)
     return spec
 
 
 def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
-    """A trial starts from the supernet, that from its warm-up, and that as every network does."""
+    """Let a trial start from the supernet, and the supernet from the warm-up if there is one.
+
+    Where the first of these starts from is decided by InterroGate's option `start`.
+    """
     if not spec.part:
         return NetworkSpec(spec.method, spec.seed, part=SUPERNET)
     if spec.part == SUPERNET and _phase_ends(study)[0] > 0:
@@ -58,9 +62,9 @@ def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
 
 
 def phases(request: TrainingRequest) -> Sequence[Phase]:
-    """The warm-up's phase, the supernet's, or that of a network cut out of it."""
+    """Plan the phases of the warm-up, of the supernet, or of a trial's network cut from it."""
     study = request.study
-    gates, own = options_of(study, INTERROGATE), options_of(study, ONE_SHOT)
+    gates, options = options_of(study, INTERROGATE), options_of(study, ONE_SHOT)
     warm, nested, epochs = _phase_ends(study)
     if request.spec.part == WARM_UP:
         return [warm_up_phase(request, epochs=warm)]
@@ -72,13 +76,13 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
                 begin=lambda before: TrainedNetwork(
                     Nested(
                         untrained_supernet(request, warmed=warm > 0),
-                        ends=own.ends,
+                        ends=options.ends,
                         seed=request.spec.seed,
                     )
                 ),
-                hooks=lambda module: _nested_hooks(_nested(module), request, own),
+                hooks=lambda module: _nested_hooks(_nested(module), request, options),
                 groups=lambda module: gate_groups(_nested(module).supernet, rate=gates.lr),
-                forward_gflops=lambda module: _mean_gflops(_nested(module), request, own),
+                forward_gflops=lambda module: _mean_gflops(_nested(module), request, options),
             ),
             Phase(name="unwrapped", span=(nested, nested), begin=_unwrap),
         ]
@@ -92,7 +96,7 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
 
 
 def trained_supernet(request: TrainingRequest) -> GatedSupernet:
-    """The supernet that a trial's request starts from."""
+    """Load the trained supernet that a trial starts from."""
     study, state = request.study, request.start_state()
     parts = parts_of(study, seed=request.spec.seed, pretrained=False)
     supernet = build(parts, options_of(study, INTERROGATE))
@@ -102,11 +106,11 @@ def trained_supernet(request: TrainingRequest) -> GatedSupernet:
 
 
 class OneShotSupernet:
-    """A trained supernet whose patterns are tried; see `gatesearch.methods.base.Supernet`.
+    """A trained supernet whose gate patterns are measured; see `gatesearch.methods.base.Supernet`.
 
     Args:
-        request: For a trial.
-        budgets: What the share of cost is taken of.
+        request: Request for any trial of the search.
+        budgets: Budgets of the search.
     """
 
     def __init__(self, request: TrainingRequest, budgets: Sequence[Budget]) -> None:
@@ -119,15 +123,16 @@ class OneShotSupernet:
         self.patterns = options_of(study, ONE_SHOT).patterns
 
     def cost(self, params: Mapping[str, float | str]) -> tuple[float, float]:
-        """(multiply-adds, share of the budgets that they take) of a pattern's network."""
+        """Compute (multiply-adds, largest share of any budget) of a pattern's network."""
         gates = self._gates(params)
         share = float(self._cost.share(gates, self._budgets)) if self._budgets else 0.0
         return float(self._cost.macs(gates)), share
 
     def measure(self, params: Mapping[str, float | str]) -> tuple[dict[str, float], float]:
-        """(metrics on the validation part, multiply-adds) of a pattern's network, untrained.
+        """Measure (task -> metric on the validation part, multiply-adds) of a pattern's network.
 
-        Statistics of batch norm are taken anew on `one_shot.statistics` training frames.
+        Its weights are the supernet's; its batch norm statistics are computed anew on
+        `one_shot.statistics` training frames.
         """
         context = self._request.context
         gates = self._gates(params)
@@ -148,23 +153,23 @@ class OneShotSupernet:
 
 
 class _AllGates(nn.Module):
-    """A supernet with all gates open or closed."""
+    """A supernet with all gates open or all closed."""
 
-    def __init__(self, supernet: GatedSupernet, own: bool) -> None:
+    def __init__(self, supernet: GatedSupernet, is_open: bool) -> None:
         super().__init__()
-        self.supernet, self.own = supernet, own
+        self.supernet, self.is_open = supernet, is_open
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return self.supernet.plain(image, own=self.own)
+        return self.supernet.plain(image, own=self.is_open)
 
 
 def _build(parts: Parts, options: OneShotOptions) -> nn.Module:
-    """The supernet without a study's gate options, for costs and checks alone."""
+    """Build the supernet with default gate options, to count its cost and to check a study."""
     return GatedSupernet(parts)
 
 
 def _phase_ends(study: Study) -> tuple[int, int, int]:
-    """Epochs at which warm-up, supernet and fine-tuning end."""
+    """Return the last epochs of warm-up, supernet and fine-tuning."""
     epochs = training_of_one_shot(study).epochs
     return (*options_of(study, ONE_SHOT).phases(epochs), epochs)
 
@@ -180,7 +185,11 @@ def _unwrap(before: TrainedNetwork | None) -> TrainedNetwork:
 
 
 def _nested_hooks(nested: Nested, request: TrainingRequest, options: OneShotOptions) -> Hooks:
-    """A pattern drawn for every step, which learns from the supernet with all gates open too."""
+    """Make the hooks of the supernet phase: draw a pattern before each step, and distil into it.
+
+    The penalty is the distance between the predictions of the pattern and those with all gates
+    open; it is 0 in steps with all gates open.
+    """
     context, supernet = request.context, nested.supernet
 
     def distill(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -198,14 +207,17 @@ def _nested_hooks(nested: Nested, request: TrainingRequest, options: OneShotOpti
 
 
 def _mean_gflops(nested: Nested, request: TrainingRequest, options: OneShotOptions) -> float:
-    """GFLOPs of a step's forward passes on average, the teacher's (without backward) included."""
+    """Compute the mean GFLOPs of a step's forward passes, the teacher's included.
+
+    The teacher has no backward pass, which costs twice a forward pass, so its cost counts a third.
+    """
     supernet = nested.supernet
-    least, most, whole = (
+    closed, opened, mixed = (
         count_macs(module, request.context.input_shape, cross_check=False).gflops
         for module in (_AllGates(supernet, False), _AllGates(supernet, True), supernet)
     )
-    teaching = (1 - options.ends) * most / 3 if options.distillation else 0.0
-    return options.ends * (least + most) + (1 - 2 * options.ends) * whole + teaching
+    teacher = (1 - options.ends) * opened / 3 if options.distillation else 0.0
+    return options.ends * (closed + opened) + (1 - 2 * options.ends) * mixed + teacher
 
 
 ONE_SHOT = Method(

@@ -1,4 +1,4 @@
-"""Options of InterroGate and of its one-shot form, and what a search chooses for each."""
+"""Options and search spaces of InterroGate and of its one-shot form."""
 
 from typing import Annotated, Literal
 
@@ -9,8 +9,8 @@ from gatesearch.strict import Strict
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-# λ_s is the weight of the sparsity loss, τ_t the hinge target of each task. `hinge` bounds σ(α) by
-# τ_t (the paper), `flops` the expected cost by the budget of the run.
+# λ_s is the weight of the sparsity loss, and τ_t the hinge target of each task. The regulariser
+# `hinge` penalises σ(α) above τ_t (the paper), `flops` the expected cost above the run's budget.
 SPACE: Space = {
     "lambda_s": Range(0.01, 10.0, log=True),
     "tau": Range(0.0, 1.0, per_task=True, legal=(0.0, 1.0)),
@@ -21,34 +21,44 @@ ONE_SHOT_SPACE: Space = {"share": Range(0.0, 1.0, per_task=True, legal=(0.0, 1.0
 
 
 def phase_ends(epochs: int, *, warmup: float, finetune: float) -> tuple[int, int]:
-    """(last epoch of the warm-up, last before fine-tuning); each phase rounds down."""
+    """Return (last epoch of the warm-up, last before fine-tuning).
+
+    The shares of both are rounded down to whole epochs.
+
+    Args:
+        epochs: Epochs of all phases.
+        warmup: Share of the epochs for the warm-up.
+        finetune: Share of the epochs for fine-tuning.
+    """
     return int(warmup * epochs), epochs - int(finetune * epochs)
 
 
 class InterroGateOptions(Strict):
-    """The InterroGate supernet; the paper leaves all of these open.
+    """Options of InterroGate; the paper states none of them unless noted.
 
     Attributes:
-        granularity: Gates after every convolution, or after every residual block.
+        granularity: Gates after every convolution (`conv`), or after every residual block.
         estimator: `ste` (hard forward, straight-through gradient), `sigmoid` (annealed),
             `hard_concrete` (Louizos 2018).
-        initial: Initial probability σ(α) of the task's own channel.
-        lr: Learning rate of α and β as a multiple of the weights' own.
-        temperature: Start and end temperature of `sigmoid` (geometric annealing).
-        ramp: Share of the gates' epochs over which λ_s rises from 0 to its full value; 0 in the
-            paper. Streams that start alike need time to differ before gates can tell them apart.
-        warmup: Share of `training.epochs` trained as one multi-task network, whose weights every
-            stream then starts from; done once a seed for all trials. 0 in the paper.
+        initial: Initial probability σ(α) that a task computes a channel in its own stream.
+        lr: Learning rate of α and β, as a multiple of that of the weights.
+        temperature: Start and end temperature of `sigmoid`; annealed geometrically.
+        ramp: Share of the gate phase over which λ_s rises from 0 to its full value; 0 in the paper.
+            Streams start with the same weights, and gates can only choose once they differ.
+        warmup: Share of `training.epochs`, the first, trained as one multi-task network, whose
+            weights every stream then starts from; done once per seed for all trials. 0 in the
+            paper.
         finetune: Share of `training.epochs`, the last, in which the compact network is trained
             after pruning. 0 in the paper. One learning rate schedule runs through all phases.
-        spread: Where a task's open gates are: `learned` leaves them (the paper), `even` opens the
-            same share of every layer, those of the highest α (see `evened`). Patterns of the
-            one-shot search stay as they were tried.
-        align: Whether tasks own the same channels, as many each as before, and the same ones all
-            along a residual stream (see `aligned`); what is cut then computes and moves less for
-            the same shares. False in the paper; not in the one-shot search.
-        round_to: Live channels of every convolution become multiples of this; 1 leaves them. The
-            log says what it costs and wins.
+        spread: `learned` keeps the gates that were learned to be open (the paper). `even` opens the
+            same share of gates in every layer, those of the highest α (see
+            `equalize_layer_shares`). Patterns of the one-shot search are not changed.
+        align: True makes all tasks open the same channels, and the same ones along a residual
+            stream, without changing how many each opens (see `align_tasks`). The compact network
+            then computes and copies less. False in the paper. Patterns of the one-shot search are
+            not changed.
+        round_to: The numbers of live channels of every convolution are rounded to multiples of
+            this; 1 leaves them. FLOPs and latency without and with rounding are logged.
     """
 
     granularity: Literal["conv", "block"] = "conv"
@@ -73,7 +83,7 @@ class InterroGateOptions(Strict):
         return self
 
     def phases(self, epochs: int) -> tuple[int, int]:
-        """(last epoch of the warm-up, last of the gates) of so many; each phase rounds down.
+        """Return (last epoch of the warm-up, last of the gates); see `phase_ends`.
 
         >>> InterroGateOptions(warmup=0.5, finetune=0.25).phases(10)
         (5, 8)
@@ -84,18 +94,18 @@ class InterroGateOptions(Strict):
 
 
 class OneShotOptions(Strict):
-    """One training for the whole front (`tune = ["one_shot"]`).
+    """Options of the one-shot form (`tune = ["one_shot"]`), which trains once for the whole front.
 
     Attributes:
         ends: Probability of a step with all gates closed, and of one with all gates open.
         distillation: Weight of the distance between a pattern's predictions and those with all
             gates open.
-        patterns: Gate patterns that Optuna tries on the validation part, without training.
-        statistics: Training frames that a tried pattern's batch norm statistics are taken from.
+        patterns: Number of gate patterns that Optuna tries on the validation part without training.
+        statistics: Number of training frames for the batch norm statistics of a tried pattern.
         epochs: Passes over the training part, warm-up and fine-tuning included; `training.epochs`
-            where it is not given. One training stands for all budgets, so a longer one pays.
-        warmup: Share of the epochs, the first, as one multi-task network whose weights all streams
-            start from: nested patterns learn slowly from scratch.
+            where it is not given. One supernet serves all budgets, so a longer training pays off.
+        warmup: Share of the epochs, the first, trained as one multi-task network, whose weights all
+            streams then start from: nested patterns learn slowly from scratch.
         finetune: Share of the epochs, the last, in which each chosen network is trained.
     """
 
@@ -117,5 +127,5 @@ class OneShotOptions(Strict):
         return self
 
     def phases(self, epochs: int) -> tuple[int, int]:
-        """(last epoch of the warm-up, last of the supernet) of so many; each phase rounds down."""
+        """Return (last epoch of the warm-up, last of the supernet); see `phase_ends`."""
         return phase_ends(epochs, warmup=self.warmup, finetune=self.finetune)

@@ -15,7 +15,7 @@ class PublishedRow:
 
     Attributes:
         method: Name as printed; networks of one method have their GFLOPs in it.
-        family: `single-task`, `weighting`, `gradient`, `architecture` or `interrogate`.
+        family: `single-task`, `weighting`, `gradient`, `architecture` or `gates`.
         metrics: task -> value, in the units that the file's comment states.
         delta_mtl: Δ_MTL, percent.
         gflops: FLOPs of the whole network, 2 x multiply-adds / 1e9.

@@ -9,7 +9,12 @@ from torch import Tensor
 from gatesearch.methods.interrogate.nested import Nested
 from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.pruning import extract
-from tests.models.test_gated_supernet import image, parts, scattered  # noqa: F401
+from tests.methods.toys import parts, random_image, scattered
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return random_image()
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def test_a_pattern_that_is_set_forgets_the_shares(supernet: GatedSupernet) -> No
 
 @pytest.mark.parametrize("own", [False, True])
 @torch.no_grad()
-def test_plain_ends_are_the_gated_ones(supernet: GatedSupernet, image: Tensor, own: bool) -> None:  # noqa: F811
+def test_plain_ends_are_the_gated_ones(supernet: GatedSupernet, image: Tensor, own: bool) -> None:
     plain = supernet.plain(image, own=own)
     opened(supernet, *[float(own)] * 2)
     for task, expected in supernet(image).items():
@@ -80,7 +85,7 @@ def test_draws_are_ends_common_and_separate(supernet: GatedSupernet) -> None:
 
 def test_gradient_reaches_the_order_between_the_ends_only(
     supernet: GatedSupernet,
-    image: Tensor,  # noqa: F811
+    image: Tensor,
 ) -> None:
     nested = Nested(supernet, ends=0.0, seed=0).train()
     nested.draw()

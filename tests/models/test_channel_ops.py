@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gatesearch.pruning.channel_ops import Read, _chosen, pooled
-from gatesearch.pruning.description import ChannelSlice
+from gatesearch.models.channel_ops import Read, _chosen
+from gatesearch.models.channel_source import ChannelSlice
+from gatesearch.models.nodes.max_pool import pooled
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 

@@ -1,0 +1,106 @@
+"""How a compact network reads channels of stored tensors.
+
+Convolutions of a compact network are as fast as their multiply-adds let one expect; moving channels
+is where it loses time, so inference on a processor does it in ways of its own.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.models.channel_source import (
+    ChannelSlice,
+    ChannelSource,
+    Positions,
+    channel_positions,
+)
+
+Tensors = Sequence[Tensor | None]
+
+
+class Indexed(nn.Module):
+    """Channels of stored tensors, by one index over all of these tensors.
+
+    Exported programs read sources of many slices this way: it takes few operators, and none that
+    writes into a part of a tensor.
+    """
+
+    def __init__(self, positions: Positions, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.tensors = sorted({tensor for tensor, _ in positions})
+        offsets, total = {}, 0
+        for tensor in self.tensors:
+            offsets[tensor] = total
+            total += widths[tensor]
+        index = torch.tensor([offsets[tensor] + channel for tensor, channel in positions])
+        self.register_buffer("index", index, persistent=False)
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Read (B, C, H, W)."""
+        chosen = [cast(Tensor, tensors[tensor]) for tensor in self.tensors]
+        x = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
+        return x.index_select(1, self.get_buffer("index"))
+
+
+class Read(nn.Module):
+    """Channels of stored tensors as one tensor, without a copy if they are one run of one tensor.
+
+    Attributes:
+        source: The channels.
+        in_place: Whether they are read without a copy.
+    """
+
+    def __init__(self, source: ChannelSource, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.source = source
+        self.in_place = len(source) == 1 and source[0].channels is None
+        self.indexed = Indexed(channel_positions(source), widths) if len(source) > 2 else None
+        for i, piece in enumerate(source):
+            if piece.channels is not None:
+                self.register_buffer(f"index{i}", torch.tensor(piece.channels), persistent=False)
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Read (B, C, H, W)."""
+        if self.indexed is not None and torch.compiler.is_exporting():
+            return cast(Tensor, self.indexed(tensors))
+        pieces = self.pieces(tensors)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+
+    def pieces(self, tensors: Tensors) -> list[Tensor]:
+        """Read one tensor (B, C, H, W) for each slice of the source."""
+        return [self._piece(i, piece, tensors) for i, piece in enumerate(self.source)]
+
+    def _piece(self, i: int, piece: ChannelSlice, tensors: Tensors) -> Tensor:
+        x = cast(Tensor, tensors[piece.tensor])
+        if piece.channels is not None:
+            return _chosen(x, self.get_buffer(f"index{i}"))
+        return x if piece.stop - piece.start == x.shape[1] else _run(x, piece.start, piece.stop)
+
+
+def in_inference(x: Tensor) -> bool:
+    """Whether x is on a processor, without gradients and outside compilation.
+
+    Then tensors may be overwritten and ways other than torch's own operators are faster.
+    """
+    plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return not plain and x.device.type == "cpu"
+
+
+def _chosen(x: Tensor, index: Tensor) -> Tensor:
+    """Channels (B, C, H, W) by their numbers, in x's memory format."""
+    if x.is_contiguous():
+        return x.index_select(1, index)
+    # Of a channels-last tensor index_select makes one in the other format, ten times slower, and
+    # its gradient too, which slows everything further back.
+    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    taken = rows.gather(1, index.expand(len(rows), -1))
+    return taken.view(len(x), *x.shape[2:], len(index)).permute(0, 3, 1, 2)
+
+
+def _run(x: Tensor, start: int, stop: int) -> Tensor:
+    """Channels (B, C, H, W) from start to stop, not copied; the gradient is in x's format."""
+    if x.is_contiguous():
+        return x[:, start:stop]
+    return x.permute(0, 2, 3, 1)[..., start:stop].permute(0, 3, 1, 2)

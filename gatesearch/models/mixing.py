@@ -1,0 +1,15 @@
+"""The weighted sum over tasks, channel by channel, with which streams are mixed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mixing_sum(features: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Compute Σ_t w_t x_t of T activations x_t, (B, C, H, W), with weights w, (T, C)."""
+    rows = weights.to(features[0].dtype)[:, :, None, None]
+    total = features[0] * rows[0]
+    for x, row in zip(features[1:], rows[1:], strict=True):
+        total = torch.addcmul(total, x, row)
+    return total

@@ -1,0 +1,102 @@
+"""The residual sum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gatesearch.models.channel_ops import Read, Tensors, in_inference
+from gatesearch.models.channel_source import ChannelSource, channel_positions
+from gatesearch.models.nodes.elementwise import Elementwise
+from gatesearch.models.nodes.node import Size, scaled_channels
+from gatesearch.models.nodes.step import Step, StepWeights
+
+
+@dataclass(frozen=True)
+class Add(Elementwise):
+    """The sum of a residual branch and its skip connection, and its ReLU if `relu`; ends a block.
+
+    Attributes:
+        source: The residual branch.
+        skip: The skip connection.
+    """
+
+    name: str
+    source: str
+    skip: str
+    outputs: int
+    relu: bool = True
+    stage: int = 0
+    stride: ClassVar[int] = 1
+    ends_block: ClassVar[bool] = True
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Branch and skip connection."""
+        return (self.source, self.skip)
+
+    def output_size(self, size: Size) -> Size:
+        """That of the branch."""
+        return size
+
+    def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
+        """Add both sources."""
+        total = inputs[0] + inputs[1]
+        return F.relu(total) if self.relu else total
+
+    def scaled(self, width: float) -> Self:
+        """Return it with its channels times `width`."""
+        return self.narrowed(scaled_channels(self.outputs, width))
+
+    def narrowed(self, outputs: int) -> Self:
+        """Return it with so many channels."""
+        return replace(self, outputs=outputs)
+
+    def anonymous(self) -> Self:
+        """Return it without names and place in the graph."""
+        return replace(self, name="", source="", skip="", stage=0)
+
+    def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "AddStep":
+        """Return the sum of some channels."""
+        left, right = sources
+        return AddStep(left=left, right=right, relu=self.relu)
+
+
+class AddStep(Step):
+    """A sum and, if `relu`, its ReLU, in a compact network."""
+
+    op: Literal["add"] = "add"
+    left: ChannelSource
+    right: ChannelSource
+    relu: bool = True
+
+    @property
+    def sources(self) -> tuple[ChannelSource, ...]:
+        """Both sides."""
+        return (self.left, self.right)
+
+    @property
+    def width(self) -> int:
+        """As many channels as either side has."""
+        return len(channel_positions(self.left))
+
+    def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
+        """Add what is read on both sides."""
+        total = added(readers[0], readers[1], tensors)
+        return torch.relu_(total) if self.relu else total
+
+
+def added(left: Read, right: Read, tensors: Tensors) -> Tensor:
+    """Compute the sum of two reads: if one copies, the other's pieces are added to the copy."""
+    if left.in_place:
+        left, right = right, left
+    if left.in_place or not in_inference(cast(Tensor, tensors[left.source[0].tensor])):
+        return left(tensors) + right(tensors)
+    total, start = left(tensors), 0
+    for piece in right.pieces(tensors):
+        total[:, start : start + piece.shape[1]].add_(piece)
+        start += piece.shape[1]
+    return total

@@ -1,0 +1,155 @@
+"""Convolutions, dense and depthwise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self, cast
+
+from torch import Tensor, nn
+
+from gatesearch.models.channel_ops import Read, Tensors
+from gatesearch.models.channel_source import ChannelSource, channel_positions
+from gatesearch.models.conv_norm import ConvNorm
+from gatesearch.models.nodes.node import INPUT, Size, scaled_channels
+from gatesearch.models.nodes.step import Step, StepWeights
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Convolution without bias, batch norm and, if `relu`, ReLU.
+
+    Attributes:
+        ceiling: Upper limit of the ReLU, 6 in mobile networks; None for no limit.
+        depthwise: Output channel c reads channel c of the source alone; `outputs` equals `inputs`.
+        ends_block: Whether a block ends here, for lack of a residual sum.
+    """
+
+    name: str
+    source: str
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    relu: bool = True
+    ceiling: float | None = None
+    depthwise: bool = False
+    stage: int = 0
+    ends_block: bool = False
+    has_weights: ClassVar[bool] = True
+    ends_in_norm: ClassVar[bool] = True
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The one node read."""
+        return (self.source,)
+
+    @property
+    def input_channels(self) -> tuple[int, ...]:
+        """Channels of the source."""
+        return (self.inputs,)
+
+    @property
+    def channelwise(self) -> bool:
+        """True for a depthwise convolution."""
+        return self.depthwise
+
+    @property
+    def params_per_channel(self) -> int:
+        """One filter, and the scale and shift of the batch norm."""
+        return self._filter_size + 2
+
+    def macs_per_channel(self, size: Size) -> int:
+        """One filter at every output pixel; the norm and the ReLU are not counted."""
+        height, width = size
+        return self._filter_size * (height * width)
+
+    def output_size(self, size: Size) -> Size:
+        """The padding keeps the size at stride 1."""
+        padding, reach = self.dilation * (self.kernel // 2), self.dilation * (self.kernel - 1)
+        height, width = ((side + 2 * padding - reach - 1) // self.stride + 1 for side in size)
+        return height, width
+
+    def needed_inputs(self, needed: Tensor) -> tuple[Tensor, ...]:
+        """A depthwise channel needs its own channel, any other all channels of the source."""
+        if self.depthwise:
+            return (needed,)
+        some = 1 - (1 - needed).prod(-1, keepdim=True)
+        return (some.expand(*needed.shape[:-1], self.inputs),)
+
+    def build(self) -> ConvNorm:
+        """Build convolution, norm and ReLU with fresh weights."""
+        return ConvNorm.of(self)
+
+    def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
+        """Run its module."""
+        return cast(Tensor, cast(ConvNorm, layer)(inputs[0]))
+
+    def scaled(self, width: float) -> Self:
+        """Return it with both channel counts times `width`, but for the image's."""
+        inputs = self.inputs if self.source == INPUT else scaled_channels(self.inputs, width)
+        return replace(self, inputs=inputs, outputs=scaled_channels(self.outputs, width))
+
+    def narrowed(self, outputs: int) -> Self:
+        """Return it with fewer outputs: it reads all inputs, a depthwise one as many as outputs."""
+        return replace(self, inputs=outputs if self.depthwise else self.inputs, outputs=outputs)
+
+    def anonymous(self) -> Self:
+        """Return it without names and place in the graph."""
+        return replace(self, name="", source="", stage=0, ends_block=False)
+
+    def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "ConvStep":
+        """Return a convolution of some channels with the same kernel."""
+        (source,) = sources
+        return ConvStep(
+            name=name,
+            source=source,
+            inputs=len(channel_positions(source)),
+            outputs=outputs,
+            kernel=self.kernel,
+            stride=self.stride,
+            dilation=self.dilation,
+            relu=self.relu,
+            ceiling=self.ceiling,
+            depthwise=self.depthwise,
+        )
+
+    @property
+    def _filter_size(self) -> int:
+        return (1 if self.depthwise else self.inputs) * self.kernel**2
+
+
+class ConvStep(Step):
+    """A convolution, batch norm and, if `relu`, ReLU, in a compact network.
+
+    `ceiling` and `depthwise` have defaults because files written before they existed lack them.
+    """
+
+    op: Literal["conv"] = "conv"
+    name: str
+    source: ChannelSource
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int
+    dilation: int
+    relu: bool
+    ceiling: float | None = None
+    depthwise: bool = False
+
+    @property
+    def sources(self) -> tuple[ChannelSource, ...]:
+        """The channels convolved."""
+        return (self.source,)
+
+    @property
+    def width(self) -> int:
+        """Output channels."""
+        return self.outputs
+
+    def add_weights(self, weights: StepWeights) -> None:
+        """Add a `ConvNorm`."""
+        weights.layers[self.name] = ConvNorm.of(self)
+
+    def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
+        """Convolve the channels read."""
+        return cast(Tensor, weights.layers[self.name](readers[0](tensors)))

@@ -1,0 +1,62 @@
+"""Steps of a compact network: nodes cut down to their live channels, as plain numbers."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from gatesearch.models.channel_ops import Read, Tensors
+from gatesearch.models.channel_source import ChannelSource
+from gatesearch.strict import Strict
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """The weights of a compact network, by the names of its steps.
+
+    Attributes:
+        layers: Step -> its module.
+        mixes: Step -> (T, C) weights of a mix.
+    """
+
+    layers: nn.ModuleDict
+    mixes: nn.ParameterDict
+
+
+class Step(Strict):
+    """One step of a compact network: computes a tensor from channels of earlier ones.
+
+    A kind of step has a literal `op`, by which JSON tells it from the others.
+    """
+
+    @property
+    @abstractmethod
+    def sources(self) -> tuple[ChannelSource, ...]:
+        """The channels that it reads, for each of its arguments."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Channels of the tensor that it computes."""
+
+    def add_weights(self, weights: StepWeights) -> None:
+        """Add fresh weights under the step's name; nothing for a step without weights."""
+
+    def readers(self, widths: Sequence[int]) -> nn.ModuleList:
+        """Build the modules that `run` reads its arguments with.
+
+        Args:
+            widths: Channels of every tensor.
+        """
+        return nn.ModuleList(Read(source, widths) for source in self.sources)
+
+    @abstractmethod
+    def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
+        """Compute the step, (B, width, H, W).
+
+        Args:
+            tensors: Everything computed before; None where nothing reads it any more.
+            readers: What `readers` built.
+            weights: Of the whole network.
+        """

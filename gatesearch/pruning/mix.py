@@ -1,0 +1,102 @@
+"""The mix of all tasks' features into the shared stream, in a compact network."""
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gatesearch.models.channel_ops import Indexed, Tensors
+from gatesearch.models.channel_source import ChannelSource, Positions, channel_positions
+from gatesearch.models.nodes import Step, StepWeights
+from gatesearch.strict import Strict
+
+
+class Term(Strict):
+    """The channels that one task adds to channels `start` to `stop` of a mix."""
+
+    task: int = Field(ge=0)
+    source: ChannelSource
+    start: int = Field(ge=0)
+    stop: int = Field(ge=0)
+
+
+class MixStep(Step):
+    """Σ_t w_t x_t channel by channel, with weights (tasks, channels).
+
+    The first term covers all channels, the others those in which their task differs.
+    """
+
+    op: Literal["mix"] = "mix"
+    name: str
+    terms: tuple[Term, ...] = Field(min_length=1)
+    tasks: int
+    channels: int
+
+    @property
+    def sources(self) -> tuple[ChannelSource, ...]:
+        """The channels of each term."""
+        return tuple(term.source for term in self.terms)
+
+    @property
+    def width(self) -> int:
+        """Mixed channels."""
+        return self.channels
+
+    def add_weights(self, weights: StepWeights) -> None:
+        """Add (T, C) weights."""
+        weights.mixes[self.name] = nn.Parameter(torch.zeros(self.tasks, self.channels))
+
+    def readers(self, widths: Sequence[int]) -> nn.ModuleList:
+        """Build a reader of each term, and last the `WholeMix`."""
+        return super().readers(widths).append(WholeMix(self, widths))
+
+    def run(self, tensors: Tensors, readers: Sequence[nn.Module], weights: StepWeights) -> Tensor:
+        """Mix the channels read."""
+        *terms, whole = readers
+        mix = weights.mixes[self.name]
+        if torch.compiler.is_exporting():
+            return cast(Tensor, whole(tensors, mix))
+        return self.mixed([read(tensors) for read in terms], mix)
+
+    def mixed(self, terms: Sequence[Tensor], weights: Tensor) -> Tensor:
+        """Compute the mix, (B, C, H, W), from its terms' features and the weights, (T, C).
+
+        Unlike in `mixing_sum`, a term adds to a run of the channels only.
+        """
+        weights = weights[..., None, None].to(terms[0].dtype)
+        first, *others = self.terms
+        total = terms[0] * weights[first.task]
+        for term, x in zip(others, terms[1:], strict=True):
+            run = slice(term.start, term.stop)
+            total[:, run].addcmul_(x, weights[term.task, run])
+        return total
+
+
+class WholeMix(nn.Module):
+    """A mix over all channels for every task, as exported programs compute it."""
+
+    def __init__(self, step: MixStep, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.rows = nn.ModuleList(Indexed(row, widths) for row in _whole_rows(step))
+        adds = torch.zeros(step.tasks, step.channels)
+        for term in step.terms:
+            adds[term.task, term.start : term.stop] = 1
+        self.register_buffer("adds", adds, persistent=False)
+
+    def forward(self, tensors: Tensors, weights: Tensor) -> Tensor:
+        """Mix (B, C, H, W)."""
+        # Where a task adds nothing its row reads some channel, with weight 0.
+        weights = (weights * self.get_buffer("adds"))[..., None, None]
+        parts = [row(tensors) * w for row, w in zip(self.rows, weights, strict=True)]
+        return torch.stack(parts).sum(0)
+
+
+def _whole_rows(step: MixStep) -> list[Positions]:
+    """For every task, what it adds to each channel; any channel where it adds nothing."""
+    first = channel_positions(step.terms[0].source)
+    rows = [[first[0]] * step.channels for _ in range(step.tasks)]
+    for term in step.terms:
+        rows[term.task][term.start : term.stop] = channel_positions(term.source)
+    return list(rows)

@@ -1,0 +1,71 @@
+"""What the trainings of a run share: the data opened, the runtime chosen."""
+
+import pytest
+import torch
+
+from gatesearch.errors import DataError, UsageError
+from gatesearch.methods import training_of
+from gatesearch.trials.context import check_dataset, open_context
+from tests.search.tiny import tiny
+
+
+def opened(tmp_path, data, *overrides, **options):
+    given = {"data": data, "stored": None, "emit": lambda event: None} | options
+    return open_context(tiny(tmp_path, *overrides), **given)
+
+
+def test_images_are_augmented_as_the_method_trains_and_always_alike(tmp_path, data) -> None:
+    context = opened(
+        tmp_path, data, "training.augment={flip=false}",
+        "options.mtl.training.augment={flip=false,zoom=[2.0]}",
+    )  # fmt: skip
+    batch = next(iter(context.train.in_order(3)))
+    plain = batch["image"].float()
+    as_stl, as_mtl = (
+        context.augmented(training_of(context.study, method)) for method in ("stl", "mtl")
+    )
+    assert torch.equal(as_stl(batch), plain)
+    zoomed = as_mtl(batch)
+    assert zoomed.shape == plain.shape
+    assert not torch.equal(zoomed, plain)
+    again = context.augmented(training_of(context.study, "mtl"))
+    assert torch.equal(again(batch), zoomed)
+
+
+def test_the_parts_of_the_data(tmp_path, data) -> None:
+    context = opened(tmp_path, data)
+    assert [len(part) for part in (context.train, context.validation, context.test)] == [6, 4, 2]
+    assert {name: context.data[name] for name in ("train", "validation", "test")} == {
+        "train": 6, "validation": 4, "test": 2,
+    }  # fmt: skip
+    assert context.input_shape == (1, 3, 16, 16)
+    assert context.weights == {"semseg": 1.0, "depth": 1.0}
+    # The validation part is the same for every seed of the study.
+    other = opened(tmp_path, data, "seed=7")
+    frames = [c.validation.batch(torch.arange(4))["image"] for c in (context, other)]
+    assert torch.equal(*frames)
+
+
+def test_a_store_keeps_its_runtime(tmp_path, data) -> None:
+    stored = {"precision": "fp32", "memory_format": "nhwc"}
+    runtime = opened(tmp_path, data, "training.memory_format=nchw", stored=stored).runtime
+    assert (runtime.precision, runtime.memory_format) == ("fp32", "nhwc")
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("data.dataset=scnes", UsageError, "unknown data set 'scnes'; did you mean 'scenes'"),
+        ("training.batch_size=7", DataError, "batch_size is 7 but only 6 frames"),
+        ("data.validation=9", DataError, "9 of 10 are carved off"),
+        ("tasks.depth.kind=edges", UsageError, "tasks.depth.kind must be 'depth'"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(tmp_path, data, override, error, message) -> None:
+    with pytest.raises(error, match=message):
+        opened(tmp_path, data, override)
+
+
+def test_an_unknown_data_set_still_has_costs(tmp_path) -> None:
+    with pytest.raises(UsageError, match="`gatesearch flops` needs no data"):
+        check_dataset(tiny(tmp_path, "data.dataset=mine"))
