@@ -33,7 +33,7 @@ def whole(cli, store, expected):
     assert found == expected
     assert list(store.rglob("checkpoint-*")) == []
     told = cli("status", "--study", TINY, "--json").json
-    assert told["trials"] == {"complete": TRIALS, "failed": 0, "pruned": 0, "running": 0}
+    assert told["trials"] == {"complete": TRIALS, "failed": 0, "stopped": 0, "running": 0}
     assert (told["unfinished"], told["damage"], told["alive"]) == (0, None, False)
 
 
