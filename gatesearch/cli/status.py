@@ -71,8 +71,8 @@ def status(
 def _run_options(status: dict[str, Any]) -> list[str]:
     """List the options of the command that continues the run, beside --study and --out."""
     options = ["--tune", ",".join(status["tune"])] if status["tune"] else []
-    if status["wanted"] is not None:
-        options += ["--n-trials", str(status["wanted"])]
+    if status["n_trials"] is not None:
+        options += ["--n-trials", str(status["n_trials"])]
     for text in filter(None, status["budget"].split("+")):
         amount, _, device = text.partition("@")
         options += ["--budget", amount, *(["--device", device] if device else [])]
@@ -82,12 +82,7 @@ def _run_options(status: dict[str, Any]) -> list[str]:
 def _count_left(status: dict[str, Any]) -> int | None:
     """Count the trials that have not ended yet; None if their total is not known."""
     wanted: int | None = status["wanted"]
-    return None if wanted is None else max(0, _count_wanted(status) - _count_ended(status))
-
-
-def _count_wanted(status: dict[str, Any]) -> int:
-    """Count the trials of all searches of the run."""
-    return int(status["wanted"]) * max(1, len(status["tune"]))
+    return None if wanted is None else max(0, wanted - _count_ended(status))
 
 
 def _count_ended(status: dict[str, Any]) -> int:
@@ -97,7 +92,7 @@ def _count_ended(status: dict[str, Any]) -> int:
 def _lines(study: str, status: dict[str, Any]) -> list[str]:
     trials, best, baselines = status["trials"], status["best"], status["baselines"]
     counts = ", ".join(f"{n} {state}" for state, n in trials.items() if state != "running")
-    of_trials = "" if status["wanted"] is None else f" of {_count_wanted(status)}"
+    of_trials = "" if status["wanted"] is None else f" of {status['wanted']}"
     of_baselines = "" if baselines["wanted"] is None else f" of {baselines['wanted']}"
     searched = " ".join([*status["tune"], status["budget"]]).strip()
     search = f" ({searched})" if searched else ""

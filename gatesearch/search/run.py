@@ -96,7 +96,7 @@ def run(
             name: method.default_trials if n_trials is None else n_trials
             for name, method in setup.tuned.items()
         }
-        status = _status(setup, out, options, wanted=max(trials.values()))
+        status = _status(setup, out, options, wanted=sum(trials.values()), n_trials=n_trials)
         stack.callback(status.close)
         pool = _pool(context, options, emit, stop, status)
         stack.callback(pool.executor.shutdown)
@@ -123,7 +123,9 @@ def run(
         return _measure_chosen(context, store, emit)
 
 
-def _status(setup: Setup, out: Path, options: ExecutionOptions, *, wanted: int) -> StatusFile:
+def _status(
+    setup: Setup, out: Path, options: ExecutionOptions, *, wanted: int, n_trials: int | None
+) -> StatusFile:
     return StatusFile(
         out,
         study=setup.study.name,
@@ -132,6 +134,7 @@ def _status(setup: Setup, out: Path, options: ExecutionOptions, *, wanted: int) 
         budget=name_of(setup.budgets),
         storage=options.shown_storage,
         wanted=wanted,
+        n_trials=n_trials,
     )
 
 

@@ -134,7 +134,13 @@ def start_stopwatch(study: Study, device: str) -> Stopwatch:
             f"'{device}'; install its driver and a build of torch for it"
         )
     runtime = replace(runtime, device=device or runtime.device)
-    measure = next(m.latency_table for m in tuned_methods(study).values() if m.latency_table)
+    tables = {method.latency_table for method in tuned_methods(study).values()}
+    measure = tables.pop()
+    if measure is None or tables:
+        raise UsageError(
+            "a budget of latency needs one kind of network whose layers are measured; found "
+            f"{', '.join(tuned_methods(study))}: tune one method at a time, or bound FLOPs"
+        )
     return Stopwatch(runtime, measure(study, runtime))
 
 

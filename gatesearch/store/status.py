@@ -44,6 +44,7 @@ _EMPTY: Mapping[str, Any] = {
     "budget": "",
     "storage": "",
     "wanted": None,
+    "n_trials": None,
     "trials": {"complete": 0, "failed": 0, "stopped": 0, "running": 0},
     "per_hour": None,
     "seconds_left": None,
@@ -87,7 +88,8 @@ class StatusFile:
         tune: Methods whose hyperparameters are searched; empty for the default method.
         budget: Budgets that bound the trials, joined by `+`; empty without any.
         storage: URL of the server that keeps the store, without a password; empty for SQLite.
-        wanted: Total number of trials of each search.
+        wanted: Total number of trials of all searches.
+        n_trials: Total of each search as the user gave it; None for the methods' own.
         clock: Returns the time in seconds.
     """
 
@@ -101,6 +103,7 @@ class StatusFile:
         budget: str = "",
         storage: str = "",
         wanted: int,
+        n_trials: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         me = myself()
@@ -114,6 +117,7 @@ class StatusFile:
             "budget": budget,
             "storage": storage,
             "wanted": wanted,
+            "n_trials": n_trials,
             "started": me.started,
             "process": {"pid": me.pid, "host": me.host},
         }
@@ -197,8 +201,7 @@ class StatusFile:
         self._written = self._clock()
         hours = (self._written - self._search_start) / 3600
         done = self._ended_trials - self._ended_before
-        wanted = self._status["wanted"] * max(1, len(self._status["tune"]))
-        left = max(0, wanted - self._ended_trials)
+        left = max(0, self._status["wanted"] - self._ended_trials)
         rate = done / hours if done and hours else None
         best = max(self._front, key=lambda trial: (trial.gain, -trial.gflops), default=None)
         self._status |= {

@@ -21,7 +21,7 @@ from gatesearch.store.opening import read_store
 ROOT = Path(__file__).parents[2]
 TINY = str(Path(__file__).with_name("tiny.toml"))
 PATIENCE = 300  # seconds; a whole run takes ten on an idle core
-KILLS = int(os.environ.get("GATESEARCH_ORDEALS", "1"))
+KILLS = int(os.environ.get("GATESEARCH_KILLS", "1"))
 TRIALS = 12 if KILLS > 1 else 4
 # Draws that depend on nothing but their number; checkpoints after nearly every step.
 ARGUMENTS = (

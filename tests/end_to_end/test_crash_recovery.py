@@ -1,6 +1,6 @@
 """Killed at any moment: nothing finished is lost or done twice, and the end is the same.
 
-`GATESEARCH_ORDEALS=30` has as many kills of each kind, in a search of twelve trials.
+`GATESEARCH_KILLS=30` has as many kills of each kind, in a search of twelve trials.
 """
 
 import json
