@@ -23,7 +23,9 @@ def folder(tmp_path):
 
 
 def board(folder, **options) -> StatusFile:
-    return StatusFile(folder, **{"study": "scenes", "fingerprint": "f00d", "wanted": 4} | options)
+    return StatusFile(
+        folder, **{"study": "scenes", "fingerprint": "f00d", "wanted": 4, "n_trials": 4} | options
+    )
 
 
 def told(done):
