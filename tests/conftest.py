@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Before torch is imported: tests compute little, and share the cores with other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests.postgres import postgres_url  # noqa: F401 - a fixture of all

@@ -130,7 +130,7 @@ def test_attempts_in_vain_are_those_that_got_no_further(tmp_path) -> None:
     begun()
     begun()
     assert len(Attempts(tmp_path).in_vain) == 2
-    assert "ended without a word" in Attempts(tmp_path).in_vain[0]
+    assert "ended without a message" in Attempts(tmp_path).in_vain[0]
     (tmp_path / "checkpoint-1.safetensors").touch()
     assert Attempts(tmp_path).in_vain == []  # the last one got somewhere
     begun().crash("killed by SIGKILL")

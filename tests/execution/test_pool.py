@@ -80,7 +80,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path, times) -> None:
     ((_, result),) = pool.results()
     assert result.state == "complete"
     assert len(executor.submitted) == times + 1
-    again = "trial 0: its worker ended without a word; it goes on where its last checkpoint is"
+    again = "trial 0: its worker ended without a message; it goes on from its last checkpoint"
     assert told == [Warned(again)] * times
 
 
@@ -113,7 +113,7 @@ def test_processes_that_train_together_and_fail_are_tried_again(tmp_path) -> Non
     pool = pool_of(executor, told=told)
     pool.begin(job_of(tmp_path, devices=2))
     assert labels(pool.results()) == ["trial 0"]
-    again = "rank 1 of 2 was killed by SIGKILL; it goes on where its last checkpoint is"
+    again = "rank 1 of 2 was killed by SIGKILL; it goes on from its last checkpoint"
     assert told == [Warned(f"trial 0: {again}")] * 3
 
 

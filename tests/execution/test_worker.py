@@ -87,7 +87,7 @@ def test_trainings_that_are_killed_again_and_again_are_given_up(train, tmp_path)
         cut_off(job)
     result = perform(job)
     assert (result.state, result.attempts) == ("failed", 3)
-    assert result.reason.count("ended without a word") == 3
+    assert result.reason.count("ended without a message") == 3
 
 
 def test_trainings_that_get_further_are_not_given_up(train, tmp_path) -> None:

@@ -112,7 +112,7 @@ def open_quickly(folder: Path, url: str = "") -> RDBStorage:
 def opened(tmp_path, empty, monkeypatch) -> Callable[..., Running]:
     """Opens the store of a test, as another process does that goes on with it."""
     shutil.copytree(empty, tmp_path / "out")
-    monkeypatch.setattr("gatesearch.store.store.open_database", open_quickly)
+    monkeypatch.setattr("gatesearch.store.opening.open_database", open_quickly)
     stores: list[Store] = []
 
     def open_(
