@@ -1,4 +1,4 @@
-"""The kinds of task, one file a kind.
+"""The kinds of task, one file per kind.
 
 A kind says how its labels are stored, resized, augmented and drawn, and gives loss and metric.
 
