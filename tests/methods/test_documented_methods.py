@@ -1,4 +1,4 @@
-"""The method in docs/architecture.md is real: it is taken out of the page, searched and reported."""
+"""The method in docs/architecture.md is real: it is taken out of the page and searched."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ def documented() -> Method:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, object] = {}
     exec(compile(code, str(PAGE), "exec"), names)
-    (method,) = {m for m in names.values() if isinstance(m, Method) and m.name not in METHODS}
+    (method,) = [m for m in names.values() if isinstance(m, Method) and m.name not in METHODS]
     return method
 
 
