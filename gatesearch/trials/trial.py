@@ -3,8 +3,7 @@
 import copy
 import importlib.metadata
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,18 +25,6 @@ from gatesearch.trials.kept_networks import keep_network, load_network, network_
 from gatesearch.trials.phase_training import TrainingControls, run_phases
 
 _ALONE = TrainingControls()
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Cost and validation metrics of a network, as in `Result`; empty where it is not measured."""
-
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    gflops: float = 0.0
-    backbone_gflops: float = 0.0
-    params_m: float = 0.0
-    latency_ms: float | None = None
-    uncounted: Mapping[str, int] = field(default_factory=dict)
 
 
 def train_network(
@@ -78,16 +65,9 @@ def train_network(
     training = run_phases(request, controls)
     history.follow(training.history)
     network = training.network
-    measured = Measurement()
     verdict = "" if controls.stopper is None else controls.stopper.verdict
-    if not verdict:
-        if spec.part not in method_of(spec.method).unmeasured_parts:
-            emit(Log(f"{spec.label}: measuring"))
-            measured = _measured(network.module, spec, context, emit)
-        if controls.ranks.rank == 0:
-            keep_network(network.module, spec.folder(out))
     reused = start or Result(spec.method, spec.seed)
-    return Result(
+    result = Result(
         method=spec.method,
         seed=spec.seed,
         trial=spec.trial,
@@ -97,12 +77,6 @@ def train_network(
         part=spec.part,
         budget=spec.budget,
         params=dict(spec.params),
-        metrics=measured.metrics,
-        gflops=measured.gflops,
-        backbone_gflops=measured.backbone_gflops,
-        params_m=measured.params_m,
-        latency_ms=measured.latency_ms,
-        uncounted=measured.uncounted,
         epochs=history.epochs,
         train_seconds=history.seconds + reused.train_seconds,
         train_images=history.images + reused.train_images,
@@ -115,6 +89,14 @@ def train_network(
         sharing=network.sharing,
         environment=_environment(context),
     )
+    if verdict:
+        return result
+    if spec.part not in method_of(spec.method).unmeasured_parts:
+        emit(Log(f"{spec.label}: measuring"))
+        result = _measured(result, network.module, spec, context, emit)
+    if controls.ranks.rank == 0:
+        keep_network(network.module, spec.folder(out))
+    return result
 
 
 def measure_on_test(result: Result, context: Context, *, out: Path) -> dict[str, float]:
@@ -128,7 +110,9 @@ def measure_on_test(result: Result, context: Context, *, out: Path) -> dict[str,
     )
 
 
-def _measured(network: nn.Module, spec: NetworkSpec, context: Context, emit: Emit) -> Measurement:
+def _measured(
+    result: Result, network: nn.Module, spec: NetworkSpec, context: Context, emit: Emit
+) -> Result:
     size = context.study.training.batch_size
     recompute_statistics(
         network, context.train, runtime=context.runtime, batch_size=size,
@@ -142,7 +126,8 @@ def _measured(network: nn.Module, spec: NetworkSpec, context: Context, emit: Emi
     metrics = evaluate(
         network, context.validation, context.tasks, runtime=context.runtime, batch_size=size
     )
-    return Measurement(
+    return replace(
+        result,
         metrics={"validation": metrics},
         gflops=cost.gflops,
         backbone_gflops=cost.backbone_gflops,

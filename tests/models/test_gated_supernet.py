@@ -12,30 +12,8 @@ from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet, mixed_nodes
 from gatesearch.models.graph import Graph
-from gatesearch.models.model_factory import HeadSpec, Parts
 from gatesearch.models.nodes import INPUT, Add, Conv
-
-HEADS = {"a": 3, "b": 1}
-
-
-def parts(graph: Graph | None = None, **options: object) -> Parts:
-    graph = graph or BACKBONES["resnet18"](output_stride=32, width=0.05)
-    heads = {task: HeadSpec("light", graph.outputs, 4, n) for task, n in HEADS.items()}
-    return Parts(graph, heads, **options)
-
-
-def scattered(model: nn.Module) -> nn.Module:
-    """Weights and statistics that tell every stream and channel from every other."""
-    torch.manual_seed(11)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=0.2)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            module.running_mean.normal_(std=0.3)
-            module.running_var.uniform_(0.5, 1.5)
-    return model
+from tests.methods.toys import HEADS, parts, scattered
 
 
 def below(model: nn.Module, prefix: str) -> dict[str, Tensor]:
