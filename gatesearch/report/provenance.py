@@ -76,7 +76,8 @@ def _sections(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
     lost = [result for result in networks if result.state != "complete"]
     yield f"Failed or stopped ({len(lost)})", _reasons(lost) or ["none"]
     yield "Parameters of the front", _parameters(record) or ["no front"]
-    yield "Definition", _pairs(flatten(record.definition))
+    defaults = "Options and ranges of methods not listed: the defaults of the version above."
+    yield "Definition", [*_pairs(flatten(record.definition)), defaults]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
