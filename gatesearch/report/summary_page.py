@@ -281,7 +281,9 @@ def _draw_legend(
         )
     if rows:
         items.append(dot("#b9c0c8", 5.5, "Published rows", marker="s", mfc="none", mec="#b9c0c8"))
-        items.append(dot("#8cc4bd", 5.5, "Published InterroGate", mfc="none", mec="#8cc4bd"))
+    gated = next((row.method.split()[0] for row in rows if row.family == "gates"), "")
+    if gated:
+        items.append(dot("#8cc4bd", 5.5, f"Published {gated}", mfc="none", mec="#8cc4bd"))
     if items:
         figure.legend(
             handles=items[:14], loc="lower left", bbox_to_anchor=(0.738, 0.13), labelspacing=0.55,

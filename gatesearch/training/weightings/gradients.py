@@ -2,7 +2,7 @@
 
 A parameter is shared if more than one task's loss depends on it, which the graph of each batch
 tells. In a multi-task network that is the encoder; in MTAN the encoder and the refinement (each
-mask serves one task); in cross-stitch networks all encoders and stitches; in an InterroGate
+mask serves one task); in cross-stitch networks all encoders and stitches; in a gated
 supernet the shared stream, the gates, and each task's stream up to its last mix. All other
 parameters, such as heads, get the gradient of ω_t L_t of the one task that depends on them.
 """
