@@ -28,7 +28,7 @@ class UpperBound(Weighting):
     """Weights w of the shortest Σ_t w_t ∂ω_t L_t / ∂Z; the encoder gets Σ_t w_t ∂ω_t L_t / ∂θ.
 
     Z is all that the heads read: in a multi-task network the encoder's features. If every head
-    reads features of its own (MTAN, cross-stitch, gated supernets), Z is all of them together, their
+    reads features of its own (MTAN, cross-stitch, supernets), Z is all of them together, their
     gradients are orthogonal, and w_t ~ 1 / ‖∂ω_t L_t / ∂Z‖². Heads get the gradient of ω_t L_t.
     Each part of a batch has weights of its own.
 
