@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gatesearch.cost.budget import Budget, parse_budget
 from gatesearch.cost.cost import Cost
 from gatesearch.errors import UsageError
-from gatesearch.results import Result, StudyRecord, delta
+from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, delta
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def _parsed(record: StudyRecord, budgets: Sequence[str]) -> list[Budget]:
     if not budgets:
         return []
     ends = {r.method: _cost(r) for r in record.baselines if r.state == "complete"}
-    if "mtl" not in ends or "stl" not in ends:
+    if MULTI_TASK not in ends or SINGLE_TASK not in ends:
         raise UsageError(
             "budgets are checked against the baselines mtl and stl, and this store does not have "
             f"both; train them: gatesearch run --study {record.name} --methods stl,mtl --n-trials 0"
         )
     # Any latency is within reach of some device.
     return [
-        parse_budget(text, mtl=ends["mtl"], stl=ends["stl"], latency=(0.0, math.inf))
+        parse_budget(text, mtl=ends[MULTI_TASK], stl=ends[SINGLE_TASK], latency=(0.0, math.inf))
         for text in budgets
     ]
 
