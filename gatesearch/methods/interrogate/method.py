@@ -17,6 +17,7 @@ from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingReque
 from gatesearch.methods.definitions import options_of, single_task_start, training_of
 from gatesearch.methods.interrogate.gate_selection import select_gates
 from gatesearch.methods.interrogate.options import SPACE, InterroGateOptions
+from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.space import Choice, choice_of, space_of, task_values
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.models import GatedSupernet, Parts, parts_of
@@ -78,10 +79,8 @@ def warm_up_phase(request: TrainingRequest, *, epochs: int) -> Phase:
     """Plan the first epochs as a multi-task network, whose weights all streams then start from."""
 
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
-        from gatesearch.methods.mtl import MTL
-
         parts = parts_of(request.study, seed=request.spec.seed, stl=request.start_state())
-        return TrainedNetwork(MTL.build(parts, MTL.options()))
+        return TrainedNetwork(MultiTaskNet(parts))
 
     return Phase(name="warm-up", span=(0, epochs), begin=begin)
 
