@@ -89,8 +89,14 @@ def _unit(vectors: Tensor) -> Tensor:
 
     `F.normalize` does the same, eight times slower over a short leading dimension on a processor.
     """
-    return vectors * torch.rsqrt((vectors * vectors).sum(1, keepdim=True) + 1e-12)
+    return vectors * torch.rsqrt(_squared_length(vectors) + 1e-12)
 
 
 def _unit_or_zero(vectors: Tensor) -> Tensor:
-    return _unit(vectors) * (vectors.square().sum(1, keepdim=True) > 0.25)
+    """`_unit`, and the zero vector where the length is at most 1/2."""
+    squared = _squared_length(vectors)
+    return vectors * (torch.rsqrt(squared + 1e-12) * (squared > 0.25))
+
+
+def _squared_length(vectors: Tensor) -> Tensor:
+    return (vectors * vectors).sum(1, keepdim=True)
