@@ -37,11 +37,12 @@ def _measured() -> Figure:
     batch = _frames()
     tasks = {name: TASKS[name](classes=CLASSES) for name in batch if name != "image"}
     generator, draws = torch.Generator().manual_seed(0), random.Random(0)
-    # Such a data set keeps its frames as floating-point numbers, but for the classes.
-    image = batch["image"].float()
-    frames = list(
-        zip(image, batch["semseg"], batch["depth"][:, None], batch["normals"], strict=True)
+    # Such a data set reads floating-point numbers with the channels last, but for the classes.
+    image, normals = (
+        batch[name].float().contiguous(memory_format=torch.channels_last)
+        for name in ("image", "normals")
     )
+    frames = list(zip(image, batch["semseg"], batch["depth"][:, None], normals, strict=True))
 
     def ours() -> object:
         return augment(

@@ -40,9 +40,7 @@ class Figure:
         )
 
 
-def seconds(
-    work: Callable[[], object], *, clock: Callable[[], float] = time.perf_counter
-) -> float:
+def seconds(work: Callable[[], object], *, clock: Callable[[], float] = time.perf_counter) -> float:
     """Time of one call, and of what it launched on a GPU; by default wall-clock time."""
     start = clock()
     work()

@@ -114,23 +114,25 @@ def _warp_by_axes(
     columns = _pixels(size * mirror, shift[0], width)
     rows = _pixels(size, shift[1], height)
 
-    def move(name: str, i: int) -> Tensor:
-        planes = batch[name][i]
+    image = torch.empty(batch["image"].shape)
+    for i, planes in enumerate(batch["image"]):
         if size[i] == 1:
-            return planes.flip(-1) if warp.flip[i] else planes
-        if name == "image":
-            return _bilinear(planes, rows[i], columns[i], outside=mean)
-        return _nearest(planes, rows[i], columns[i], outside=tasks[name].unknown_value)
+            image[i] = planes.flip(-1) if warp.flip[i] else planes
+        else:
+            _bilinear(planes, rows[i], columns[i], outside=mean, out=image[i])
 
-    def labels(name: str, i: int) -> Tensor:
+    def moved(name: str, i: int) -> Tensor:
+        planes, task = batch[name][i], tasks[name]
+        if size[i] != 1:
+            planes = _nearest(planes, rows[i], columns[i], outside=task.unknown_value)
+        elif warp.flip[i]:
+            planes = planes.flip(-1)
         one = Warp(*(part[i : i + 1] for part in (warp.flip, warp.zoom, warp.angle)))
-        return tasks[name].transform_labels(move(name, i)[None], one)[0]
+        return task.transform_labels(planes[None], one)[0]
 
     count = len(size)
-    return {
-        "image": _stacked((move("image", i).float() for i in range(count)), count),
-        **{name: _stacked((labels(name, i) for i in range(count)), count) for name in tasks},
-    }
+    labels = {name: _stacked((moved(name, i) for i in range(count)), count) for name in tasks}
+    return {"image": image, **labels}
 
 
 def _stacked(samples: Iterator[Tensor], count: int) -> Tensor:
@@ -158,24 +160,28 @@ def _pixels(scale: Tensor, shift: Tensor, length: int) -> Tensor:
     return (places + 1) * (length / 2) - 0.5
 
 
-def _bilinear(image: Tensor, rows: Tensor, columns: Tensor, *, outside: Tensor) -> Tensor:
-    """Sample an image (C, H, W) at rows (H',) x columns (W'): (C, H', W') float32.
+def _bilinear(
+    image: Tensor, rows: Tensor, columns: Tensor, *, outside: Tensor, out: Tensor
+) -> None:
+    """Sample an image (C, H, W) at rows (H',) x columns (W').
 
     Args:
         image: The image.
         rows: Places along y, in pixels.
         columns: Places along x, in pixels.
-        outside: (C, 1, 1) colour around the image.
+        outside: (C, 1, 1) float32 colour around the image.
+        out: (C, H', W') float32, which receives the samples.
     """
     top, left = rows.floor(), columns.floor()
     window, top_index, left_index = _window(image, top, left, neighbours=2, outside=outside)
     left_index = left_index.expand(*window.shape[:2], -1)
-    lerped = torch.lerp(
-        window.gather(2, left_index), window.gather(2, left_index + 1), columns - left
-    )
-    weight = (rows - top)[:, None]
-    return torch.lerp(
-        lerped.index_select(1, top_index), lerped.index_select(1, top_index + 1), weight
+    lerped = window.gather(2, left_index)
+    lerped.lerp_(window.gather(2, left_index + 1), columns - left)
+    torch.lerp(
+        lerped.index_select(1, top_index),
+        lerped.index_select(1, top_index + 1),
+        (rows - top)[:, None],
+        out=out,
     )
 
 
@@ -205,19 +211,20 @@ def _window(
     Returns:
         The window, and the indices of `rows` and `columns` within it.
     """
-    first, stop, indices = [], [], []
-    for places, length in ((rows, planes.shape[1]), (columns, planes.shape[2])):
-        # One pixel around the frame stands for all that are farther away.
-        index = places.clamp(-neighbours, length).long()
-        low = int(index.min())
-        first.append(low)
-        stop.append(int(index.max()) + neighbours)
-        indices.append(index - low)
-    (top, left), (bottom, right) = first, stop
+    top, bottom, row_index = _span(rows, planes.shape[1], neighbours)
+    left, right, column_index = _span(columns, planes.shape[2], neighbours)
     inside = planes[:, max(top, 0) : bottom, max(left, 0) : right]
     if inside.shape[1:] == (bottom - top, right - left):
-        return inside.to(outside.dtype), *indices
+        return inside.to(outside.dtype), row_index, column_index
     window = outside.repeat(1, bottom - top, right - left)
     y, x = max(-top, 0), max(-left, 0)
     window[:, y : y + inside.shape[1], x : x + inside.shape[2]] = inside
-    return window, *indices
+    return window, row_index, column_index
+
+
+def _span(places: Tensor, length: int, neighbours: int) -> tuple[int, int, Tensor]:
+    """Return (first place read, one after the last, places counted from the first)."""
+    # One margin beyond either end stands for all places that are farther away.
+    index = places.clamp(-neighbours, length).long()
+    start = int(index.min())
+    return start, int(index.max()) + neighbours, index - start
