@@ -97,8 +97,8 @@ def _check_heads(model: CompactNet) -> None:
                 continue
         raise UsageError(
             f"a network that is saved as JSON and weights must have heads of {', '.join(HEADS)}, "
-            f"from which it is rebuilt, found {type(head).__name__} for task {task}; keep the "
-            "module itself, with torch.save(network.state_dict(), FILE)"
+            f"from which it is rebuilt, found {type(head).__name__} for task {task}; use one of "
+            "these, or keep only the weights with torch.save(network.state_dict(), FILE)"
         )
 
 

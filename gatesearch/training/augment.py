@@ -114,7 +114,7 @@ def _warp_by_axes(
     columns = _pixels(size * mirror, shift[0], width)
     rows = _pixels(size, shift[1], height)
 
-    image = torch.empty(batch["image"].shape)
+    image = torch.empty(batch["image"].shape, dtype=torch.float32)
     for i, planes in enumerate(batch["image"]):
         if size[i] == 1:
             image[i] = planes.flip(-1) if warp.flip[i] else planes
