@@ -94,7 +94,7 @@ class GatedSupernet(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Return the temperature, which is in the state dict but on no device."""
-        return torch.tensor(self.temperature, dtype=torch.float64)
+        return torch.tensor(self.temperature, dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the temperature."""
