@@ -67,8 +67,10 @@ def prepare(
 def check(name: Name, data: Data = Path("data")) -> None:
     """Compare every prepared file of a data set with the sums taken when it was written."""
     from gatesearch.datasets import check_pack
+    from gatesearch.datasets.scratch import remove_leftovers
 
     dataset = _dataset(name)
+    remove_leftovers(data)
     folders = sorted(path for path in data.glob(f"{name}-*") if path.is_dir())
     if not folders:
         source = "" if dataset.automatic else " --source PATH"

@@ -3,14 +3,20 @@
 Every function raises DataError naming the file, the rule and what was found.
 """
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from gatesearch.datasets.image_files import (
+    LARGEST_IMAGE_FILE,
+    convert_to_rgb,
+    decode_image,
+    format_of,
+    read_image,
+    read_user_file,
+)
 from gatesearch.datasets.pack_reader import map_array
 from gatesearch.errors import DataError
 from gatesearch.tasks.labels import IGNORE
@@ -18,30 +24,65 @@ from gatesearch.tasks.labels import IGNORE
 Array = NDArray[Any]
 GET_AGAIN = "get the release again"
 _MAX_PIXELS = 2**24
+# Bytes 24 and 25 of a PNG, which begins with its header.
+_PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
 # Metres; sensors that measure depth indoors reach 10.
 _MAX_DEPTH = 100.0
 
 
-def read_picture(path: Path, *, mode: str | None = None) -> Array:
-    """A JPEG or PNG in Pillow's `mode`, (H, W, 3) for RGB; without a mode, its indices (H, W)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG", "PNG")) as opened:
-                if opened.width * opened.height > _MAX_PIXELS:
-                    raise ValueError(f"{opened.width} x {opened.height} pixels")
-                opened.load()
-                if mode is None and opened.mode not in ("L", "P", "I", "I;16"):
-                    raise ValueError(f"labels must have one channel, found {opened.mode}")
-                return np.asarray(opened.convert(mode) if mode else opened)
-    # What Pillow's readers raise on damaged input is an open set.
-    except Exception as error:
-        raise DataError(f"{path} is not a whole picture ({error}); {GET_AGAIN}") from error
+def read_photo(path: Path) -> Array:
+    """Read a JPEG or PNG as RGB, (H, W, 3) uint8.
+
+    Raises:
+        DataError: Another format, more than 8 bits of grey, transparent pixels, or damaged.
+    """
+    image = read_image(path, formats=("JPEG", "PNG"), max_pixels=_MAX_PIXELS)
+    rgb = np.asarray(convert_to_rgb(image, path))
+    transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise DataError(
+            f"{path} must have no transparent pixels, whose colours are not defined, found some; "
+            f"{GET_AGAIN}"
+        )
+    return rgb
+
+
+def read_label_map(path: Path) -> Array:
+    """Read the numbers that a PNG of one channel stores, (H, W).
+
+    PNG alone is read: it keeps every number, where JPEG and others change most of them a little.
+    The numbers are palette indices, or grey values as they are stored: Pillow scales grey of 2 and
+    4 bits to 0..255, which is undone here.
+
+    Raises:
+        DataError: Another format, several channels, or damaged.
+    """
+    data = read_user_file(path, limit=LARGEST_IMAGE_FILE)
+    if format_of(data) not in ("PNG", None):
+        raise DataError(
+            f"{path}: labels must be a PNG, which keeps every number, found {format_of(data)}; "
+            f"{GET_AGAIN}"
+        )
+    image = decode_image(data, path, formats=("PNG",), max_pixels=_MAX_PIXELS)
+    if image.mode not in ("1", "L", "P", "I", "I;16"):
+        raise DataError(f"{path}: labels must have one channel, found {image.mode}; {GET_AGAIN}")
+    if data[12:16] != b"IHDR":
+        raise DataError(f"{path} is a damaged PNG: it must begin with its header; {GET_AGAIN}")
+    numbers = np.asarray(image)
+    bits, colour_type = data[_PNG_BITS], data[_PNG_COLOUR_TYPE]
+    if colour_type == _PNG_GREY and bits < 8:
+        numbers = numbers.astype(np.uint8)
+        numbers = numbers // (255 // (2**bits - 1)) if bits > 1 else numbers
+    return numbers
 
 
 def read_array(path: Path) -> Array:
-    """A .npy file of numbers, (H, W) or (H, W, channels)."""
-    array = map_array(path, cure=GET_AGAIN)
+    """Read a .npy file of numbers, (H, W) or (H, W, channels).
+
+    Raises:
+        DataError: It holds something else, or more than an image has.
+    """
+    array = map_array(path, cure=GET_AGAIN, follow_links=True)
     if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or array.size > 3 * _MAX_PIXELS:
         raise DataError(
             f"{path} must hold numbers of shape (H, W) or (H, W, channels), "
