@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from gatesearch.datasets.free_space import need_space
 from gatesearch.datasets.pack_reader import (
     IMAGE,
     MANIFEST,
@@ -25,7 +26,6 @@ from gatesearch.datasets.pack_reader import (
     field_storage,
     open_pack,
 )
-from gatesearch.datasets.free_space import need_space
 from gatesearch.datasets.scratch import put_in_place, scratch_folder
 from gatesearch.errors import DataError
 from gatesearch.events import Emit, Progress
