@@ -101,8 +101,10 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TABLE) -> bytes:
         OSError: It cannot be read.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+        # The size is compared first, and again in case the file grows meanwhile.
+        too_large = os.fstat(file.fileno()).st_size > limit
+        data = b"" if too_large else file.read(limit + 1)
+    if too_large or len(data) > limit:
         raise FileRefusedError(
             path, f"must have at most {limit / MIB:g} MiB, found more; move it away"
         )
