@@ -23,7 +23,8 @@ from gatesearch.tasks.labels import IGNORE
 
 Array = NDArray[Any]
 GET_AGAIN = "get the release again"
-_MAX_PIXELS = 2**24
+# Most pixels of a frame.
+MAX_PIXELS = 2**24
 # Bytes 24 and 25 of a PNG, which begins with its header.
 _PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
 # Metres; sensors that measure depth indoors reach 10.
@@ -36,7 +37,7 @@ def read_photo(path: Path) -> Array:
     Raises:
         DataError: Another format, more than 8 bits of grey, transparent pixels, or damaged.
     """
-    image = read_image(path, formats=("JPEG", "PNG"), max_pixels=_MAX_PIXELS)
+    image = read_image(path, formats=("JPEG", "PNG"), max_pixels=MAX_PIXELS)
     rgb = np.asarray(convert_to_rgb(image, path))
     transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
     if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
@@ -63,7 +64,7 @@ def read_label_map(path: Path) -> Array:
             f"{path}: labels must be a PNG, which keeps every number, found {format_of(data)}; "
             f"{GET_AGAIN}"
         )
-    image = decode_image(data, path, formats=("PNG",), max_pixels=_MAX_PIXELS)
+    image = decode_image(data, path, formats=("PNG",), max_pixels=MAX_PIXELS)
     if image.mode not in ("1", "L", "P", "I", "I;16"):
         raise DataError(f"{path}: labels must have one channel, found {image.mode}; {GET_AGAIN}")
     if data[12:16] != b"IHDR":
@@ -83,7 +84,7 @@ def read_array(path: Path) -> Array:
         DataError: It holds something else, or more than an image has.
     """
     array = map_array(path, cure=GET_AGAIN, follow_links=True)
-    if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or array.size > 3 * _MAX_PIXELS:
+    if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or array.size > 3 * MAX_PIXELS:
         raise DataError(
             f"{path} must hold numbers of shape (H, W) or (H, W, channels), "
             f"found {array.dtype} {array.shape}; {GET_AGAIN}"

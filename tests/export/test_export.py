@@ -252,11 +252,14 @@ class TestPredictions:
         pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
         Image.fromarray(pixels).convert(mode).save(tmp_path / "photo.png")
         model = read_model(shipped["mtl", "onnx"])
-        written = list(draw_predictions(model, tmp_path / "photo.png", tmp_path))
-        assert [path.name for path in written] == ["photo.semseg.png", "photo.depth.png"]
-        for path in written:
-            with Image.open(path) as drawn:
-                assert (drawn.size, drawn.mode) == (size, "RGB")
+        written = [w.path for w in draw_predictions(model, tmp_path / "photo.png", tmp_path)]
+        names = ["photo.semseg.png", "photo.depth.png", "photo.values.npz"]
+        assert [path.name for path in written] == names
+        with Image.open(written[0]) as drawn:
+            assert (drawn.size, drawn.mode) == (size, "RGB")
+        with Image.open(written[1]) as drawn:  # with a colour bar below
+            assert drawn.width >= size[0]
+            assert drawn.height == size[1] + 33
 
     def test_a_turned_photo_is_drawn_upright(self, shipped, tmp_path) -> None:
         turned = Image.fromarray(images(48, 64, 3).astype(np.uint8))
@@ -266,7 +269,7 @@ class TestPredictions:
         turned.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
         model = read_model(shipped["mtl", "onnx"])
         marked, upright = (
-            [path.read_bytes() for path in draw_predictions(model, tmp_path / name, tmp_path)]
+            [w.path.read_bytes() for w in draw_predictions(model, tmp_path / name, tmp_path)]
             for name in ("marked.png", "upright.png")
         )
         assert marked == upright
@@ -276,9 +279,10 @@ class TestPredictions:
         photos.mkdir()
         (photos / "a.jpg").write_text("no image")
         Image.fromarray(images(9, 7, 3).astype(np.uint8)).save(photos / "b.png")
-        with pytest.raises(DataError, match=r"a\.jpg cannot be read"):
+        with pytest.raises(DataError, match=r"a\.jpg must be an image in the format JPEG"):
             predict(shipped["mtl", "onnx"], photos, drawn)
-        assert {path.name for path in drawn.iterdir()} == {"b.semseg.png", "b.depth.png"}
+        names = {"b.semseg.png", "b.depth.png", "b.values.npz"}
+        assert {path.name for path in drawn.iterdir()} == names
 
     def test_many_unreadable_images_fit_on_a_screen(self, shipped, tmp_path) -> None:
         for i in range(25):
@@ -313,7 +317,8 @@ class TestPredictions:
         else:
             Image.fromarray(images(64, 64, 3).astype(np.uint8)).save(path)
             path.write_bytes(path.read_bytes()[:5000])
-        with pytest.raises(DataError, match=r"photo\.png (cannot be read|must have 8 bits)"):
+        message = r"photo\.png (cannot be read|must have 8 bits|must be an image)"
+        with pytest.raises(DataError, match=message):
             list(draw_predictions(read_model(shipped["mtl", "onnx"]), path, tmp_path))
         assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
 
