@@ -7,6 +7,7 @@ hand PostScript to another program).
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -26,7 +27,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _COLOUR_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 # Progressive JPEGs have about ten scans; each one costs the decoder a pass over all pixels.
 _MAX_SCANS = 100
-_JPEG_SCAN = b"\xff\xda"
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
+# Neither a byte of a scan that happens to be 255, nor a mark inside a scan, nor padding.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _ADOBE_BYTES = 16  # of a whole segment that says how a JPEG codes its colours
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 
@@ -80,7 +83,7 @@ def decode_image(
         raise DataError(
             f"{path} must be an image in the format {_either(formats)}, found {found}; convert it"
         )
-    if name == "JPEG" and data.count(_JPEG_SCAN) > _MAX_SCANS:
+    if name == "JPEG" and _has_many_scans(data):
         raise DataError(f"{path} must have at most {_MAX_SCANS} scans, found more; convert it")
     # Pillow warns of odd metadata, and of sizes below our bound.
     with warnings.catch_warnings(action="ignore"):
@@ -157,6 +160,18 @@ def _too_large(path: Path, max_pixels: int, found: str) -> DataError:
         f"{path} must have at most {max_pixels / 1e6:.0f} million pixels, found {found}; "
         "make it smaller"
     )
+
+
+def _has_many_scans(data: bytes) -> bool:
+    """Whether a JPEG has more scans than any real one, up to the end of its (first) image."""
+    scans, at = 0, 2
+    while scans <= _MAX_SCANS:
+        marker = _JPEG_MARKER.search(data, at)
+        if marker is None or marker.group() == _JPEG_END:
+            return False
+        scans += marker.group() == _JPEG_SCAN
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return True
 
 
 def _as_it_is(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from gatesearch.cli.predict import predict
 from gatesearch.errors import DataError, UsageError
@@ -283,6 +285,43 @@ class TestPredictions:
             predict(shipped["mtl", "onnx"], photos, drawn)
         names = {"b.semseg.png", "b.depth.png", "b.values.npz"}
         assert {path.name for path in drawn.iterdir()} == names
+
+    def test_every_image_whose_pixels_can_be_read_is_drawn(self, shipped, tmp_path) -> None:
+        photos, drawn = tmp_path / "photos", tmp_path / "drawn"
+        photos.mkdir()
+        image = Image.fromarray(images(9, 7, 3).astype(np.uint8))
+        texts = PngInfo()
+        texts.add_text("note", "a" * 5_000_000, zip=True)
+        for name, options in {
+            "bad_exif.jpg": {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0"},
+            "long_text.png": {"pnginfo": texts},
+            "plain.tif": {},
+        }.items():
+            image.save(photos / name, **options)
+        (photos / "link.png").symlink_to(photos / "long_text.png")
+        whole = (photos / "long_text.png").read_bytes()
+        unreadable = {
+            "eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0",
+            "header.png": whole[:8] + b"\0\0\0\4IHDR" + whole[16:20] + bytes(4) + whole[33:],
+            "large.png": whole[:16] + (12_000).to_bytes(4, "big") * 2 + whole[24:],
+            "text.bmp": b"no image",
+        }
+        for name, data in unreadable.items():
+            (photos / name).write_bytes(data)
+        os.mkfifo(photos / "pipe.webp")
+        (photos / "zfolder.png").mkdir()
+        with pytest.raises(DataError) as raised:
+            predict(shipped["mtl", "onnx"], photos, drawn)
+        lines = str(raised.value).splitlines()
+        expected = [*unreadable, "pipe.webp", "zfolder.png"]
+        assert [line.split(" ")[0] for line in lines] == [
+            str(photos / name) for name in sorted(expected)
+        ]
+        assert {path.name for path in drawn.iterdir()} == {
+            f"{stem}.{ending}"
+            for stem in ("bad_exif", "long_text", "plain", "link")
+            for ending in ("semseg.png", "depth.png", "values.npz")
+        }
 
     def test_many_unreadable_images_fit_on_a_screen(self, shipped, tmp_path) -> None:
         for i in range(25):
