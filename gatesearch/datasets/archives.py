@@ -88,7 +88,7 @@ def _extract(archive: Path, into: Path) -> Iterator[int]:
     """Write one member after another; yields the megabytes read so far."""
     total = 0
     try:
-        # Whatever it holds, hardly less is written.
+        # Files rarely take less space than their archive.
         need_space(into, archive.stat().st_size)
         for member in _members(archive, into):
             target = into / _safe_name(archive, member.name)
@@ -240,5 +240,5 @@ def _refused(archive: Path, name: str, fault: str) -> DataError:
 
 
 def _shown(name: str) -> str:
-    """A name for an error: in one line, of a bounded length."""
+    """Shorten a name for an error, to one line of printable characters."""
     return "".join(c if c.isprintable() else "?" for c in name[:_SHOWN])

@@ -10,6 +10,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 # Neither a byte of a scan that happens to be 255, nor a mark inside a scan, nor padding.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _ADOBE_BYTES = 16  # of a whole segment that says how a JPEG codes its colours
+_STDERR = 2  # descriptor
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 
 
@@ -130,9 +132,10 @@ def _decode(data: bytes, name: str, path: Path, max_pixels: int) -> Image.Image:
     fault = ""
     for strip in (_as_it_is, *_STRIPPERS.get(name, ())):
         try:
-            image = Image.open(io.BytesIO(strip(data)), formats=(name,))
-            _check_size(image, path, max_pixels)
-            image.load()
+            with _silent_libtiff() if name == "TIFF" else nullcontext():
+                image = Image.open(io.BytesIO(strip(data)), formats=(name,))
+                _check_size(image, path, max_pixels)
+                image.load()
         except Image.DecompressionBombError:
             raise _too_large(path, max_pixels, "many more") from None
         except DataError:
@@ -145,6 +148,23 @@ def _decode(data: bytes, name: str, path: Path, max_pixels: int) -> Image.Image:
         else:
             return image
     raise DataError(f"{path} cannot be read as an image ({name}): {fault}; get it again")
+
+
+@contextmanager
+def _silent_libtiff() -> Iterator[None]:
+    """Keep libtiff, which writes to standard error by itself, from doing so."""
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), _STDERR)
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
 
 
 def _check_size(image: ImageFile.ImageFile, path: Path, max_pixels: int) -> None:

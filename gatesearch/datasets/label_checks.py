@@ -111,7 +111,7 @@ def _float32(array: Array) -> NDArray[np.float32]:
 
 
 def to_image(array: Array, path: Path) -> Array:
-    """An image in 0..1, (H, W, 3), as bytes."""
+    """Convert an image in 0..1, (H, W, 3), to bytes."""
     image = _vectors(array, path)
     if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
         raise DataError(
@@ -121,7 +121,14 @@ def to_image(array: Array, path: Path) -> Array:
 
 
 def to_labels(array: Array, path: Path, *, ignore: int, classes: int) -> Array:
-    """Class indices from 0, (H, W), where the release counts from `ignore` + 1."""
+    """Convert the release's labels to class indices from 0, (H, W), 255 where ignored.
+
+    Args:
+        array: Labels, where the first class is `ignore` + 1.
+        path: The file, for errors.
+        ignore: The label of pixels without a class.
+        classes: Number of classes.
+    """
     raw = _plane(array, path)
     low, high = ignore, ignore + classes
     wrong = raw[~((raw >= low) & (raw <= high) & (raw == np.round(raw)))]
@@ -134,7 +141,7 @@ def to_labels(array: Array, path: Path, *, ignore: int, classes: int) -> Array:
 
 
 def to_depth(array: Array, path: Path) -> Array:
-    """Metres, (H, W), 0 where unknown."""
+    """Convert depth to metres, (H, W), 0 where unknown."""
     raw = _float32(_plane(array, path))
     depth = np.where(np.isfinite(raw) & (raw > 0), raw, np.float32(0))
     if depth.max(initial=0) > _MAX_DEPTH:
@@ -146,7 +153,7 @@ def to_depth(array: Array, path: Path) -> Array:
 
 
 def to_normals(array: Array, path: Path) -> Array:
-    """Unit vectors, (H, W, 3), zero where unknown."""
+    """Convert normals to unit vectors, (H, W, 3), zero where unknown."""
     raw = _vectors(array, path)
     raw[~np.isfinite(raw).all(-1)] = 0
     if np.abs(raw).max(initial=0) > 1.5:
@@ -158,7 +165,7 @@ def to_normals(array: Array, path: Path) -> Array:
 
 
 def to_edges(array: Array, path: Path) -> Array:
-    """0 or 1, (H, W)."""
+    """Convert edges to 0 or 1, (H, W)."""
     raw = _plane(array, path)
     wrong = raw[(raw != 0) & (raw != 1)]
     if wrong.size:
@@ -167,13 +174,13 @@ def to_edges(array: Array, path: Path) -> Array:
 
 
 def unit(vectors: Array) -> Array:
-    """Unit vectors; those too short to have a direction become zero, unknown."""
+    """Scale vectors to length 1; those too short to have a direction become zero, unknown."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.where(length > 0.1, vectors / np.maximum(length, 0.1), 0).astype(np.float32)
 
 
 def check_sizes(frame: dict[str, Array], paths: dict[str, Path]) -> dict[str, Array]:
-    """The frame, after a check that all its fields are as large as its image."""
+    """Return the frame, after a check that all its fields are as large as its image."""
     size = frame["image"].shape[:2]
     for key, array in frame.items():
         if array.shape[:2] != size:

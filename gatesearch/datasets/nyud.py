@@ -48,7 +48,7 @@ _LARGEST_LIST = MIB
 _LONGEST_ID = 100
 _ID = re.compile(rf"[A-Za-z0-9_-]{{1,{_LONGEST_ID}}}")
 _OFFICIAL: dict[SplitName, int] = {"train": 795, "test": 654}
-# What makes a frame useless for one task, though not for the other tasks.
+# Reason -> whether it makes a frame useless for one task, though not for the others.
 _EMPTY: dict[str, Callable[[dict[str, Array]], Any]] = {
     "depth is unknown everywhere": lambda frame: not frame["depth"].any(),
     "labels are ignored everywhere": lambda frame: (frame["semseg"] == IGNORE).all(),
@@ -296,7 +296,7 @@ def _prepare(
 
 
 def _spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """`count` of the ids, spread evenly; all of them for 0, or for more than there are."""
+    """Choose `count` ids at even distances; all of them for 0, or for more than there are."""
     if count == 0 or count >= len(ids):
         return ids
     return tuple(ids[i * len(ids) // count] for i in range(count))

@@ -123,7 +123,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _npz(arrays: Mapping[str, Values]) -> bytes:
-    """An .npz file of arrays of any name (numpy's own function cannot name one `file`)."""
+    """Make an .npz file of arrays of any name (numpy's own function cannot name one `file`)."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zipped:
         for name, array in arrays.items():

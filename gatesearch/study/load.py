@@ -118,7 +118,7 @@ def _preset(presets: object, name: str) -> dict[str, Any]:
 
 
 def _value(text: str, item: str) -> Any:
-    """Read a value as in TOML; what is none is a string, as a bare word is."""
+    """Read a value as in TOML; text that is no TOML value is a string, as a bare word."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -144,6 +144,6 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def _shortened(text: str) -> str:
-    """Text for an error: in one line, of a bounded length."""
+    """Shorten text for an error, to one line."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."

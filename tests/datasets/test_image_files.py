@@ -183,6 +183,15 @@ def test_pixels_that_cannot_be_read_are_an_error_of_data(tmp_path, data, message
     assert "\n" not in str(error.value)
 
 
+def test_a_damaged_tiff_says_nothing_itself(tmp_path, capfd):
+    whole = bytearray(encoded("TIFF", compression="tiff_deflate"))
+    start = whole.index(b"\x78")
+    whole[start + 4 : start + 40] = bytes(36)
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        read(tmp_path / "x.tif", bytes(whole))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("size", [(12_000, 12_000), (2**26 + 1, 1), (100_000, 100_000)])
 def test_the_size_is_compared_before_pixels_are_decoded(tmp_path, monkeypatch, size):
     """144 megapixels in 420 kB took 26 s."""
