@@ -5,6 +5,7 @@ in `DRAWINGS`. Nothing here needs torch, since the report must not load it.
 """
 
 import colorsys
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -63,6 +64,25 @@ class Drawing:
         low, high = np.percentile(known, [2, 98])
         return float(low), float(max(high, low + 1e-3))
 
+    def limits_that_cover(self, values: Values) -> Limits | None:
+        """Limits that show a prediction without truth; None for a drawing without a scale.
+
+        They are those of the drawing, so that pictures can be compared. The upper one is changed to
+        1, 2 or 5 times a power of ten where that of the drawing shows little: where less than 98 %
+        of the known values are below it, or 98 % are below a tenth of it.
+        """
+        if self.limits is None:
+            return None
+        low, high = self.limits
+        known = values[np.isfinite(values) & (values > 0)]
+        if known.size == 0:
+            return low, high
+        most = float(np.percentile(known, 98))
+        if not high / 10 <= most <= high:
+            power = 10.0 ** math.floor(math.log10(most))
+            high = next(step * power for step in (1, 2, 5, 10, 20) if step * power >= most)
+        return low, high
+
 
 def draw_classes(values: Values) -> Picture:
     """Draw class indices (H, W), uint8; 255 is ignored."""
@@ -80,8 +100,9 @@ def draw_range(values: Values) -> Picture:
 
 
 def draw_directions(values: Values) -> Picture:
-    """Draw vectors (H, W, 3) of any length; the zero vector is unknown."""
-    vectors = np.nan_to_num(values.astype(np.float32))
+    """Draw vectors (H, W, 3) of any length; the zero vector and what is not finite are unknown."""
+    vectors = values.astype(np.float64)
+    vectors = np.where(np.isfinite(vectors).all(-1, keepdims=True), vectors, 0)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return _as_bytes((vectors / np.maximum(length, 1e-6) + 1) * 127.5, length[..., 0] > 1e-6)
 

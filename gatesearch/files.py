@@ -101,8 +101,10 @@ def read_bytes(path: Path, *, limit: int = LARGEST_TABLE) -> bytes:
         OSError: It cannot be read.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+        # The size is compared first, and again in case the file grows meanwhile.
+        too_large = os.fstat(file.fileno()).st_size > limit
+        data = b"" if too_large else file.read(limit + 1)
+    if too_large or len(data) > limit:
         raise FileRefusedError(
             path, f"must have at most {limit / MIB:g} MiB, found more; move it away"
         )
@@ -195,13 +197,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in a folder durable, on systems where folders can be opened and synced."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

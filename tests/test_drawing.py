@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib import colormaps
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from gatesearch.drawing import DRAWINGS, palette
+from gatesearch.errors import UsageError
 from gatesearch.export import Card, Model
 from gatesearch.export.draw import draw_predictions
 from gatesearch.report.predictions import pages
@@ -66,6 +68,10 @@ class TestAlone:
         vectors = [tuple(length * x for x in axis) for axis in AXES] + [(0, 0, 0)]
         assert drawn("directions", vectors, "f2") == [*AXES_DRAWN, (0, 0, 0)]
 
+    def test_directions_that_are_not_finite_are_unknown(self) -> None:
+        vectors = [(np.nan, 0, 1), (np.inf, 0, 0), (0, -np.inf, 0), (3e38, 0, 0)]
+        assert drawn("directions", vectors, "f4") == [(0, 0, 0)] * 3 + [AXES_DRAWN[0]]
+
     def test_certainty_darkens_and_ignored_is_black(self) -> None:
         assert drawn("certainty", [0, 1, 255], "u1") == [(255,) * 3, (55,) * 3, (0,) * 3]
         shown = drawn("certainty", [0.0, 0.25, 0.5, 1.0, np.nan], "f4")
@@ -103,24 +109,159 @@ COLOURS = {
 }
 
 
-def test_predict_draws_every_kind_by_its_values(tmp_path) -> None:
+def model_of(scores: dict[str, list], kinds: dict[str, str]) -> Model:
+    """A model that predicts the same whatever the image.
+
+    Args:
+        scores: Task -> output of its head at the pixels of one row.
+        kinds: Task -> its kind.
+    """
     cards = {
-        # Names that are not the kinds' own: only the kind decides.
-        f"my_{kind}": {"kind": kind, "classes": len(scores[0]), "values": "", "metric": "x"}
-        | {"measured": {}}
-        for kind, scores in SCORES.items()
+        name: {"kind": kinds[name], "classes": len(outputs[0]), "metric": "x", "measured": {}}
+        | {"values": TASKS[kinds[name]].output_meaning}
+        for name, outputs in scores.items()
     }
-    card = Card(study="s", fingerprint="f", protocol="p", network="n", size=(1, 4), gflops=1.0,
+    width = len(next(iter(scores.values())))
+    card = Card(study="s", fingerprint="f", protocol="p", network="n", size=(1, width), gflops=1.0,
                 params_m=1.0, tasks=cards)  # fmt: skip
-    outputs = [np.array(s, np.float32).T[None, :, None] for s in SCORES.values()]
+    outputs = [np.array(s, np.float32).T[None, :, None] for s in scores.values()]
+    return Model(card, lambda image: outputs)
+
+
+def picture_of(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def colours(row: np.ndarray) -> list[tuple[int, ...]]:
+    return [tuple(pixel) for pixel in row.tolist()]
+
+
+def test_predict_draws_every_kind_by_its_values_and_keeps_them(tmp_path) -> None:
+    # Names that are not the kinds' own, and one that numpy's own function cannot store: only the
+    # kind decides.
+    names = {kind: f"my_{kind}" for kind in SCORES} | {"saliency": "file"}
+    scores = {names[kind]: outputs for kind, outputs in SCORES.items()}
     Image.new("RGB", (4, 1)).save(tmp_path / "photo.png")
-    model = Model(card, lambda image: outputs)
+    model = model_of(scores, {name: kind for kind, name in names.items()})
     written = list(draw_predictions(model, tmp_path / "photo.png", tmp_path))
-    assert [path.name for path in written] == [f"photo.my_{kind}.png" for kind in SCORES]
-    for path, kind in zip(written, SCORES, strict=True):
-        with Image.open(path) as picture:
-            shown = [tuple(pixel) for pixel in np.asarray(picture)[0].tolist()]
-        assert shown == COLOURS[kind], kind
+    expected = [f"photo.{name}.png" for name in scores] + ["photo.values.npz"]
+    assert [w.path.name for w in written] == expected
+    for kind, name in names.items():
+        picture = picture_of(tmp_path / f"photo.{name}.png")
+        assert colours(picture[0, :4]) == COLOURS[kind], kind
+        assert (len(picture) > 1) == (kind == "depth")
+    scales = {w.path.name: w.scale for w in written if w.scale}
+    assert scales == {"photo.my_depth.png": "0 to 10 metres"}
+    with np.load(tmp_path / "photo.values.npz") as kept:
+        assert set(kept.files) == set(scores)
+        for kind, name in names.items():
+            np.testing.assert_allclose(kept[name][0], LABELS[kind], rtol=1e-6, atol=1e-9)
+        assert kept["my_semseg"].dtype == np.uint8
+        assert kept["my_depth"].dtype == np.float32
+        assert kept["my_depth"].tolist() == [list(METRES)]  # to the bit
+
+
+@pytest.mark.parametrize(
+    ("metres", "high"),
+    [
+        (METRES, 10), ((0.2, 0.5, 0.7, 10.0), 10), ((12.0, 25.0, 49.0, 50.0), 50),
+        ((5.0, 40.0, 70.0, 99.0), 100), ((100.0, 200.0, 400.0, 1100.0), 2000),
+        ((0.02, 0.05, 0.14, 0.19), 0.2), ((0.5, 0.6, 0.7, 0.9), 1), ((-1.0, 0.0, -2.0, -3.0), 10),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [(4, 1), (900, 50)])
+def test_depth_is_told_by_a_colour_bar_with_its_range(tmp_path, metres, high, size) -> None:
+    Image.new("RGB", size).save(tmp_path / "photo.png")
+    model = model_of({"depth": [(m,) for m in metres]}, {"depth": "depth"})
+    written = list(draw_predictions(model, tmp_path / "photo.png", tmp_path))
+    assert written[0].scale == f"0 to {high:g} metres"
+    picture = picture_of(written[0].path)
+    step = size[0] // 4
+    shown = colours(picture[0, : size[0] : step])
+    black = (0, 0, 0)
+    assert shown == [scale(m, 0, high) if m > 0 else black for m in metres]
+    # White above and below the bar; the ends of the scale at its ends; the text below.
+    letters = 22 if size[0] == 900 else 11
+    below = picture[size[1] :]
+    assert len(below) == 3 * letters
+    bar = below[letters // 2 + 1]
+    assert tuple(bar[0]) == scale(0, 0, 1)
+    assert tuple(bar[-1]) == scale(1, 0, 1)
+    assert (below[: letters // 2] == 255).all()
+    text = below[letters // 2 + letters :]
+    left, right = text[:, : letters // 2], text[:, -letters:]
+    assert left.min() < 100
+    assert right.min() < 100
+
+
+def test_colours_of_depth_can_be_read_back_by_the_bar(tmp_path) -> None:
+    """A reader finds each depth on the bar, at its share of the range."""
+    Image.new("RGB", (400, 40)).save(tmp_path / "photo.png")
+    model = model_of({"depth": [(m,) for m in METRES]}, {"depth": "depth"})
+    written = list(draw_predictions(model, tmp_path / "photo.png", tmp_path))
+    picture = picture_of(written[0].path).astype(int)
+    bar = picture[40 + 11]
+    for i, metres in enumerate(METRES):
+        distance = np.abs(bar - picture[20, 100 * i + 50]).sum(1)
+        share = np.flatnonzero(distance == distance.min()).mean() / (len(bar) - 1)
+        assert 10 * share == pytest.approx(metres, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", "a\nb", "x" * 101, ".."])
+def test_a_task_whose_name_is_no_part_of_a_file_name_is_refused(tmp_path, name) -> None:
+    Image.new("RGB", (4, 1)).save(tmp_path / "photo.png")
+    model = model_of({name: SCORES["depth"]}, {name: "depth"})
+    (tmp_path / "drawn").mkdir()
+    with pytest.raises(UsageError, match="a task's name must have letters"):
+        list(draw_predictions(model, tmp_path / "photo.png", tmp_path / "drawn"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["photo.png", "drawn"]
+
+
+def exif_of(value: bytes) -> bytes:
+    """EXIF that holds one entry, the orientation."""
+    return b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12" + value
+
+
+BROKEN_EXIF = {
+    "cut": exif_of(b"\0\3\0\0"),
+    "text": exif_of(b"\0\2\0\0\0\2a\0\0\0\0\0\0\0"),
+    "float": exif_of(b"\0\x0b\0\0\0\1\x40\xc0\0\0\0\0\0\0"),
+    "99": exif_of(b"\0\3\0\0\0\1\0\x63\0\0\0\0\0\0"),
+    "far": exif_of(b"\0\3\0\0\0\x63\xff\xff\xff\xff\0\0\0\0"),
+    "no TIFF": b"Exif\0\0garbage",
+    "empty": b"Exif\0\0",
+}
+
+
+@pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF)
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_images_with_broken_exif_are_drawn(tmp_path, exif, form) -> None:
+    Image.new("RGB", (8, 4)).save(tmp_path / "photo.jpg", form, exif=exif)
+    model = model_of({"depth": SCORES["depth"]}, {"depth": "depth"})
+    written = list(draw_predictions(model, tmp_path / "photo.jpg", tmp_path))
+    shown = colours(picture_of(written[0].path)[0, :8:2])
+    assert shown == COLOURS["depth"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_images_are_turned_as_the_camera_says(tmp_path, orientation, form) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {"lossless": True} if form == "WEBP" else {}
+    Image.fromarray(pixels).save(tmp_path / "photo", form, exif=exif, **options)
+    with Image.open(tmp_path / "photo") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    seen = []
+    model = model_of({"depth": SCORES["depth"]}, {"depth": "depth"})
+    height, width = expected.shape[:2]
+    card = model.card.model_copy(update={"size": (height, width)})
+    outputs = [np.ones((1, 1, height, width), np.float32)]
+    model = Model(card, lambda image: seen.append(image) or outputs)
+    list(draw_predictions(model, tmp_path / "photo", tmp_path))
+    np.testing.assert_array_equal(seen[0][0].transpose(1, 2, 0), expected)
 
 
 def test_the_report_draws_every_kind_by_its_values(tmp_path) -> None:

@@ -1,5 +1,6 @@
 """Reading, validating and fingerprinting study definitions."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,91 @@ def test_every_mistake_is_told_at_once(mine: Path) -> None:
 def test_a_file_that_is_not_toml_is_named(mine: Path, content: bytes) -> None:
     mine.write_bytes(content)
     with pytest.raises(UsageError, match=r"mine\.toml is not valid TOML"):
+        load_study(mine)
+
+
+DEEP = 5000
+TOO_DEEP = [
+    "x = " + "[" * DEEP + "]" * DEEP,
+    "x = " + "{a=" * DEEP + "1" + "}" * DEEP,
+    "x = " + "[" * 21 + "]" * 21,
+    "x = " + "{a=" * 25 + "1" + "}" * 25,
+    ".".join("a" * DEEP) + " = 1",
+    "[" + ".".join("a" * DEEP) + "]",
+    "[[" + ".".join("a" * DEEP) + "]]",
+    "x = " + "[{a=" * DEEP + "1" + "}]" * DEEP,
+]
+
+
+@pytest.mark.parametrize("text", TOO_DEEP)
+def test_a_file_nested_deep_is_refused_in_one_line(mine: Path, text: str) -> None:
+    said = refused(mine, f"{MINIMAL}\n[interrogate]\n{text}")
+    assert said == (f"{mine}: tables and lists may be nested 20 deep, found more; write it flatter")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("a=" + "[" * DEEP + "]" * DEEP, "--set takes one value, nested 20 deep at most, found"),
+        ("a=" + "[" * DEEP, "--set takes one value, nested 20 deep at most, found"),
+        ("a=" + "{b=" * DEEP, "--set takes one value, nested 20 deep at most, found"),
+        ("a=" + "[" * 25 + "]" * 25, "--set takes one value, nested 20 deep at most, found"),
+        (".".join("a" * DEEP) + "=1", "--set takes a key of 20 parts at most, found"),
+        ("seed=1" + "0" * 5000, "--set takes one value, nested 20 deep at most, found"),
+        ("seed=1\nname=2", "--set takes one value, nested 20 deep at most, found 'seed=1 name"),
+        ("a" * DEEP, "--set takes key=value, found 'aaa"),
+        ("preset=" + "a" * DEEP, "unknown preset 'aaa"),
+    ],
+)
+def test_an_override_nested_deep_is_refused_in_one_line(mine: Path, override: str, said) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_study(mine, [override])
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_presets_must_be_tables(mine: Path) -> None:
+    mine.write_text("presets = 3\n" + MINIMAL)
+    with pytest.raises(UsageError, match="unknown preset 'x'"):
+        load_study(mine, ["preset=x"])
+    mine.write_text(MINIMAL + "[presets]\nx = 3")
+    with pytest.raises(UsageError, match="preset 'x' must be a table, found 3"):
+        load_study(mine, ["preset=x"])
+
+
+def test_a_number_of_thousands_of_digits_is_refused(mine: Path) -> None:
+    mine.write_text("seed = 1" + "0" * 5000 + "\n" + MINIMAL)
+    with pytest.raises(UsageError, match="is not valid TOML: Exceeds the limit") as caught:
+        load_study(mine)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a folder", "a device", "a link to a pipe"])
+def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "mine.toml"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path if kind == "a named pipe" else tmp_path / "pipe")
+        if kind == "a link to a pipe":
+            path.symlink_to("pipe")
+    found = kind.replace("a link to a pipe", "a named pipe")
+    with pytest.raises(UsageError) as caught:
+        load_study(path)
+    assert str(caught.value) == f"{path} must be a regular file, found {found}; move it away"
+
+
+def test_a_link_to_a_file_is_followed(mine: Path) -> None:
+    (mine.parent / "link.toml").symlink_to(mine)
+    assert load_study(mine.parent / "link.toml") == load_study(mine)
+
+
+def test_a_file_of_gigabytes_is_refused_before_it_is_read(mine: Path) -> None:
+    os.truncate(mine, 2**34)
+    with pytest.raises(UsageError, match=r"mine\.toml must have at most 0\.125 MiB, found more"):
         load_study(mine)
 
 

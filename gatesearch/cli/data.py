@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gatesearch.errors import DataError, unknown
+from gatesearch.errors import DataError, UsageError, unknown
 
 if TYPE_CHECKING:
     from gatesearch.datasets import Dataset, Pack
@@ -53,9 +53,15 @@ def prepare(
 ) -> None:
     """Turn a data set into a pack for training; an old pack stays until the new one is whole."""
     from gatesearch.cli.progress import emitter
+    from gatesearch.datasets.label_checks import MAX_PIXELS
     from gatesearch.datasets.pack_writer import add_notes
 
     dataset = _dataset(name)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        raise UsageError(
+            f"--size must have at most {MAX_PIXELS / 1e6:.0f} million pixels, found {size[0]} x "
+            f"{size[1]}; name a smaller one"
+        )
     with emitter(log=None) as emit:
         folder = dataset.prepare(
             folder=data, source=source, size=size, train_frames=0, test_frames=0, emit=emit
@@ -67,8 +73,10 @@ def prepare(
 def check(name: Name, data: Data = Path("data")) -> None:
     """Compare every prepared file of a data set with the sums taken when it was written."""
     from gatesearch.datasets import check_pack
+    from gatesearch.datasets.scratch import remove_leftovers
 
     dataset = _dataset(name)
+    remove_leftovers(data)
     folders = sorted(path for path in data.glob(f"{name}-*") if path.is_dir())
     if not folders:
         source = "" if dataset.automatic else " --source PATH"

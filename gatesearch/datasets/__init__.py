@@ -5,14 +5,19 @@
 | `dataset.py` | what a data set is; `ensure_pack` opens the pack of a study |
 | `pack_reader.py` | the pack on disk: open, check, read |
 | `pack_writer.py` | writes packs |
+| `scratch.py` | folders that are written beside their place and moved into it when whole |
+| `exchange.py` | swaps two folders in one step |
+| `free_space.py` | looks at the free space of a disk |
 | `frame_size.py` | images and frames at another size |
 | `scenes.py` | rooms rendered on demand, with exact labels |
 | `scene_layout.py` | draws the rooms of `scenes` |
 | `raycast.py` | the geometry of `scenes` |
 | `nyud.py` | NYU Depth v2 from its two public layouts |
+| `image_files.py` | reads image files from untrusted sources: formats, sizes, broken metadata |
 | `label_checks.py` | checks files of a release and converts them to the pack's encodings |
 | `edges.py` | edges of a label map |
 | `archives.py` | unpacks archives from untrusted sources |
+| `tar_stream.py`, `gunzip.py` | read tar and gzip within bounds |
 """
 
 from gatesearch.datasets import nyud, scenes

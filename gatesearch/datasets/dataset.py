@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gatesearch.datasets.pack_reader import Pack, open_pack
+from gatesearch.datasets.scratch import remove_leftovers
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit, Warned
 
@@ -87,6 +88,8 @@ def ensure_pack(
 ) -> Pack:
     """Open the pack that a study reads; that of an automatic data set is made where it is absent.
 
+    What killed processes left in the data folder is removed first.
+
     Args:
         dataset: The set.
         data: Folder that holds packs.
@@ -100,6 +103,7 @@ def ensure_pack(
         DataError: The pack is absent or damaged; says where to get it and the command.
         UsageError: The pack has another number of classes than the study.
     """
+    remove_leftovers(data)
     folder = data / dataset.pack_name(size, classes, train_frames, test_frames)
     if dataset.automatic:
         pack = _open_or_make(

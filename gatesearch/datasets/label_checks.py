@@ -3,46 +3,88 @@
 Every function raises DataError naming the file, the rule and what was found.
 """
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from gatesearch.datasets.image_files import (
+    LARGEST_IMAGE_FILE,
+    convert_to_rgb,
+    decode_image,
+    format_of,
+    read_image,
+    read_user_file,
+)
 from gatesearch.datasets.pack_reader import map_array
 from gatesearch.errors import DataError
 from gatesearch.tasks.labels import IGNORE
 
 Array = NDArray[Any]
 GET_AGAIN = "get the release again"
-_MAX_PIXELS = 2**24
+# Most pixels of a frame.
+MAX_PIXELS = 2**24
+# Bytes 24 and 25 of a PNG, which begins with its header.
+_PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
 # Metres; sensors that measure depth indoors reach 10.
 _MAX_DEPTH = 100.0
 
 
-def read_picture(path: Path, *, mode: str | None = None) -> Array:
-    """A JPEG or PNG in Pillow's `mode`, (H, W, 3) for RGB; without a mode, its indices (H, W)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG", "PNG")) as opened:
-                if opened.width * opened.height > _MAX_PIXELS:
-                    raise ValueError(f"{opened.width} x {opened.height} pixels")
-                opened.load()
-                if mode is None and opened.mode not in ("L", "P", "I", "I;16"):
-                    raise ValueError(f"labels must have one channel, found {opened.mode}")
-                return np.asarray(opened.convert(mode) if mode else opened)
-    # What Pillow's readers raise on damaged input is an open set.
-    except Exception as error:
-        raise DataError(f"{path} is not a whole picture ({error}); {GET_AGAIN}") from error
+def read_photo(path: Path) -> Array:
+    """Read a JPEG or PNG as RGB, (H, W, 3) uint8.
+
+    Raises:
+        DataError: Another format, more than 8 bits of grey, transparent pixels, or damaged.
+    """
+    image = read_image(path, formats=("JPEG", "PNG"), max_pixels=MAX_PIXELS)
+    rgb = np.asarray(convert_to_rgb(image, path))
+    transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise DataError(
+            f"{path} must have no transparent pixels, whose colours are not defined, found some; "
+            f"{GET_AGAIN}"
+        )
+    return rgb
+
+
+def read_label_map(path: Path) -> Array:
+    """Read the numbers that a PNG of one channel stores, (H, W).
+
+    PNG alone is read: it keeps every number, where JPEG and others change most of them a little.
+    The numbers are palette indices, or grey values as they are stored: Pillow scales grey of 2 and
+    4 bits to 0..255, which is undone here.
+
+    Raises:
+        DataError: Another format, several channels, or damaged.
+    """
+    data = read_user_file(path, limit=LARGEST_IMAGE_FILE)
+    if format_of(data) not in ("PNG", None):
+        raise DataError(
+            f"{path}: labels must be a PNG, which keeps every number, found {format_of(data)}; "
+            f"{GET_AGAIN}"
+        )
+    image = decode_image(data, path, formats=("PNG",), max_pixels=MAX_PIXELS)
+    if image.mode not in ("1", "L", "P", "I", "I;16"):
+        raise DataError(f"{path}: labels must have one channel, found {image.mode}; {GET_AGAIN}")
+    if data[12:16] != b"IHDR":
+        raise DataError(f"{path} is a damaged PNG: it must begin with its header; {GET_AGAIN}")
+    numbers = np.asarray(image)
+    bits, colour_type = data[_PNG_BITS], data[_PNG_COLOUR_TYPE]
+    if colour_type == _PNG_GREY and bits < 8:
+        numbers = numbers.astype(np.uint8)
+        numbers = numbers // (255 // (2**bits - 1)) if bits > 1 else numbers
+    return numbers
 
 
 def read_array(path: Path) -> Array:
-    """A .npy file of numbers, (H, W) or (H, W, channels)."""
-    array = map_array(path, cure=GET_AGAIN)
-    if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or array.size > 3 * _MAX_PIXELS:
+    """Read a .npy file of numbers, (H, W) or (H, W, channels).
+
+    Raises:
+        DataError: It holds something else, or more than an image has.
+    """
+    array = map_array(path, cure=GET_AGAIN, follow_links=True)
+    if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or array.size > 3 * MAX_PIXELS:
         raise DataError(
             f"{path} must hold numbers of shape (H, W) or (H, W, channels), "
             f"found {array.dtype} {array.shape}; {GET_AGAIN}"
@@ -69,7 +111,7 @@ def _float32(array: Array) -> NDArray[np.float32]:
 
 
 def to_image(array: Array, path: Path) -> Array:
-    """An image in 0..1, (H, W, 3), as bytes."""
+    """Convert an image in 0..1, (H, W, 3), to bytes."""
     image = _vectors(array, path)
     if not (image.min() >= -1e-3 and image.max() <= 1 + 1e-3):
         raise DataError(
@@ -79,7 +121,14 @@ def to_image(array: Array, path: Path) -> Array:
 
 
 def to_labels(array: Array, path: Path, *, ignore: int, classes: int) -> Array:
-    """Class indices from 0, (H, W), where the release counts from `ignore` + 1."""
+    """Convert the release's labels to class indices from 0, (H, W), 255 where ignored.
+
+    Args:
+        array: Labels, where the first class is `ignore` + 1.
+        path: The file, for errors.
+        ignore: The label of pixels without a class.
+        classes: Number of classes.
+    """
     raw = _plane(array, path)
     low, high = ignore, ignore + classes
     wrong = raw[~((raw >= low) & (raw <= high) & (raw == np.round(raw)))]
@@ -92,7 +141,7 @@ def to_labels(array: Array, path: Path, *, ignore: int, classes: int) -> Array:
 
 
 def to_depth(array: Array, path: Path) -> Array:
-    """Metres, (H, W), 0 where unknown."""
+    """Convert depth to metres, (H, W), 0 where unknown."""
     raw = _float32(_plane(array, path))
     depth = np.where(np.isfinite(raw) & (raw > 0), raw, np.float32(0))
     if depth.max(initial=0) > _MAX_DEPTH:
@@ -104,7 +153,7 @@ def to_depth(array: Array, path: Path) -> Array:
 
 
 def to_normals(array: Array, path: Path) -> Array:
-    """Unit vectors, (H, W, 3), zero where unknown."""
+    """Convert normals to unit vectors, (H, W, 3), zero where unknown."""
     raw = _vectors(array, path)
     raw[~np.isfinite(raw).all(-1)] = 0
     if np.abs(raw).max(initial=0) > 1.5:
@@ -116,7 +165,7 @@ def to_normals(array: Array, path: Path) -> Array:
 
 
 def to_edges(array: Array, path: Path) -> Array:
-    """0 or 1, (H, W)."""
+    """Convert edges to 0 or 1, (H, W)."""
     raw = _plane(array, path)
     wrong = raw[(raw != 0) & (raw != 1)]
     if wrong.size:
@@ -125,13 +174,13 @@ def to_edges(array: Array, path: Path) -> Array:
 
 
 def unit(vectors: Array) -> Array:
-    """Unit vectors; those too short to have a direction become zero, unknown."""
+    """Scale vectors to length 1; those too short to have a direction become zero, unknown."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.where(length > 0.1, vectors / np.maximum(length, 0.1), 0).astype(np.float32)
 
 
 def check_sizes(frame: dict[str, Array], paths: dict[str, Path]) -> dict[str, Array]:
-    """The frame, after a check that all its fields are as large as its image."""
+    """Return the frame, after a check that all its fields are as large as its image."""
     size = frame["image"].shape[:2]
     for key, array in frame.items():
         if array.shape[:2] != size:

@@ -22,12 +22,14 @@ from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
 from gatesearch.datasets.dataset import Dataset
 from gatesearch.datasets.edges import boundaries
 from gatesearch.datasets.frame_size import resize_frame
+from gatesearch.datasets.image_files import read_user_file
 from gatesearch.datasets.label_checks import (
     GET_AGAIN,
     Array,
     check_sizes,
     read_array,
-    read_picture,
+    read_label_map,
+    read_photo,
     to_depth,
     to_edges,
     to_image,
@@ -35,13 +37,18 @@ from gatesearch.datasets.label_checks import (
     to_normals,
 )
 from gatesearch.datasets.pack_reader import SPLITS, Frame, SplitName
-from gatesearch.datasets.pack_writer import SplitFrames, scratch_folder, write_pack
+from gatesearch.datasets.pack_writer import SplitFrames, write_pack
+from gatesearch.datasets.scratch import scratch_folder
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit, Warned
+from gatesearch.files import MIB
 from gatesearch.tasks.labels import IGNORE
 
+_LARGEST_LIST = MIB
+_LONGEST_ID = 100
+_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{_LONGEST_ID}}}")
 _OFFICIAL: dict[SplitName, int] = {"train": 795, "test": 654}
-# What makes a frame useless for one task, though not for the other tasks.
+# Reason -> whether it makes a frame useless for one task, though not for the others.
 _EMPTY: dict[str, Callable[[dict[str, Array]], Any]] = {
     "depth is unknown everywhere": lambda frame: not frame["depth"].any(),
     "labels are ignored everywhere": lambda frame: (frame["semseg"] == IGNORE).all(),
@@ -100,9 +107,9 @@ def _nyud_mt(root: Path) -> Layout:
 
     def read(split: SplitName, frame: str) -> dict[str, Array]:
         paths = files(frame)
-        classes = read_picture(paths["semseg"])
+        classes = read_label_map(paths["semseg"])
         fields = {
-            "image": read_picture(paths["image"], mode="RGB"),
+            "image": read_photo(paths["image"]),
             "semseg": to_labels(classes, paths["semseg"], ignore=0, classes=40),
             "depth": to_depth(read_array(paths["depth"]), paths["depth"]),
             "normals": to_normals(read_array(paths["normals"]), paths["normals"]),
@@ -162,14 +169,17 @@ def _mtan(root: Path) -> Layout:
 
 def _read_ids(path: Path) -> tuple[str, ...]:
     try:
-        ids = tuple(path.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
+        ids = tuple(read_user_file(path, limit=_LARGEST_LIST).decode().split())
+    except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read ({error}); {GET_AGAIN}") from error
     if not ids:
         raise DataError(f"{path} lists no frames; {GET_AGAIN}")
-    odd = [frame for frame in ids if not re.fullmatch(r"[A-Za-z0-9_-]+", frame)]
+    odd = [frame for frame in ids if not _ID.fullmatch(frame)]
     if odd:
-        raise DataError(f"{path} must list ids of letters and digits, found '{odd[0][:40]}'")
+        shown = "".join(c if c.isprintable() else "?" for c in odd[0][:40])
+        raise DataError(
+            f"{path} must list ids of up to {_LONGEST_ID} letters and digits, found '{shown}'"
+        )
     if len(set(ids)) < len(ids):
         twice = next(frame for frame, count in Counter(ids).items() if count > 1)
         raise DataError(f"{path} must list each frame once, found {twice} twice; {GET_AGAIN}")
@@ -180,8 +190,9 @@ def _check_all_exist(paths: Iterable[Path]) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        fault = "found no regular file at" if missing[0].exists() else "missing"
         raise DataError(
-            f"every listed frame needs all its files, missing {missing[0]}{more}; {GET_AGAIN}"
+            f"every listed frame needs all its files, {fault} {missing[0]}{more}; {GET_AGAIN}"
         )
 
 
@@ -285,7 +296,7 @@ def _prepare(
 
 
 def _spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """`count` of the ids, spread evenly; all of them for 0, or for more than there are."""
+    """Choose `count` ids at even distances; all of them for 0, or for more than there are."""
     if count == 0 or count >= len(ids):
         return ids
     return tuple(ids[i * len(ids) // count] for i in range(count))

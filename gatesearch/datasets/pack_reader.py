@@ -7,20 +7,23 @@ A pack is a folder of plain NumPy files and a manifest:
 """
 
 import hashlib
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import IO, Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from gatesearch.datasets.scratch import restore_replaced
 from gatesearch.errors import DataError
+from gatesearch.files import MIB, FileRefusedError, open_regular, read_json
 from gatesearch.strict import Strict
 from gatesearch.tasks import TASKS
-from gatesearch.tasks.labels import Storage
+from gatesearch.tasks.labels import IGNORE, Storage
 
 SplitName = Literal["train", "test"]
 Frame = Mapping[str, NDArray[Any]]  # field -> array, (H, W) or (H, W, channels)
@@ -29,6 +32,11 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 IMAGE = "image"
 MANIFEST = "manifest.json"
 
+_LARGEST_MANIFEST = 16 * MIB  # of 100,000 frames: about 2 MiB
+
+_LONGEST_ID = 1000
+# Bytes of the header of a .npy file up to its length; numpy itself writes about 120 in all.
+_LONGEST_HEADER = 10_000
 _IMAGE_STORAGE = Storage("|u1", (3,))
 
 
@@ -65,7 +73,7 @@ class SplitEntry(Strict):
     """One split: number of frames, their ids in order, and one file per field."""
 
     frames: int = Field(ge=1)
-    ids: tuple[str, ...]
+    ids: tuple[Annotated[str, Field(max_length=_LONGEST_ID)], ...]
     files: dict[FieldName, FileEntry] = Field(min_length=1)
 
 
@@ -85,8 +93,8 @@ class Manifest(Strict):
     format: Literal[1] = 1
     dataset: str
     pack: str
-    size: tuple[int, int]
-    classes: dict[FieldName, int]
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    classes: dict[FieldName, Annotated[int, Field(ge=1, le=IGNORE)]]
     splits: dict[SplitName, SplitEntry]
     source: str
     notes: tuple[str, ...] = ()
@@ -185,48 +193,75 @@ class Pack:
         return f"delete {self.folder} and run: gatesearch data prepare {self.manifest.dataset}"
 
 
-def map_array(path: Path, *, cure: str) -> NDArray[Any]:
-    """Read-only memory map of an .npy file, whose header can neither run code nor take memory.
+def map_array(path: Path, *, cure: str, follow_links: bool = False) -> NDArray[Any]:
+    """Map a .npy file into memory, read-only; its header can neither run code nor take memory.
+
+    Args:
+        path: The file.
+        cure: End of the error.
+        follow_links: Whether the file may be a link, as in a user's own folder.
 
     Raises:
-        DataError: The file is absent, cut short, of Python objects, or no array at all.
+        DataError: The file is absent, no regular file, cut short, of Python objects, or no array.
     """
+    opened = Path(os.path.realpath(path)) if follow_links else path
     try:
-        with warnings.catch_warnings():
+        with os.fdopen(open_regular(opened), "rb") as file, warnings.catch_warnings():
             # Files written by Python 2 are readable; numpy only asks for them to be rewritten.
             warnings.simplefilter("ignore", UserWarning)
-            return np.lib.format.open_memmap(path, mode="r")
+            shape, fortran_order, dtype = _read_header(file)
+            if dtype.hasobject or dtype.itemsize == 0:
+                raise ValueError("found Python objects, or elements without bytes")
+            order: Literal["F", "C"] = "F" if fortran_order else "C"
+            return np.memmap(
+                file, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order=order
+            )
+    except FileRefusedError as error:
+        raise DataError(f"{path} {error.fault}") from error
     # What numpy's header parser raises on damaged input is an open set.
     except Exception as error:
+        text = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path} is missing or is no whole array of plain numbers ({error}); {cure}"
+            f"{path} is missing or is no whole array of plain numbers ({text}); {cure}"
         ) from error
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    """Read shape, whether the first index varies fastest, and element type of a .npy file."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):  # the third is for names of fields
+        raise ValueError(f"version {version}")
+    at = file.tell()
+    # numpy reads a header of any length before it compares the length with its own bound.
+    length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    file.seek(at)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
 
 
 def open_pack(folder: Path) -> Pack:
     """Open a pack: its manifest is validated and every file's type, shape and length compared.
 
+    A pack that a killed process left between its old and its new version is put back first.
+
     Raises:
         DataError: No pack there, or a damaged one; names the file.
     """
+    restore_replaced(folder)
     path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+        manifest = read_json(path, Manifest, limit=_LARGEST_MANIFEST)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"no pack at {folder} ({MANIFEST} is missing); make it with: gatesearch data prepare"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    try:
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise DataError(
-            f"{path} is not a manifest of format 1: {where}: {first['msg']}; "
-            f"delete {folder} and prepare it again"
-        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except FileRefusedError as error:
+        raise DataError(f"{error}; delete {folder} and prepare it again") from error
     pack = Pack(folder=folder, manifest=manifest)
     for split in SPLITS:
         for field in pack.fields:
@@ -244,7 +279,7 @@ def check_pack(folder: Path) -> Pack:
     for split in SPLITS:
         for field in pack.fields:
             path = pack.path(split, field)
-            with path.open("rb") as file:
+            with os.fdopen(open_regular(path), "rb") as file:
                 actual = hashlib.file_digest(file, "sha256").hexdigest()
             expected = pack.manifest.splits[split].files[field].sha256
             if actual != expected:

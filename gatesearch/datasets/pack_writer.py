@@ -2,17 +2,17 @@
 
 import hashlib
 import json
+import math
 import os
-import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from gatesearch.datasets.free_space import need_space
 from gatesearch.datasets.pack_reader import (
     IMAGE,
     MANIFEST,
@@ -26,11 +26,11 @@ from gatesearch.datasets.pack_reader import (
     field_storage,
     open_pack,
 )
+from gatesearch.datasets.scratch import put_in_place, scratch_folder
 from gatesearch.errors import DataError
 from gatesearch.events import Emit, Progress
+from gatesearch.files import sync_folder
 from gatesearch.tasks import TASKS
-
-_STALE_SECONDS = 24 * 3600.0
 
 
 def add_notes(folder: Path, notes: Sequence[str]) -> Pack:
@@ -41,16 +41,14 @@ def add_notes(folder: Path, notes: Sequence[str]) -> Pack:
     """
     pack = open_pack(folder)
     manifest = pack.manifest.model_copy(update={"notes": (*pack.manifest.notes, *notes)})
-    fresh = folder / f".{MANIFEST}.{os.getpid()}"
+    place = Path(os.path.realpath(folder))
     try:
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(manifest.model_dump(mode="json"), file, indent=1)
-            _flush(file)
-        fresh.replace(folder / MANIFEST)
+        with scratch_folder(place) as fresh:
+            _write_manifest(manifest, fresh)
+            os.replace(fresh / MANIFEST, place / MANIFEST)
+        sync_folder(place)
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        fresh.unlink(missing_ok=True)
     return open_pack(folder)
 
 
@@ -94,15 +92,17 @@ def write_pack(
         DataError: The folder cannot be written, the disk is full, or the folder holds something
             that is not a pack; nothing is left behind.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file():
+    if os.path.lexists(folder) and not (folder / MANIFEST).is_file():
         raise DataError(
             f"{folder} is to hold a pack but holds something else ({MANIFEST} is missing); "
             "move it away, or name another folder with --data"
         )
+    # A pack may lie elsewhere, behind a link in its place, and stays there.
+    place = Path(os.path.realpath(folder))
     total = sum(len(split.ids) for split in splits.values())
     done = 0
     try:
-        with scratch_folder(folder) as partial:
+        with scratch_folder(place) as partial:
             entries: dict[SplitName, SplitEntry] = {}
             for name in SPLITS:
                 split = splits[name]
@@ -123,10 +123,8 @@ def write_pack(
                 source=source,
                 notes=tuple(notes),
             )
-            with (partial / MANIFEST).open("w", encoding="utf-8") as file:
-                json.dump(manifest.model_dump(mode="json"), file, indent=1)
-                _flush(file)
-            _move_into_place(partial, folder)
+            _write_manifest(manifest, partial)
+            put_in_place(partial, place)
     except OSError as error:
         raise DataError(
             f"cannot write {folder}: {error.strerror or error}; "
@@ -135,28 +133,10 @@ def write_pack(
     return folder
 
 
-@contextmanager
-def scratch_folder(folder: Path, *, purpose: str = "partial") -> Iterator[Path]:
-    """Make an empty folder `.<name>.<purpose>-<pid>` beside `folder`; removed when the block ends.
-
-    Parent folders that had to be made for it are removed too if they stayed empty. Scratch folders
-    that killed processes left more than a day ago are removed first.
-    """
-    made_parents = [above for above in folder.parents if not above.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for old in folder.parent.glob(f".{folder.name}.{purpose}-*"):
-        if time.time() - old.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    fresh = folder.parent / f".{folder.name}.{purpose}-{os.getpid()}"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
-        yield fresh
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        with suppress(OSError):
-            for above in made_parents:
-                above.rmdir()
+def _write_manifest(manifest: Manifest, folder: Path) -> None:
+    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+        json.dump(manifest.model_dump(mode="json"), file, indent=1)
+        _flush(file)
 
 
 def _progress(dataset: str, done: int, total: int) -> Progress:
@@ -203,9 +183,10 @@ class _SplitWriter:
 
     def add(self, frame: Frame) -> None:
         if not self._files:
-            for field in (IMAGE, *TASKS):
-                if field in frame:
-                    self._open(field)
+            fields = [field for field in (IMAGE, *TASKS) if field in frame]
+            need_space(self._folder.parent, sum(map(self._bytes, fields)))
+            for field in fields:
+                self._open(field)
         if set(frame) != set(self._files):
             raise ValueError(f"every frame must have {set(self._files)}, found {set(frame)}")
         for field, file in self._files.items():
@@ -231,6 +212,9 @@ class _SplitWriter:
     def _shape(self, field: str) -> tuple[int, ...]:
         return (self._frames, *self._size, *field_storage(field).channels)
 
+    def _bytes(self, field: str) -> int:
+        return math.prod(self._shape(field)) * np.dtype(field_storage(field).dtype).itemsize
+
     def _open(self, field: str) -> None:
         file = self._stack.enter_context((self._folder / f"{field}.npy").open("wb+"))
         dtype = field_storage(field).dtype
@@ -244,16 +228,3 @@ class _SplitWriter:
 def _flush(file: IO[Any]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _move_into_place(partial: Path, folder: Path) -> None:
-    with scratch_folder(folder, purpose="replaced") as bin_folder:
-        old = bin_folder / folder.name
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(partial, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise

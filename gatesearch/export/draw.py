@@ -1,54 +1,132 @@
-"""Draw the predictions of an exported network as pictures."""
+"""Draw the predictions of an exported network as pictures, and keep their values."""
 
 import io
-from collections.abc import Iterator
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
+from gatesearch.datasets.image_files import convert_to_rgb, read_image
 from gatesearch.drawing import DRAWINGS
-from gatesearch.errors import DataError
+from gatesearch.errors import UsageError
+from gatesearch.export.colour_bar import add_colour_bar
 from gatesearch.export.reader import Model, Pixels
 from gatesearch.files import write_atomic
 from gatesearch.tasks import TASKS
 
+Values = NDArray[np.generic]
 
-def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Path]:
-    """Write `<name>.<task>.png` for every task, in the size of the image, and yield each path.
+# Value of a camera's orientation -> how the stored image is turned upright (EXIF 2.32, 0x0112).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-    Each kind of task has its drawing (`gatesearch.drawing`). Colours of depth always run from 0 to
-    10 m, so that pictures of different images can be compared.
+
+_LONGEST_UNIT = 40  # characters
+_TASK_NAME = re.compile(r"[\w -]{1,100}")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written.
+
+    Attributes:
+        path: The file.
+        scale: Values at both ends of its colour scale, with their unit; empty without a scale.
+    """
+
+    path: Path
+    scale: str = ""
+
+
+def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Written]:
+    """Write a picture per task and the predicted values of an image, and yield each file.
+
+    `<name>.<task>.png` is the prediction in the size of the image. Each kind of task has its
+    drawing (`gatesearch.drawing`). One with a colour scale has a colour bar below the picture; the
+    scale of depth runs from 0 to 10 m, or to 20, 50, 100 ... m where much of the image is further
+    away.
+
+    `<name>.values.npz` holds what is drawn, without loss: task -> array (H, W), or (H, W, 3) for
+    normals, at the size that the network was trained on, in the encoding of the task's labels
+    (metres, class indices, probabilities).
 
     Args:
         model: The network.
         path: An image of 8 bits per channel: grey or colour, with or without transparency. If the
             camera stored a rotation, the image is first rotated upright.
-        to: Folder of the pictures.
+        to: Folder of the files.
 
     Raises:
         DataError: The image cannot be read.
+        UsageError: The name of a task cannot be part of a file's name.
     """
-    image = _open(path)
+    for name in model.card.tasks:
+        if not _TASK_NAME.fullmatch(name):
+            raise UsageError(
+                f"a task's name must have letters, digits, '_' and '-' only, found {name[:100]!r}; "
+                "export the network again"
+            )
+    image = _read_upright(path)
     height, width = model.card.size
     shown = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels: Pixels = np.ascontiguousarray(np.asarray(shown, np.float32).transpose(2, 0, 1)[None])
-    for name, labels in model.predict(pixels).items():
-        drawing = DRAWINGS[TASKS[model.card.tasks[name].kind].drawing]
-        drawn = Image.fromarray(drawing.draw(labels[0]))
-        buffer = io.BytesIO()
-        drawn.resize(image.size, Image.Resampling.NEAREST).save(buffer, format="PNG")
+    predicted = {name: labels[0] for name, labels in model.predict(pixels).items()}
+    for name, values in predicted.items():
+        card = model.card.tasks[name]
+        drawing = DRAWINGS[TASKS[card.kind].drawing]
+        limits = drawing.limits_that_cover(values)
+        picture = Image.fromarray(drawing.draw(values, limits))
+        picture = picture.resize(image.size, Image.Resampling.NEAREST)
+        scale = ""
+        if limits is not None:
+            unit = "".join(c for c in card.values if c.isprintable())[:_LONGEST_UNIT]
+            scale = f"{limits[0]:g} to {limits[1]:g} {unit}".strip()
+            picture = add_colour_bar(picture, drawing, limits, unit=unit)
         target = to / f"{path.stem}.{name}.png"
-        write_atomic(target, buffer.getvalue())
-        yield target
+        write_atomic(target, _png(picture))
+        yield Written(target, scale)
+    target = to / f"{path.stem}.values.npz"
+    write_atomic(target, _npz(predicted))
+    yield Written(target)
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
-    if image.mode.startswith(("I", "F")):
-        raise DataError(f"{path} must have 8 bits a channel, found mode {image.mode}; convert it")
-    return ImageOps.exif_transpose(image.convert("RGB"))
+def _read_upright(path: Path) -> Image.Image:
+    """Read an image as RGB, rotated as the camera says; a damaged rotation is left out."""
+    image = read_image(path)
+    with warnings.catch_warnings(action="ignore"):  # about damaged metadata
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        except Exception:  # what Pillow raises on damaged metadata is an open set
+            orientation = None
+    rgb = convert_to_rgb(image, path)
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _npz(arrays: Mapping[str, Values]) -> bytes:
+    """Make an .npz file of arrays of any name (numpy's own function cannot name one `file`)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, array in arrays.items():
+            with zipped.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,13 +1,21 @@
 """Read studies from files: built-in ones, and those of users."""
 
+import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gatesearch.errors import UsageError, unknown
+from gatesearch.files import FileRefusedError, read_bytes
 from gatesearch.study.definition import Study
 from gatesearch.study.validation import merged, validated
+
+# Bytes; built-in studies have some thousands. tomllib takes quadratic time for keys of many parts.
+_LARGEST_STUDY = 2**17
+# Levels of tables and lists; the built-in studies have up to 4.
+_DEEPEST = 20
+_SHOWN = 100  # characters
 
 
 def studies_folder() -> Path:
@@ -37,20 +45,21 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study
     """
     path = _find(name_or_path)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = read_bytes(Path(os.path.realpath(path)), limit=_LARGEST_STUDY).decode()
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
+    except FileRefusedError as error:
+        raise UsageError(f"{path} {error.fault}") from error
+    raw = _parse(text, where=str(path))
     presets = raw.pop("presets", {})
     for item in overrides:
         key, separator, text = item.partition("=")
         if not separator or not key.strip():
-            raise UsageError(f"--set takes key=value, found '{item}'")
+            raise UsageError(f"--set takes key=value, found '{_shortened(item)}'")
         if key.strip() == "preset":
-            if text not in presets:
-                raise unknown("preset", text, presets)
-            raw = merged(raw, presets[text])
+            raw = merged(raw, _preset(presets, text))
         else:
-            raw = merged(raw, _nested(key.strip().split("."), _value(text)))
+            raw = merged(raw, _nested(key.strip(), _value(text, item)))
     study: Study = validated(Study, raw, where=str(path))
     for method in study.options:
         study.training_of(method)  # refuses bad values
@@ -63,21 +72,78 @@ def _find(name_or_path: str | Path) -> Path:
         return builtin[str(name_or_path)]
     path = Path(name_or_path)
     if path.suffix == ".toml":
-        if not path.is_file():
+        if not os.path.exists(path):
             raise UsageError(f"no study file {path}")
         return path
     hint = unknown("study", str(name_or_path), builtin)
     raise UsageError(f"{hint}; a file of your own must end in .toml")
 
 
-def _value(text: str) -> Any:
+def _parse(text: str, *, where: str) -> dict[str, Any]:
+    """Parse TOML within bounds of depth.
+
+    Raises:
+        UsageError: It is no TOML, or is nested deeper than any study.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        raw = tomllib.loads(text)
+    except RecursionError:
+        raw = None
+    except ValueError as error:  # also of integers with thousands of digits
+        raise UsageError(f"{where} is not valid TOML: {_shortened(str(error))}") from error
+    if raw is None or _is_deep(raw):
+        raise UsageError(
+            f"{where}: tables and lists may be nested {_DEEPEST} deep, found more; write it flatter"
+        )
+    return raw
+
+
+def _is_deep(value: object) -> bool:
+    """Whether tables and lists are nested deeper than any study."""
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        nested = [v for v in level if isinstance(v, dict | list)]
+        level = [v for part in nested for v in (part.values() if isinstance(part, dict) else part)]
+    return bool(level)
+
+
+def _preset(presets: object, name: str) -> dict[str, Any]:
+    known = presets if isinstance(presets, dict) else {}
+    if name not in known:
+        raise unknown("preset", _shortened(name), known)
+    preset = known[name]
+    if not isinstance(preset, dict):
+        raise UsageError(f"preset '{name}' must be a table, found {_shortened(repr(preset))}")
+    return preset
+
+
+def _value(text: str, item: str) -> Any:
+    """Read a value as in TOML; text that is no TOML value is a string, as a bare word."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text.strip()
+    except (RecursionError, ValueError):
+        parsed = None
+    if parsed is None or set(parsed) != {"value"} or _is_deep(parsed):
+        raise UsageError(
+            f"--set takes one value, nested {_DEEPEST} deep at most, found '{_shortened(item)}'"
+        )
+    return parsed["value"]
 
 
-def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    keys = dotted.split(".")
+    if len(keys) > _DEEPEST:
+        raise UsageError(
+            f"--set takes a key of {_DEEPEST} parts at most, found '{_shortened(dotted)}'"
+        )
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
+
+
+def _shortened(text: str) -> str:
+    """Shorten text for an error, to one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."

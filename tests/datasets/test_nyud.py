@@ -1,7 +1,11 @@
 """NYUD-v2: two layouts, three kinds of source, one pack; and what is refused."""
 
+import os
+import struct
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -197,17 +201,23 @@ def cut(path, keep):
             r"12\.png: labels must be whole numbers 0\.\.40 \(0 = ignore\), found 41",
         ),
         (save_labels(255), "found 255"),
-        (save_image("segmentation/12.png", SIZE), r"12\.png is not a whole picture .*one channel"),
+        (
+            save_image("segmentation/12.png", SIZE),
+            r"12\.png: labels must have one channel, found RGB",
+        ),
         (save_image("segmentation/12.png", (5, 8), "L"), r"12\.png must be as large as its image"),
         (save_image("images/12.jpg", (5, 8)), "must be as large as its image, 5 x 8, found 6 x 8"),
-        (cut("images/12.jpg", 0.9), r"12\.jpg is not a whole picture"),
-        (cut("images/12.jpg", 0.3), r"12\.jpg is not a whole picture"),
-        (cut("segmentation/12.png", 0.6), r"12\.png is not a whole picture"),
-        (lambda root: (root / "images/12.jpg").write_bytes(b"GIF89a"), r"12\.jpg is not a whole"),
+        (cut("images/12.jpg", 0.9), r"12\.jpg cannot be read as an image \(JPEG\)"),
+        (cut("images/12.jpg", 0.3), r"12\.jpg cannot be read as an image \(JPEG\)"),
+        (cut("segmentation/12.png", 0.6), r"12\.png cannot be read as an image \(PNG\)"),
+        (
+            lambda root: (root / "images/12.jpg").write_bytes(b"GIF89a"),
+            r"12\.jpg must be an image in the format JPEG or PNG, found a file that .*GIF89a",
+        ),
         (save_image("images/12.jpg", (1, 65000)), "must be as large as"),
         (
             save_image("images/12.jpg", (5000, 5000), "L"),
-            r"12\.jpg is not a whole picture .*5000 x 5000 pixels",
+            r"12\.jpg must have at most 17 million pixels, found 5000 x 5000",
         ),
         (edit_text("train.txt", ""), r"train\.txt lists no frames"),
         (edit_text("val.txt", "\n \n"), r"val\.txt lists no frames"),
@@ -323,6 +333,190 @@ def test_a_study_without_its_pack_is_told_the_command(tmp_path):
         ensure_pack(NYUD, classes=13, **arguments)
     with pytest.raises(UsageError, match=r"40 classes \(nyud_mt\) and 13 \(mtan\), found 21"):
         ensure_pack(NYUD, classes=21, **arguments)
+
+
+def write_image(root, image, form="PNG", **options):
+    """Put an image of frame 12 in its place, in another format than its name says."""
+    image.save(root / "images" / "12.jpg", form, **options)
+
+
+RAMP = np.linspace(0, 65535, SIZE[0] * SIZE[1]).reshape(SIZE)
+GREY = np.linspace(0, 255, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint8)
+TRANSPARENT = Image.fromarray(np.stack([GREY] * 4, -1))
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (Image.fromarray(RAMP.astype(np.uint16)), "must have 8 bits a channel, .* mode I;16"),
+        (TRANSPARENT, "must have no transparent pixels"),
+        (TRANSPARENT.convert("LA"), "must have no transparent pixels"),
+    ],
+)
+def test_images_whose_colours_are_not_known_are_refused(tmp_path, image, found):
+    """Of a ramp in 16 bits, 99.6 % became white."""
+    root = write_nyud_mt(tmp_path / "a")
+    write_image(root, image)
+    with pytest.raises(DataError, match=rf"12\.jpg {found}"):
+        prepare(tmp_path / "data", root)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_images_of_8_bits_are_read_by_value(tmp_path, mode):
+    root = write_nyud_mt(tmp_path / "a")
+    image = Image.fromarray(GREY).convert(mode)
+    write_image(root, image)
+    pack = prepare(tmp_path / "data", root)
+    stored = pack.array("train", "image")[pack.ids("train").index("12")]
+    np.testing.assert_array_equal(stored, np.asarray(image.convert("RGB")))
+
+
+LABELS = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint8) % 16
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "found"),
+    [
+        ("JPEG", {"quality": 100, "subsampling": 0}, "found JPEG"),
+        ("WEBP", {"quality": 100}, "found WEBP"),
+        ("WEBP", {"lossless": True}, "found WEBP"),
+        ("TIFF", {"compression": "jpeg"}, "found TIFF"),
+        ("BMP", {}, "found BMP"),
+        ("GIF", {}, "found a file that begins with b'GIF"),
+        ("JPEG2000", {"irreversible": True}, "found a file that begins with"),
+    ],
+)
+def test_labels_must_be_a_png_by_content(tmp_path, form, options, found):
+    """Of labels stored as JPEG, 43 % of the pixels differed."""
+    root = write_nyud_mt(tmp_path / "a")
+    Image.fromarray(LABELS).save(root / "segmentation" / "12.png", form, **options)
+    with pytest.raises(DataError, match=rf"12\.png.* PNG.*, {found}"):
+        prepare(tmp_path / "data", root)
+
+
+def label_png(bits, values):
+    """A PNG of grey of so many bits per pixel, made by hand."""
+    rows = [
+        b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]).tobytes()
+        for row in values
+    ]
+    header = struct.pack(">IIBBBBB", SIZE[1], SIZE[0], bits, 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(b"".join(rows)), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_labels_are_the_numbers_that_a_png_stores(tmp_path, bits):
+    """Pillow scales grey of 2 and 4 bits to 0..255."""
+    root = write_nyud_mt(tmp_path / "a")
+    values = LABELS & (2**bits - 1)
+    (root / "segmentation" / "12.png").write_bytes(label_png(bits, values))
+    pack = prepare(tmp_path / "data", root)
+    stored = pack.array("train", "semseg")[pack.ids("train").index("12")]
+    np.testing.assert_array_equal(stored, np.where(values == 0, 255, values - 1))
+
+
+@pytest.mark.parametrize("kind", ["palette", "16 bit"])
+def test_labels_as_palette_indices_and_in_16_bits(tmp_path, kind):
+    root = write_nyud_mt(tmp_path / "a")
+    if kind == "palette":
+        image = Image.fromarray(LABELS, "P")
+        image.putpalette(list(range(256)) * 3)
+    else:
+        image = Image.fromarray(LABELS.astype(np.uint16))
+    image.save(root / "segmentation" / "12.png")
+    pack = prepare(tmp_path / "data", root)
+    stored = pack.array("train", "semseg")[pack.ids("train").index("12")]
+    np.testing.assert_array_equal(stored, np.where(LABELS == 0, 255, LABELS - 1))
+
+
+@pytest.mark.parametrize("name", [
+    "gt_sets/train.txt", "images/12.jpg", "segmentation/12.png", "depth/12.npy", "normals/12.npy",
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["named pipe", "folder", "device", "loop"])
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, name, kind):
+    root = write_nyud_mt(tmp_path / "a")
+    path = root / name
+    path.unlink()
+    if kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    with pytest.raises(DataError, match=path.name) as error:
+        prepare(tmp_path / "data", root)
+    assert "\n" not in str(error.value)
+
+
+def test_links_to_files_of_the_release_are_followed(tmp_path):
+    real = write_nyud_mt(tmp_path / "real")
+    linked = tmp_path / "linked"
+    for path in real.rglob("*.*"):
+        place = linked / path.relative_to(real)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(path)
+    assert prepare(tmp_path / "a", linked).digest == prepare(tmp_path / "b", real).digest
+
+
+def sparse(path, start=b"", size=2**33):
+    """A file of 8 GiB that takes no space on the disk."""
+    path.write_bytes(start)
+    os.truncate(path, size)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "message"),
+    [
+        ("gt_sets/train.txt", b"12", r"train\.txt must have at most 1 MiB, found more"),
+        ("images/12.jpg", b"\xff\xd8\xff", r"12\.jpg must have at most 256 MiB, found more"),
+        ("segmentation/12.png", b"", r"12\.png must have at most 256 MiB, found more"),
+        ("depth/12.npy", b"", r"12\.npy is missing or is no whole array"),
+        (
+            "depth/12.npy",
+            b"\x93NUMPY\x02\0" + struct.pack("<I", 2**32 - 20),
+            r"12\.npy is .* \(a header of 4294967276 bytes\)",
+        ),
+    ],
+)
+def test_files_of_gigabytes_are_refused_before_they_are_read(tmp_path, name, start, message):
+    root = write_nyud_mt(tmp_path / "a")
+    sparse(root / name, start)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=message):
+            prepare(tmp_path / "data", root)
+        assert tracemalloc.get_traced_memory()[1] < 2**29
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (6, -8)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (6, 2**62)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999, 8)}",
+        "{'descr': '|V0', 'fortran_order': False, 'shape': (6, 8)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (6, 8)}",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (6, 8)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': " + "(" * 9000,
+        "-" * 9000 + "1",
+        "[" * 300 + "]" * 300,
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2, 3, 9])
+def test_false_headers_of_arrays_are_refused(tmp_path, header, version):
+    root = write_nyud_mt(tmp_path / "a")
+    length = struct.pack("<H" if version == 1 else "<I", len(header))
+    start = b"\x93NUMPY" + bytes([version, 0]) + length + header.encode()
+    (root / "depth" / "12.npy").write_bytes(start + bytes(1000))
+    with pytest.raises(DataError, match=r"12\.npy (is missing|must hold numbers)") as error:
+        prepare(tmp_path / "data", root)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.data

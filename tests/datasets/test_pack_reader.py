@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -132,6 +133,15 @@ def rename(*keys, to):
         (change("format", to=2), "format: Input should be 1"),
         (change("extra", to=1), "extra: Extra inputs are not permitted"),
         (change("size", to=[3]), "size"),
+        (change("size", to=[3.0, 4]), "size"),
+        (change("size", to=["3", 4]), "size"),
+        (change("size", to=[0, 4]), "size.0: Input should be greater than or equal to 1"),
+        (change("size", to=[10**30, 4]), "size|train/image must be"),
+        (change("classes", "semseg", to=0), "classes.semseg: Input should be greater"),
+        (change("classes", "semseg", to=256), "classes.semseg: Input should be less"),
+        (change("classes", "semseg", to=True), "classes.semseg: Input should be a valid integer"),
+        (change("notes", to="text"), "notes"),
+        (change("splits", "train", "ids", to=["a" * 1001] * 3), "splits.train.ids.0"),
         (change("size", to=[30, 40]), "train/image must be"),
         (change("splits", "test", to=None), "splits must be"),
         (change("splits", "train", "frames", to=-1), "frames"),
@@ -156,6 +166,31 @@ def test_a_false_manifest_is_refused(folder, edit, message):
     with pytest.raises(DataError, match=message) as caught:
         open_pack(folder)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "folder", "symbolic link", "device"])
+@pytest.mark.parametrize("name", ["manifest.json", "train/image.npy"])
+def test_what_is_no_file_is_refused_without_waiting(folder, tmp_path, kind, name):
+    """Files of a pack are written by gatesearch, which makes no links."""
+    path = folder / name
+    path.rename(tmp_path / "real")
+    if kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "real" if kind == "symbolic link" else "/dev/zero")
+    found = "symbolic link" if kind == "device" else kind
+    for open_it in (open_pack, check_pack):
+        with pytest.raises(DataError, match=f"{name} must be a regular file, found a {found}") as e:
+            open_it(folder)
+        assert "\n" not in str(e.value)
+
+
+def test_a_manifest_of_gigabytes_is_refused_before_it_is_read(folder):
+    os.truncate(folder / "manifest.json", 2**33)
+    with pytest.raises(DataError, match=r"manifest\.json must have at most 16 MiB, found more"):
+        open_pack(folder)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b'{"format": 1}', b"[" * 10**5])

@@ -1,7 +1,7 @@
 """Packs are whole or absent, and what was there before stays until then."""
 
-import os
 import resource
+import shutil
 import signal
 from contextlib import contextmanager
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gatesearch.datasets.pack_reader import check_pack, open_pack
-from gatesearch.datasets.pack_writer import add_notes, scratch_folder
+from gatesearch.datasets.pack_writer import add_notes
+from gatesearch.datasets.scratch import scratch_folder
 from gatesearch.errors import DataError
 from tests.datasets.toys import frame, write
 
@@ -79,18 +80,6 @@ def test_what_is_no_pack_is_not_replaced(tmp_path):
     assert (tmp_path / "toy-5" / "thesis.tex").read_text() == "years of work"
 
 
-def test_leftovers_of_killed_runs_go_after_a_day(tmp_path):
-    day_old, fresh = tmp_path / ".toy-5.partial-1", tmp_path / ".toy-5.partial-2"
-    for leftover in (day_old, fresh):
-        leftover.mkdir()
-    os.utime(day_old, (0, 0))
-    with scratch_folder(tmp_path / "toy-5") as partial:
-        assert partial.name == f".toy-5.partial-{os.getpid()}"
-        assert not day_old.exists()
-        assert fresh.exists()
-    assert not partial.exists()
-
-
 @pytest.mark.parametrize("used", [False, True])
 def test_folders_made_for_nothing_go(tmp_path, used) -> None:
     with scratch_folder(folder := tmp_path / "a" / "b" / "toy"):
@@ -106,3 +95,23 @@ def test_notes_are_added_and_nothing_else_changes(folder):
     assert after.manifest.notes == (*before.manifest.notes, "normals are pseudo-labels")
     assert after.digest == before.digest
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "test", "train"]
+
+
+def test_a_pack_behind_a_link_is_replaced_where_it_lies(tmp_path):
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "disk" / "toy-5")
+    (tmp_path / "data" / "toy-5").symlink_to(tmp_path / "disk" / "toy-5")
+    write(tmp_path / "data" / "toy-5", frames=lambda number: frame(number + 50))
+    add_notes(tmp_path / "data" / "toy-5", ["a note"])
+    assert (tmp_path / "data" / "toy-5").is_symlink()
+    stored = check_pack(tmp_path / "disk" / "toy-5")
+    np.testing.assert_array_equal(stored.array("train", "image")[0], frame(50)["image"])
+    assert stored.manifest.notes == ("a note",)
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["toy-5"]
+
+
+def test_free_space_is_looked_at_before_frames_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 10**7))
+    with pytest.raises(DataError, match=r"cannot write .*found 0\.01 GB free; free space there"):
+        write(tmp_path / "toy-5")
+    assert list(tmp_path.iterdir()) == []

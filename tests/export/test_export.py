@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from gatesearch.cli.predict import predict
 from gatesearch.errors import DataError, UsageError
@@ -252,11 +254,14 @@ class TestPredictions:
         pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
         Image.fromarray(pixels).convert(mode).save(tmp_path / "photo.png")
         model = read_model(shipped["mtl", "onnx"])
-        written = list(draw_predictions(model, tmp_path / "photo.png", tmp_path))
-        assert [path.name for path in written] == ["photo.semseg.png", "photo.depth.png"]
-        for path in written:
-            with Image.open(path) as drawn:
-                assert (drawn.size, drawn.mode) == (size, "RGB")
+        written = [w.path for w in draw_predictions(model, tmp_path / "photo.png", tmp_path)]
+        names = ["photo.semseg.png", "photo.depth.png", "photo.values.npz"]
+        assert [path.name for path in written] == names
+        with Image.open(written[0]) as drawn:
+            assert (drawn.size, drawn.mode) == (size, "RGB")
+        with Image.open(written[1]) as drawn:  # with a colour bar below
+            assert drawn.width >= size[0]
+            assert drawn.height == size[1] + 33
 
     def test_a_turned_photo_is_drawn_upright(self, shipped, tmp_path) -> None:
         turned = Image.fromarray(images(48, 64, 3).astype(np.uint8))
@@ -266,7 +271,7 @@ class TestPredictions:
         turned.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
         model = read_model(shipped["mtl", "onnx"])
         marked, upright = (
-            [path.read_bytes() for path in draw_predictions(model, tmp_path / name, tmp_path)]
+            [w.path.read_bytes() for w in draw_predictions(model, tmp_path / name, tmp_path)]
             for name in ("marked.png", "upright.png")
         )
         assert marked == upright
@@ -276,9 +281,47 @@ class TestPredictions:
         photos.mkdir()
         (photos / "a.jpg").write_text("no image")
         Image.fromarray(images(9, 7, 3).astype(np.uint8)).save(photos / "b.png")
-        with pytest.raises(DataError, match=r"a\.jpg cannot be read"):
+        with pytest.raises(DataError, match=r"a\.jpg must be an image in the format JPEG"):
             predict(shipped["mtl", "onnx"], photos, drawn)
-        assert {path.name for path in drawn.iterdir()} == {"b.semseg.png", "b.depth.png"}
+        names = {"b.semseg.png", "b.depth.png", "b.values.npz"}
+        assert {path.name for path in drawn.iterdir()} == names
+
+    def test_every_image_whose_pixels_can_be_read_is_drawn(self, shipped, tmp_path) -> None:
+        photos, drawn = tmp_path / "photos", tmp_path / "drawn"
+        photos.mkdir()
+        image = Image.fromarray(images(9, 7, 3).astype(np.uint8))
+        texts = PngInfo()
+        texts.add_text("note", "a" * 5_000_000, zip=True)
+        for name, options in {
+            "bad_exif.jpg": {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0"},
+            "long_text.png": {"pnginfo": texts},
+            "plain.tif": {},
+        }.items():
+            image.save(photos / name, **options)
+        (photos / "link.png").symlink_to(photos / "long_text.png")
+        whole = (photos / "long_text.png").read_bytes()
+        unreadable = {
+            "eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0",
+            "header.png": whole[:8] + b"\0\0\0\4IHDR" + whole[16:20] + bytes(4) + whole[33:],
+            "large.png": whole[:16] + (12_000).to_bytes(4, "big") * 2 + whole[24:],
+            "text.bmp": b"no image",
+        }
+        for name, data in unreadable.items():
+            (photos / name).write_bytes(data)
+        os.mkfifo(photos / "pipe.webp")
+        (photos / "zfolder.png").mkdir()
+        with pytest.raises(DataError) as raised:
+            predict(shipped["mtl", "onnx"], photos, drawn)
+        lines = str(raised.value).splitlines()
+        expected = [*unreadable, "pipe.webp", "zfolder.png"]
+        assert [line.split(" ")[0] for line in lines] == [
+            str(photos / name) for name in sorted(expected)
+        ]
+        assert {path.name for path in drawn.iterdir()} == {
+            f"{stem}.{ending}"
+            for stem in ("bad_exif", "long_text", "plain", "link")
+            for ending in ("semseg.png", "depth.png", "values.npz")
+        }
 
     def test_many_unreadable_images_fit_on_a_screen(self, shipped, tmp_path) -> None:
         for i in range(25):
@@ -313,7 +356,8 @@ class TestPredictions:
         else:
             Image.fromarray(images(64, 64, 3).astype(np.uint8)).save(path)
             path.write_bytes(path.read_bytes()[:5000])
-        with pytest.raises(DataError, match=r"photo\.png (cannot be read|must have 8 bits)"):
+        message = r"photo\.png (cannot be read|must have 8 bits|must be an image)"
+        with pytest.raises(DataError, match=message):
             list(draw_predictions(read_model(shipped["mtl", "onnx"]), path, tmp_path))
         assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
 
