@@ -174,7 +174,7 @@ def _check_requirements(size: int) -> None:
         import accelerate  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "training on several devices needs accelerate: pip install 'gatesearch[multi_gpu]'"
+            "training on several devices needs accelerate: pip install 'gatesearch[distributed]'"
         ) from error
     devices = torch.cuda.device_count()
     if 0 < devices < size:

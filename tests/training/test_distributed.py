@@ -296,7 +296,7 @@ def test_a_batch_must_divide(pack) -> None:
 
 def test_without_accelerate(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(UsageError, match=r"pip install 'gatesearch\[multi_gpu\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'gatesearch\[distributed\]'"):
         launch(2, losses)
 
 
