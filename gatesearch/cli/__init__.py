@@ -9,6 +9,8 @@
 | 4 | the store was refused |
 | 130 | interrupted |
 
+A reader that closes the pipe of standard output early, such as `head`, changes no exit code.
+
 Heavy libraries are imported inside the commands, so that `--help` is instant.
 """
 
@@ -19,6 +21,7 @@ import typer
 
 from gatesearch.cli import bench, data, export, flops, listing, predict, report, run, select, status
 from gatesearch.cli.console import err
+from gatesearch.cli.streams import make_lasting, output_error
 from gatesearch.errors import DataError, GatesearchError
 
 app = typer.Typer(
@@ -66,9 +69,25 @@ app.command(epilog=listing.METHODS_EXAMPLES)(listing.methods)
 
 def main() -> None:
     """Run the command line; the console script `gatesearch`."""
+    make_lasting()
     try:
-        app()
+        code = _run()
+        if code == 0 and (cause := output_error()) is not None:
+            raise DataError(
+                f"cannot write standard output: {cause.strerror}; what the command made is kept, "
+                "send the output elsewhere and run the command again to read it"
+            )
     except (GatesearchError, OSError) as error:
         err.print(f"gatesearch: error: {error}", style="red", markup=False, soft_wrap=True)
         # The user can cure any file that cannot be read or written.
-        sys.exit(error.code if isinstance(error, GatesearchError) else DataError.code)
+        code = error.code if isinstance(error, GatesearchError) else DataError.code
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """Run a command, and return its exit code."""
+    try:
+        app()
+    except SystemExit as exit_:
+        return exit_.code or 0
+    return 0

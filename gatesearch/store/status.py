@@ -218,7 +218,7 @@ class StatusFile:
         # Not synced to disk: after a power cut, the store itself holds everything that matters.
         temporary = self._path.with_name(f".{BOARD}.{os.getpid()}")
         try:
-            temporary.write_text(json.dumps(self._status))
+            temporary.write_bytes(json.dumps(self._status).encode())
             temporary.replace(self._path)
         except OSError:
             with contextlib.suppress(OSError):

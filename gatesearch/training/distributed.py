@@ -203,8 +203,8 @@ def _run(
         code = 0
     except BaseException:
         # Only the first to fail writes why; the others fail because it is gone.
-        with contextlib.suppress(FileExistsError), (folder / _FAILURE).open("x") as file:
-            file.write(f"{ranks.rank}\n{traceback.format_exc()}")
+        with contextlib.suppress(FileExistsError), (folder / _FAILURE).open("xb") as file:
+            file.write(f"{ranks.rank}\n{traceback.format_exc()}".encode(errors="replace"))
     sys.stdout.flush()
     sys.stderr.flush()
     # Python's own exit may abort in a thread of gloo that frees a tensor late, and finished work
@@ -260,7 +260,7 @@ def _describe_failure(failed: dict[int, int], folder: Path, size: int) -> str:
             return f"rank {rank} of {size} exited with {code}"
     report = folder / _FAILURE
     # The process that wrote it may have been ended before it was done.
-    if not report.exists() or "\n" not in report.read_text():
+    if not report.exists() or b"\n" not in report.read_bytes():
         return "; ".join(f"rank {rank} of {size} exited with {c}" for rank, c in failed.items())
-    first, text = report.read_text().split("\n", 1)
+    first, text = report.read_text(encoding="utf-8").split("\n", 1)
     return f"rank {first} of {size} failed: {text.strip().splitlines()[-1]}\n{text}"
