@@ -18,7 +18,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def advised() -> dict[str, str]:
-    """Each extra named as `gatesearch[a,b]` in code, studies and documents -> one file that does."""
+    """Each extra that code, studies or documents name as `gatesearch[a,b]` -> one such file."""
     files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "pyproject.toml"]
     for folder, pattern in (("gatesearch", "*.py"), ("docs", "*.md"), ("studies", "*.toml")):
         files += (ROOT / folder).rglob(pattern)
