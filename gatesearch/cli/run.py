@@ -12,15 +12,18 @@ from gatesearch.cli.options import (
     PreferOption,
     ReportsOption,
     SetOption,
+    StorageFileOption,
     StorageOption,
     StudyOption,
     check_reports,
     names,
     preferences,
-    store_of,
+    storage_url,
+    store_options,
     writing,
 )
 from gatesearch.cli.result import print_result
+from gatesearch.cli.stores import RUNS
 from gatesearch.errors import UsageError, unknown
 
 # Value of --search -> methods to tune; empty for those of the study.
@@ -42,7 +45,7 @@ gatesearch run --study nyud --n-trials 40 --workers 4
 
 gatesearch run --study nyud --n-trials 40 --executor ray://head:10001 --workers 16
 
-gatesearch run --study nyud --n-trials 40 --storage postgresql://me:secret@server/studies
+gatesearch run --study nyud --n-trials 40 --storage postgresql://me@server/studies
 
 gatesearch run --study scenes --out runs/wide --set search.lambda_s=[1,50] --reuse runs/scenes
 
@@ -113,6 +116,7 @@ def run(
         int, typer.Option(min=1, metavar="G", help="Devices that train one network together.")
     ] = 1,
     storage: StorageOption = "",
+    storage_file: StorageFileOption = None,
     search: Annotated[
         str,
         typer.Option(
@@ -161,7 +165,8 @@ def run(
     if not set(_MODES["one_shot"]) <= set(definition.tune) and (points is not None or prefer):
         raise UsageError("--points and --prefer belong to --search one_shot")
     wanted = preferences(prefer, definition.task_names)
-    store = store_of(definition, out)
+    store = RUNS / definition.name if out is None else out
+    server = storage_url(storage, storage_file)
     check_reports(reports)
     try:
         with emitter(log=store / "log.jsonl") as emit:
@@ -181,12 +186,12 @@ def run(
                     workers=workers,
                     executor=executor,
                     devices=devices_per_trial,
-                    storage=storage,
+                    storage=server,
                     device=device,
                 ),
                 reuse=reuse,
             )
-            with writing(reports, definition.name):
+            with writing(reports, store_options(study, out, storage, storage_file)):
                 path = write_report(record, folder=reports)
     except KeyboardInterrupt:
         err.print("interrupted; all that was finished is kept, the same command continues")

@@ -9,7 +9,8 @@ import typer
 
 from gatesearch.cli.console import err, print_json, print_table
 from gatesearch.cli.console import out as console
-from gatesearch.cli.options import JsonOption, OutOption, StudyOption, store_of
+from gatesearch.cli.options import JsonOption, OutOption, StoreOption, shown_storage_options
+from gatesearch.cli.stores import find_store
 from gatesearch.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -22,7 +23,7 @@ gatesearch status --study scenes --out /results/scenes --restore"""
 
 
 def status(
-    study: StudyOption,
+    study: StoreOption,
     out: OutOption = None,
     restore: Annotated[
         bool,
@@ -32,11 +33,12 @@ def status(
 ) -> None:
     """Tell how far the search of a study is, in an instant and beside the running search."""
     from gatesearch.store.status import read_status, restore_store
-    from gatesearch.study import load_study
+    from gatesearch.study import builtin_studies
 
-    definition = load_study(study)
-    name, folder = definition.name, store_of(definition, out)
+    named = find_store(study, out)
+    folder = named.folder
     current = read_status(folder)
+    name = named.study or current["study"] or folder.name
     if current["study"] not in ("", name):
         raise UsageError(
             f"{folder} must hold study '{name}', found '{current['study']}'; "
@@ -52,7 +54,11 @@ def status(
         )
         current = read_status(folder)
     place = ["--study", study, *(["--out", str(out)] if out else [])]
-    run_command = shlex.join(["gatesearch", "run", *place, *_run_options(current)])
+    run_place = place
+    if not named.defined:  # `run` needs the definition, and a store has no name for its file
+        definition = name if name in builtin_studies() else "FILE.toml"
+        run_place = ["--study", definition, "--out", str(folder)]
+    run_command = shlex.join(["gatesearch", "run", *run_place, *_run_options(current)])
     if json:
         print_json({**current, "study": name, "command": run_command})
         return
@@ -76,7 +82,7 @@ def _run_options(status: dict[str, Any]) -> list[str]:
     for text in filter(None, status["budget"].split("+")):
         amount, _, device = text.partition("@")
         options += ["--budget", amount, *(["--device", device] if device else [])]
-    return options + (["--storage", status["storage"]] if status["storage"] else [])
+    return options + (shown_storage_options(status["storage"]) if status["storage"] else [])
 
 
 def _count_left(status: dict[str, Any]) -> int | None:
