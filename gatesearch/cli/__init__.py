@@ -15,6 +15,8 @@ Heavy libraries are imported inside the commands, so that `--help` is instant.
 """
 
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -22,7 +24,7 @@ import typer
 from gatesearch.cli import bench, data, export, flops, listing, predict, report, run, select, status
 from gatesearch.cli.console import err
 from gatesearch.cli.streams import make_lasting, output_error
-from gatesearch.errors import DataError, GatesearchError
+from gatesearch.errors import DataError, GatesearchError, UsageError
 
 app = typer.Typer(
     name="gatesearch",
@@ -71,6 +73,7 @@ def main() -> None:
     """Run the command line; the console script `gatesearch`."""
     make_lasting()
     try:
+        _refuse_stray_urls(sys.argv)
         code = _run()
         if code == 0 and (cause := output_error()) is not None:
             raise DataError(
@@ -82,6 +85,20 @@ def main() -> None:
         # The user can cure any file that cannot be read or written.
         code = error.code if isinstance(error, GatesearchError) else DataError.code
     sys.exit(code)
+
+
+def _refuse_stray_urls(arguments: Sequence[str]) -> None:
+    """Refuse a server's URL outside --storage; other messages would quote it with its password.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for before, argument in pairwise(arguments):
+        if argument.startswith("postgres") and "://" in argument and before != "--storage":
+            raise UsageError(
+                "a server's URL is the value of --storage alone, found one elsewhere; write "
+                "--storage postgresql://USER@HOST/DATABASE"
+            )
 
 
 def _run() -> int | str | None:

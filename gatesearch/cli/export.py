@@ -13,6 +13,7 @@ from gatesearch.cli.options import (
     StorageFileOption,
     StorageOption,
     StoreOption,
+    check_names,
     record_of,
     storage_url,
 )
@@ -56,6 +57,7 @@ def export(
     Batch size, height and width stay open. Every file is checked against PyTorch on the study's
     frames before it is put in place.
     """
+    check_names(to=to)
     store, record = record_of(study, out, storage_url(storage, storage_file))
 
     from gatesearch.errors import unknown

@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,41 @@ def names(items: Iterable[str], option: str) -> tuple[str, ...]:
     if not all(split):
         raise UsageError(f"{option} takes names with commas between them, found an empty name")
     return tuple(dict.fromkeys(split))
+
+
+def settings(items: Sequence[str] | None) -> Sequence[str]:
+    """Return the values of `--set`.
+
+    Raises:
+        UsageError: One holds bytes that are no text.
+    """
+    for item in items or ():
+        if not _is_text(item):
+            raise UsageError(f"--set takes {_TEXT}, found {item!a}; {_TEXT_CURE}")
+    return items or ()
+
+
+def check_names(**paths: Path | None) -> None:
+    """Refuse names of files and folders that are no text, which some libraries cannot open.
+
+    Args:
+        paths: Option without its hyphens -> its value; None without it.
+
+    Raises:
+        UsageError: One is not; nothing was trained yet.
+    """
+    for option, path in paths.items():
+        if path is not None and not _is_text(str(path)):
+            raise UsageError(f"--{option} takes {_TEXT}, found {str(path)!a}; {_TEXT_CURE}")
+
+
+_TEXT = f"text in the encoding of file names here, {sys.getfilesystemencoding()}"
+_TEXT_CURE = "write it in that encoding, or set another by LC_ALL, such as C.UTF-8"
+
+
+def _is_text(argument: str) -> bool:
+    """Tell whether an argument is text; Python keeps bytes that are none as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def preferences(items: Iterable[str] | None, tasks: Iterable[str]) -> dict[str, float]:

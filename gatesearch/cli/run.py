@@ -15,9 +15,11 @@ from gatesearch.cli.options import (
     StorageFileOption,
     StorageOption,
     StudyOption,
+    check_names,
     check_reports,
     names,
     preferences,
+    settings,
     storage_url,
     store_options,
     writing,
@@ -149,6 +151,7 @@ def run(
     from gatesearch.cli.progress import emitter
     from gatesearch.study import load_study
 
+    check_names(out=out, data=data, reports=reports, reuse=reuse)
     chosen = {
         key: names([given], f"--{key}")
         for key, given in (("methods", methods), ("tune", tune), ("weightings", weightings))
@@ -161,7 +164,7 @@ def run(
             raise unknown("value of --search", search, _MODES)
         chosen["tune"] = _MODES[search]
     seeded = {} if seed is None else {"seed": seed}
-    definition = load_study(study, set_ or []).model_copy(update=chosen | seeded)
+    definition = load_study(study, settings(set_)).model_copy(update=chosen | seeded)
     if not set(_MODES["one_shot"]) <= set(definition.tune) and (points is not None or prefer):
         raise UsageError("--points and --prefer belong to --search one_shot")
     wanted = preferences(prefer, definition.task_names)

@@ -45,8 +45,6 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study
         key, separator, text = item.partition("=")
         if not separator or not key.strip():
             raise UsageError(f"--set takes key=value, found '{item}'")
-        if not _is_text(item):
-            raise UsageError(f"--set takes text in the encoding of the terminal, found {item!a}")
         if key.strip() == "preset":
             if text not in presets:
                 raise unknown("preset", text, presets)
@@ -70,11 +68,6 @@ def _find(name_or_path: str | Path) -> Path:
         return path
     hint = unknown("study", str(name_or_path), builtin)
     raise UsageError(f"{hint}; a file of your own must end in .toml")
-
-
-def _is_text(item: str) -> bool:
-    """Tell whether an argument is text; Python keeps bytes that are none as surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in item)
 
 
 def _value(text: str) -> Any:

@@ -227,9 +227,13 @@ def _meet(ranks: Ranks, folder: Path) -> None:
         "WORLD_SIZE": str(ranks.size),
         "LOCAL_WORLD_SIZE": str(ranks.size),
     }
+    # By its path: as a part of a URL, some characters of a folder's name would be misread.
+    file = str(folder / _MEETING)
+    store = torch.distributed.FileStore(file, ranks.size)  # type: ignore[attr-defined]
+    store.set_timeout(_TIMEOUT)
     PartialState(
         cpu=on_processor,
-        init_method=f"file://{folder / _MEETING}",
+        store=store,
         rank=ranks.rank,
         world_size=ranks.size,
         timeout=_TIMEOUT,

@@ -175,6 +175,29 @@ def test_no_command_prints_a_url_that_it_refuses(cli, here, command, url) -> Non
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--study", SECRET),
+        ("run", "--study", "scenes", SECRET),
+        ("run", "--study", "scenes", "--out", SECRET),
+        ("run", "--study", "scenes", "--executor", SECRET),
+        ("run", "--study", "scenes", "--storage", "--n-trials", SECRET),
+        ("run", "--study", "scenes", "--storge", SECRET),
+        ("run", "--study", "scenes", f"--storge={SECRET}"),
+        ("run", "--study", "scenes", "--storage-file", SECRET),
+        ("report", "--study", "scenes", "--storage", SECRET, SECRET),
+        (SECRET,),
+    ],
+)
+def test_a_url_in_a_wrong_place_is_not_quoted(cli, here, arguments) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "s3cret" not in done.stderr
+    assert "storage" in done.stderr
+    assert list(here.iterdir()) == []
+
+
 def test_no_help_shows_a_password(cli) -> None:
     for command in ("run", "report", "select", "export"):
         told = cli(command, "--help").stdout

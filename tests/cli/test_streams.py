@@ -78,7 +78,21 @@ def test_bytes_that_are_no_text_are_named(shell, encoding) -> None:
 def test_a_definition_with_bytes_that_are_no_text_is_refused(shell) -> None:
     done = shell("run --study scenes --set $'tasks.\\xff.kind=depth'")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert rb"--set takes text in the encoding of the terminal, found 'tasks.\udcff" in done.stderr
+    assert rb"--set takes text in the encoding of file names here, utf-8, found 'tasks.\udcff" in (
+        done.stderr
+    )
+
+
+@pytest.mark.slow("processes")
+@pytest.mark.parametrize("option", ["out", "data", "reports", "reuse"])
+def test_a_folder_that_some_libraries_could_not_open_is_refused_at_once(
+    shell, tmp_path, option
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    done = shell(f"run --study scenes --{option} $'a\\xff'")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert f"--{option} takes text in the encoding".encode() in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.slow("processes")
