@@ -16,7 +16,7 @@ from gatesearch.cli.console import err
 from gatesearch.cli.stores import find_store
 from gatesearch.errors import DataError, UsageError, unknown
 from gatesearch.files import MIB, read_text
-from gatesearch.store.server import hides_something, shown
+from gatesearch.store.server import hides_something, masked, shown
 
 if TYPE_CHECKING:
     from gatesearch.results import StudyRecord
@@ -272,7 +272,7 @@ def record_of(study: str, out: Path | None, storage: str = "") -> "tuple[Path, S
         status = read_status(folder)
         name = name or status["study"]
         if status["storage"] and not storage:
-            again = shlex.join(shown_storage_options(status["storage"]))
+            again = shlex.join(shown_storage_options(masked(status["storage"])))
             raise UsageError(f"{folder} has its store on a server; name it: {again}")
     record = read_store(folder, storage=storage, name=name if storage else "")
     if name not in ("", record.name):

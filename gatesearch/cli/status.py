@@ -12,6 +12,7 @@ from gatesearch.cli.console import out as console
 from gatesearch.cli.options import JsonOption, OutOption, StoreOption, shown_storage_options
 from gatesearch.cli.stores import find_store
 from gatesearch.errors import UsageError
+from gatesearch.store.server import masked
 
 EXAMPLES = """Examples:
 
@@ -32,12 +33,12 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Tell how far the search of a study is, in an instant and beside the running search."""
-    from gatesearch.store.status import read_status, restore_store
+    from gatesearch.store.status import restore_store
     from gatesearch.study import builtin_studies
 
     named = find_store(study, out)
     folder = named.folder
-    current = read_status(folder)
+    current = _read(folder)
     name = named.study or current["study"] or folder.name
     if current["study"] not in ("", name):
         raise UsageError(
@@ -52,7 +53,7 @@ def status(
             + (f"; what was damaged is {restored.damaged}" if restored.damaged else ""),
             markup=False,
         )
-        current = read_status(folder)
+        current = _read(folder)
     place = ["--study", study, *(["--out", str(out)] if out else [])]
     run_place = place
     if not named.defined:  # `run` needs the definition, and a store has no name for its file
@@ -72,6 +73,14 @@ def status(
         restore_command = shlex.join(["gatesearch", "status", *place, "--restore"])
         for line in _damage_lines(folder, current, restore_command):
             err.print(line, style="red", markup=False)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    from gatesearch.store.status import read_status
+
+    status = read_status(folder)
+    # Earlier versions kept passwords in the query of the URL.
+    return {**status, "storage": masked(status["storage"])}
 
 
 def _run_options(status: dict[str, Any]) -> list[str]:

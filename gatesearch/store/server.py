@@ -96,6 +96,14 @@ def shown(url: str) -> str:
     return f"postgresql://{name}{place}{port}/{_shown_name(parsed.database or '')}{query}"
 
 
+def masked(url: str) -> str:
+    """Write a URL that was kept in a file without its secrets: `***` if it cannot be read."""
+    try:
+        return shown(url) if url else ""
+    except UsageError:
+        return HIDDEN
+
+
 def hides_something(shown_url: str) -> bool:
     """Tell whether `shown` left out a secret, so that its text cannot be used as a URL."""
     return HIDDEN in shown_url

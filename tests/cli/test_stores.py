@@ -93,13 +93,19 @@ def test_status_of_a_store_by_its_name(cli, here) -> None:
     [
         ("postgresql://me@a/b", "--storage postgresql://me@a/b"),
         ("postgresql://me:***@a/b", "--storage-file FILE"),
+        # as kept by gatesearch 0.1.0, and damaged
+        ("postgresql://me@a/b?password=s3cret", "--storage-file FILE"),
+        ("postgresql://me:s3cret", "--storage-file FILE"),
     ],
 )
 def test_a_store_on_a_server_names_the_server(cli, here, url, option) -> None:
     store(here / "runs" / "mine", "mine", storage=url)
-    told = json.loads(cli("status", "--study", "mine", "--json").stdout)
+    printed = cli("status", "--study", "mine", "--json").stdout
+    told = json.loads(printed)
     assert told["command"].endswith(f"--out runs/mine --n-trials 4 {option}")
+    assert "s3cret" not in printed
     refused = cli("report", "--study", "mine")
+    assert "s3cret" not in refused.stderr
     assert refused.returncode == 2
     assert f"runs/mine has its store on a server; name it: {option}" in refused.stderr
 

@@ -8,6 +8,7 @@ from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.store.database import explained
 from gatesearch.store.server import (
     hides_something,
+    masked,
     server_url,
     shown,
     unreachable,
@@ -55,6 +56,16 @@ SHOWN = {
 def test_a_url_is_shown_without_secrets(url) -> None:
     assert shown(url) == SHOWN[url]
     assert hides_something(SHOWN[url]) == ("***" in SHOWN[url])
+
+
+@pytest.mark.parametrize("url", SHOWN)
+def test_what_was_masked_stays_as_it_is(url) -> None:
+    assert masked(masked(url)) == masked(url) == SHOWN[url]
+
+
+def test_a_url_that_cannot_be_read_is_masked_whole() -> None:
+    assert masked("postgresql://me:s3cret") == "***"
+    assert masked("") == ""
 
 
 @pytest.mark.parametrize("url", [url for url in SHOWN if "***" not in SHOWN[url]])
