@@ -3,10 +3,10 @@
 Importing this package costs nothing: every name below is fetched from its module on first use.
 """
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gatesearch.lazy import lazy_attributes
+from gatesearch.version import __version__
 
 if TYPE_CHECKING:
     from gatesearch.cost import count_macs
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gatesearch.pareto import hypervolume, pareto_front
     from gatesearch.pruning import extract
     from gatesearch.study import load_study
-
-    __version__: str
 
 _HOMES = {
     "build_model": "gatesearch.methods",
@@ -42,11 +40,7 @@ __all__ = [
 ]
 
 
-_fetch = lazy_attributes(__name__, _HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return version("gatesearch") if name == "__version__" else _fetch(name)
+__getattr__ = lazy_attributes(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -32,10 +32,12 @@ class NetworkTrained:
     Attributes:
         message: The line.
         trial: Whether it is a trial of a search, or a baseline.
+        metrics: Task -> its metric on the validation part; empty where it was not measured.
     """
 
     message: str
     trial: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ def to_json(event: Event) -> dict[str, object]:
             return {"event": "log", "message": message, **more}
         case Warned(message):
             return {"event": "warning", "message": message}
-        case NetworkTrained(message, trial):
-            return {"event": "trial" if trial else "baseline", "message": message}
+        case NetworkTrained(message, trial, metrics):
+            more = {"metrics": dict(metrics)} if metrics else {}
+            return {"event": "trial" if trial else "baseline", "message": message, **more}
         case Progress(stage, done, total, unit, message, values):
             counts = {"stage": stage, "done": done, "total": total, "unit": unit}
             return {"event": "progress", **counts, "message": message, **values}
@@ -94,7 +97,7 @@ def from_json(stored: Mapping[str, Any]) -> Event:
         case {"event": "warning", "message": message}:
             return Warned(message)
         case {"event": "trial" | "baseline" as kind, "message": message}:
-            return NetworkTrained(message, trial=kind == "trial")
+            return NetworkTrained(message, kind == "trial", stored.get("metrics", {}))
         case {
             "event": "progress", "stage": stage, "done": done, "total": total, "unit": unit,
             "message": message, **values,

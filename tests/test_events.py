@@ -21,6 +21,10 @@ STORED: list[tuple[Event, str]] = [
     ),
     (NetworkTrained("stl: 4 G", trial=False), '{"event": "baseline", "message": "stl: 4 G"}'),
     (
+        NetworkTrained("stl: 4 G", trial=False, metrics={"depth": 0.5}),
+        '{"event": "baseline", "message": "stl: 4 G", "metrics": {"depth": 0.5}}',
+    ),
+    (
         Progress("trial 3", 2, 9, "epochs", "depth 0.500", {"loss.depth": 0.5, "lr": 1e-3}),
         '{"event": "progress", "stage": "trial 3", "done": 2, "total": 9, "unit": "epochs", '
         '"message": "depth 0.500", "loss.depth": 0.5, "lr": 0.001}',

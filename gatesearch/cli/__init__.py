@@ -9,17 +9,22 @@
 | 4 | the store was refused |
 | 130 | interrupted |
 
+A reader that closes the pipe of standard output early, such as `head`, changes no exit code.
+
 Heavy libraries are imported inside the commands, so that `--help` is instant.
 """
 
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
 
 from gatesearch.cli import bench, data, export, flops, listing, predict, report, run, select, status
 from gatesearch.cli.console import err
-from gatesearch.errors import DataError, GatesearchError
+from gatesearch.cli.streams import make_lasting, output_error
+from gatesearch.errors import DataError, GatesearchError, UsageError
 
 app = typer.Typer(
     name="gatesearch",
@@ -66,9 +71,40 @@ app.command(epilog=listing.METHODS_EXAMPLES)(listing.methods)
 
 def main() -> None:
     """Run the command line; the console script `gatesearch`."""
+    make_lasting()
     try:
-        app()
+        _refuse_stray_urls(sys.argv)
+        code = _run()
+        if code == 0 and (cause := output_error()) is not None:
+            raise DataError(
+                f"cannot write standard output: {cause.strerror}; what the command made is kept, "
+                "send the output elsewhere and run the command again to read it"
+            )
     except (GatesearchError, OSError) as error:
         err.print(f"gatesearch: error: {error}", style="red", markup=False, soft_wrap=True)
         # The user can cure any file that cannot be read or written.
-        sys.exit(error.code if isinstance(error, GatesearchError) else DataError.code)
+        code = error.code if isinstance(error, GatesearchError) else DataError.code
+    sys.exit(code)
+
+
+def _refuse_stray_urls(arguments: Sequence[str]) -> None:
+    """Refuse a server's URL outside --storage; other messages would quote it with its password.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for before, argument in pairwise(arguments):
+        if argument.startswith("postgres") and "://" in argument and before != "--storage":
+            raise UsageError(
+                "a server's URL is the value of --storage alone, found one elsewhere; write "
+                "--storage postgresql://USER@HOST/DATABASE"
+            )
+
+
+def _run() -> int | str | None:
+    """Run a command, and return its exit code."""
+    try:
+        app()
+    except SystemExit as exit_:
+        return exit_.code or 0
+    return 0

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -12,10 +12,14 @@ from rich.table import Table
 # Width in columns where output is no terminal. It is large, because a wrapped table is unreadable.
 WIDE = 160
 
-out = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
-err = Console(
-    stderr=True, width=None if sys.stderr.isatty() else WIDE, highlight=False, soft_wrap=True
-)
+
+def _width(stream: TextIO | None) -> int | None:
+    """Width of a console; None for that of the terminal. A closed stream is None."""
+    return None if stream is not None and stream.isatty() else WIDE
+
+
+out = Console(width=_width(sys.stdout), highlight=False)
+err = Console(stderr=True, width=_width(sys.stderr), highlight=False, soft_wrap=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -7,7 +7,16 @@ import typer
 
 from gatesearch.cli.console import out as console
 from gatesearch.cli.console import print_json
-from gatesearch.cli.options import JsonOption, OutOption, StorageOption, StudyOption, record_of
+from gatesearch.cli.options import (
+    JsonOption,
+    OutOption,
+    StorageFileOption,
+    StorageOption,
+    StoreOption,
+    check_names,
+    record_of,
+    storage_url,
+)
 
 EXAMPLES = """Examples:
 
@@ -19,7 +28,7 @@ gatesearch export --study nyud-small --trial mtl --to mtl.onnx"""
 
 
 def export(
-    study: StudyOption,
+    study: StoreOption,
     to: Annotated[
         Path,
         typer.Option(metavar="FILE", help="Ends in .safetensors, .pt2 or .onnx."),
@@ -40,6 +49,7 @@ def export(
     ] = "",
     out: OutOption = None,
     storage: StorageOption = "",
+    storage_file: StorageFileOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a trained network with its normalisation, named outputs and a card of its tasks.
@@ -47,7 +57,8 @@ def export(
     Batch size, height and width stay open. Every file is checked against PyTorch on the study's
     frames before it is put in place.
     """
-    store, record = record_of(study, out, storage)
+    check_names(to=to)
+    store, record = record_of(study, out, storage_url(storage, storage_file))
 
     from gatesearch.errors import unknown
     from gatesearch.export import FORMATS, card_of, choose, ship

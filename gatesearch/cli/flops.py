@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gatesearch.cli.console import err, print_json, print_table
-from gatesearch.cli.options import JsonOption, SetOption, StudyOption, names
+from gatesearch.cli.options import JsonOption, SetOption, StudyOption, names, settings
 
 EXAMPLES = """Examples:
 
@@ -31,7 +31,7 @@ def flops(
     """
     from gatesearch.study import load_study
 
-    definition = load_study(study, set_ or [])
+    definition = load_study(study, settings(set_))
     chosen = names(method, "--method") if method else definition.methods
 
     from gatesearch.methods import check_study

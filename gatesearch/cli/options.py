@@ -2,22 +2,36 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+import shlex
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gatesearch.cli.console import err
+from gatesearch.cli.stores import find_store
 from gatesearch.errors import DataError, UsageError, unknown
+from gatesearch.files import MIB, read_text
+from gatesearch.store.server import hides_something, masked, shown
 
 if TYPE_CHECKING:
     from gatesearch.results import StudyRecord
-    from gatesearch.study import Study
 
 StudyOption = Annotated[
     str,
     typer.Option("--study", metavar="NAME|FILE", help="A built-in study, or a TOML file."),
+]
+StoreOption = Annotated[
+    str,
+    typer.Option(
+        "--study",
+        metavar="NAME|FILE|STORE",
+        help="A built-in study, a TOML file, or a store: its name under runs/ or its folder.",
+    ),
 ]
 OutOption = Annotated[
     Path | None,
@@ -27,7 +41,17 @@ StorageOption = Annotated[
     str,
     typer.Option(
         metavar="URL",
-        help="postgresql://... of a server that keeps the store. Default: SQLite in --out.",
+        help="postgresql://USER@HOST/DATABASE of a server that keeps the store; the password from "
+        "PGPASSWORD or ~/.pgpass. Default: SQLite in --out.",
+    ),
+]
+StorageFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage-file",
+        metavar="FILE",
+        help="File that holds the URL of --storage, with a password or without; only you may be "
+        "able to read it.",
     ),
 ]
 ReportsOption = Annotated[
@@ -74,6 +98,41 @@ def names(items: Iterable[str], option: str) -> tuple[str, ...]:
     if not all(split):
         raise UsageError(f"{option} takes names with commas between them, found an empty name")
     return tuple(dict.fromkeys(split))
+
+
+def settings(items: Sequence[str] | None) -> Sequence[str]:
+    """Return the values of `--set`.
+
+    Raises:
+        UsageError: One holds bytes that are no text.
+    """
+    for item in items or ():
+        if not _is_text(item):
+            raise UsageError(f"--set takes {_TEXT}, found {item!a}; {_TEXT_CURE}")
+    return items or ()
+
+
+def check_names(**paths: Path | None) -> None:
+    """Refuse names of files and folders that are no text, which some libraries cannot open.
+
+    Args:
+        paths: Option without its hyphens -> its value; None without it.
+
+    Raises:
+        UsageError: One is not; nothing was trained yet.
+    """
+    for option, path in paths.items():
+        if path is not None and not _is_text(str(path)):
+            raise UsageError(f"--{option} takes {_TEXT}, found {str(path)!a}; {_TEXT_CURE}")
+
+
+_TEXT = f"text in the encoding of file names here, {sys.getfilesystemencoding()}"
+_TEXT_CURE = "write it in that encoding, or set another by LC_ALL, such as C.UTF-8"
+
+
+def _is_text(argument: str) -> bool:
+    """Tell whether an argument is text; Python keeps bytes that are none as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def preferences(items: Iterable[str] | None, tasks: Iterable[str]) -> dict[str, float]:
@@ -124,10 +183,14 @@ def check_reports(folder: Path) -> None:
 
 
 @contextmanager
-def writing(reports: Path, study: str) -> Iterator[None]:
+def writing(reports: Path, store: Sequence[str]) -> Iterator[None]:
     """Turn errors of writing a report into one that names the command which writes it later.
 
     By then all results are in the store.
+
+    Args:
+        reports: The report's folder.
+        store: Options that name the store; see `store_options`.
 
     Raises:
         DataError: The report cannot be written.
@@ -135,37 +198,86 @@ def writing(reports: Path, study: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        command = shlex.join(["gatesearch", "report", *store, "--reports"])
         raise DataError(
             f"cannot write the report into {reports}: {error.strerror or error}; make room or name "
-            f"another folder: gatesearch report --study {study} --reports DIR"
+            f"another folder: {command} DIR"
         ) from error
 
 
+def storage_url(storage: str, file: Path | None) -> str:
+    """Return the URL that `--storage` or `--storage-file` gives; empty without either.
+
+    Raises:
+        UsageError: Both are given, or the URL is not one of a server.
+        DataError: The file is not what it must be, or others than its owner can read it.
+    """
+    if file is None:
+        if storage and hides_something(shown(storage)):
+            err.print(
+                "warning: other users of this machine see what --storage says, in the list of "
+                "processes; give a password by --storage-file, PGPASSWORD or ~/.pgpass",
+                style="yellow",
+            )
+        return storage
+    if storage:
+        raise UsageError("--storage and --storage-file both name the server; give one of them")
+    path = file.resolve()  # a link is followed here, since the user named it
+    text = read_text(path, limit=MIB).strip()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise DataError(
+            f"{file} must be readable by its owner alone, found mode {mode:o}; change it: "
+            f"chmod 600 {shlex.quote(str(file))}"
+        )
+    shown(text)  # refuses what is no URL
+    return text
+
+
+def store_options(
+    study: str, out: Path | None, storage: str = "", storage_file: Path | None = None
+) -> list[str]:
+    """List the options that name a store again in another command, without a password."""
+    options = ["--study", study, *(["--out", str(out)] if out else [])]
+    if storage_file is not None:
+        return [*options, "--storage-file", str(storage_file)]
+    return options + (shown_storage_options(shown(storage)) if storage else [])
+
+
+def shown_storage_options(shown_url: str) -> list[str]:
+    """List the options that name a server, of which a file must take over what is not shown."""
+    if hides_something(shown_url):
+        return ["--storage-file", "FILE"]
+    return ["--storage", shown_url]
+
+
 def record_of(study: str, out: Path | None, storage: str = "") -> "tuple[Path, StudyRecord]":
-    """Find the folder of a study's store, and read everything in the store.
+    """Find the folder of a store, and read everything in the store.
 
     Args:
         study: Value of `--study`.
         out: Value of `--out`; None for the default folder.
-        storage: Value of `--storage`; empty for SQLite in the folder.
+        storage: URL of the server that keeps the store; empty for SQLite in the folder.
 
     Raises:
         UsageError: There is no store, or it is another study's.
     """
+    from gatesearch.store.backup import DATABASE
     from gatesearch.store.opening import read_store
-    from gatesearch.study import load_study
+    from gatesearch.store.status import holds_store, read_status
 
-    definition = load_study(study)
-    store = store_of(definition, out)
-    record = read_store(store, storage=storage, name=definition.name if storage else "")
-    if record.name != definition.name:
+    named = find_store(study, out)
+    folder, name = named.folder, named.study
+    if not (folder / DATABASE).is_file() and holds_store(folder):
+        status = read_status(folder)
+        name = name or status["study"]
+        if status["storage"] and not storage:
+            again = shlex.join(shown_storage_options(masked(status["storage"])))
+            raise UsageError(f"{folder} has its store on a server; name it: {again}")
+    record = read_store(folder, storage=storage, name=name if storage else "")
+    if name not in ("", record.name):
         raise UsageError(
-            f"{store} must hold study '{definition.name}', found '{record.name}'; "
+            f"{folder} must hold study '{name}', found '{record.name}'; "
             f"use --study {record.name} or another --out"
         )
-    return store, record
-
-
-def store_of(study: "Study", out: Path | None) -> Path:
-    """Return the folder of a study's store: `out`, or by default `runs/STUDY`."""
-    return Path("runs") / study.name if out is None else out
+    return folder, record

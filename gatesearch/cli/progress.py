@@ -1,14 +1,17 @@
 """Show events on a terminal or in a pipe, and keep them in a log file."""
 
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +21,7 @@ from rich.progress import (
     TextColumn,
 )
 from rich.progress import Progress as Bars
+from rich.table import Column
 from rich.text import Text
 
 from gatesearch.cli.console import err
@@ -32,8 +36,8 @@ INTERVAL = 10.0
 def emitter(log: Path | None = None) -> Iterator[Emit]:
     """Give the function that shows an event.
 
-    A terminal shows one bar per stage with the time left; a pipe gets timestamped lines. Both are
-    standard error.
+    A terminal shows one bar per stage with the time left, and below the bars the newest losses and
+    validation metrics; a pipe gets timestamped lines. Both are standard error.
 
     Args:
         log: File that every event is appended to, as one JSON object with its time per line.
@@ -96,23 +100,54 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+class _BarsAndValues(Bars):
+    """One bar per stage, and below them one line of values per stage or network.
+
+    A bar has no room for the values of several tasks on a narrow terminal, where a line of its own
+    is wrapped between words.
+
+    Attributes:
+        lines: Stage or network -> its line.
+    """
+
+    lines: Mapping[str, str] = MappingProxyType({})
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """See `rich.progress.Progress`."""
+        yield from super().get_renderables()
+        for line in self.lines.values():
+            # The console wraps no lines, which is right for messages that are copied.
+            yield Text(line, style="dim", no_wrap=False, overflow="fold")
+
+
 @contextmanager
 def _show_bars() -> Iterator[Emit]:
-    bars = Bars(
+    bars = _BarsAndValues(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
-        MofNCompleteColumn(),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[unit]}", markup=False),
         # rich's own column needs two steps, and forgets those of more than 30 s ago.
-        _LeftColumn(),
+        _LeftColumn(table_column=Column(no_wrap=True)),
         console=err,
         transient=True,
     )
     stages: dict[str, TaskID] = {}
     time_left = TimeLeft()
+    values: dict[str, dict[str, float]] = {}  # stage -> name -> newest value that is a number
+    newest = ""  # validation metrics of the network that was measured last
+
+    def show_values() -> None:
+        lines = {stage: f"{stage}: {text}" for stage in values if (text := _values(values[stage]))}
+        bars.lines = lines | ({"": newest} if newest else {})
 
     def show(event: Event) -> None:
+        nonlocal newest
         if not isinstance(event, Progress):
+            if isinstance(event, NetworkTrained) and event.metrics:
+                network = event.message.partition(":")[0]
+                newest = f"validation of {network}: {_pairs(event.metrics)}"
+                show_values()
             _print_message(event)
             return
         now = time.monotonic()
@@ -123,8 +158,12 @@ def _show_bars() -> Iterator[Emit]:
                 event.stage, total=event.total, unit=event.unit, end=None
             )
         bars.update(stages[event.stage], completed=event.done, total=event.total, end=end)
+        numbers = {name: value for name, value in event.values.items() if math.isfinite(value)}
+        values.setdefault(event.stage, {}).update(numbers)
         if event.done >= event.total:
             bars.remove_task(stages.pop(event.stage))
+            del values[event.stage]
+        show_values()
 
     with bars:
         yield show
@@ -152,7 +191,11 @@ def show_lines(clock: Callable[[], float] = time.monotonic) -> Emit:
             return
         printed[event.stage] = now
         left = "" if seconds is None else f", {_clock(seconds)} left"
-        _print(f"{event.stage}: {event.done}/{event.total} {event.unit}{left}{_losses(event)}")
+        values = _values(event.values)
+        _print(
+            f"{event.stage}: {event.done}/{event.total} {event.unit}{left}"
+            + (f", {values}" if values else "")
+        )
         if finished:
             del printed[event.stage]
 
@@ -172,11 +215,19 @@ def _print(text: str, *, style: str = "") -> None:
     sys.stderr.flush()
 
 
-def _losses(event: Progress) -> str:
-    """`, loss depth 0.5 edges 0.1`; the log file has the other values too."""
-    losses = [
-        f"{name.removeprefix('loss.')} {value:.3g}"
-        for name, value in event.values.items()
+def _values(values: Mapping[str, float]) -> str:
+    """`loss depth 0.5 edges 0.1, Δ_MTL +1.20 %`; the log file has the other values too."""
+    losses = {
+        name.removeprefix("loss."): value
+        for name, value in values.items()
         if name.startswith("loss.")
-    ]
-    return f", loss {' '.join(losses)}" if losses else ""
+    }
+    parts = [f"loss {_pairs(losses)}"] if losses else []
+    gain = values.get("delta_mtl", math.nan)  # of a trial that early stopping has judged
+    if math.isfinite(gain):
+        parts.append(f"Δ_MTL {gain:+.2f} %")
+    return ", ".join(parts)
+
+
+def _pairs(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.3g}" for name, value in values.items())

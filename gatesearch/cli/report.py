@@ -6,9 +6,12 @@ from gatesearch.cli.options import (
     JsonOption,
     OutOption,
     ReportsOption,
+    StorageFileOption,
     StorageOption,
-    StudyOption,
+    StoreOption,
     record_of,
+    storage_url,
+    store_options,
     writing,
 )
 from gatesearch.cli.result import print_result
@@ -17,21 +20,24 @@ EXAMPLES = """Examples:
 
 gatesearch report --study scenes
 
+gatesearch report --study mine
+
 gatesearch report --study nyud-small --out /results/nyud-small --reports /tmp --json"""
 
 
 def report(
-    study: StudyOption,
+    study: StoreOption,
     out: OutOption = None,
     storage: StorageOption = "",
+    storage_file: StorageFileOption = None,
     reports: ReportsOption = Path("reports"),
     json: JsonOption = False,
 ) -> None:
     """Write the report of a study anew from its store; trains nothing and needs no data."""
-    _, record = record_of(study, out, storage)
+    _, record = record_of(study, out, storage_url(storage, storage_file))
 
     from gatesearch.report import write_report
 
-    with writing(reports, record.name):
+    with writing(reports, store_options(study, out, storage, storage_file)):
         path = write_report(record, folder=reports)
     print_result(record, path, as_json=json)

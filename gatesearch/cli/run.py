@@ -12,15 +12,20 @@ from gatesearch.cli.options import (
     PreferOption,
     ReportsOption,
     SetOption,
+    StorageFileOption,
     StorageOption,
     StudyOption,
+    check_names,
     check_reports,
     names,
     preferences,
-    store_of,
+    settings,
+    storage_url,
+    store_options,
     writing,
 )
 from gatesearch.cli.result import print_result
+from gatesearch.cli.stores import RUNS
 from gatesearch.errors import UsageError, unknown
 
 # Value of --search -> methods to tune; empty for those of the study.
@@ -42,7 +47,7 @@ gatesearch run --study nyud --n-trials 40 --workers 4
 
 gatesearch run --study nyud --n-trials 40 --executor ray://head:10001 --workers 16
 
-gatesearch run --study nyud --n-trials 40 --storage postgresql://me:secret@server/studies
+gatesearch run --study nyud --n-trials 40 --storage postgresql://me@server/studies
 
 gatesearch run --study scenes --out runs/wide --set search.lambda_s=[1,50] --reuse runs/scenes
 
@@ -113,6 +118,7 @@ def run(
         int, typer.Option(min=1, metavar="G", help="Devices that train one network together.")
     ] = 1,
     storage: StorageOption = "",
+    storage_file: StorageFileOption = None,
     search: Annotated[
         str,
         typer.Option(
@@ -145,6 +151,7 @@ def run(
     from gatesearch.cli.progress import emitter
     from gatesearch.study import load_study
 
+    check_names(out=out, data=data, reports=reports, reuse=reuse)
     chosen = {
         key: names([given], f"--{key}")
         for key, given in (("methods", methods), ("tune", tune), ("weightings", weightings))
@@ -157,11 +164,12 @@ def run(
             raise unknown("value of --search", search, _MODES)
         chosen["tune"] = _MODES[search]
     seeded = {} if seed is None else {"seed": seed}
-    definition = load_study(study, set_ or []).model_copy(update=chosen | seeded)
+    definition = load_study(study, settings(set_)).model_copy(update=chosen | seeded)
     if not set(_MODES["one_shot"]) <= set(definition.tune) and (points is not None or prefer):
         raise UsageError("--points and --prefer belong to --search one_shot")
     wanted = preferences(prefer, definition.task_names)
-    store = store_of(definition, out)
+    store = RUNS / definition.name if out is None else out
+    server = storage_url(storage, storage_file)
     check_reports(reports)
     try:
         with emitter(log=store / "log.jsonl") as emit:
@@ -181,12 +189,12 @@ def run(
                     workers=workers,
                     executor=executor,
                     devices=devices_per_trial,
-                    storage=storage,
+                    storage=server,
                     device=device,
                 ),
                 reuse=reuse,
             )
-            with writing(reports, definition.name):
+            with writing(reports, store_options(study, out, storage, storage_file)):
                 path = write_report(record, folder=reports)
     except KeyboardInterrupt:
         err.print("interrupted; all that was finished is kept, the same command continues")

@@ -11,11 +11,14 @@ from gatesearch.cli.options import (
     JsonOption,
     OutOption,
     PreferOption,
+    StorageFileOption,
     StorageOption,
-    StudyOption,
+    StoreOption,
     names,
     preferences,
     record_of,
+    storage_url,
+    store_options,
 )
 
 EXAMPLES = """Examples:
@@ -26,7 +29,7 @@ gatesearch select --study nyud-small --budget 20M --prefer depth=2"""
 
 
 def select(
-    study: StudyOption,
+    study: StoreOption,
     budget: Annotated[
         list[str] | None,
         typer.Option(metavar="B", help="Upper bound, as in `run`. Repeatable: all hold."),
@@ -34,13 +37,14 @@ def select(
     prefer: PreferOption = None,
     out: OutOption = None,
     storage: StorageOption = "",
+    storage_file: StorageFileOption = None,
     json: JsonOption = False,
 ) -> None:
     """Choose a trained network by budget and by what tasks matter, from the store alone.
 
     Chosen by Δ_MTL on the validation part, tasks weighted by --prefer.
     """
-    _, record = record_of(study, out, storage)
+    _, record = record_of(study, out, storage_url(storage, storage_file))
 
     from gatesearch.results import point
     from gatesearch.store.selection import select as chosen
@@ -74,10 +78,9 @@ def select(
         + (f", {result.latency_ms:.3g} ms" if result.latency_ms is not None else "")
     )
     print_table(["task", "metric", "validation", "test"], rows, numbers_from=2, title=title)
-    place = f" --out {shlex.quote(str(out))}" if out else ""
+    place = shlex.join(store_options(study, out, storage, storage_file))
     console.print(
-        f"ship it: gatesearch export --study {study}{place} --trial {result.trial} "
-        "--to network.onnx",
+        f"ship it: gatesearch export {place} --trial {result.trial} --to network.onnx",
         markup=False,
         soft_wrap=True,
     )

@@ -9,8 +9,10 @@ import typer
 
 from gatesearch.cli.console import err, print_json, print_table
 from gatesearch.cli.console import out as console
-from gatesearch.cli.options import JsonOption, OutOption, StudyOption, store_of
+from gatesearch.cli.options import JsonOption, OutOption, StoreOption, shown_storage_options
+from gatesearch.cli.stores import find_store
 from gatesearch.errors import UsageError
+from gatesearch.store.server import masked
 
 EXAMPLES = """Examples:
 
@@ -22,7 +24,7 @@ gatesearch status --study scenes --out /results/scenes --restore"""
 
 
 def status(
-    study: StudyOption,
+    study: StoreOption,
     out: OutOption = None,
     restore: Annotated[
         bool,
@@ -31,12 +33,13 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Tell how far the search of a study is, in an instant and beside the running search."""
-    from gatesearch.store.status import read_status, restore_store
-    from gatesearch.study import load_study
+    from gatesearch.store.status import restore_store
+    from gatesearch.study import builtin_studies
 
-    definition = load_study(study)
-    name, folder = definition.name, store_of(definition, out)
-    current = read_status(folder)
+    named = find_store(study, out)
+    folder = named.folder
+    current = _read(folder)
+    name = named.study or current["study"] or folder.name
     if current["study"] not in ("", name):
         raise UsageError(
             f"{folder} must hold study '{name}', found '{current['study']}'; "
@@ -50,9 +53,13 @@ def status(
             + (f"; what was damaged is {restored.damaged}" if restored.damaged else ""),
             markup=False,
         )
-        current = read_status(folder)
+        current = _read(folder)
     place = ["--study", study, *(["--out", str(out)] if out else [])]
-    run_command = shlex.join(["gatesearch", "run", *place, *_run_options(current)])
+    run_place = place
+    if not named.defined:  # `run` needs the definition, and a store has no name for its file
+        definition = name if name in builtin_studies() else "FILE.toml"
+        run_place = ["--study", definition, "--out", str(folder)]
+    run_command = shlex.join(["gatesearch", "run", *run_place, *_run_options(current)])
     if json:
         print_json({**current, "study": name, "command": run_command})
         return
@@ -68,6 +75,14 @@ def status(
             err.print(line, style="red", markup=False)
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    from gatesearch.store.status import read_status
+
+    status = read_status(folder)
+    # Earlier versions kept passwords in the query of the URL.
+    return {**status, "storage": masked(status["storage"])}
+
+
 def _run_options(status: dict[str, Any]) -> list[str]:
     """List the options of the command that continues the run, beside --study and --out."""
     options = ["--tune", ",".join(status["tune"])] if status["tune"] else []
@@ -76,7 +91,7 @@ def _run_options(status: dict[str, Any]) -> list[str]:
     for text in filter(None, status["budget"].split("+")):
         amount, _, device = text.partition("@")
         options += ["--budget", amount, *(["--device", device] if device else [])]
-    return options + (["--storage", status["storage"]] if status["storage"] else [])
+    return options + (shown_storage_options(status["storage"]) if status["storage"] else [])
 
 
 def _count_left(status: dict[str, Any]) -> int | None:

@@ -47,7 +47,8 @@ def write_report(record: StudyRecord, *, folder: Path) -> Path:
     table = results_table(record).to_csv(index=False).encode()
     text = json.dumps(summary(record, path), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _write(path.with_name(f"{record.name}.csv"), table)
-    _write(path.with_name(f"{record.name}.json"), text.encode())
+    # Bytes of the report's path that are no text become escapes of JSON.
+    _write(path.with_name(f"{record.name}.json"), text.encode(errors="backslashreplace"))
     _write(path, document)
     return path
 

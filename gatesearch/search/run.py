@@ -82,7 +82,7 @@ def run(
         check_reuse(reuse)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stoppable())
-        stack.enter_context(explained(out))
+        stack.enter_context(explained(out, options.storage))
         stack.enter_context(locked(out))
         if options.storage:
             stack.enter_context(advisory_lock(options.storage, study.name))

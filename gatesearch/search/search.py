@@ -326,7 +326,8 @@ class Search:
             self.emit(Progress(stage, min(done, total), total, unit))
 
     def _emit_trained(self, label: str, result: Result, *, trial: bool) -> None:
-        self.emit(NetworkTrained(self._line(label, result), trial=trial))
+        metrics = result.metrics.get("validation", {})
+        self.emit(NetworkTrained(self._line(label, result), trial, metrics))
 
     def _line(self, label: str, result: Result) -> str:
         if result.state != "complete":

@@ -1,7 +1,7 @@
 """Check a run before a store is made: methods, weightings, budgets and devices."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from gatesearch.methods import (
 from gatesearch.methods.specification import SCALAR
 from gatesearch.models import parts_of
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, TaskInfo
-from gatesearch.store.lock import server_url
+from gatesearch.store.server import shown
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import resolve_runtime
@@ -36,20 +36,21 @@ class ExecutionOptions:
         workers: Number of networks that are trained at the same time.
         executor: `process`, `ray`, or `ray://ADDRESS` of a cluster.
         devices: Number of devices that train one network together.
-        storage: `postgresql://...` of the store; empty for SQLite in its folder.
+        storage: `postgresql://...` of the store; empty for SQLite in its folder. It may hold a
+            password, and so is left out of the text form of these options.
         device: Device on which latency is measured for budgets; empty for that of training.
     """
 
     workers: int = 1
     executor: str = "process"
     devices: int = 1
-    storage: str = ""
+    storage: str = field(default="", repr=False)
     device: str = ""
 
     @property
     def shown_storage(self) -> str:
-        """URL of the server without its password; empty without a server."""
-        return server_url(self.storage).render_as_string() if self.storage else ""
+        """URL of the server without its secrets; empty without a server."""
+        return shown(self.storage) if self.storage else ""
 
 
 @dataclass(frozen=True)

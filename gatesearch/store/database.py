@@ -3,18 +3,27 @@
 import contextlib
 import errno
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
+import sqlalchemy
+import sqlalchemy.exc
 from optuna.storages import RDBStorage
 
 from gatesearch.errors import DataError, StudyRefusedError
 from gatesearch.store.backup import DATABASE, damage, damaged, last_backup
-from gatesearch.store.lock import server_url
+from gatesearch.store.server import server_url, shown, unreachable, without_secrets
 
 # Error codes of a disk or folder that cannot be written; the cure lies outside the store.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+# A connection that was lost within a transaction raises PendingRollbackError when it is used again.
+_DATABASE_ERRORS = (
+    sqlalchemy.exc.DBAPIError,
+    sqlalchemy.exc.PendingRollbackError,
+    optuna.exceptions.StorageInternalError,
+)
 _UNWRITABLE_SQLITE = {"SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"}
 
 
@@ -29,17 +38,36 @@ def open_database(folder: Path, url: str = "") -> RDBStorage:
         StudyRefusedError: The database is damaged, or was written by another version of Optuna.
             It is not changed.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if url:
-        return RDBStorage(server_url(url).render_as_string(hide_password=False))
-    _check(folder)
+    # Optuna's warnings quote statements of SQL; errors are raised.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not url:
+        _check(folder)
     try:
-        return RDBStorage(f"sqlite:///{folder.absolute() / DATABASE}")
+        return _open_server(url) if url else _open_file(folder / DATABASE)
     except RuntimeError as error:  # The tables are those of another version of Optuna.
+        place = f"the store on {shown(url)}" if url else str(folder / DATABASE)
         raise StudyRefusedError(
-            f"{folder / DATABASE} cannot be used: {str(error).splitlines()[0]}; name another "
-            "folder with --out"
+            f"{place} cannot be used: {str(error).splitlines()[0]}; name another "
+            + ("--storage" if url else "folder with --out")
         ) from error
+
+
+def _open_server(url: str) -> RDBStorage:
+    text = server_url(url).render_as_string(hide_password=False)
+    return RDBStorage(text.replace("{", "{{").replace("}", "}}"))  # Optuna fills in a version
+
+
+def _open_file(path: Path) -> RDBStorage:
+    """Open an SQLite database by its path, never as a part of a URL, which would be decoded."""
+    # Without `..`, from which SQLAlchemy and the system go to different folders behind a link.
+    real = path.parent.resolve() / path.name
+    return RDBStorage(
+        "sqlite://",
+        engine_kwargs={
+            "creator": lambda: sqlite3.connect(real, check_same_thread=False),
+            "poolclass": sqlalchemy.QueuePool,
+        },
+    )
 
 
 def close_database(storage: RDBStorage) -> None:
@@ -62,19 +90,24 @@ def _check(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path, url: str = "") -> Iterator[None]:
     """Turn errors of the disk and the database into errors that name the cure.
 
+    Args:
+        folder: The store's folder.
+        url: URL of the server that keeps the store; empty for SQLite in the folder.
+
     Raises:
-        DataError: The disk is full or the folder cannot be written.
+        DataError: The disk is full, the folder cannot be written, or the server cannot be reached
+            or was lost.
         StudyRefusedError: The database cannot be used.
     """
-    import sqlalchemy.exc
-
     try:
         yield
-    except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
-        cause = _sqlite_error(error)
+    except _DATABASE_ERRORS as error:
+        cause = _driver_error(error)
+        if url:
+            raise _server_error(url, cause) from error
         # Extended codes such as SQLITE_IOERR_WRITE begin with the code of their family.
         code = "_".join(getattr(cause, "sqlite_errorname", "").split("_")[:2])
         if code in _UNWRITABLE_SQLITE:
@@ -91,10 +124,24 @@ def explained(folder: Path) -> Iterator[None]:
         raise _unwritable(Path(error.filename or folder), str(error.strerror)) from error
 
 
-def _sqlite_error(error: BaseException) -> BaseException:
+def _driver_error(error: BaseException) -> BaseException:
     """Find the error of the database itself, which SQLAlchemy and Optuna wrap in theirs."""
     cause = getattr(error, "orig", None) or error.__cause__
-    return _sqlite_error(cause) if cause is not None else error
+    return _driver_error(cause) if cause is not None else error
+
+
+def _server_error(url: str, cause: BaseException) -> DataError | StudyRefusedError:
+    """Make the error for a server; only one that answered can refuse its tables."""
+    from psycopg import DataError as ValueRefused
+    from psycopg import IntegrityError, NotSupportedError, ProgrammingError
+
+    if not isinstance(cause, (ProgrammingError, IntegrityError, NotSupportedError, ValueRefused)):
+        return unreachable(url, cause)
+    reason = without_secrets(str(cause), url)
+    return StudyRefusedError(
+        f"the store on {shown(url)} cannot be used: {reason}; have its administrator mend that, or "
+        "name another --storage"
+    )
 
 
 def _unwritable(path: Path, reason: str) -> DataError:

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatesearch.errors import DataError, StudyRefusedError, UsageError
+from gatesearch.errors import DataError, StudyRefusedError
+from gatesearch.store.server import server_url, unreachable
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -134,6 +134,7 @@ def advisory_lock(url: str, name: str) -> Iterator[None]:
         server_url(url),
         poolclass=sqlalchemy.NullPool,
         isolation_level="AUTOCOMMIT",
+        pool_reset_on_return=None,  # there is no transaction, and perhaps no server any more
         connect_args={
             "application_name": f"{me.pid}@{me.host}"[:63],
             "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 "
@@ -150,10 +151,7 @@ def advisory_lock(url: str, name: str) -> Iterator[None]:
             )
             other = None if taken else _server_holder(connection, key)
         except DBAPIError as error:
-            shown = engine.url.render_as_string(hide_password=True)
-            raise DataError(
-                f"cannot use {shown}: {error.orig}; start the server, or mend --storage"
-            ) from error
+            raise unreachable(url, error.orig) from error
         if not taken:
             raise StudyRefusedError(
                 f"'{name}' on {engine.url.host or 'the server'} is in use by "
@@ -163,31 +161,6 @@ def advisory_lock(url: str, name: str) -> Iterator[None]:
         assert driver is not None
         stack.enter_context(_closed_in_forks(driver.fileno()))
         yield
-
-
-def server_url(url: str) -> "sqlalchemy.URL":
-    """Parse the URL of a PostgreSQL server, and add the driver that we use.
-
-    Raises:
-        UsageError: Another kind of URL, or the driver is not installed.
-    """
-    import sqlalchemy
-
-    try:
-        parsed = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
-        parsed = None
-    if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres"):
-        raise UsageError(
-            "--storage takes postgresql://USER:PASSWORD@HOST/DATABASE, found "
-            f"'{parsed.render_as_string() if parsed else url}'"
-        )
-    if find_spec("psycopg") is None:
-        raise UsageError(
-            "--storage postgresql://... needs psycopg; install it: pip install "
-            "'gatesearch[postgresql]'"
-        )
-    return parsed.set(drivername="postgresql+psycopg")
 
 
 def _server_holder(connection: "sqlalchemy.Connection", key: int) -> str | None:

@@ -14,6 +14,7 @@ from gatesearch.results import StudyRecord, TaskInfo
 from gatesearch.store import names
 from gatesearch.store.backup import DATABASE
 from gatesearch.store.database import close_database, explained, open_database
+from gatesearch.store.server import shown
 from gatesearch.store.store import GAIN_AND_COST, Store, name_metrics
 from gatesearch.store.upgrade import VERSION, upgrade, upgrade_alone
 from gatesearch.study import Study, differences
@@ -47,7 +48,7 @@ def open_store(
         DataError: The folder cannot be written, or the server cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with explained(folder):
+    with explained(folder, storage):
         if not storage:
             upgrade(folder)
         opened = open_database(folder, storage)
@@ -114,9 +115,9 @@ def _check_version(store: Store, folder: Path, storage: str) -> None:
     version = store.attribute(names.FORMAT)
     if version != VERSION and store.attribute(names.DEFINITION) is not None:
         raise StudyRefusedError(
-            f"{storage or folder} was written by another version of gatesearch (store format "
-            f"{version or 1}, this version reads {VERSION}); go on with that version, or name "
-            "another " + ("--storage" if storage else "--out")
+            f"{shown(storage) if storage else folder} was written by another version of gatesearch "
+            f"(store format {version or 1}, this version reads {VERSION}); go on with that "
+            "version, or name another " + ("--storage" if storage else "--out")
         )
 
 
@@ -135,7 +136,7 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
     """
     if not storage and not (folder / DATABASE).is_file():
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
-    with explained(folder), contextlib.ExitStack() as stack:
+    with explained(folder, storage), contextlib.ExitStack() as stack:
         if not storage:
             upgrade_alone(folder)
         try:
@@ -147,8 +148,9 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
             return store.record()
         except KeyError as error:
             raise StudyRefusedError(
-                f"{storage or folder / DATABASE} holds no finished set-up of a study ({error} is "
-                "missing); run the study again, or name another folder with --out"
+                f"{shown(storage) if storage else folder / DATABASE} holds no finished set-up of a "
+                f"study ({error} is missing); run the study again, or name another "
+                + ("--storage" if storage else "--out")
             ) from error
 
 

@@ -218,7 +218,7 @@ class StatusFile:
         # Not synced to disk: after a power cut, the store itself holds everything that matters.
         temporary = self._path.with_name(f".{BOARD}.{os.getpid()}")
         try:
-            temporary.write_text(json.dumps(self._status))
+            temporary.write_bytes(json.dumps(self._status).encode())
             temporary.replace(self._path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -286,13 +286,20 @@ def restore_store(folder: Path) -> Restored:
     return restored
 
 
+def holds_store(folder: Path) -> bool:
+    """Tell whether a study was run in a folder."""
+    with contextlib.suppress(OSError):  # such as a name that is too long
+        return any((folder / name).is_file() for name in (DATABASE, BOARD, *BACKUPS))
+    return False
+
+
 def check_store(folder: Path) -> None:
     """Refuse a folder in which no study was run.
 
     Raises:
         UsageError: It holds no store.
     """
-    if not any((folder / name).is_file() for name in (DATABASE, BOARD, *BACKUPS)):
+    if not holds_store(folder):
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
 
 

@@ -174,7 +174,7 @@ def _check_requirements(size: int) -> None:
         import accelerate  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "training on several devices needs accelerate: pip install 'gatesearch[multi_gpu]'"
+            "training on several devices needs accelerate: pip install 'gatesearch[distributed]'"
         ) from error
     devices = torch.cuda.device_count()
     if 0 < devices < size:
@@ -203,8 +203,8 @@ def _run(
         code = 0
     except BaseException:
         # Only the first to fail writes why; the others fail because it is gone.
-        with contextlib.suppress(FileExistsError), (folder / _FAILURE).open("x") as file:
-            file.write(f"{ranks.rank}\n{traceback.format_exc()}")
+        with contextlib.suppress(FileExistsError), (folder / _FAILURE).open("xb") as file:
+            file.write(f"{ranks.rank}\n{traceback.format_exc()}".encode(errors="replace"))
     sys.stdout.flush()
     sys.stderr.flush()
     # Python's own exit may abort in a thread of gloo that frees a tensor late, and finished work
@@ -227,9 +227,13 @@ def _meet(ranks: Ranks, folder: Path) -> None:
         "WORLD_SIZE": str(ranks.size),
         "LOCAL_WORLD_SIZE": str(ranks.size),
     }
+    # By its path: as a part of a URL, some characters of a folder's name would be misread.
+    file = str(folder / _MEETING)
+    store = torch.distributed.FileStore(file, ranks.size)  # type: ignore[attr-defined]
+    store.set_timeout(_TIMEOUT)
     PartialState(
         cpu=on_processor,
-        init_method=f"file://{folder / _MEETING}",
+        store=store,
         rank=ranks.rank,
         world_size=ranks.size,
         timeout=_TIMEOUT,
@@ -260,7 +264,7 @@ def _describe_failure(failed: dict[int, int], folder: Path, size: int) -> str:
             return f"rank {rank} of {size} exited with {code}"
     report = folder / _FAILURE
     # The process that wrote it may have been ended before it was done.
-    if not report.exists() or "\n" not in report.read_text():
+    if not report.exists() or b"\n" not in report.read_bytes():
         return "; ".join(f"rank {rank} of {size} exited with {c}" for rank, c in failed.items())
-    first, text = report.read_text().split("\n", 1)
+    first, text = report.read_text(encoding="utf-8").split("\n", 1)
     return f"rank {first} of {size} failed: {text.strip().splitlines()[-1]}\n{text}"

@@ -1,7 +1,6 @@
 """Train one network, count its cost, measure it, and keep it."""
 
 import copy
-import importlib.metadata
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from gatesearch.results import Result
 from gatesearch.training import History, evaluate, recompute_statistics
 from gatesearch.trials.kept_networks import keep_network, load_network, network_state
 from gatesearch.trials.phase_training import TrainingControls, run_phases
+from gatesearch.version import __version__, version_of
 
 _ALONE = TrainingControls()
 
@@ -158,8 +158,7 @@ def _latency_ms(
 
 def _environment(context: Context) -> dict[str, str]:
     versions = {
-        name: importlib.metadata.version(name)
-        for name in ("torch", "torchvision", "optuna", "fvcore", "numpy", "gatesearch")
+        name: version_of(name) for name in ("torch", "torchvision", "optuna", "fvcore", "numpy")
     }
     runtime = context.runtime
     return {
@@ -169,6 +168,7 @@ def _environment(context: Context) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         **versions,
+        "gatesearch": __version__,
     }
 
 

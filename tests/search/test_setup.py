@@ -127,6 +127,7 @@ def test_what_a_report_must_know_of_tasks(tmp_path) -> None:
 
 
 def test_the_shown_storage_has_no_password() -> None:
-    url = "postgresql://me:secret@server/studies"
-    assert "secret" not in ExecutionOptions(storage=url).shown_storage
+    options = ExecutionOptions(storage="postgresql://me:secret@server/studies?password=secret")
+    assert options.shown_storage == "postgresql://me:***@server/studies?password=***"
+    assert "secret" not in repr(options)
     assert ExecutionOptions().shown_storage == ""

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from gatesearch.errors import DataError, StudyRefusedError, UsageError
-from gatesearch.store.lock import LOCK, advisory_lock, holder, locked, server_url
+from gatesearch.errors import DataError, StudyRefusedError
+from gatesearch.store.lock import LOCK, advisory_lock, holder, locked
+from gatesearch.store.server import server_url
 
 HOLD = """
 import sys
@@ -214,19 +215,7 @@ def test_optuna_asks_and_tells_on_a_server_that_is_held(postgres_url) -> None:
 
 def test_a_server_that_is_not_there(tmp_path) -> None:
     url = f"postgresql://me:secret@/postgres?host={tmp_path}"
-    with pytest.raises(DataError, match=r"start the server, or mend --storage") as caught:  # noqa: SIM117
+    with pytest.raises(DataError, match="Start the server or mend its URL") as caught:  # noqa: SIM117
         with advisory_lock(url, "scenes"):
             pytest.fail("held")
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("url", ["sqlite:///study.db", "mysql://a/b", "server", ""])
-def test_other_storages_are_refused(url) -> None:
-    with pytest.raises(UsageError, match="--storage takes postgresql://"):
-        server_url(url)
-
-
-def test_a_missing_driver_names_the_extra(monkeypatch) -> None:
-    monkeypatch.setattr("gatesearch.store.lock.find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"pip install 'gatesearch\[postgresql\]'"):
-        server_url("postgresql://localhost/optuna")

@@ -296,7 +296,7 @@ def test_a_batch_must_divide(pack) -> None:
 
 def test_without_accelerate(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(UsageError, match=r"pip install 'gatesearch\[multi_gpu\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'gatesearch\[distributed\]'"):
         launch(2, losses)
 
 
@@ -304,3 +304,18 @@ def test_fewer_devices_than_processes(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="2 processes need a CUDA device each, found 1"):
         launch(2, losses)
+
+
+def sum_of_ranks(ranks: Ranks) -> float:
+    numbers = torch.tensor([float(ranks.rank + 1)])
+    torch.distributed.all_reduce(numbers)
+    return numbers.item()
+
+
+@pytest.mark.slow("processes")
+def test_processes_meet_in_a_temporary_folder_of_any_name(tmp_path, monkeypatch) -> None:
+    odd = tmp_path / "a?rank=7#%5f {x}é"
+    odd.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(odd))
+    assert launch(2, sum_of_ranks) == 3.0
+    assert list(odd.iterdir()) == []
