@@ -115,7 +115,7 @@ def run(
         for name, method in setup.tuned.items():
             plan = method_plan(
                 method, context, store, single_task=single_task, budgets=setup.budgets,
-                prefer=prefer or {}, emit=emit,
+                prefer=prefer or {}, n_trials=trials[name], emit=emit,
             )  # fmt: skip
             if len(setup.tuned) > 1:
                 plan = replace(plan, stage=f"search {plan.name}")

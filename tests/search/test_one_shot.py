@@ -77,7 +77,9 @@ def tried_on(offering: Offering, patterns: optuna.Study, tmp_path, told=None, sp
     study = tiny(tmp_path)
     context = SimpleNamespace(study=study, tasks=build_tasks(study.tasks))
     emit = ignore if told is None else told.append
-    _try_configurations(offering, space, patterns, context, SINGLE_TASK, emit=emit)
+    _try_configurations(
+        offering, space, patterns, context, SINGLE_TASK, count=offering.patterns, emit=emit
+    )
 
 
 def test_configurations_begin_at_even_steps_between_the_ends(tmp_path) -> None:
@@ -88,8 +90,8 @@ def test_configurations_begin_at_even_steps_between_the_ends(tmp_path) -> None:
     assert offering.measured[:9] == even
     assert len(offering.measured) == 13
     assert [(e.done, e.total) for e in told if isinstance(e, Progress)] == [
-        (0, 13), (10, 13), (13, 13),
-    ]  # fmt: skip
+        (done, 13) for done in range(14)
+    ]
     first = patterns.trials[0]
     assert first.values == [0.0, 2.0]  # Δ_MTL in percent, GFLOPs
     assert patterns.trials[8].values == pytest.approx([100 * 1 / 20 / 2, 6.0])

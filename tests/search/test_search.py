@@ -88,7 +88,7 @@ class Running:
         plan = method_plan(
             METHODS[method], self.search.context, self.store,
             single_task=lambda: self.search.known(NetworkSpec("stl", self.study.seed)),
-            budgets=(), prefer={}, emit=self.told.append,
+            budgets=(), prefer={}, n_trials=n_trials, emit=self.told.append,
         )  # fmt: skip
         self.search.run_trials(plan, n_trials)
         return self.store.results(plan.name)
@@ -298,7 +298,7 @@ def test_failed_and_undefined_trials_count(opened) -> None:
     running = opened(RANDOM, train=train)
     results = running.tune(3)
     assert [r.state for r in results] == ["failed", "failed", "complete"]
-    assert results[1].reason == "Δ_MTL is undefined: a metric is not a number"
+    assert results[1].reason == "Δ_MTL is undefined: the metric of depth is nan"
     warned = [event.message for event in running.told if isinstance(event, Warned)]
     assert warned == [f"trial {r.trial} failed: {r.reason}" for r in results[:2]]
     assert opened(RANDOM).tune(3) == results
