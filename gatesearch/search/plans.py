@@ -90,9 +90,15 @@ def method_plan(
             GAIN_AND_COST,
             partial(draw, space=space),
             choose=lambda: one_shot.chooser(
-                method, context, store, single_task(), budgets=budgets, prefer=prefer,
-                points=n_trials, emit=emit,
-            ),  # fmt: skip
+                method,
+                context,
+                store,
+                single_task(),
+                budgets=budgets,
+                prefer=prefer,
+                points=n_trials,
+                emit=emit,
+            ),
         )
     weightings = study.search.weighting
     first = NetworkSpec(method.name, study.seed, 0, budgets=budgets, weighting=weightings[0])
