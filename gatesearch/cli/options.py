@@ -124,10 +124,14 @@ def check_reports(folder: Path) -> None:
 
 
 @contextmanager
-def writing(reports: Path, study: str) -> Iterator[None]:
+def writing(reports: Path, command: str) -> Iterator[None]:
     """Turn errors of writing a report into one that names the command which writes it later.
 
     By then all results are in the store.
+
+    Args:
+        reports: Folder of the report.
+        command: `gatesearch report` with the options that name the store.
 
     Raises:
         DataError: The report cannot be written.
@@ -137,7 +141,7 @@ def writing(reports: Path, study: str) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"cannot write the report into {reports}: {error.strerror or error}; make room or name "
-            f"another folder: gatesearch report --study {study} --reports DIR"
+            f"another folder: {command} --reports DIR"
         ) from error
 
 

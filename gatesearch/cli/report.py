@@ -12,6 +12,7 @@ from gatesearch.cli.options import (
     writing,
 )
 from gatesearch.cli.result import print_result
+from gatesearch.cli.shown_command import shown_command
 
 EXAMPLES = """Examples:
 
@@ -32,6 +33,6 @@ def report(
 
     from gatesearch.report import write_report
 
-    with writing(reports, record.name):
+    with writing(reports, shown_command("report", study=study, out=out, storage=storage)):
         path = write_report(record, folder=reports)
     print_result(record, path, as_json=json)

@@ -21,10 +21,15 @@ from gatesearch.cli.options import (
     writing,
 )
 from gatesearch.cli.result import print_result
+from gatesearch.cli.shown_command import shown_command
 from gatesearch.errors import UsageError, unknown
 
 # Value of --search -> methods to tune; empty for those of the study.
 _MODES: dict[str, tuple[str, ...]] = {"separate": (), "one_shot": ("one_shot",)}
+
+# Bounds that only catch slips: of trials, and of processes on one machine or cluster.
+_MOST, _MOST_PROCESSES = 1_000_000, 4096
+_LARGEST_SEED = 2**63 - 1  # as in `Study.seed`
 
 EXAMPLES = """Examples:
 
@@ -55,6 +60,7 @@ def run(
         int | None,
         typer.Option(
             min=0,
+            max=_MOST,
             metavar="N",
             help="Total of each search's trials; 0 trains the baselines only. Default: the tuned "
             "method's, 20 for most.",
@@ -83,7 +89,8 @@ def run(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, metavar="S", help="Seed. Default: the study's.")
+        int | None,
+        typer.Option(min=0, max=_LARGEST_SEED, metavar="S", help="Seed. Default: the study's."),
     ] = None,
     out: OutOption = None,
     reports: ReportsOption = Path("reports"),
@@ -102,7 +109,10 @@ def run(
     workers: Annotated[
         int,
         typer.Option(
-            min=1, metavar="K", help="Trainings at a time, a process and a CUDA device each."
+            min=1,
+            max=_MOST_PROCESSES,
+            metavar="K",
+            help="Trainings at a time, a process and a CUDA device each.",
         ),
     ] = 1,
     executor: Annotated[
@@ -110,7 +120,13 @@ def run(
         typer.Option(metavar="process|ray|ray://ADDRESS", help="Who runs the workers."),
     ] = "process",
     devices_per_trial: Annotated[
-        int, typer.Option(min=1, metavar="G", help="Devices that train one network together.")
+        int,
+        typer.Option(
+            min=1,
+            max=_MOST_PROCESSES,
+            metavar="G",
+            help="Devices that train one network together.",
+        ),
     ] = 1,
     storage: StorageOption = "",
     search: Annotated[
@@ -124,7 +140,10 @@ def run(
     points: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="K", help="Networks cut from a supernet, in all: its --n-trials."
+            min=0,
+            max=_MOST,
+            metavar="K",
+            help="Networks cut from a supernet, in all: its --n-trials.",
         ),
     ] = None,
     prefer: PreferOption = None,
@@ -135,6 +154,13 @@ def run(
             help="Another store: baselines that would be trained the same are taken over.",
         ),
     ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Try the configurations of failed trials again, as new trials beyond N.",
+        ),
+    ] = False,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -163,6 +189,7 @@ def run(
     wanted = preferences(prefer, definition.task_names)
     store = store_of(definition, out)
     check_reports(reports)
+    again = shown_command("report", study=study, out=out, storage=storage)
     try:
         with emitter(log=store / "log.jsonl") as emit:
             from gatesearch.report import write_report
@@ -185,8 +212,9 @@ def run(
                     device=device,
                 ),
                 reuse=reuse,
+                retry_failed=retry_failed,
             )
-            with writing(reports, definition.name):
+            with writing(reports, again):
                 path = write_report(record, folder=reports)
     except KeyboardInterrupt:
         err.print("interrupted; all that was finished is kept, the same command continues")

@@ -43,6 +43,7 @@ def run(
     prefer: Mapping[str, float] | None = None,
     options: ExecutionOptions = HERE,
     reuse: Path | None = None,
+    retry_failed: bool = False,
 ) -> StudyRecord:
     """Train a study's baselines, bring its searches to `n_trials` trials each, and measure on test.
 
@@ -63,6 +64,8 @@ def run(
         options: Workers, their executor, and the server of the store.
         reuse: Folder of another store. Its baselines are taken over if training them here would
             give the same networks.
+        retry_failed: True to try the configurations of failed trials again, as new trials beyond
+            `n_trials`. A configuration that was tried again with success is not tried once more.
 
     Returns:
         Everything in the store.
@@ -106,7 +109,7 @@ def run(
         changed = stack.enter_context(_backed_up(study, out, emit, on=not options.storage))
         search = Search(
             store, context, pool, status, data=data, changed=changed, devices=options.devices,
-            reuse=reuse,
+            reuse=reuse, retry_failed=retry_failed,
         )  # fmt: skip
         search.train_bases(setup.baselines)
 

@@ -35,6 +35,8 @@ class Search:
         changed: Called after every change of the store.
         devices: Number of devices that train one network together.
         reuse: Folder of a store whose baselines are taken over; None without one.
+        retry_failed: True to try the configurations of failed trials again, as new trials beyond
+            the total that was asked for.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Search:
         changed: Callable[[], None],
         devices: int = 1,
         reuse: Path | None = None,
+        retry_failed: bool = False,
     ) -> None:
         self.store, self.context, self.pool, self.status = store, context, pool, status
         self.emit: Emit = pool.emit
         self._changed = changed
         self._data, self._devices, self._reuse = data, devices, reuse
+        self._retry_failed = retry_failed
         self._bases = store.bases
 
     def known(self, spec: NetworkSpec) -> Result | None:
@@ -111,6 +115,11 @@ class Search:
             self.status.search(self._outcome(result) for result in earlier)
         ended = len(earlier)
         drawn = ended + len(unfinished)
+        retried = _count_retries(earlier, unfinished)
+        again: list[Mapping[str, float | str]] = []
+        if self._retry_failed:
+            again = _failed_configurations(earlier, unfinished, seed=plan.first.seed)
+            n_trials = max(n_trials, drawn) + len(again)
         self._progress(plan.stage, ended, n_trials, "trials")
         if ended >= n_trials:
             return
@@ -121,13 +130,18 @@ class Search:
         trials: dict[str, PendingTrial] = {}  # identity of a running job -> its trial
 
         def begin_more() -> None:
-            nonlocal drawn
+            nonlocal drawn, retried
             while self.pool.free and ended + len(self.pool.jobs) < n_trials:
                 if unfinished:
                     trial = unfinished.pop(0)
                     message = f"trial {trial.number} goes on"
+                elif again:
+                    trial = self._draw(plan, drawn, again.pop(0))
+                    message = f"trial {trial.number} tries again: {_shown(trial.params)}"
+                    drawn, retried = drawn + 1, retried + 1
                 else:
-                    trial = self._draw(plan, drawn, None if chooser is None else chooser(drawn))
+                    index = drawn - retried
+                    trial = self._draw(plan, drawn, None if chooser is None else chooser(index))
                     message = f"trial {trial.number}: {_shown(trial.params)}"
                     drawn += 1
                 self.emit(Log(message, dict(trial.params)))
@@ -365,6 +379,35 @@ def _with_cost_of_all(result: Result, tried: Sequence[Result]) -> Result:
         train_images=result.reused_images + sum(r.train_images - r.reused_images for r in tried),
         train_pflops=result.reused_pflops + sum(r.train_pflops - r.reused_pflops for r in tried),
     )
+
+
+def _failed_configurations(
+    ended: Sequence[Result], unfinished: Sequence[PendingTrial], *, seed: int
+) -> list[Mapping[str, float | str]]:
+    """List the parameters of failed trials with a seed that no other trial has tried since.
+
+    A configuration that failed again is listed once more.
+    """
+    pending = [dict(trial.params) for trial in unfinished]
+    of_seed = [result for result in ended if result.seed == seed]
+    better = [dict(result.params) for result in of_seed if result.state != "failed"]
+    listed: list[Mapping[str, float | str]] = []
+    for result in of_seed:
+        params = dict(result.params)
+        if result.state == "failed" and params not in [*pending, *better, *listed]:
+            listed.append(params)
+    return listed
+
+
+def _count_retries(ended: Sequence[Result], unfinished: Sequence[PendingTrial]) -> int:
+    """Count the trials that tried a configuration again after an earlier trial had failed."""
+    failed_params: list[Mapping[str, float | str]] = []
+    retries = 0
+    for result in sorted(ended, key=lambda r: r.trial or 0):
+        retries += dict(result.params) in failed_params
+        if result.state == "failed":
+            failed_params.append(dict(result.params))
+    return retries + sum(dict(trial.params) in failed_params for trial in unfinished)
 
 
 def _shown(params: Mapping[str, float | str]) -> str:

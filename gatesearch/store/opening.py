@@ -70,12 +70,12 @@ def open_store(
             store.keep_definition(study)
             return store
     if store.attribute(names.FINGERPRINT) != study.fingerprint:
-        if not store.methods() and not store.numbers:
-            begin_anew(store, study, tasks)
-            return store
         lines = _binding_differences(study, stored, store, complete, binding)
         if not lines:
             store.keep_definition(study)
+            return store
+        if not store.methods() and not store.numbers:
+            begin_anew(store, study, tasks)
             return store
         raise StudyRefusedError(
             f"{folder} was made with another definition (fingerprint "
@@ -164,7 +164,7 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
         StudyRefusedError: The database is damaged, or no run finished setting it up.
     """
     if not storage and not (folder / DATABASE).is_file():
-        raise UsageError(f"no store in {folder}; `gatesearch run` makes it, --out names another")
+        raise UsageError(f"no store in {folder}; run the study first, or name another with --out")
     with explained(folder), contextlib.ExitStack() as stack:
         if not storage:
             upgrade_alone(folder)

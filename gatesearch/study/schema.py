@@ -59,7 +59,7 @@ class DataSpec(Strict):
     train_frames: int = Field(default=0, ge=0)
     test_frames: int = Field(default=0, ge=0)
     validation: int = Field(gt=0)
-    validation_seed: int = 0
+    validation_seed: int = Field(default=0, ge=-(2**63), le=2**63 - 1)
 
 
 class ModelSpec(Strict):
