@@ -147,6 +147,28 @@ def test_seeds_have_bounds(tmp_path, key) -> None:
         tiny(tmp_path, f"{key}={2**63}")
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "training.epochs", "training.batch_size", "data.validation", "data.train_frames",
+        "data.test_frames", "tasks.semseg.classes", "model.head_channels", "search.startup",
+        "search.stop_every", "search.stop_after", "search.scalar_trials", "execution.attempts",
+        "one_shot.patterns", "one_shot.statistics", "one_shot.epochs", "interrogate.round_to",
+        "options.mtl.training.epochs",
+    ],
+)  # fmt: skip
+def test_whole_numbers_have_bounds(tmp_path, key) -> None:
+    named = key.rpartition(".")[2]
+    with pytest.raises(UsageError, match=f"{named}: Input should be less than or equal to"):
+        check_study(tiny(tmp_path, f"{key}={10**30}"))
+
+
+@pytest.mark.parametrize("size", ["[0, 16]", "[16, -1]", f"[16, {10**30}]"])
+def test_sizes_have_bounds(tmp_path, size) -> None:
+    with pytest.raises(UsageError, match=r"protocol\.size\.[01]: Input should be"):
+        tiny(tmp_path, f"protocol.size={size}")
+
+
 @pytest.mark.slow("whole run")
 def test_a_store_begun_with_a_definition_that_was_refused_takes_the_cured_one(
     data, tmp_path

@@ -71,7 +71,7 @@ class InterroGateOptions(Strict):
     finetune: float = Field(default=0.0, ge=0, lt=1)
     spread: Literal["learned", "even"] = "learned"
     align: bool = False
-    round_to: int = Field(default=1, ge=1)
+    round_to: int = Field(default=1, ge=1, le=10**6)
 
     @model_validator(mode="after")
     def _some_left(self) -> "InterroGateOptions":
@@ -113,9 +113,9 @@ class OneShotOptions(Strict):
 
     ends: float = Field(default=0.2, ge=0, le=0.5)
     distillation: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    patterns: int | None = Field(default=None, ge=1, le=1_000_000)
-    statistics: int = Field(default=256, ge=2)
-    epochs: int | None = Field(default=None, ge=1)
+    patterns: int | None = Field(default=None, ge=1, le=10**6)
+    statistics: int = Field(default=256, ge=2, le=10**9)
+    epochs: int | None = Field(default=None, ge=1, le=10**6)
     warmup: float = Field(default=0.4, ge=0, lt=1)
     finetune: float = Field(default=0.25, ge=0, lt=1)
 
