@@ -52,6 +52,13 @@ def open_store(
         if not storage:
             upgrade(folder)
         opened = open_database(folder, storage)
+        held = "" if storage else _main_study(opened)
+        if held and held != study.name:
+            close_database(opened)
+            raise StudyRefusedError(
+                f"{folder} must hold study '{study.name}', found '{held}', whose networks lie in "
+                "the same folders; name another folder with --out"
+            )
         handle = optuna.create_study(
             study_name=study.name,
             storage=opened,

@@ -216,6 +216,14 @@ def test_another_definition_is_refused_by_its_key(tmp_path, store, out, override
     assert (out / DATABASE).read_bytes() == before
 
 
+def test_a_folder_holds_one_study(tmp_path, store, out) -> None:
+    store.close()
+    before = (out / DATABASE).read_bytes()
+    with pytest.raises(StudyRefusedError, match=r"must hold study 'other', found 'tiny', whose"):
+        open_store(tiny(tmp_path, "name=other"), folder=out, tasks=TASKS)
+    assert (out / DATABASE).read_bytes() == before
+
+
 def test_a_store_without_any_result_takes_a_new_definition(tmp_path, study, store, out) -> None:
     store.keep("data", {"sha256": "0" * 64})
     store.keep("runtime", {"precision": "fp32", "memory_format": "nchw"})
