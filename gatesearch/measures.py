@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from gatesearch.errors import UsageError
 
@@ -48,6 +49,67 @@ def delta_mtl(
         gains.append(weight * (gain if higher else -gain))
         total += weight
     return 100.0 * math.fsum(gains) / total
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Δ_MTL of a network, or the reason why it is undefined.
+
+    Attributes:
+        percent: Δ_MTL; NaN if it is undefined.
+        fault: Why it is undefined, as the rest of a sentence; empty if it is defined.
+    """
+
+    percent: float
+    fault: str = ""
+
+
+def gain(
+    metrics: Mapping[str, float] | None,
+    baseline: Mapping[str, float] | None,
+    higher_is_better: Mapping[str, bool],
+    weights: Mapping[str, float] | None = None,
+) -> Gain:
+    """Compute Δ_MTL of a network of a study, where `delta_mtl` may be undefined.
+
+    It is undefined if a metric of the network is missing or not finite, or one of the single-task
+    networks is missing, not finite or not positive. A mIoU of 0 after one epoch is such a one.
+
+    Args:
+        metrics: Task -> value of the network; None where it was not measured.
+        baseline: Task -> value of the single-task networks; None where there are none.
+        higher_is_better: Task -> direction of its metric. Only these tasks count.
+        weights: Task -> weight of its gain; 1 for tasks that are not named.
+
+    >>> gain({"seg": 0.5}, {"seg": 0.0}, {"seg": True})
+    Gain(percent=nan, fault='the single-task network of seg has 0, and the gain divides by it')
+    """
+    for task in higher_is_better:
+        base = (baseline or {}).get(task)
+        if base is None:
+            return Gain(math.nan, f"there is no single-task network of {task} to compare with")
+        if not math.isfinite(base):
+            return Gain(math.nan, f"the metric of the single-task network of {task} is {base}")
+        if base <= 0:
+            return Gain(
+                math.nan,
+                f"the single-task network of {task} has {base:g}, and the gain divides by it",
+            )
+    for task in higher_is_better:
+        value = (metrics or {}).get(task)
+        if value is None:
+            return Gain(math.nan, f"{task} was not measured")
+        if not math.isfinite(value):
+            return Gain(math.nan, f"the metric of {task} is {value}")
+    assert metrics is not None
+    assert baseline is not None
+    try:
+        percent = delta_mtl(metrics, baseline, higher_is_better, weights)
+    except (OverflowError, ValueError):  # of `math.fsum`, for infinite terms
+        percent = math.nan
+    if not math.isfinite(percent):
+        return Gain(math.nan, "the metrics differ by more than a floating-point number can hold")
+    return Gain(percent)
 
 
 def mean_rank(

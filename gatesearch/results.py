@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gatesearch.errors import StudyRefusedError
-from gatesearch.measures import delta_mtl
+from gatesearch.measures import Gain, gain
 from gatesearch.pareto import pareto_front
 
 Split = Literal["validation", "test"]
@@ -257,22 +257,29 @@ def reference(record: StudyRecord, result: Result, split: Split) -> Mapping[str,
     return None
 
 
+def gain_of(
+    record: StudyRecord,
+    result: Result,
+    split: Split,
+    weights: Mapping[str, float] | None = None,
+) -> Gain:
+    """Compute Δ_MTL of a result against `reference`, with tasks weighted as in `delta_mtl`.
+
+    Returns:
+        Δ_MTL, or why it is undefined; see `gatesearch.measures.gain`.
+    """
+    base, metrics = reference(record, result, split), result.metrics.get(split)
+    return gain(metrics, base, record.higher_is_better, weights)
+
+
 def delta(
     record: StudyRecord,
     result: Result,
     split: Split,
     weights: Mapping[str, float] | None = None,
 ) -> float:
-    """Compute Δ_MTL of a result against `reference`, with tasks weighted as in `delta_mtl`.
-
-    Returns:
-        Percent; NaN if it is undefined: no metrics on that split, no single-task networks of the
-        seed, or a single-task metric that is not positive.
-    """
-    base, metrics = reference(record, result, split), result.metrics.get(split)
-    if not base or not metrics or any(base[task] <= 0 for task in record.higher_is_better):
-        return math.nan
-    return delta_mtl(metrics, base, record.higher_is_better, weights)
+    """Compute Δ_MTL as `gain_of` does: percent, NaN if it is undefined."""
+    return gain_of(record, result, split, weights).percent
 
 
 def front(record: StudyRecord) -> list[Result]:

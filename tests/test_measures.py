@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatesearch.errors import UsageError
-from gatesearch.measures import delta_mtl, mean_rank
+from gatesearch.measures import delta_mtl, gain, mean_rank
 from gatesearch.report.published import published_rows
 
 NYUD = {"semseg": True, "depth": False, "normals": False}
@@ -25,6 +25,52 @@ def gains(name, directions):
     rows = printed(name)
     base = rows["STL"].metrics
     return {m: delta_mtl(r.metrics, base, directions) - r.delta_mtl for m, r in rows.items()}
+
+
+class TestGain:
+    HIGHER = {"a": True, "b": False}  # noqa: RUF012 - it is not changed
+    BASE = {"a": 40.0, "b": 0.5}  # noqa: RUF012
+
+    def test_it_is_delta_mtl_where_that_is_defined(self):
+        metrics = {"a": 44.0, "b": 0.45}
+        assert gain(metrics, self.BASE, self.HIGHER).percent == pytest.approx(10)
+        assert gain(metrics, self.BASE, self.HIGHER).fault == ""
+        weighted = gain({"a": 44.0, "b": 0.5}, self.BASE, self.HIGHER, {"a": 3.0})
+        assert weighted.percent == pytest.approx(7.5)
+        # A metric of 0 of the network itself is as defined as any.
+        assert gain({"a": 0.0, "b": 0.5}, self.BASE, self.HIGHER).percent == -50
+
+    @pytest.mark.parametrize(
+        ("metrics", "baseline", "fault"),
+        [
+            (
+                BASE,
+                {"a": 0.0, "b": 0.5},
+                "the single-task network of a has 0, and the gain divides",
+            ),
+            (BASE, {"a": -0.0, "b": 0.5}, "the single-task network of a has -0, and the gain div"),
+            (BASE, {"a": -1.5, "b": 0.5}, "the single-task network of a has -1.5, and the gain"),
+            (BASE, {"a": 1.0, "b": math.inf}, "metric of the single-task network of b is inf"),
+            (BASE, {"a": math.nan, "b": 0.5}, "metric of the single-task network of a is nan"),
+            (BASE, {"a": 1.0}, "there is no single-task network of b"),
+            (BASE, None, "there is no single-task network of a"),
+            ({"a": math.nan, "b": 0.5}, BASE, "the metric of a is nan"),
+            ({"a": 1.0, "b": math.inf}, BASE, "the metric of b is inf"),
+            ({"a": 1.0}, BASE, "b was not measured"),
+            (None, BASE, "a was not measured"),
+            ({"a": 1e308, "b": 1e308}, {"a": 1e-300, "b": 1e-300}, "more than a floating-point"),
+            ({"a": 1e308, "b": 1.0}, {"a": 1e-300, "b": 1.0}, "more than a floating-point"),
+        ],
+    )
+    def test_it_says_why_it_is_undefined(self, metrics, baseline, fault):
+        found = gain(metrics, baseline, self.HIGHER)
+        assert math.isnan(found.percent)
+        assert fault in found.fault
+
+    @given(*[st.fixed_dictionaries({"a": st.floats(), "b": st.floats()})] * 2)
+    def test_it_is_a_number_or_has_a_reason_and_never_raises(self, metrics, baseline):
+        found = gain(metrics, baseline, self.HIGHER)
+        assert math.isfinite(found.percent) == (found.fault == "")
 
 
 class TestDeltaMtl:

@@ -47,6 +47,10 @@ def export(
     budget: Annotated[
         str, typer.Option(metavar="B", help="Choose the best of the trials under this budget.")
     ] = "",
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="S", help="Seed of a baseline. Default: the store's first."),
+    ] = None,
     out: OutOption = None,
     storage: StorageOption = "",
     storage_file: StorageFileOption = None,
@@ -68,7 +72,7 @@ def export(
     form = format_ or to.suffix.removeprefix(".")
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
-    result = choose(record, trial, budget=budget)
+    result = choose(record, trial, budget=budget, seed=seed)
     card = card_of(record, result)
     definition = Study.from_definition(record.definition)
     network = as_compact(kept_network(result, definition, out=store), result.method, definition)

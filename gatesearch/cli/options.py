@@ -183,14 +183,14 @@ def check_reports(folder: Path) -> None:
 
 
 @contextmanager
-def writing(reports: Path, store: Sequence[str]) -> Iterator[None]:
+def writing(reports: Path, command: str) -> Iterator[None]:
     """Turn errors of writing a report into one that names the command which writes it later.
 
     By then all results are in the store.
 
     Args:
-        reports: The report's folder.
-        store: Options that name the store; see `store_options`.
+        reports: Folder of the report.
+        command: `gatesearch report` with the options that name the store.
 
     Raises:
         DataError: The report cannot be written.
@@ -198,10 +198,9 @@ def writing(reports: Path, store: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        command = shlex.join(["gatesearch", "report", *store, "--reports"])
         raise DataError(
             f"cannot write the report into {reports}: {error.strerror or error}; make room or name "
-            f"another folder: {command} DIR"
+            f"another folder: {command} --reports DIR"
         ) from error
 
 
@@ -242,6 +241,20 @@ def store_options(
     if storage_file is not None:
         return [*options, "--storage-file", str(storage_file)]
     return options + (shown_storage_options(shown(storage)) if storage else [])
+
+
+def shown_command(verb: str, *options: str, store: Sequence[str]) -> str:
+    """Spell a command as messages print it: it works as it stands, whatever its names hold.
+
+    Args:
+        verb: The subcommand, as `report`.
+        options: Further words of the command.
+        store: Options that name the store; see `store_options`.
+
+    >>> shown_command("export", "--trial", "mtl + pcgrad", store=["--study", "my study.toml"])
+    "gatesearch export --study 'my study.toml' --trial 'mtl + pcgrad'"
+    """
+    return shlex.join(["gatesearch", verb, *store, *options])
 
 
 def shown_storage_options(shown_url: str) -> list[str]:

@@ -48,14 +48,18 @@ def emitter(log: Path | None = None) -> Iterator[Emit]:
     with ExitStack() as stack:
         show = stack.enter_context(_show_bars()) if err.is_terminal else show_lines()
         file: IO[bytes] | None = None
+        held: list[bytes] = []
 
         def emit(event: Event) -> None:
             nonlocal file
             if log is not None:
-                # Opened by the first event, so that a refused run leaves nothing behind.
-                file = file or stack.enter_context(_open(log))
                 now = datetime.now().astimezone().isoformat(timespec="seconds")
-                file.write(json.dumps({"time": now, **to_json(event)}).encode() + b"\n")
+                held.append(json.dumps({"time": now, **to_json(event)}).encode() + b"\n")
+                # Held until the run has made the folder: a refused one leaves nothing behind.
+                if file is not None or log.parent.exists():
+                    file = file or stack.enter_context(_open(log))
+                    file.write(b"".join(held))
+                    held.clear()
             show(event)
 
         yield emit

@@ -10,6 +10,7 @@ from gatesearch.cli.options import (
     StorageOption,
     StoreOption,
     record_of,
+    shown_command,
     storage_url,
     store_options,
     writing,
@@ -38,6 +39,7 @@ def report(
 
     from gatesearch.report import write_report
 
-    with writing(reports, store_options(study, out, storage, storage_file)):
+    command = shown_command("report", store=store_options(study, out, storage, storage_file))
+    with writing(reports, command):
         path = write_report(record, folder=reports)
     print_result(record, path, as_json=json)

@@ -20,6 +20,7 @@ from gatesearch.cli.options import (
     names,
     preferences,
     settings,
+    shown_command,
     storage_url,
     store_options,
     writing,
@@ -30,6 +31,10 @@ from gatesearch.errors import UsageError, unknown
 
 # Value of --search -> methods to tune; empty for those of the study.
 _MODES: dict[str, tuple[str, ...]] = {"separate": (), "one_shot": ("one_shot",)}
+
+# Bounds that only catch slips: of trials, and of processes on one machine or cluster.
+_MOST, _MOST_PROCESSES = 1_000_000, 4096
+_LARGEST_SEED = 2**63 - 1  # as in `Study.seed`
 
 EXAMPLES = """Examples:
 
@@ -60,6 +65,7 @@ def run(
         int | None,
         typer.Option(
             min=0,
+            max=_MOST,
             metavar="N",
             help="Total of each search's trials; 0 trains the baselines only. Default: the tuned "
             "method's, 20 for most.",
@@ -88,7 +94,8 @@ def run(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, metavar="S", help="Seed. Default: the study's.")
+        int | None,
+        typer.Option(min=0, max=_LARGEST_SEED, metavar="S", help="Seed. Default: the study's."),
     ] = None,
     out: OutOption = None,
     reports: ReportsOption = Path("reports"),
@@ -107,7 +114,10 @@ def run(
     workers: Annotated[
         int,
         typer.Option(
-            min=1, metavar="K", help="Trainings at a time, a process and a CUDA device each."
+            min=1,
+            max=_MOST_PROCESSES,
+            metavar="K",
+            help="Trainings at a time, a process and a CUDA device each.",
         ),
     ] = 1,
     executor: Annotated[
@@ -115,7 +125,13 @@ def run(
         typer.Option(metavar="process|ray|ray://ADDRESS", help="Who runs the workers."),
     ] = "process",
     devices_per_trial: Annotated[
-        int, typer.Option(min=1, metavar="G", help="Devices that train one network together.")
+        int,
+        typer.Option(
+            min=1,
+            max=_MOST_PROCESSES,
+            metavar="G",
+            help="Devices that train one network together.",
+        ),
     ] = 1,
     storage: StorageOption = "",
     storage_file: StorageFileOption = None,
@@ -130,7 +146,10 @@ def run(
     points: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="K", help="Networks cut from a supernet, in all: its --n-trials."
+            min=0,
+            max=_MOST,
+            metavar="K",
+            help="Networks cut from a supernet, in all: its --n-trials.",
         ),
     ] = None,
     prefer: PreferOption = None,
@@ -141,6 +160,13 @@ def run(
             help="Another store: baselines that would be trained the same are taken over.",
         ),
     ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Try the configurations of failed trials again, as new trials beyond N.",
+        ),
+    ] = False,
     set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -171,6 +197,7 @@ def run(
     store = RUNS / definition.name if out is None else out
     server = storage_url(storage, storage_file)
     check_reports(reports)
+    again = shown_command("report", store=store_options(study, out, storage, storage_file))
     try:
         with emitter(log=store / "log.jsonl") as emit:
             from gatesearch.report import write_report
@@ -193,8 +220,9 @@ def run(
                     device=device,
                 ),
                 reuse=reuse,
+                retry_failed=retry_failed,
             )
-            with writing(reports, store_options(study, out, storage, storage_file)):
+            with writing(reports, again):
                 path = write_report(record, folder=reports)
     except KeyboardInterrupt:
         err.print("interrupted; all that was finished is kept, the same command continues")

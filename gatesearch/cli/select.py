@@ -1,12 +1,11 @@
 """`gatesearch select`: choose a network of a store, by budgets and by the weights of tasks."""
 
-import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gatesearch.cli.console import err, print_json, print_table
 from gatesearch.cli.console import out as console
+from gatesearch.cli.console import print_json, print_table
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
@@ -17,9 +16,14 @@ from gatesearch.cli.options import (
     names,
     preferences,
     record_of,
+    shown_command,
     storage_url,
     store_options,
 )
+from gatesearch.cli.stores import run_place
+
+if TYPE_CHECKING:
+    from gatesearch.results import Result, StudyRecord
 
 EXAMPLES = """Examples:
 
@@ -42,7 +46,8 @@ def select(
 ) -> None:
     """Choose a trained network by budget and by what tasks matter, from the store alone.
 
-    Chosen by Δ_MTL on the validation part, tasks weighted by --prefer.
+    Trials and baselines alike are chosen by Δ_MTL on the validation part, tasks weighted by
+    --prefer.
     """
     _, record = record_of(study, out, storage_url(storage, storage_file))
 
@@ -51,13 +56,36 @@ def select(
 
     weights = preferences(prefer, [task.name for task in record.tasks])
     budgets = names(budget, "--budget") if budget else ()
-    selection = chosen(record, budgets=budgets, prefer=weights)
-    result = selection.result
-    better = list(dict.fromkeys(other.name for other in selection.better))  # seeds share a name
+    store = store_options(study, out, storage, storage_file)
+    run_store = store_options(*run_place(study, out, record.name), storage, storage_file)
+    run = shown_command("run", store=run_store)
+    selection = chosen(record, budgets=budgets, prefer=weights, run=run)
+    result, other = selection.result, selection.other
+    lead = selection.gain - selection.other_gain
+    ship = ["--trial", result.name if result.trial is None else str(result.trial)]
+    if result.trial is None and result.seed != _first_seed(record, result):
+        ship += ["--seed", str(result.seed)]
+    ship += ["--to", "network.onnx"]
+    export = shown_command("export", *ship, store=store)
     if json:
-        choice = {"budget": list(budgets), "prefer": weights, "gain": selection.gain}
         print_json(
-            {"study": record.name, **choice, "network": point(record, result), "better": better}
+            {
+                "study": record.name,
+                "budget": list(budgets),
+                "prefer": weights,
+                "kind": _kind(result),
+                "gain": selection.gain,
+                "network": point(record, result),
+                "other": None
+                if other is None
+                else {
+                    "kind": _kind(other),
+                    "gain": selection.other_gain,
+                    "lead": lead,
+                    "network": point(record, other),
+                },
+                "export": export,
+            }
         )
         return
     rows = [
@@ -72,17 +100,32 @@ def select(
         for task in record.tasks
     ]
     title = (
-        f"trial {result.trial}: Δ_MTL {selection.gain:+.2f} % on validation"
+        f"{_named(result)}: Δ_MTL {selection.gain:+.2f} % on validation"
         + (f" ({', '.join(f'{t} x{w:g}' for t, w in weights.items())})" if weights else "")
         + f", {result.gflops:.4g} GFLOPs, {result.params_m:.4g} M parameters"
         + (f", {result.latency_ms:.3g} ms" if result.latency_ms is not None else "")
     )
     print_table(["task", "metric", "validation", "test"], rows, numbers_from=2, title=title)
-    place = shlex.join(store_options(study, out, storage, storage_file))
-    console.print(
-        f"ship it: gatesearch export {place} --trial {result.trial} --to network.onnx",
-        markup=False,
-        soft_wrap=True,
-    )
-    if better:
-        err.print(f"within the same bounds these baselines are better: {', '.join(better)}")
+    rival = "trial" if result.trial is None else "baseline"
+    bounds = " within the bounds" if budgets else ""
+    compared = f"no {rival} is{bounds}" if bounds else f"there is no finished {rival}"
+    if other is not None:
+        compared = (
+            f"the best {rival}{bounds}, {other.name}, has {selection.other_gain:+.2f} % at "
+            f"{other.gflops:.4g} GFLOPs: {lead:.2f} less"
+        )
+    console.print(f"a {_kind(result)} won; {compared}", markup=False, soft_wrap=True)
+    console.print(f"ship it: {export}", markup=False, soft_wrap=True)
+
+
+def _kind(result: "Result") -> str:
+    return "baseline" if result.trial is None else "trial"
+
+
+def _named(result: "Result") -> str:
+    return f"baseline {result.name}" if result.trial is None else result.name
+
+
+def _first_seed(record: "StudyRecord", result: "Result") -> int:
+    """Seed of the baseline that `export` takes by a name without a seed."""
+    return next(r.seed for r in record.baselines if r.state == "complete" and r.name == result.name)

@@ -1,6 +1,5 @@
 """`gatesearch status`: show the progress of a run, its workers, and damage of its store."""
 
-import shlex
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +8,15 @@ import typer
 
 from gatesearch.cli.console import err, print_json, print_table
 from gatesearch.cli.console import out as console
-from gatesearch.cli.options import JsonOption, OutOption, StoreOption, shown_storage_options
-from gatesearch.cli.stores import find_store
+from gatesearch.cli.options import (
+    JsonOption,
+    OutOption,
+    StoreOption,
+    shown_command,
+    shown_storage_options,
+    store_options,
+)
+from gatesearch.cli.stores import find_store, run_place
 from gatesearch.errors import UsageError
 from gatesearch.store.server import masked
 
@@ -34,7 +40,6 @@ def status(
 ) -> None:
     """Tell how far the search of a study is, in an instant and beside the running search."""
     from gatesearch.store.status import restore_store
-    from gatesearch.study import builtin_studies
 
     named = find_store(study, out)
     folder = named.folder
@@ -54,12 +59,8 @@ def status(
             markup=False,
         )
         current = _read(folder)
-    place = ["--study", study, *(["--out", str(out)] if out else [])]
-    run_place = place
-    if not named.defined:  # `run` needs the definition, and a store has no name for its file
-        definition = name if name in builtin_studies() else "FILE.toml"
-        run_place = ["--study", definition, "--out", str(folder)]
-    run_command = shlex.join(["gatesearch", "run", *run_place, *_run_options(current)])
+    run_store = store_options(*run_place(study, out, name))
+    run_command = shown_command("run", *_run_options(current), store=run_store)
     if json:
         print_json({**current, "study": name, "command": run_command})
         return
@@ -70,7 +71,7 @@ def status(
     elif _count_left(current) != 0:
         console.print(f"continue: {run_command}", markup=False, soft_wrap=True)
     if current["damage"]:
-        restore_command = shlex.join(["gatesearch", "status", *place, "--restore"])
+        restore_command = shown_command("status", "--restore", store=store_options(study, out))
         for line in _damage_lines(folder, current, restore_command):
             err.print(line, style="red", markup=False)
 

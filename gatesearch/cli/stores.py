@@ -58,6 +58,24 @@ def find_store(study: str, out: Path | None) -> NamedStore:
     )
 
 
+def run_place(study: str, out: Path | None, name: str) -> tuple[str, Path | None]:
+    """Return the values of `--study` and `--out` with which `run` goes on with a store.
+
+    `run` needs the definition; where only the store was named, the user has to name its file.
+
+    Args:
+        study: Value of `--study`, which may name a store.
+        out: Value of `--out`; None without it.
+        name: Name of the study that the store holds.
+    """
+    from gatesearch.study import builtin_studies
+
+    named = find_store(study, out)
+    if named.defined:
+        return study, out
+    return name if name in builtin_studies() else "FILE.toml", named.folder
+
+
 def _names_of_stores() -> Iterator[str]:
     from gatesearch.store.status import holds_store
 

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from gatesearch.errors import UsageError
-from gatesearch.events import Emit
+from gatesearch.events import Emit, Warned
 from gatesearch.stopping import Stop, heed, never
 
 if TYPE_CHECKING:
@@ -49,15 +49,34 @@ class JobExecutor(Protocol):
 class ThisProcess:
     """Runs each job in this process; `submit` returns when the job has ended.
 
+    A training that dies here takes the run with it, and nothing tells whether it was the cause. So
+    a job during which the run died more often than `execution.attempts` without another checkpoint
+    runs in a worker process. If that dies alone, the network was the cause.
+
     Args:
         perform: Runs a job. KeyboardInterrupt passes through; other exceptions go to the future.
+        worker: Runs such jobs.
     """
 
-    def __init__(self, perform: "Callable[[Job, Emit], object]") -> None:
-        self._perform = perform
+    def __init__(
+        self, perform: "Callable[[Job, Emit], object]", worker: "JobExecutor | None" = None
+    ) -> None:
+        self._perform, self._worker = perform, worker
 
     def submit(self, job: "Job", emit: Emit) -> "Future[None]":
         """See `JobExecutor.submit`."""
+        from gatesearch.execution.jobs import Attempts
+
+        deaths = Attempts(job.folder).ended_with_run
+        if self._worker is not None and deaths > job.execution.attempts:
+            emit(
+                Warned(
+                    f"{job.spec.label}: the run died {deaths} times while it was trained, before "
+                    "it kept another checkpoint; a process of its own trains it now, which shows "
+                    "whether it is the cause. If not, lower execution.checkpoint_minutes"
+                )
+            )
+            return self._worker.submit(job, emit)
         future: Future[None] = Future()
         try:
             self._perform(job, emit)
@@ -67,10 +86,14 @@ class ThisProcess:
         return future
 
     def stop(self, jobs: Sequence["Job"]) -> None:
-        """Do nothing: no job is running when this can be called."""
+        """Ask the worker process to stop; no other job is running when this can be called."""
+        if self._worker is not None:
+            self._worker.stop(jobs)
 
     def shutdown(self) -> None:
-        """Do nothing: there are no workers."""
+        """End the worker process."""
+        if self._worker is not None:
+            self._worker.shutdown()
 
 
 class Processes:
@@ -204,7 +227,7 @@ def open_executor(
     if name != "process":
         raise UsageError(f"--executor must be process, ray or ray://ADDRESS, found '{name}'")
     if workers == 1 and devices == 1:
-        return ThisProcess(perform)
+        return ThisProcess(perform, _worker_like_this())
     available, threads = visible_devices(), max(1, (os.cpu_count() or 1) // workers)
     if 0 < len(available) < devices:
         raise UsageError(
@@ -212,6 +235,13 @@ def open_executor(
             f"found {devices}"
         )
     return Processes(workers, devices=available, each=devices, threads=threads)
+
+
+def _worker_like_this() -> Processes:
+    """Make an executor of one worker that computes as this process does, to the bit."""
+    import torch
+
+    return Processes(1, devices=(), threads=torch.get_num_threads())
 
 
 def visible_devices() -> list[str]:

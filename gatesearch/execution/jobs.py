@@ -34,6 +34,9 @@ ATTEMPTS = "attempts.json"
 EVENTS = "events.jsonl"
 STOP = "stop"
 
+# End of an attempt whose process died together with its run.
+_WITH_RUN = "died with its run"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -181,7 +184,12 @@ class Attempts:
 
     @property
     def in_vain(self) -> list[str]:
-        """Causes of the latest attempts that were cut off before they kept another checkpoint."""
+        """Causes of the latest attempts that were cut off before they kept another checkpoint.
+
+        Only attempts count whose process died alone, while its run went on: the network that it
+        trained may be the cause. An attempt that was cut off together with its run has an end
+        (`end_with_run`).
+        """
         newest, causes = self._checkpoint(), []
         for attempt in reversed(self._all):
             if attempt["end"] is not None or attempt["from"] != newest:
@@ -191,6 +199,27 @@ class Attempts:
                 f"{attempt.get('crash', 'ended without a message (killed, or out of memory)')}"
             )
         return causes[::-1]
+
+    @property
+    def ended_with_run(self) -> int:
+        """Number of latest attempts that died with their run before they kept another checkpoint.
+
+        Attempts among them whose process died alone are not counted.
+        """
+        newest, count = self._checkpoint(), 0
+        for attempt in reversed(self._all):
+            if attempt["end"] not in (None, _WITH_RUN) or attempt["from"] != newest:
+                break
+            count += attempt["end"] == _WITH_RUN
+        return count
+
+    def end_with_run(self) -> None:
+        """Note, before a run begins the job, that an attempt still open died with an earlier run.
+
+        Loss of power, or a signal to all processes, is no fault of the network that was trained.
+        """
+        if self._all and self._all[-1]["end"] is None and "crash" not in self._all[-1]:
+            self.end(_WITH_RUN)
 
     def begin(self) -> None:
         """Add an attempt, which starts from the newest checkpoint."""

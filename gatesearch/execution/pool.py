@@ -79,7 +79,9 @@ class WorkerPool:
         job.write()
         for name in (EVENTS, STOP):
             (job.folder / name).unlink(missing_ok=True)
-        self.observer.begin(job.spec.label, attempt=len(Attempts(job.folder)) + 1)
+        attempts = Attempts(job.folder)
+        attempts.end_with_run()
+        self.observer.begin(job.spec.label, attempt=len(attempts) + 1)
         self._submit(RunningJob(job))
 
     def results(self) -> Iterator[tuple[Job, Result]]:

@@ -221,9 +221,12 @@ class Supernet(Protocol):
 
     Attributes:
         patterns: Number of configurations that are tried.
+        most_patterns: Number up to which more are tried if fewer than the wanted networks are
+            within the budgets; the same as `patterns` if the study states that.
     """
 
     patterns: int
+    most_patterns: int
 
     def cost(self, params: Mapping[str, float | str]) -> tuple[float, float]:
         """Compute the cost of a configuration's network.

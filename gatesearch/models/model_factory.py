@@ -72,7 +72,7 @@ class Parts:
     def head(self, task: str) -> Head:
         """Build the head of one task."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1009 + 1 + self.tasks.index(task))
+            torch.manual_seed((self.seed * 1009 + 1 + self.tasks.index(task)) % 2**64)
             head = self.heads[task].build()
         if self.stl is not None:
             head.load_state_dict(below(self.stl, f"heads.{task}."))

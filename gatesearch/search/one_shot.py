@@ -5,6 +5,7 @@ supernet and measures it on the validation part, without training it. Networks t
 chosen along the whole range of cost.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from gatesearch.cost import Budget
 from gatesearch.errors import UsageError
 from gatesearch.events import Emit, Progress
-from gatesearch.measures import delta_mtl
+from gatesearch.measures import gain
 from gatesearch.methods import Context, Method, NetworkSpec, Supernet, TrainingRequest, start_of
 from gatesearch.methods.space import Choice, Range, space_of
 from gatesearch.results import Result
@@ -29,6 +30,11 @@ from gatesearch.trials.kept_networks import network_state
 _EVEN = 9
 # Population size of NSGA-II.
 _POPULATION = 24
+# Attributes of a tried configuration: its metrics, and why its Δ_MTL is undefined, if it is. A
+# configuration that has the latter counts as tried, though Optuna holds it for failed.
+_METRICS, _UNDEFINED = "metrics", "undefined"
+# Attribute of the Optuna study: number of configurations to try.
+_COUNT = "count"
 
 
 def chooser(
@@ -39,6 +45,7 @@ def chooser(
     *,
     budgets: Sequence[Budget],
     prefer: Mapping[str, float],
+    points: int,
     emit: Emit,
 ) -> Callable[[int], Params]:
     """Try the configurations that were not tried yet, and return how trials choose among all.
@@ -50,6 +57,7 @@ def chooser(
         single_task: Result of the single-task networks, the reference of Δ_MTL.
         budgets: Upper bounds on the chosen networks.
         prefer: Task -> weight of its gain in the choice; 1 for tasks that are not named.
+        points: Number of networks to choose in all.
         emit: Receives progress.
 
     Returns:
@@ -65,14 +73,33 @@ def chooser(
     patterns = store.patterns(method.name, study.seed)
     metrics = single_task.metrics["validation"]
     space = space_of(method.space, study)
-    _try_configurations(supernet, space, patterns, context, metrics, emit=emit)
     directions = {name: task.higher_is_better for name, task in context.tasks.items()}
-    scores = []
-    for trial in _complete(patterns):
-        macs, share = supernet.cost(trial.params)
-        gain = delta_mtl(trial.user_attrs["metrics"], metrics, directions, prefer)
-        scores.append(PatternScore(trial.params, macs, share, gain))
-    return lambda point: dict(chosen(scores, point + 1)[-1].params)
+    count = _stored_count(patterns, supernet)
+    while True:
+        patterns.set_user_attr(_COUNT, count)
+        _try_configurations(supernet, space, patterns, context, metrics, count=count, emit=emit)
+        scores = []
+        for trial in _tried(patterns):
+            macs, share = supernet.cost(trial.params)
+            gained = gain(trial.user_attrs[_METRICS], metrics, directions, prefer)
+            percent = -math.inf if gained.fault else gained.percent
+            scores.append(PatternScore(trial.params, macs, share, percent))
+        within = sum(score.share <= 1 for score in scores)
+        if within >= points or count >= supernet.most_patterns:
+            return lambda point: dict(chosen(scores, point + 1)[-1].params)
+        count = min(count + _POPULATION, supernet.most_patterns)
+
+
+def _stored_count(patterns: optuna.Study, supernet: Supernet) -> int:
+    """Return the number of configurations to try: the study's, or what the store began with.
+
+    A default of another version must not add configurations to those that networks were chosen
+    from. gatesearch 0.1.0 wrote no number, and tried `most_patterns`.
+    """
+    if supernet.patterns == supernet.most_patterns:
+        return supernet.patterns
+    begun = supernet.most_patterns if patterns.get_trials(deepcopy=False) else supernet.patterns
+    return int(patterns.user_attrs.get(_COUNT, begun))
 
 
 @dataclass(frozen=True)
@@ -83,7 +110,7 @@ class PatternScore:
         params: Parameter -> value.
         macs: Multiply-adds of its network.
         share: Largest share of any budget that the network takes; at most 1 within the budgets.
-        gain: Δ_MTL on the validation part, percent, without fine-tuning.
+        gain: Δ_MTL on the validation part, percent, without fine-tuning; -inf if it is undefined.
     """
 
     params: Mapping[str, float]
@@ -112,8 +139,8 @@ def chosen(tried: Sequence[PatternScore], points: int) -> list[PatternScore]:
     if len(within) < points:
         raise UsageError(
             f"{points} networks need as many patterns within the budget, found {len(within)} of "
-            f"{len(tried)} tried; raise `patterns` of the method or the budget, or ask for fewer "
-            "--points"
+            f"{len(tried)} tried; raise the budget, ask for fewer --points, or try more in a store "
+            "of its own: --set one_shot.patterns=N --out DIR"
         )
     least, most = min(item.macs for item in within), max(item.macs for item in within)
     taken: list[PatternScore] = []
@@ -146,17 +173,16 @@ def _try_configurations(
     context: Context,
     single_task: Mapping[str, float],
     *,
+    count: int,
     emit: Emit,
 ) -> None:
-    """Measure configurations up to a total of `supernet.patterns`; Ctrl-C loses the current one."""
-    count = supernet.patterns
+    """Measure configurations up to a total of `count`; Ctrl-C loses the current one."""
     directions = {name: task.higher_is_better for name, task in context.tasks.items()}
     for interrupted in patterns.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         patterns.tell(interrupted.number, state=TrialState.FAIL)
     even = _even_configurations(space, min(_EVEN, count))
-    while (done := len(tried := _complete(patterns))) < count:
-        if done % 10 == 0:
-            emit(Progress("patterns", done, count, "patterns"))
+    while (done := len(tried := _tried(patterns))) < count:
+        emit(Progress("patterns", done, count, "patterns"))
         # One at a time, so that the one under which a run was cut off is tried again.
         untried = [p for p in even if not _is_among(p, tried)] if done < len(even) else []
         sampler = optuna.samplers.NSGAIISampler(
@@ -165,8 +191,13 @@ def _try_configurations(
         fixed = untried[0] if untried and not _waiting(patterns) else None
         trial, params = ask(patterns, sampler, partial(draw, space=space), fixed)
         metrics, macs = supernet.measure(params)
-        trial.set_user_attr("metrics", metrics)
-        patterns.tell(trial, [delta_mtl(metrics, single_task, directions), 2e-9 * macs])
+        trial.set_user_attr(_METRICS, metrics)
+        gained = gain(metrics, single_task, directions)
+        if gained.fault:
+            trial.set_user_attr(_UNDEFINED, gained.fault)
+            patterns.tell(trial, state=TrialState.FAIL)
+        else:
+            patterns.tell(trial, [gained.percent, 2e-9 * macs])
     emit(Progress("patterns", count, count, "patterns"))
 
 
@@ -184,8 +215,10 @@ def _is_among(params: Mapping[str, float], trials: Sequence[FrozenTrial]) -> boo
     return any(params.items() <= trial.params.items() for trial in trials)
 
 
-def _complete(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+def _tried(study: optuna.Study) -> list[FrozenTrial]:
+    """List the configurations that were measured, also those whose Δ_MTL is undefined."""
+    ended = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL])
+    return [t for t in ended if t.state == TrialState.COMPLETE or _UNDEFINED in t.user_attrs]
 
 
 def _waiting(study: optuna.Study) -> list[FrozenTrial]:

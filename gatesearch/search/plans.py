@@ -64,6 +64,7 @@ def method_plan(
     single_task: Callable[[], Result],
     budgets: tuple[Budget, ...],
     prefer: Mapping[str, float],
+    n_trials: int,
     emit: Emit,
 ) -> SearchPlan:
     """Plan the search for the hyperparameters of a method under budgets.
@@ -75,6 +76,7 @@ def method_plan(
         single_task: Returns the result of the single-task networks, the reference of Δ_MTL.
         budgets: Upper bounds, all of which hold for every trial.
         prefer: Task -> weight of its gain when networks are chosen from a supernet.
+        n_trials: Total number of its trials.
         emit: Receives progress.
     """
     study = context.study
@@ -88,7 +90,14 @@ def method_plan(
             GAIN_AND_COST,
             partial(draw, space=space),
             choose=lambda: one_shot.chooser(
-                method, context, store, single_task(), budgets=budgets, prefer=prefer, emit=emit
+                method,
+                context,
+                store,
+                single_task(),
+                budgets=budgets,
+                prefer=prefer,
+                points=n_trials,
+                emit=emit,
             ),
         )
     weightings = study.search.weighting

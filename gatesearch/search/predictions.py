@@ -1,7 +1,7 @@
 """Write predictions on a few test frames, with their labels, for the report."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gatesearch.drawing import DRAWINGS
+from gatesearch.errors import DataError, UsageError, unknown
 from gatesearch.files import write_atomic
 from gatesearch.methods import Context
 from gatesearch.results import Result
 from gatesearch.store.store import PREDICTIONS
-from gatesearch.training import predict
+from gatesearch.tasks import Task
+from gatesearch.training import SplitData, predict
 from gatesearch.trials.kept_networks import load_network
+
+
+def check_frames(test: SplitData, tasks: Mapping[str, Task], *, count: int) -> None:
+    """Draw the labels of the frames that the report will show, before anything is trained.
+
+    Args:
+        test: The test part.
+        tasks: Task name -> task.
+        count: The study's `report_frames`.
+
+    Raises:
+        UsageError: A kind of task names a drawing that there is not.
+        DataError: The labels cannot be drawn.
+    """
+    if count == 0:
+        return
+    batch = test.batch(_positions(test, count))
+    for name, task in tasks.items():
+        if task.drawing not in DRAWINGS:
+            hint = unknown(f"drawing of task {name}", task.drawing, DRAWINGS)
+            raise UsageError(f"{hint}; mend `drawing` of its kind, or set report_frames = 0")
+        drawing, labels = DRAWINGS[task.drawing], _array(batch[name])
+        try:
+            limits = drawing.limits_of(labels)
+            for frame in labels:
+                drawing.draw(frame, limits)
+        except Exception as error:  # Of any kind: labels and drawings may be a user's own.
+            raise DataError(
+                f"labels of {name} on the {len(labels)} test frames of the report must be drawable "
+                f"as '{task.drawing}', found {type(error).__name__}: {error}; set report_frames = "
+                "0, or mend the labels"
+            ) from error
 
 
 def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) -> None:
@@ -28,14 +63,13 @@ def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) 
         context: Study, data, tasks and device.
         out: The store's folder.
     """
-    count = min(context.study.report_frames, len(context.test))
-    if count == 0:
+    study = context.study
+    if study.report_frames == 0:
         return
     path = out / PREDICTIONS
-    positions = torch.tensor([(2 * i + 1) * len(context.test) // (2 * count) for i in range(count)])
-    batch = context.test.batch(positions)
+    batch = context.test.batch(_positions(context.test, study.report_frames))
     earlier = _read(path)
-    arrays = {"image": _array(batch["image"]), "seed": np.array(context.study.seed)}
+    arrays = {"image": _array(batch["image"]), "seed": np.array(study.seed)}
     arrays |= {f"truth.{task}": _array(batch[task]) for task in context.tasks}
     same_frames = all(
         name in earlier and np.array_equal(earlier[name], array) for name, array in arrays.items()
@@ -46,11 +80,21 @@ def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) 
             arrays |= {key: earlier[key] for key in keys.values()}
             continue
         network = load_network(result, context, out=out)
-        predictions = predict(network, batch["image"], context.tasks, runtime=context.runtime)
-        arrays |= {keys[task]: _array(tensor) for task, tensor in predictions.items()}
+        # No more at a time than training and evaluation had room for.
+        parts = [
+            predict(network, images, context.tasks, runtime=context.runtime)
+            for images in batch["image"].split(study.training.batch_size)
+        ]
+        arrays |= {keys[task]: _array(torch.cat([p[task] for p in parts])) for task in keys}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomic(path, buffer.getvalue())
+
+
+def _positions(test: SplitData, count: int) -> Tensor:
+    """Spread positions over the test part: `count` of them, or all where it has fewer."""
+    count = min(count, len(test))
+    return torch.tensor([(2 * i + 1) * len(test) // (2 * count) for i in range(count)])
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

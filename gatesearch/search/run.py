@@ -14,7 +14,7 @@ from gatesearch.execution.worker import perform
 from gatesearch.methods import Context, NetworkSpec, binding_methods, check_study
 from gatesearch.results import SINGLE_TASK, Result, StudyRecord, front
 from gatesearch.search.plans import method_plan
-from gatesearch.search.predictions import draw_predictions
+from gatesearch.search.predictions import check_frames, draw_predictions
 from gatesearch.search.reuse import check_reuse
 from gatesearch.search.search import Search
 from gatesearch.search.setup import ExecutionOptions, Setup, check_run, task_infos
@@ -22,11 +22,11 @@ from gatesearch.stopping import Stop, stoppable
 from gatesearch.store.backup import Backups
 from gatesearch.store.database import explained
 from gatesearch.store.lock import advisory_lock, locked
-from gatesearch.store.opening import open_store
+from gatesearch.store.opening import begin_anew, open_store
 from gatesearch.store.status import StatusFile
 from gatesearch.store.store import Store
 from gatesearch.study import Study
-from gatesearch.trials.context import open_context
+from gatesearch.trials.context import OpenedData, make_context, open_data
 from gatesearch.trials.trial import measure_on_test
 
 HERE = ExecutionOptions()
@@ -43,6 +43,7 @@ def run(
     prefer: Mapping[str, float] | None = None,
     options: ExecutionOptions = HERE,
     reuse: Path | None = None,
+    retry_failed: bool = False,
 ) -> StudyRecord:
     """Train a study's baselines, bring its searches to `n_trials` trials each, and measure on test.
 
@@ -63,6 +64,8 @@ def run(
         options: Workers, their executor, and the server of the store.
         reuse: Folder of another store. Its baselines are taken over if training them here would
             give the same networks.
+        retry_failed: True to try the configurations of failed trials again, as new trials beyond
+            `n_trials`. A configuration that was tried again with success is not tried once more.
 
     Returns:
         Everything in the store.
@@ -82,6 +85,9 @@ def run(
         check_reuse(reuse)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stoppable())
+        # Before a folder or store is made: a definition that its data refuse leaves nothing behind.
+        opened = open_data(study, data=data, emit=emit)
+        check_frames(opened.test, opened.tasks, count=study.report_frames)
         stack.enter_context(explained(out, options.storage))
         stack.enter_context(locked(out))
         if options.storage:
@@ -91,7 +97,7 @@ def run(
             complete=check_study, binding=binding_methods,
         )  # fmt: skip
         stack.callback(store.close)
-        context = _context(setup, store, data=data, emit=emit)
+        context = _context(setup, store, opened, emit=emit)
         trials = {
             name: method.default_trials if n_trials is None else n_trials
             for name, method in setup.tuned.items()
@@ -103,7 +109,7 @@ def run(
         changed = stack.enter_context(_backed_up(study, out, emit, on=not options.storage))
         search = Search(
             store, context, pool, status, data=data, changed=changed, devices=options.devices,
-            reuse=reuse,
+            reuse=reuse, retry_failed=retry_failed,
         )  # fmt: skip
         search.train_bases(setup.baselines)
 
@@ -115,7 +121,7 @@ def run(
         for name, method in setup.tuned.items():
             plan = method_plan(
                 method, context, store, single_task=single_task, budgets=setup.budgets,
-                prefer=prefer or {}, emit=emit,
+                prefer=prefer or {}, n_trials=trials[name], emit=emit,
             )  # fmt: skip
             if len(setup.tuned) > 1:
                 plan = replace(plan, stage=f"search {plan.name}")
@@ -180,16 +186,19 @@ def _backed_up(study: Study, out: Path, emit: Emit, *, on: bool) -> Iterator[Cal
             backups.close()
 
 
-def _context(setup: Setup, store: Store, *, data: Path, emit: Emit) -> Context:
-    """Open the study's data, which must be those of the store, with the store's runtime."""
-    context = open_context(setup.study, data=data, stored=store.attribute("runtime"), emit=emit)
+def _context(setup: Setup, store: Store, opened: OpenedData, *, emit: Emit) -> Context:
+    """Make the context of the opened data, which must be the store's, with the store's runtime."""
     stored = store.attribute("data")
-    sha256 = str(context.data["sha256"])
-    if stored is not None and stored["sha256"] != sha256:
-        raise StudyRefusedError(
-            f"{store.folder} was made on other data: {stored['pack']} {stored['sha256'][:12]}, now "
-            f"{sha256[:12]}; name another folder with --out, or the old --data"
-        )
+    sha256 = str(opened.description["sha256"])
+    if stored and stored["sha256"] != sha256:
+        if store.methods() or store.numbers:
+            raise StudyRefusedError(
+                f"{store.folder} was made on other data: {stored['pack']} "
+                f"{stored['sha256'][:12]}, now {sha256[:12]}; name another folder with --out, or "
+                "the old --data"
+            )
+        begin_anew(store, setup.study, task_infos(setup.study))
+    context = make_context(setup.study, opened, stored=store.attribute("runtime"), emit=emit)
     store.keep("data", context.data)
     store.keep(
         "runtime",
@@ -211,7 +220,16 @@ def _measure_chosen(context: Context, store: Store, emit: Emit) -> StudyRecord:
         store.keep_test(result, measure_on_test(result, context, out=store.folder))
         emit(Progress("test part", done, len(missing), "networks"))
     of_this_seed = [result for result in shown if result.seed == context.study.seed]
-    draw_predictions(of_this_seed, context, out=store.folder)
+    try:
+        draw_predictions(of_this_seed, context, out=store.folder)
+    # All results are kept, and all of them can be reported without pictures.
+    except (OSError, RuntimeError, ValueError, LookupError, MemoryError) as error:
+        emit(
+            Warned(
+                f"predictions on test frames were not drawn ({type(error).__name__}: {error}); the "
+                "report has no page of them, and the next start tries again"
+            )
+        )
     # Test figures or the file of predictions were added, so the record is read again.
     complete = record.predictions is not None or context.study.report_frames == 0
     return record if complete and not missing else store.record()

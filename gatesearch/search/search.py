@@ -9,7 +9,7 @@ from gatesearch.events import Emit, Log, NetworkTrained, Progress, Warned
 from gatesearch.execution.jobs import SPEC, Job, forget_result, read_result, read_spec
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import failed
-from gatesearch.measures import delta_mtl
+from gatesearch.measures import Gain, gain
 from gatesearch.methods import Context, NetworkSpec, start_of
 from gatesearch.methods.specification import SCALAR, trial_folder
 from gatesearch.results import SINGLE_TASK, Result
@@ -35,6 +35,8 @@ class Search:
         changed: Called after every change of the store.
         devices: Number of devices that train one network together.
         reuse: Folder of a store whose baselines are taken over; None without one.
+        retry_failed: True to try the configurations of failed trials again, as new trials beyond
+            the total that was asked for.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Search:
         changed: Callable[[], None],
         devices: int = 1,
         reuse: Path | None = None,
+        retry_failed: bool = False,
     ) -> None:
         self.store, self.context, self.pool, self.status = store, context, pool, status
         self.emit: Emit = pool.emit
         self._changed = changed
         self._data, self._devices, self._reuse = data, devices, reuse
+        self._retry_failed = retry_failed
         self._bases = store.bases
 
     def known(self, spec: NetworkSpec) -> Result | None:
@@ -87,6 +91,7 @@ class Search:
             missing = [spec for spec in missing if not self._taken_over(spec, self._reuse)]
         self._train(missing, stage="baselines")
         self.status.baselines(len(wanted), len(wanted))
+        self._warn_of_undefined_gains()
         if SCALAR in study.weightings:
             for method in shared:
                 self._search_weights(method)
@@ -110,6 +115,11 @@ class Search:
             self.status.search(self._outcome(result) for result in earlier)
         ended = len(earlier)
         drawn = ended + len(unfinished)
+        retried = _count_retries(earlier, unfinished)
+        again: list[Mapping[str, float | str]] = []
+        if self._retry_failed:
+            again = _failed_configurations(earlier, unfinished, seed=plan.first.seed)
+            n_trials = max(n_trials, drawn) + len(again)
         self._progress(plan.stage, ended, n_trials, "trials")
         if ended >= n_trials:
             return
@@ -120,13 +130,18 @@ class Search:
         trials: dict[str, PendingTrial] = {}  # identity of a running job -> its trial
 
         def begin_more() -> None:
-            nonlocal drawn
+            nonlocal drawn, retried
             while self.pool.free and ended + len(self.pool.jobs) < n_trials:
                 if unfinished:
                     trial = unfinished.pop(0)
                     message = f"trial {trial.number} goes on"
+                elif again:
+                    trial = self._draw(plan, drawn, again.pop(0))
+                    message = f"trial {trial.number} tries again: {_shown(trial.params)}"
+                    drawn, retried = drawn + 1, retried + 1
                 else:
-                    trial = self._draw(plan, drawn, None if chooser is None else chooser(drawn))
+                    index = drawn - retried
+                    trial = self._draw(plan, drawn, None if chooser is None else chooser(index))
                     message = f"trial {trial.number}: {_shown(trial.params)}"
                     drawn += 1
                 self.emit(Log(message, dict(trial.params)))
@@ -157,7 +172,7 @@ class Search:
         self.run_trials(plan, study.search.scalar_trials)
         tried = self.store.results(plan.name)
         result = self._best(tried) or failed(
-            plan.first, f"none of {len(tried)} trials came to an end; see their reasons above"
+            plan.first, f"none of {len(tried)} trials came to an end; the last: {tried[-1].reason}"
         )
         if result.trial is not None:
             out = self.store.folder
@@ -221,7 +236,7 @@ class Search:
 
     def _best(self, results: Sequence[Result]) -> Result | None:
         """Choose the result of the highest Δ_MTL on validation, the first of equal ones."""
-        gains = [(self._gain(r), r) for r in results if r.state == "complete"]
+        gains = [(self._gain(r).percent, r) for r in results if r.state == "complete"]
         defined = [item for item in gains if math.isfinite(item[0])]
         return max(defined, key=lambda item: item[0])[1] if defined else None
 
@@ -241,11 +256,11 @@ class Search:
         """
         values = None
         if result.state == "complete":
-            gain = self._gain(result)
-            values = [gain, result.gflops][: self.store.objectives(trial.search)]
-            if not math.isfinite(gain):
+            gained = self._gain(result)
+            values = [gained.percent, result.gflops][: self.store.objectives(trial.search)]
+            if gained.fault:
                 values = None
-                reason = "Δ_MTL is undefined: a metric is not a number"
+                reason = f"Δ_MTL is undefined: {gained.fault}"
                 result = replace(result, state="failed", reason=reason)
         label = f"trial {trial.number}"
         if result.state == "failed":
@@ -310,16 +325,27 @@ class Search:
             devices=self._devices,
         )
 
-    def _gain(self, result: Result) -> float:
+    def _gain(self, result: Result) -> Gain:
         single_task = self.known(NetworkSpec(SINGLE_TASK, result.seed))
-        assert single_task is not None
+        base = None if single_task is None else single_task.metrics.get("validation")
         higher = {name: task.higher_is_better for name, task in self.context.tasks.items()}
-        base = single_task.metrics["validation"]
-        return delta_mtl(result.metrics["validation"], base, higher)
+        return gain(result.metrics.get("validation"), base, higher)
 
     def _outcome(self, result: Result) -> TrialOutcome:
-        gain = self._gain(result) if result.state == "complete" else math.nan
-        return TrialOutcome(result.trial or 0, result.state, gain, result.gflops)
+        percent = self._gain(result).percent if result.state == "complete" else math.nan
+        return TrialOutcome(result.trial or 0, result.state, percent, result.gflops)
+
+    def _warn_of_undefined_gains(self) -> None:
+        """Warn where the single-task networks leave Δ_MTL of all other networks undefined."""
+        single_task = self.known(NetworkSpec(SINGLE_TASK, self.context.study.seed))
+        fault = "" if single_task is None else self._gain(single_task).fault
+        if fault:
+            self.emit(
+                Warned(
+                    f"Δ_MTL is undefined for every network of this seed: {fault}; all trials will "
+                    "fail for it: raise training.epochs or data.validation"
+                )
+            )
 
     def _progress(self, stage: str, done: int, total: int, unit: str) -> None:
         if total:
@@ -336,8 +362,12 @@ class Search:
             return f"{label}: trained"
         metrics = " ".join(f"{k} {v:.4g}" for k, v in result.metrics.get("validation", {}).items())
         compared = metrics and self.known(NetworkSpec(SINGLE_TASK, result.seed)) is not None
-        gain = f"Δ_MTL {self._gain(result):+.2f} %, " if compared else ""
-        return f"{label}: {gain}{result.gflops:.3f} GFLOPs, validation {metrics}"
+        gained = self._gain(result) if compared else None
+        shown = ""
+        if gained is not None:
+            shown = "undefined, " if gained.fault else f"{gained.percent:+.2f} %, "
+            shown = f"Δ_MTL {shown}"
+        return f"{label}: {shown}{result.gflops:.3f} GFLOPs, validation {metrics}"
 
 
 def _with_cost_of_all(result: Result, tried: Sequence[Result]) -> Result:
@@ -350,6 +380,35 @@ def _with_cost_of_all(result: Result, tried: Sequence[Result]) -> Result:
         train_images=result.reused_images + sum(r.train_images - r.reused_images for r in tried),
         train_pflops=result.reused_pflops + sum(r.train_pflops - r.reused_pflops for r in tried),
     )
+
+
+def _failed_configurations(
+    ended: Sequence[Result], unfinished: Sequence[PendingTrial], *, seed: int
+) -> list[Mapping[str, float | str]]:
+    """List the parameters of failed trials with a seed that no other trial has tried since.
+
+    A configuration that failed again is listed once more.
+    """
+    pending = [dict(trial.params) for trial in unfinished]
+    of_seed = [result for result in ended if result.seed == seed]
+    better = [dict(result.params) for result in of_seed if result.state != "failed"]
+    listed: list[Mapping[str, float | str]] = []
+    for result in of_seed:
+        params = dict(result.params)
+        if result.state == "failed" and params not in [*pending, *better, *listed]:
+            listed.append(params)
+    return listed
+
+
+def _count_retries(ended: Sequence[Result], unfinished: Sequence[PendingTrial]) -> int:
+    """Count the trials that tried a configuration again after an earlier trial had failed."""
+    failed_params: list[Mapping[str, float | str]] = []
+    retries = 0
+    for result in sorted(ended, key=lambda r: r.trial or 0):
+        retries += dict(result.params) in failed_params
+        if result.state == "failed":
+            failed_params.append(dict(result.params))
+    return retries + sum(dict(trial.params) in failed_params for trial in unfinished)
 
 
 def _shown(params: Mapping[str, float | str]) -> str:

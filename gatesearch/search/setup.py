@@ -14,6 +14,7 @@ from gatesearch.methods import (
     build_model,
     check_study,
     method_of,
+    training_of,
     tuned_methods,
 )
 from gatesearch.methods.specification import SCALAR
@@ -103,6 +104,7 @@ def check_run(study: Study, budgets: Sequence[str], options: ExecutionOptions) -
                 f"{options.devices} and {options.executor}"
             )
         stopwatch = start_stopwatch(study, options.device)
+    _check_devices(study, [SINGLE_TASK, *study.methods, *tuned], devices=options.devices)
     shared = [m for m in study.methods if m != SINGLE_TASK and method_of(m).baseline]
     parsed = parse_budgets(study, budgets, stopwatch)
     return Setup(study, (SINGLE_TASK, *shared), tuned, parsed, stopwatch)
@@ -201,6 +203,47 @@ def _check_bounds(method: Method[Any], budgets: Sequence[str]) -> None:
                 f"budget {text} bounds {measure}, and a network of '{method.name}' can be held to "
                 f"{possible}; leave --budget out, or tune another method"
             )
+
+
+def _check_devices(study: Study, methods: Sequence[str], *, devices: int) -> None:
+    """Refuse a number of devices on which the batches of a method cannot be trained.
+
+    Batch norm needs more than one value per channel. On features that are pooled to one value, as
+    in DeepLabV3's head, or as small as that, these are as many as the frames of a device.
+
+    Raises:
+        UsageError: A batch does not divide among the devices, or leaves one frame to each where
+            batch norm needs two.
+    """
+    for name in dict.fromkeys(methods):
+        size = training_of(study, name).batch_size
+        key = "training.batch_size"
+        if size != study.training.batch_size:
+            key = f"options.{name}.training.batch_size"
+        if size % devices:
+            raise UsageError(
+                f"{key} must divide among the devices: {size} frames on {devices}; take "
+                f"{size // devices * devices + devices}, or another --devices-per-trial"
+            )
+        if size == devices and not _trains_on_one_frame(study, name):
+            raise UsageError(
+                f"batch norm of '{name}' needs two frames per device at this image size, found 1: "
+                f"{key} {size} on {devices} devices; take {2 * devices}, or fewer "
+                "--devices-per-trial"
+            )
+
+
+def _trains_on_one_frame(study: Study, method: str) -> bool:
+    """Tell whether a method's network can learn from one frame, by shapes alone."""
+    with torch.device("meta"), torch.no_grad():
+        network = build_model(study, method, pretrained=False).train()
+        try:
+            network(torch.empty(1, 3, *study.protocol.size))
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):
+                return False
+            raise
+    return True
 
 
 def _check_weightings(study: Study) -> None:

@@ -8,6 +8,9 @@ DEFINITION = "definition"
 FINGERPRINT = "fingerprint"
 IDENTITY = "identity"
 
+# Folders of the files of all trainings, by kind (`NetworkSpec.folder`).
+JOB_FOLDERS = ("baselines", "starts", "trials")
+
 BASELINE = "baseline"
 START = "start"
 TEST = "test"

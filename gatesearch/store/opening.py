@@ -1,6 +1,7 @@
 """A store opened to be written or read: checked against the study, its version, its definition."""
 
 import contextlib
+import itertools
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,8 +44,8 @@ def open_store(
             options the results depend on.
 
     Raises:
-        StudyRefusedError: The store was made with another definition (the error names the
-            differences), or it is damaged. It is not changed.
+        StudyRefusedError: Results of the store were made with another definition (the error names
+            the differences), or it is damaged. It is not changed.
         DataError: The folder cannot be written, or the server cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,13 @@ def open_store(
         if not storage:
             upgrade(folder)
         opened = open_database(folder, storage)
+        held = "" if storage else _main_study(opened)
+        if held and held != study.name:
+            close_database(opened)
+            raise StudyRefusedError(
+                f"{folder} must hold study '{study.name}', found '{held}', whose networks lie in "
+                "the same folders; name another folder with --out"
+            )
         handle = optuna.create_study(
             study_name=study.name,
             storage=opened,
@@ -74,6 +82,9 @@ def open_store(
         if not lines:
             store.keep_definition(study)
             return store
+        if not store.methods() and not store.numbers:
+            begin_anew(store, study, tasks)
+            return store
         raise StudyRefusedError(
             f"{folder} was made with another definition (fingerprint "
             f"{store.attribute(names.FINGERPRINT)}, now {study.fingerprint}); results would not be "
@@ -83,6 +94,32 @@ def open_store(
             "that would be trained the same; or go back to the old definition."
         )
     return store
+
+
+def begin_anew(store: Store, study: Study, tasks: tuple[TaskInfo, ...]) -> None:
+    """Give a store without any result a new definition.
+
+    Trainings that were begun under the old one are moved aside, not removed: a checkpoint can hold
+    hours of work. What was chosen with the old definition, data and runtime, is chosen anew.
+    """
+    aside = store.folder / f"unfinished-{store.attribute(names.FINGERPRINT)}"
+    for name in names.JOB_FOLDERS:
+        begun = store.folder / name
+        if begun.is_dir():
+            aside.mkdir(exist_ok=True)
+            begun.rename(_free_name(aside / name))
+    store.keep("tasks", [vars(task) for task in tasks])
+    store.keep("data", {})
+    store.keep("runtime", {})
+    store.keep_definition(study)
+
+
+def _free_name(path: Path) -> Path:
+    """Return the path, or if it is taken the first of `PATH-2`, `PATH-3`, ... that is not."""
+    paths = itertools.chain(
+        [path], (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+    )
+    return next(candidate for candidate in paths if not candidate.exists())
 
 
 def _binding_differences(
@@ -135,7 +172,7 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
         StudyRefusedError: The database is damaged, or no run finished setting it up.
     """
     if not storage and not (folder / DATABASE).is_file():
-        raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
+        raise UsageError(f"no store in {folder}; run the study first, or name another with --out")
     with explained(folder, storage), contextlib.ExitStack() as stack:
         if not storage:
             upgrade_alone(folder)

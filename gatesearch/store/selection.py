@@ -1,80 +1,114 @@
 """Choose a network of a store, under budgets and by the weights of tasks. Needs no torch."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from gatesearch.cost.budget import Budget, parse_budget
 from gatesearch.cost.cost import Cost
 from gatesearch.errors import UsageError
-from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, delta
+from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, gain_of
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A chosen network, and the baselines that do better.
+    """A chosen network, and the best one of the other kind: a trial against a baseline.
 
     Attributes:
-        result: The trial within the budgets that has the highest Δ_MTL on the validation part,
+        result: The network within the budgets that has the highest Δ_MTL on the validation part,
             with tasks weighted by preference; of several equal ones, the cheapest.
         gain: Its Δ_MTL, percent.
-        better: Baselines within the budgets that have a higher Δ_MTL, best first.
+        other: The best network of the other kind within the budgets, chosen in the same way; None
+            where there is none.
+        other_gain: Its Δ_MTL, percent; NaN where there is none.
     """
 
     result: Result
     gain: float
-    better: tuple[Result, ...]
+    other: Result | None = None
+    other_gain: float = math.nan
 
 
 def select(
-    record: StudyRecord, *, budgets: Sequence[str] = (), prefer: Mapping[str, float] | None = None
+    record: StudyRecord,
+    *,
+    budgets: Sequence[str] = (),
+    prefer: Mapping[str, float] | None = None,
+    run: str = "gatesearch run",
 ) -> Selection:
-    """Choose the best trial within budgets.
+    """Choose the best network of a store within budgets, of trials and baselines alike.
 
     Args:
         record: Contents of a store.
         budgets: Upper bounds, all of which hold, in the forms that `parse_budget` reads.
         prefer: Task -> weight of its gain; 1 for tasks that are not named.
+        run: The command that runs the study, for errors.
 
     Raises:
-        UsageError: A budget is out of reach, or no finished trial keeps to the budgets; the error
-            names the cheapest trial.
+        UsageError: A budget is out of reach, or no finished network keeps to the budgets or has a
+            Δ_MTL; the error names the cheapest, or says why there is no Δ_MTL.
     """
-    bounds = _parsed(record, budgets)
-    trials = [trial for trial in record.trials if trial.state == "complete"]
-    if not trials:
+    bounds = _parsed(record, budgets, run)
+    finished = [r for r in (*record.trials, *record.baselines) if r.state == "complete"]
+    if not finished:
+        failed = [r for r in (*record.trials, *record.baselines) if r.state == "failed"]
+        reason = f"; {failed[-1].name} failed: {failed[-1].reason}" if failed else ""
         raise UsageError(
-            f"the store of {record.name} holds no finished trial to select; search first: "
-            f"gatesearch run --study {record.name} --search one_shot --points 8"
+            f"the store of {record.name} holds no finished network to select{reason}; go on with: "
+            f"{run}"
         )
-    gains = {id(r): delta(record, r, "validation", prefer) for r in (*trials, *record.baselines)}
-    within = [r for r in trials if _fits(r, bounds) and math.isfinite(gains[id(r)])]
+    gains = {id(r): gain_of(record, r, "validation", prefer) for r in finished}
+    defined = [r for r in finished if not gains[id(r)].fault]
+    if not defined:
+        raise UsageError(
+            f"Δ_MTL is undefined for all {len(finished)} finished networks of {record.name}: "
+            f"{gains[id(finished[0])].fault}; train longer in a store of its own (--set "
+            "training.epochs=N --out DIR)"
+        )
+    within = [r for r in defined if _fits(r, bounds)]
     if not within:
-        least = min(trials, key=lambda trial: trial.gflops)
-        raise UsageError(
-            f"none of {len(trials)} finished trials keeps to {', '.join(budgets)}; the cheapest, "
-            f"trial {least.trial}, takes {least.gflops:.4g} GFLOPs and {least.params_m:.4g} M "
-            f"parameters; search under it: gatesearch run --study {record.name} --budget "
-            f"{budgets[0] if budgets else '1xMTL'}"
+        raise _too_costly(defined, bounds, budgets, run)
+
+    def best(results: Sequence[Result]) -> Result | None:
+        return max(results, key=lambda r: (gains[id(r)].percent, -r.gflops), default=None)
+
+    chosen = best(within)
+    assert chosen is not None
+    other = best([r for r in within if (r.trial is None) != (chosen.trial is None)])
+    other_gain = math.nan if other is None else gains[id(other)].percent
+    return Selection(chosen, gains[id(chosen)].percent, other, other_gain)
+
+
+def _too_costly(
+    results: Sequence[Result], bounds: Sequence[Budget], budgets: Sequence[str], run: str
+) -> UsageError:
+    """Make the error that no network keeps to the budgets."""
+    least = min(results, key=lambda r: r.gflops)
+    latency = ""
+    if any(budget.measure == "latency" for budget in bounds):
+        measured = [r for r in results if r.latency_ms is not None]
+        latency = (
+            f"; latency was measured for {len(measured)} of them, those that a budget of latency "
+            "bounded"
         )
-    best = max(within, key=lambda r: (gains[id(r)], -r.gflops))
-    better = [
-        r
-        for r in record.baselines
-        if r.state == "complete" and _fits(r, bounds) and gains[id(r)] > gains[id(best)]
-    ]
-    ordered = sorted(better, key=lambda r: -gains[id(r)])
-    return Selection(best, gains[id(best)], tuple(ordered))
+    options = shlex.join(chain.from_iterable(("--budget", text) for text in budgets))
+    return UsageError(
+        f"none of {len(results)} finished networks, baselines included, keeps to "
+        f"{', '.join(budgets)}; the cheapest, {least.name}, takes {least.gflops:.4g} GFLOPs and "
+        f"{least.params_m:.4g} M parameters{latency}; search under it: {run} {options}"
+    )
 
 
-def _parsed(record: StudyRecord, budgets: Sequence[str]) -> list[Budget]:
+def _parsed(record: StudyRecord, budgets: Sequence[str], run: str) -> list[Budget]:
     if not budgets:
         return []
     ends = {r.method: _cost(r) for r in record.baselines if r.state == "complete"}
     if MULTI_TASK not in ends or SINGLE_TASK not in ends:
         raise UsageError(
             "budgets are checked against the baselines mtl and stl, and this store does not have "
-            f"both; train them: gatesearch run --study {record.name} --methods stl,mtl --n-trials 0"
+            f"both; train them: {run} --methods stl,mtl --n-trials 0"
         )
     # Any latency is within reach of some device.
     return [

@@ -48,7 +48,7 @@ class Study(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     summary: str = ""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     methods: tuple[str, ...] = ("stl", "mtl", "cross_stitch", "mtan")
     tune: tuple[str, ...] = ()
     weightings: tuple[str, ...] = Field(default=("uniform",), min_length=1)

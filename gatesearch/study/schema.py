@@ -25,7 +25,7 @@ class ProtocolSpec(Strict):
     """
 
     name: str
-    size: tuple[int, int]
+    size: tuple[Annotated[int, Field(ge=1, le=2**15)], Annotated[int, Field(ge=1, le=2**15)]]
     published: Literal["", "nyud", "pascal"] = ""
 
 
@@ -34,13 +34,13 @@ class TaskSpec(Strict):
 
     Attributes:
         kind: A name in `gatesearch.tasks.TASKS`.
-        classes: Number of classes; 1 for a kind without classes.
+        classes: Number of classes, which are stored in a byte; 1 for a kind without classes.
         weight: ω_t, the weight of its loss.
     """
 
     kind: str
-    classes: int = Field(default=1, ge=1)
-    weight: float = Field(default=1.0, ge=0)
+    classes: int = Field(default=1, ge=1, le=255)
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
 class DataSpec(Strict):
@@ -56,10 +56,10 @@ class DataSpec(Strict):
     """
 
     dataset: str
-    train_frames: int = Field(default=0, ge=0)
-    test_frames: int = Field(default=0, ge=0)
-    validation: int = Field(gt=0)
-    validation_seed: int = 0
+    train_frames: int = Field(default=0, ge=0, le=10**9)
+    test_frames: int = Field(default=0, ge=0, le=10**9)
+    validation: int = Field(gt=0, le=10**9)
+    validation_seed: int = Field(default=0, ge=-(2**63), le=2**63 - 1)
 
 
 class ModelSpec(Strict):
@@ -82,7 +82,7 @@ class ModelSpec(Strict):
     width: float = Field(default=1.0, ge=0.01, le=100)
     output_stride: Literal[8, 16, 32] = 8
     head: str = "deeplabv3"
-    head_channels: int = Field(default=256, ge=1)
+    head_channels: int = Field(default=256, ge=1, le=2**16)
     init: Literal["scratch", "pretrained", "stl"] = "scratch"
     weights: str = "imagenet"
 
@@ -125,8 +125,8 @@ class TrainingSpec(Strict):
         augment: Augmentation of training batches.
     """
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=2)
+    epochs: int = Field(ge=1, le=10**6)
+    batch_size: int = Field(ge=2, le=10**6)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Positive
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
@@ -187,13 +187,13 @@ class SearchSpec(Strict):
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
     space: dict[str, tuple[float | str, ...]] = Field(default={})
     first: tuple[dict[str, float | str | dict[str, float | str]], ...] = ()
-    startup: int = Field(default=10, ge=1)
+    startup: int = Field(default=10, ge=1, le=10**6)
     stop: Literal["none", "median", "halving"] = "none"
-    stop_every: int = Field(default=10, ge=1)
-    stop_after: int = Field(default=4, ge=1)
+    stop_every: int = Field(default=10, ge=1, le=10**6)
+    stop_after: int = Field(default=4, ge=1, le=10**6)
     weighting: tuple[str, ...] = Field(default=("uniform",), min_length=1)
     scalar: tuple[float, float] = (0.1, 10.0)
-    scalar_trials: int = Field(default=10, ge=1)
+    scalar_trials: int = Field(default=10, ge=1, le=10**6)
 
     @model_validator(mode="before")
     @classmethod
@@ -240,11 +240,12 @@ class ExecutionSpec(Strict):
 
     Attributes:
         checkpoint_minutes: Minutes between two checkpoints of a training.
-        attempts: Number of times that a training may be cut off before it keeps another checkpoint;
-            once more, and it counts as failed. Stopping a run in order does not count.
+        attempts: Number of times that the process of a training may die alone before it keeps
+            another checkpoint; once more, and it counts as failed. Neither stopping a run in order
+            nor deaths of the whole run (power, a signal to all its processes) count.
         backup_minutes: Minimum minutes between two backups of the store.
     """
 
     checkpoint_minutes: float = Field(default=5.0, gt=0, allow_inf_nan=False)
-    attempts: int = Field(default=3, ge=1)
+    attempts: int = Field(default=3, ge=1, le=10**6)
     backup_minutes: float = Field(default=10.0, ge=0, allow_inf_nan=False)

@@ -106,6 +106,15 @@ class SplitData:
             return {name: tensor[rows] for name, tensor in self._memory.items()}
         return self._read(self._indices[positions.numpy()])
 
+    def labels(self, position: int, task: str) -> Tensor:
+        """Return the labels of one frame of a task, without reading its image."""
+        if self._memory is not None:
+            return self._memory[task][self._rows[position]]
+        labels = to_tensor(self._arrays[task][[int(self._indices[position])]])
+        if tuple(labels.shape[-2:]) != tuple(self.size):
+            labels = self.tasks[task].resize_labels(labels, self.size)
+        return labels[0]
+
     def keep_on(self, device: str) -> None:
         """Move what is held in memory to a CUDA device that has ten times its size free."""
         if self._memory is None or device != "cuda":

@@ -12,7 +12,7 @@ from statistics import median
 
 from torch import nn
 
-from gatesearch.measures import delta_mtl
+from gatesearch.measures import Gain, gain
 from gatesearch.methods import Context
 from gatesearch.results import Result
 from gatesearch.study import SearchSpec
@@ -66,14 +66,12 @@ class Stopper:
             network, self.context.validation, self.context.tasks, runtime=runtime, batch_size=size
         )
         directions = {name: task.higher_is_better for name, task in self.context.tasks.items()}
-        gain = delta_mtl(metrics, self.single_task, directions)
+        now = gain(metrics, self.single_task, directions)
         others = [g for e, cost, g in self.rivals if e == epoch and cost <= gflops * (1 + 1e-9)]
         if len(others) >= spec.stop_after:
-            reason = _reason_to_stop(gain, others, spec)
-            self.verdict = (
-                f"stopped after epoch {epoch}: Δ_MTL {gain:+.2f} % {reason}" if reason else ""
-            )
-        return {GAIN: gain, COST: gflops}
+            reason = _reason_to_stop(now, others, spec)
+            self.verdict = f"stopped after epoch {epoch}: Δ_MTL {reason}" if reason else ""
+        return {GAIN: now.percent, COST: gflops}
 
 
 def judged(epoch: int, spec: SearchSpec) -> bool:
@@ -102,14 +100,17 @@ def halving_bar(values: Sequence[float]) -> float:
     return ranked[-max(1, len(ranked) // _FACTOR)]
 
 
-def _reason_to_stop(gain: float, others: Sequence[float], spec: SearchSpec) -> str:
-    """Compare a trial with others; empty if it may go on. A trial whose gain is NaN is stopped."""
+def _reason_to_stop(now: Gain, others: Sequence[float], spec: SearchSpec) -> str:
+    """Compare a trial with others; empty if it may go on. A trial of undefined gain is stopped."""
     halving = spec.stop == "halving"
-    bar = halving_bar([*others, gain]) if halving else median(others)
-    if gain >= bar:
+    bar = halving_bar([*others, now.percent]) if halving else median(others)
+    if now.percent >= bar:
         return ""
     rule = "the bar of successive halving over" if halving else "the median of"
-    return f"is below {bar:+.2f}, {rule} {len(others)} earlier trials that cost no more"
+    compared = f"{bar:+.2f}, {rule} {len(others)} earlier trials that cost no more"
+    if now.fault:
+        return f"is undefined ({now.fault}), and must not be below {compared}"
+    return f"{now.percent:+.2f} % is below {compared}"
 
 
 def rivals_of(results: Sequence[Result]) -> list[Rival]:

@@ -53,6 +53,8 @@ def test_every_event_is_kept_in_the_log(tmp_path: Path, capsys: pytest.CaptureFi
     log = tmp_path / "new" / "log.jsonl"
     with emitter(log=log) as emit:
         emit(Warned("[bold]no markup[/bold] here"))
+        assert not log.parent.exists(), "nothing is made before the run has made its folder"
+        log.parent.mkdir()
         for done in range(3):
             emit(epochs(done, **{"loss.depth": 0.5}))
     with emitter(log=log) as emit:

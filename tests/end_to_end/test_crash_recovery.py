@@ -174,17 +174,48 @@ def test_no_room_for_a_checkpoint(own_tiny, cli) -> None:
     assert done.json["trials"]["complete"] == 4, done.stderr
 
 
-def test_a_configuration_that_kills_its_process_is_given_up(tiny, cli) -> None:
+def wait_for_attempt(folder, number):
+    """Wait until that attempt at a job, counted from 0, has begun."""
+    attempts = folder / "attempts.json"
+    while not attempts.exists() or len(json.loads(attempts.read_text())["attempts"]) <= number:
+        time.sleep(0.01)
+
+
+def test_a_configuration_that_kills_its_process_is_given_up_and_can_be_retried(tiny, cli) -> None:
     store = cli.folder / "runs" / "tiny"
     run = ("run", "--study", TINY, "--data", tiny / "data", "--n-trials", 2)
-    for attempt in range(3):
+    first = ("--workers", 2, "--set", "execution.attempts=1")
+    assert cli(*run[:-1], 0).code == 0  # the baselines
+    running = cli.start(*run, *first)
+    running.wait_for("trial 1: lambda_s")
+    for attempt in range(2):
+        wait_for_attempt(store / "trials" / "0000", attempt)
+        tried = json.loads((store / "trials" / "0000" / "attempts.json").read_text())
+        os.kill(tried["attempts"][attempt]["process"], signal.SIGKILL)
+    done = running.end()
+    assert done.code == 0, done.stderr
+    complete, failed = {"complete": 1, "failed": 1, "pruned": 0}, read_store(store).trials[0]
+    assert failed.reason.count("ended without a message") == 2
+    assert cli(*run, "--json").json["trials"] == complete  # it is not tried again by itself
+    done = cli(*run, "--retry-failed", "--json")
+    assert done.json["trials"] == complete | {"complete": 2}, done.stderr
+    assert dict(read_store(store).trials[2].params) == dict(failed.params)
+    assert cli(*run, "--retry-failed", "--json").json["trials"] == complete | {"complete": 2}
+
+
+@pytest.mark.parametrize("stage", ["stl", "trial 0"])
+def test_deaths_of_the_whole_run_do_not_count_against_what_it_trains(tiny, cli, stage) -> None:
+    store = cli.folder / "runs" / "tiny"
+    run = ("run", "--study", TINY, "--data", tiny / "data", "--n-trials", 1)
+    folder = store / ("baselines/stl-seed0" if stage == "stl" else "trials/0000")
+    for attempt in range(3):  # one more than attempts
         running = cli.start(*run, "--set", "execution.attempts=2")
-        running.wait_for("trial 0: lambda_s" if attempt == 0 else "trial 0 goes on")
-        attempts = store / "trials" / "0000" / "attempts.json"
-        while not attempts.exists() or len(json.loads(attempts.read_text())["attempts"]) <= attempt:
-            time.sleep(0.01)
+        wait_for_attempt(folder, attempt)
         running.end(signal.SIGKILL)
     done = cli(*run, "--set", "execution.attempts=2", "--json")
-    assert done.json["trials"] == {"complete": 1, "failed": 1, "pruned": 0}, done.stderr
-    failed = read_store(store).trials[0]
-    assert failed.reason.count("ended without a message") == 3
+    assert done.code == 0, done.stderr
+    assert done.json["trials"] == {"complete": 1, "failed": 0, "pruned": 0}
+    assert f"{stage}: the run died 3 times while it was trained" in done.stderr
+    # A process of its own computes the same.
+    mine, other = (read_store(s) for s in (store, tiny / "runs" / "tiny"))
+    assert mine.trials[0].metrics["validation"] == other.trials[0].metrics["validation"]

@@ -1,6 +1,7 @@
 """Runs that go well: what they print, leave behind, and do when asked again."""
 
 import json
+import shlex
 
 import pytest
 
@@ -121,4 +122,7 @@ def test_one_training_gives_a_front_to_select_from(scenes):
     assert selected["prefer"] == {"depth": 2.0}
     shown = cli("select", "--study", "scenes", *folder)
     assert shown.code == 0
-    assert "gatesearch export --study scenes --out runs/one-shot --trial" in shown.stdout
+    ship = next(line for line in shown.stdout.splitlines() if line.startswith("ship it: "))
+    assert ship.startswith("ship it: gatesearch export --study scenes --out runs/one-shot --trial")
+    assert cli(*shlex.split(ship)[3:]).code == 0
+    assert (cli.folder / "network.onnx").is_file()

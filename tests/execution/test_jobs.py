@@ -146,6 +146,31 @@ def test_attempts_in_vain_are_those_that_got_no_further(tmp_path) -> None:
     assert len(Attempts(tmp_path)) == 6
 
 
+def test_attempts_that_died_with_their_run_are_not_in_vain(tmp_path) -> None:
+    def died_with_run() -> None:
+        Attempts(tmp_path).begin()
+        Attempts(tmp_path).end_with_run()
+
+    Attempts(tmp_path).end_with_run()  # nothing was begun
+    assert len(Attempts(tmp_path)) == 0
+    for count in range(1, 5):
+        died_with_run()
+        assert (Attempts(tmp_path).in_vain, Attempts(tmp_path).ended_with_run) == ([], count)
+    Attempts(tmp_path).begin()  # dies alone
+    Attempts(tmp_path).begin()
+    assert len(Attempts(tmp_path).in_vain) == 2
+    assert Attempts(tmp_path).ended_with_run == 4
+    Attempts(tmp_path).crash("killed by SIGKILL")
+    Attempts(tmp_path).end_with_run()  # it is known to have died alone
+    assert len(Attempts(tmp_path).in_vain) == 2
+    (tmp_path / "checkpoint-1.safetensors").touch()
+    died_with_run()
+    assert Attempts(tmp_path).ended_with_run == 1, "the others got as far as a checkpoint"
+    Attempts(tmp_path).begin()
+    Attempts(tmp_path).end("Preempted")
+    assert Attempts(tmp_path).ended_with_run == 0
+
+
 def test_attempts_count_on_from_checkpoint_ten(tmp_path) -> None:
     for number in (9, 10):
         (tmp_path / f"checkpoint-{number}.safetensors").touch()

@@ -185,6 +185,18 @@ def test_events_of_this_process_are_passed_on_at_once(tmp_path) -> None:
     assert ("heard", "trial 0", "at work") in watching.seen
 
 
+def test_a_run_does_not_count_deaths_of_earlier_runs_against_a_job(tmp_path) -> None:
+    job = job_of(tmp_path, execution=ExecutionSpec(attempts=1))
+    job.folder.mkdir(parents=True)
+    for _ in range(5):  # each run dies with its worker
+        pool_of(FakeExecutor(held=True)).begin(job)
+        Attempts(job.folder).begin()
+    pool = pool_of(FakeExecutor())
+    pool.begin(job)
+    assert Attempts(job.folder).in_vain == []
+    assert Attempts(job.folder).ended_with_run == 5
+
+
 def test_what_an_earlier_worker_left_is_not_read_again(tmp_path) -> None:
     job, told, watching = job_of(tmp_path), [], Watching()
     job.folder.mkdir(parents=True)

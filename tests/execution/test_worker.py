@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from gatesearch.study import ExecutionSpec
 from gatesearch.training import Checkpoints, Preempted, RankError, TrainingError
 from gatesearch.training.checkpoint import Checkpoint
 from gatesearch.trials.context import open_context
-from tests.execution.fakes import job_of, pool_of, result_of
+from tests.execution.fakes import FakeExecutor, job_of, pool_of, result_of
 from tests.search.tiny import tiny
 
 
@@ -88,6 +89,34 @@ def test_trainings_that_are_killed_again_and_again_are_given_up(train, tmp_path)
     result = perform(job)
     assert (result.state, result.attempts) == ("failed", 3)
     assert result.reason.count("ended without a message") == 3
+
+
+def test_a_job_during_which_runs_died_is_trained_in_a_process_of_its_own(train, tmp_path) -> None:
+    job = job_of(tmp_path, execution=ExecutionSpec(attempts=2))
+
+    def die_alone(job):
+        cut_off(job)
+        return BrokenExecutor("killed")
+
+    told, worker_ = [], FakeExecutor(die_alone)
+    for deaths in range(4):
+        executor = ThisProcess(lambda job, emit: perform(job), worker_)
+        pool = pool_of(executor, told=told)
+        if deaths < 3:  # The run dies in this process: of power, or of the network.
+            train.append(lambda checkpoints: SystemExit())
+            with pytest.raises(SystemExit):
+                pool.begin(job)
+            attempts = job.folder / "attempts.json"
+            attempts.write_text(attempts.read_text().replace('"SystemExit: "', "null"))
+            assert worker_.submitted == []
+            continue
+        worker_.train = lambda job: die_alone(job) if len(worker_.submitted) < 4 else perform(job)
+        pool.begin(job)
+        ((_, result),) = pool.results()
+    assert (result.state, result.attempts) == ("failed", 6)
+    assert result.reason.count("ended without a message") == 3
+    assert len(worker_.submitted) == 4
+    assert "the run died 3 times while it was trained" in told[0].message
 
 
 def test_trainings_that_get_further_are_not_given_up(train, tmp_path) -> None:

@@ -11,10 +11,17 @@ from safetensors.torch import load_file
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.events import Progress
 from gatesearch.methods import build_model, check_study
+from gatesearch.methods.interrogate.options import default_patterns
 from gatesearch.methods.space import Range
 from gatesearch.pruning import extract, load_compact
 from gatesearch.results import delta
-from gatesearch.search.one_shot import PatternScore, _fraction, _try_configurations, chosen
+from gatesearch.search.one_shot import (
+    PatternScore,
+    _fraction,
+    _stored_count,
+    _try_configurations,
+    chosen,
+)
 from gatesearch.search.run import run
 from gatesearch.store.opening import read_store
 from gatesearch.store.store import GAIN_AND_COST
@@ -77,7 +84,9 @@ def tried_on(offering: Offering, patterns: optuna.Study, tmp_path, told=None, sp
     study = tiny(tmp_path)
     context = SimpleNamespace(study=study, tasks=build_tasks(study.tasks))
     emit = ignore if told is None else told.append
-    _try_configurations(offering, space, patterns, context, SINGLE_TASK, emit=emit)
+    _try_configurations(
+        offering, space, patterns, context, SINGLE_TASK, count=offering.patterns, emit=emit
+    )
 
 
 def test_configurations_begin_at_even_steps_between_the_ends(tmp_path) -> None:
@@ -88,8 +97,8 @@ def test_configurations_begin_at_even_steps_between_the_ends(tmp_path) -> None:
     assert offering.measured[:9] == even
     assert len(offering.measured) == 13
     assert [(e.done, e.total) for e in told if isinstance(e, Progress)] == [
-        (0, 13), (10, 13), (13, 13),
-    ]  # fmt: skip
+        (done, 13) for done in range(14)
+    ]
     first = patterns.trials[0]
     assert first.values == [0.0, 2.0]  # Δ_MTL in percent, GFLOPs
     assert patterns.trials[8].values == pytest.approx([100 * 1 / 20 / 2, 6.0])
@@ -113,6 +122,54 @@ def test_configurations_go_on_where_they_were_cut_off(tmp_path) -> None:
         [trial.params for trial in study.get_trials(states=complete)] for study in (cut, whole)
     )
     assert found == expected
+
+
+def test_configurations_of_undefined_gain_count_as_tried(tmp_path, monkeypatch) -> None:
+    patterns = optuna.create_study(directions=list(GAIN_AND_COST))
+    monkeypatch.setitem(SINGLE_TASK, "semseg", 0.0)
+    offering = Offering(patterns=11)
+    tried_on(offering, patterns, tmp_path)
+    assert len(offering.measured) == 11
+    assert len({tuple(params.values()) for params in offering.measured}) == 11
+    tried_on(offering, patterns, tmp_path)
+    assert len(offering.measured) == 11, "not tried again"
+    assert {trial.user_attrs["undefined"] for trial in patterns.trials} == {
+        "the single-task network of semseg has 0, and the gain divides by it"
+    }
+
+
+@pytest.mark.parametrize(
+    ("scaled", "most", "stored", "tried_before", "count"),
+    [
+        (40, 1000, None, 0, 40),  # a new store
+        (40, 1000, 30, 30, 30),  # another default began it
+        (40, 1000, None, 7, 1000),  # gatesearch 0.1.0 began it
+        (40, 40, 1000, 7, 40),  # the study says so
+    ],
+)
+def test_how_many_configurations_a_store_tries(scaled, most, stored, tried_before, count) -> None:
+    patterns = optuna.create_study(directions=list(GAIN_AND_COST))
+    if stored is not None:
+        patterns.set_user_attr("count", stored)
+    for _ in range(tried_before):
+        patterns.tell(patterns.ask(), [0.0, 1.0])
+    supernet = SimpleNamespace(patterns=scaled, most_patterns=most)
+    assert _stored_count(patterns, supernet) == count
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"),
+    [
+        # 3 x 100 epochs x 500 frames, a quarter, over 256 + 100 frames
+        ({"epochs": 100, "train": 500, "validation": 100, "statistics": 256}, 105),
+        # statistics of no more frames than there are: 3 * 40 * 60 / 4 / (60 + 15)
+        ({"epochs": 40, "train": 60, "validation": 15, "statistics": 256}, 24),
+        ({"epochs": 1, "train": 6, "validation": 4, "statistics": 256}, 16),
+        ({"epochs": 10_000, "train": 5000, "validation": 10, "statistics": 64}, 1000),
+    ],
+)
+def test_the_default_number_of_configurations_grows_with_the_training(sizes, count) -> None:
+    assert default_patterns(**sizes) == count
 
 
 def test_a_space_of_one_configuration(tmp_path) -> None:

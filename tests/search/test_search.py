@@ -1,6 +1,7 @@
 """The search alone: a store, and a made-up executor in place of trainings."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
@@ -88,7 +89,7 @@ class Running:
         plan = method_plan(
             METHODS[method], self.search.context, self.store,
             single_task=lambda: self.search.known(NetworkSpec("stl", self.study.seed)),
-            budgets=(), prefer={}, emit=self.told.append,
+            budgets=(), prefer={}, n_trials=n_trials, emit=self.told.append,
         )  # fmt: skip
         self.search.run_trials(plan, n_trials)
         return self.store.results(plan.name)
@@ -298,10 +299,83 @@ def test_failed_and_undefined_trials_count(opened) -> None:
     running = opened(RANDOM, train=train)
     results = running.tune(3)
     assert [r.state for r in results] == ["failed", "failed", "complete"]
-    assert results[1].reason == "Δ_MTL is undefined: a metric is not a number"
+    assert results[1].reason == "Δ_MTL is undefined: the metric of depth is nan"
     warned = [event.message for event in running.told if isinstance(event, Warned)]
     assert warned == [f"trial {r.trial} failed: {r.reason}" for r in results[:2]]
     assert opened(RANDOM).tune(3) == results
+
+
+ZERO = {"semseg": 0.0}
+
+
+def test_a_single_task_metric_of_zero_fails_trials_and_the_study_goes_on(opened) -> None:
+    def train(job):
+        return result_of(job, validation=ZERO if job.spec.method == "stl" else {})
+
+    running = opened(RANDOM, train=train, bases=False)
+    running.search.train_bases(BASES)
+    results = running.tune(2)
+    fault = "the single-task network of semseg has 0, and the gain divides by it"
+    assert [(r.state, r.reason) for r in results] == [
+        ("failed", f"Δ_MTL is undefined: {fault}")
+    ] * 2  # fmt: skip
+    assert [r.state for r in running.store.bases] == ["complete", "complete"]
+    warned = [event.message for event in running.told if isinstance(event, Warned)]
+    assert warned[0].startswith(f"Δ_MTL is undefined for every network of this seed: {fault}; all")
+    ended = [event.message for event in running.told if isinstance(event, NetworkTrained)]
+    assert ended[1].startswith("mtl: Δ_MTL undefined, 1.000 GFLOPs, validation semseg 20")
+    # The next start finds nothing left to do, and finishes what a killed one left.
+    again = opened(RANDOM, train=train, bases=False)
+    again.search.train_bases(BASES)
+    assert again.tune(2) == results
+    assert again.trained == []
+    assert [r.state for r in again.tune(3)] == ["failed"] * 3
+
+
+@pytest.mark.parametrize("baseline", [math.inf, math.nan])
+def test_a_result_left_by_a_killed_run_is_told_though_its_gain_is_undefined(
+    opened, tmp_path, baseline
+) -> None:
+    running = opened(RANDOM, bases=False)
+    running.executor.train = lambda job: result_of(job, validation={"depth": baseline})
+    running.search.train_bases(BASES)
+    cut_off(running, 1)
+    job = read_spec(tmp_path / "out" / "trials" / "0000" / "spec.json")
+    keep_result(job, result_of(job))
+    (result,) = opened(RANDOM, bases=False).tune(1)
+    assert result.state == "failed"
+    assert f"the metric of the single-task network of depth is {baseline}" in result.reason
+
+
+def test_failed_trials_are_tried_again_on_demand_as_new_ones(opened) -> None:
+    def fail_odd(job):
+        if job.spec.trial in (1, 3):
+            return result_of(job, state="failed", reason="killed", metrics={})
+        return result_of(job)
+
+    running = opened(RANDOM, train=fail_odd)
+    first = running.tune(4)
+    assert [r.state for r in first] == ["complete", "failed", "complete", "failed"]
+    assert running.tune(4) == first, "not by itself"
+    again = opened(RANDOM, train=lambda job: (
+        result_of(job, state="failed", reason="killed", metrics={})
+        if job.spec.trial == 5 else result_of(job)
+    ))  # fmt: skip
+    again.search._retry_failed = True
+    results = again.tune(4)
+    assert again.trained == ["trial 4", "trial 5"]
+    assert [r.params for r in results[4:]] == [first[1].params, first[3].params]
+    assert [r.state for r in results[4:]] == ["complete", "failed"]
+    assert results[:4] == first, "what failed stays told"
+    # Only what failed again is tried once more.
+    last = opened(RANDOM)
+    last.search._retry_failed = True
+    assert last.tune(4)[6:][0].params == first[3].params
+    assert last.trained == ["trial 6"]
+    assert len(last.tune(4)) == 7
+    # A larger total goes on with new draws.
+    plain = opened(RANDOM)
+    assert plain.tune(8)[7].params not in [r.params for r in results]
 
 
 def test_workers_that_die_again_and_again_end_the_run_and_lose_nothing(opened) -> None:

@@ -1,8 +1,14 @@
 """What is refused before there is a store, and what a run is set up with."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+from gatesearch.drawing import DRAWINGS
 from gatesearch.errors import DataError, UsageError
+from gatesearch.events import Warned
+from gatesearch.methods import build_model, check_study
 from gatesearch.search.run import run
 from gatesearch.search.setup import (
     ExecutionOptions,
@@ -11,8 +17,9 @@ from gatesearch.search.setup import (
     parse_budgets,
     task_infos,
 )
+from gatesearch.tasks.semseg import Semseg
 from gatesearch.trials.costs import costs
-from tests.search.tiny import epochs_of, tiny
+from tests.search.tiny import interrupted_at, tiny
 
 HERE = ExecutionOptions()
 
@@ -52,17 +59,146 @@ def test_a_start_that_there_is_none_of_is_refused_when_it_is_read(tmp_path) -> N
     ("overrides", "message"),
     [
         (["training.batch_size=7"], "batch_size is 7 but only 6 frames"),
+        (["options.mtl.training.batch_size=7"], "batch_size is 7 but only 6 frames"),
         (["data.validation=9"], "9 of 10 are carved off"),
     ],
 )
-def test_data_that_do_not_suffice_are_refused_before_training(
+def test_data_that_do_not_suffice_are_refused_before_anything_is_made(
     data, tmp_path, overrides, message
 ) -> None:
-    events = []
+    out = tmp_path / "out"
     with pytest.raises(DataError, match=message):
-        run(tiny(tmp_path, *overrides), n_trials=1, out=tmp_path / "out", data=data,
-            emit=events.append)  # fmt: skip
-    assert not epochs_of(events)
+        run(tiny(tmp_path, *overrides), n_trials=1, out=out, data=data, emit=lambda event: None)
+    assert not out.exists()
+
+
+def test_missing_data_are_refused_before_anything_is_made(tmp_path) -> None:
+    study = tiny(tmp_path, "data.dataset=nyud", "tasks.semseg.classes=40")
+    with pytest.raises(DataError, match="nyud is not prepared"):
+        run(study, n_trials=1, out=tmp_path / "out", data=tmp_path / "none", emit=print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_frames_that_cannot_be_drawn_are_found_before_training(
+    data, tmp_path, monkeypatch
+) -> None:
+    def run_with(*overrides):
+        run(tiny(tmp_path, *overrides), n_trials=0, out=tmp_path / "out", data=data, emit=print)
+
+    def paint(values):
+        raise IndexError("a colour that there is not")
+
+    monkeypatch.setitem(DRAWINGS, "classes", replace(DRAWINGS["classes"], paint=paint))
+    with pytest.raises(DataError, match=(
+        r"labels of semseg on the 1 test frames of the report must be drawable as 'classes', found "
+        r"IndexError: a colour that there is not; set report_frames = 0"
+    )):  # fmt: skip
+        run_with()
+    monkeypatch.setattr(Semseg, "drawing", "clases")
+    with pytest.raises(UsageError, match="unknown drawing of task semseg 'clases'; did you mean"):
+        run_with()
+    assert not (tmp_path / "out").exists()
+    # A report without these pages does without drawings.
+    monkeypatch.setattr("gatesearch.search.run.locked", lambda out: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_with("report_frames=0")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "message"),
+    [
+        (("training.batch_size=4",), 4,
+         "batch norm of 'stl' needs two frames per device at this image size, found 1: "
+         "training.batch_size 4 on 4 devices; take 8, or fewer"),
+        (("protocol.size=[64, 64]", "model.head=deeplabv3", "training.batch_size=2"), 2,
+         "batch norm of 'stl' needs two frames"),
+        (("protocol.size=[64, 64]", "training.batch_size=4", "model.head=deeplabv3",
+          "options.mtl.training.batch_size=2"), 2,
+         r"batch norm of 'mtl' .*: options\.mtl\.training\.batch_size 2 on 2 devices; take 4"),
+        (("options.interrogate.training.batch_size=2", "training.batch_size=4"), 2,
+         r"batch norm of 'interrogate' needs"),
+        ((), 2, r"training\.batch_size must divide among the devices: 3 frames on 2; take 4"),
+    ],
+)  # fmt: skip
+def test_one_frame_per_device_is_refused_where_batch_norm_needs_two(
+    tmp_path, overrides, devices, message
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_run(tiny(tmp_path, *overrides), (), ExecutionOptions(devices=devices))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices"),
+    [
+        # Features of 2 x 2 have four values per channel.
+        (("protocol.size=[64, 64]", "training.batch_size=2"), 2),
+        (("protocol.size=[64, 64]", "model.head=deeplabv3", "training.batch_size=4"), 2),
+        (("training.batch_size=2",), 1),
+    ],
+)
+def test_devices_on_which_batch_norm_has_enough_are_let_in(tmp_path, overrides, devices) -> None:
+    check_run(tiny(tmp_path, *overrides), (), ExecutionOptions(devices=devices))
+
+
+@pytest.mark.parametrize("key", ["seed", "data.validation_seed"])
+def test_seeds_have_bounds(tmp_path, key) -> None:
+    build_model(check_study(tiny(tmp_path, f"{key}={2**63 - 1}")), "mtl")
+    with pytest.raises(UsageError, match=f"{key}: .* less than or equal to 9223372036854775807"):
+        tiny(tmp_path, f"{key}={2**63}")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "training.epochs", "training.batch_size", "data.validation", "data.train_frames",
+        "data.test_frames", "tasks.semseg.classes", "model.head_channels", "search.startup",
+        "search.stop_every", "search.stop_after", "search.scalar_trials", "execution.attempts",
+        "one_shot.patterns", "one_shot.statistics", "one_shot.epochs", "interrogate.round_to",
+        "options.mtl.training.epochs",
+    ],
+)  # fmt: skip
+def test_whole_numbers_have_bounds(tmp_path, key) -> None:
+    named = key.rpartition(".")[2]
+    with pytest.raises(UsageError, match=f"{named}: Input should be less than or equal to"):
+        check_study(tiny(tmp_path, f"{key}={10**30}"))
+
+
+@pytest.mark.parametrize("size", ["[0, 16]", "[16, -1]", f"[16, {10**30}]"])
+def test_sizes_have_bounds(tmp_path, size) -> None:
+    with pytest.raises(UsageError, match=r"protocol\.size\.[01]: Input should be"):
+        tiny(tmp_path, f"protocol.size={size}")
+
+
+@pytest.mark.slow("whole run")
+def test_a_store_begun_with_a_definition_that_was_refused_takes_the_cured_one(
+    data, tmp_path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(tmp_path), n_trials=0, out=out, data=data, emit=interrupted_at("stl", 1))
+    cured = tiny(tmp_path, "data.validation=5", "training.epochs=1", 'methods=["stl"]')
+    record = run(cured, n_trials=0, out=out, data=data, emit=lambda event: None)
+    assert record.data["validation"] == 5
+    assert [r.epochs for r in record.baselines] == [1]
+    assert record.definition["data"]["validation"] == 5
+
+
+@pytest.mark.slow("whole run")
+def test_predictions_that_cannot_be_drawn_later_cost_their_page_only(
+    data, tmp_path, monkeypatch
+) -> None:
+    def too_large(*args, **options):
+        raise torch.OutOfMemoryError("too large")
+
+    study, out, events = tiny(tmp_path, 'methods=["stl"]'), tmp_path / "out", []
+    monkeypatch.setattr("gatesearch.search.predictions.predict", too_large)
+    record = run(study, n_trials=0, out=out, data=data, emit=events.append)
+    assert record.predictions is None
+    assert "test" in record.baselines[0].metrics
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert warning.startswith("predictions on test frames were not drawn (OutOfMemoryError: too la")
+    monkeypatch.undo()
+    assert run(study, n_trials=0, out=out, data=data, emit=events.append).predictions is not None
 
 
 @pytest.mark.parametrize(

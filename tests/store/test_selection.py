@@ -1,7 +1,9 @@
 """Choosing a network of a store by budget and preference."""
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -34,48 +36,80 @@ RECORD = StudyRecord(
 
 
 @pytest.mark.parametrize(
-    ("budgets", "prefer", "trial", "gain", "better"),
+    ("budgets", "prefer", "name", "gain", "other", "other_gain"),
     [
-        ((), {}, 2, 7.5, ["mtan"]),
-        (("1.3xMTL",), {}, 0, 4.0, []),
-        (("1.3xMTL",), {"b": 2.0}, 1, 4.0, []),
-        (("1.25xMTL",), {"b": 9.0}, 0, 0.8, ["mtl"]),
-        (("1.9G",), {}, 0, 4.0, []),
-        (("2M", "0.45xSTL"), {"b": 2.0}, 1, 4.0, []),
-        (("5ms",), {}, 1, 3.5, []),
-        (("9ms",), {}, 2, 7.5, []),
+        ((), {}, "mtan", 9.0, "trial 2", 7.5),
+        (("1.3xMTL",), {}, "trial 0", 4.0, "mtl", 3.0),
+        (("1.3xMTL",), {"b": 2.0}, "trial 1", 4.0, "mtl", (5 + 2 * 1) / 3),
+        (("1.25xMTL",), {"b": 9.0}, "mtl", 1.4, "trial 0", 0.8),
+        (("1.1xMTL",), {}, "mtl", 3.0, None, math.nan),  # no trial is as cheap
+        (("1.9G",), {}, "trial 0", 4.0, "mtl", 3.0),
+        (("2M", "0.45xSTL"), {"b": 2.0}, "trial 1", 4.0, "mtl", (5 + 2 * 1) / 3),
+        # Latency was measured of these trials alone.
+        (("5ms",), {}, "trial 1", 3.5, None, math.nan),
+        (("9ms",), {}, "trial 2", 7.5, None, math.nan),
     ],
 )
-def test_the_best_within_all_bounds(budgets, prefer, trial, gain, better) -> None:
+def test_the_best_of_all_networks_within_all_bounds(
+    budgets, prefer, name, gain, other, other_gain
+) -> None:
     found = select(RECORD, budgets=budgets, prefer=prefer)
-    assert found.result.trial == trial
+    assert found.result.name == name
     assert found.gain == pytest.approx(gain)
-    assert [result.method for result in found.better] == better
+    assert (None if found.other is None else found.other.name) == other
+    assert found.other_gain == pytest.approx(other_gain, nan_ok=True)
+
+
+def test_single_task_networks_are_candidates_too() -> None:
+    worse = tuple(replace(r, metrics=network("", -5, -5, 1).metrics) for r in RECORD.trials)
+    record = replace(RECORD, baselines=RECORD.baselines[:1], trials=worse)
+    found = select(record)
+    assert (found.result.name, found.gain, found.other.name) == ("stl", 0.0, "trial 0")
+    assert found.other_gain == pytest.approx(-5)
 
 
 @pytest.mark.parametrize(
     ("budgets", "message"),
     [
         (
-            ("1.1xMTL",),
-            r"none of 3 finished trials keeps to 1\.1xMTL; the cheapest, trial 0, takes",
+            ("3ms", "2G"),
+            r"none of 6 finished networks, baselines included, keeps to 3ms, 2G; the cheapest, "
+            r"mtl, takes 1 GFLOPs and 1 M .*; latency was measured for 2 of them, .*: go "
+            r"--study 'a b' --budget 3ms --budget 2G$",
         ),
-        (("3ms",), "none of 3 finished trials keeps to 3ms"),
         (("9G",), r"out of reach: this study's networks go from 1 GFLOPs \(mtl\) to 3 GFLOPs"),
         (("soon",), "a budget must be a number with a unit"),
     ],
 )
 def test_bounds_that_nothing_keeps_to(budgets, message) -> None:
     with pytest.raises(UsageError, match=message):
-        select(RECORD, budgets=budgets)
+        select(RECORD, budgets=budgets, run="go --study 'a b'")
 
 
 def test_stores_that_cannot_answer() -> None:
-    with pytest.raises(UsageError, match="holds no finished trial"):
-        select(StudyRecord("s", "f", {}, "p", "", TASKS))
+    with pytest.raises(UsageError, match=r"holds no finished network to select; go on with: go$"):
+        select(StudyRecord("s", "f", {}, "p", "", TASKS), run="go")
+    failed = replace(RECORD, baselines=(), trials=(replace(RECORD.trials[3], reason="a nan"),))
+    with pytest.raises(UsageError, match="no finished network to select; trial 3 failed: a nan;"):
+        select(failed)
     alone = StudyRecord("s", "f", {}, "p", "", TASKS, RECORD.baselines[:1], RECORD.trials)
-    with pytest.raises(UsageError, match="checked against the baselines mtl and stl"):
-        select(alone, budgets=["2G"])
+    with pytest.raises(UsageError, match=r"checked against .*: go --methods stl,mtl --n-trials 0"):
+        select(alone, budgets=["2G"], run="go")
+
+
+def test_a_gain_that_is_undefined_says_why() -> None:
+    zero = network(
+        "stl",
+        0,
+        0,
+        3.0,
+    )
+    zero = replace(zero, metrics={"validation": {"a": 0.0, "b": 1.0}})
+    record = replace(RECORD, baselines=(zero, *RECORD.baselines[1:]))
+    with pytest.raises(UsageError, match=(
+        "Δ_MTL is undefined for all 6 finished networks of s: the single-task network of a has 0"
+    )):  # fmt: skip
+        select(record)
 
 
 def test_no_torch_is_loaded() -> None:

@@ -204,7 +204,9 @@ def test_trials_under_a_budget_are_a_search_of_their_own(store, study, out) -> N
         ("options.mtl.start=stl", "options.mtl.start: absent -> stl"),
     ],
 )
-def test_another_definition_is_refused_by_its_key(tmp_path, out, override, line) -> None:
+def test_another_definition_is_refused_by_its_key(tmp_path, store, out, override, line) -> None:
+    store.keep_result(result("stl"))
+    store.close()
     other = tiny(tmp_path, override)
     before = (out / DATABASE).read_bytes()
     with pytest.raises(StudyRefusedError) as caught:
@@ -212,6 +214,38 @@ def test_another_definition_is_refused_by_its_key(tmp_path, out, override, line)
     assert f"\n  {line}\n" in str(caught.value)
     assert other.fingerprint in str(caught.value)
     assert (out / DATABASE).read_bytes() == before
+
+
+def test_a_folder_holds_one_study(tmp_path, store, out) -> None:
+    store.close()
+    before = (out / DATABASE).read_bytes()
+    with pytest.raises(StudyRefusedError, match=r"must hold study 'other', found 'tiny', whose"):
+        open_store(tiny(tmp_path, "name=other"), folder=out, tasks=TASKS)
+    assert (out / DATABASE).read_bytes() == before
+
+
+def test_a_store_without_any_result_takes_a_new_definition(tmp_path, study, store, out) -> None:
+    store.keep("data", {"sha256": "0" * 64})
+    store.keep("runtime", {"precision": "fp32", "memory_format": "nchw"})
+    store.close()
+    begun = out / "baselines" / "stl-seed0"
+    begun.mkdir(parents=True)
+    (begun / "checkpoint-1.safetensors").write_text("hours of work")
+    other = tiny(tmp_path, "training.precision=bf16", "tasks.semseg.weight=3.0")
+    taken = open_store(other, folder=out, tasks=TASKS[:1])
+    assert taken.attribute("definition") == other.definition()
+    assert taken.attribute("fingerprint") == other.fingerprint
+    # What was chosen with the old definition is chosen anew.
+    assert not taken.attribute("runtime")
+    assert not taken.attribute("data")
+    assert [task["name"] for task in taken.attribute("tasks")] == [TASKS[0].name]
+    aside = out / f"unfinished-{study.fingerprint}" / "baselines" / "stl-seed0"
+    assert (aside / "checkpoint-1.safetensors").read_text() == "hours of work"
+    assert not begun.exists()
+    taken.keep_result(result("stl"))
+    taken.close()
+    with pytest.raises(StudyRefusedError, match="made with another definition"):
+        open_store(study, folder=out, tasks=TASKS)
 
 
 @pytest.mark.parametrize("override", ["seed=7", 'methods=["stl"]', "report_frames=0"])
@@ -275,6 +309,7 @@ def test_options_bind_a_store_that_holds_results_of_their_method(tmp_path, older
 
 
 def test_results_of_another_version_are_refused(study, store, out) -> None:
+    store.keep_result(result("stl"))
     definition = store.attribute("definition") | {"results_version": 1, "gone": 3}
     del definition["search"]["scalar_trials"]
     store.keep("definition", definition)

@@ -1,10 +1,13 @@
 """What the trainings of a run share: the data opened, the runtime chosen."""
 
+import numpy as np
 import pytest
 import torch
 
+from gatesearch.datasets import scenes
 from gatesearch.errors import DataError, UsageError
 from gatesearch.methods import training_of
+from gatesearch.training.split_data import split_validation
 from gatesearch.trials.context import check_dataset, open_context
 from tests.search.tiny import tiny
 
@@ -64,6 +67,59 @@ def test_a_store_keeps_its_runtime(tmp_path, data) -> None:
 def test_data_that_do_not_fit_are_refused(tmp_path, data, override, error, message) -> None:
     with pytest.raises(error, match=message):
         opened(tmp_path, data, override)
+
+
+def without_labels(monkeypatch, split: str, frames: list[int], task: str) -> None:
+    """Render frames without a label of a task."""
+    plain = scenes.render
+
+    def render(index, *, split, size):
+        frame = plain(index, split=split, size=size)
+        if split == wanted and index in frames:
+            unknown = 255 if task == "semseg" else 0
+            frame = {**frame, task: np.full_like(frame[task], unknown)}
+        return frame
+
+    wanted = split
+    monkeypatch.setattr(scenes, "render", render)
+
+
+TRAIN, VALIDATION = split_validation(10, validation=4, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("split", "frames", "task", "counts"),
+    [
+        ("train", VALIDATION, "depth",
+         "semseg 6 of 6 in train, 4 of 4 in validation, 2 of 2 in test; "
+         "depth 6 of 6 in train, 0 of 4 in validation, 2 of 2 in test"),
+        ("train", TRAIN, "semseg",
+         "semseg 0 of 6 in train, 4 of 4 in validation, 2 of 2 in test; depth 6 of 6 in train"),
+        ("test", [0, 1], "depth", "depth 6 of 6 in train, 4 of 4 in validation, 0 of 2 in test"),
+        ("train", list(range(10)), "depth", "depth 0 of 6 in train, 0 of 4 in validation, 2 of 2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_task_without_labels_in_a_part_is_refused_with_counts(
+    tmp_path, monkeypatch, split, frames, task, counts, in_memory
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr("gatesearch.training.split_data.IN_MEMORY_BYTES", 0)
+    without_labels(monkeypatch, split, frames, task)
+    with pytest.raises(DataError, match="must have labels of every task in every part") as caught:
+        opened(tmp_path, tmp_path / "packs")
+    assert counts in str(caught.value)
+    assert f"Leave {task} out of the study's tasks" in str(caught.value)
+
+
+def test_one_labelled_frame_per_part_is_enough(tmp_path, monkeypatch) -> None:
+    without_labels(monkeypatch, "train", VALIDATION[1:] + TRAIN[:-1], "depth")
+    assert len(opened(tmp_path, tmp_path / "packs").validation) == 4
+
+
+def test_a_method_with_a_larger_batch_than_frames_is_refused(tmp_path, data) -> None:
+    with pytest.raises(DataError, match=r"options\.mtl\.training\.batch_size is 7 but only 6 fr"):
+        opened(tmp_path, data, "options.mtl.training.batch_size=7")
 
 
 def test_an_unknown_data_set_still_has_costs(tmp_path) -> None:

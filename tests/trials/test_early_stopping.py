@@ -49,9 +49,23 @@ def test_the_median_by_hand(stopper, gain, stops) -> None:
     assert values[COST] == 1.0
     assert bool(own.verdict) == stops
     if stops:
-        told = f"Δ_MTL {gain:+.2f} % is below +2.00, the median of 3 earlier trials that cost no"
-        assert told in own.verdict
+        now = (
+            f"{gain:+.2f} %"
+            if math.isfinite(gain)
+            else "is undefined (the metric of semseg is nan)"
+        )
+        assert f"Δ_MTL {now}" in own.verdict
+        assert "below +2.00, the median of 3 earlier trials that cost no more" in own.verdict
         assert own.verdict.startswith("stopped after epoch 1: ")
+
+
+def test_a_single_task_metric_of_zero_stops_no_trial(stopper) -> None:
+    own = stopper([], stop="median")
+    own.single_task = {"semseg": 0.0, "depth": 0.5}
+    values = own.judge(1, network_of(2.0), 1.0)
+    assert math.isnan(values[GAIN])
+    assert values[COST] == 1.0
+    assert own.verdict == ""
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,12 @@ from gatesearch.methods.interrogate.method import (
     warm_up_phase,
 )
 from gatesearch.methods.interrogate.nested import Nested
-from gatesearch.methods.interrogate.options import ONE_SHOT_SPACE, OneShotOptions
+from gatesearch.methods.interrogate.options import (
+    MOST_PATTERNS,
+    ONE_SHOT_SPACE,
+    OneShotOptions,
+    default_patterns,
+)
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.models import GatedSupernet, Parts, parts_of
 from gatesearch.pruning import extract, load_compact
@@ -119,8 +124,15 @@ class OneShotSupernet:
         self._cost = pattern_cost(self._supernet, request)
         study = request.study
         self._multiple = options_of(study, INTERROGATE).round_to
-        self._statistics = options_of(study, ONE_SHOT).statistics
-        self.patterns = options_of(study, ONE_SHOT).patterns
+        options, context = options_of(study, ONE_SHOT), request.context
+        self._statistics = options.statistics
+        self.patterns = options.patterns or default_patterns(
+            epochs=_phase_ends(study)[1],
+            train=len(context.train),
+            validation=len(context.validation),
+            statistics=options.statistics,
+        )
+        self.most_patterns = options.patterns or MOST_PATTERNS
 
     def cost(self, params: Mapping[str, float | str]) -> tuple[float, float]:
         """Compute (multiply-adds, largest share of any budget) of a pattern's network."""

@@ -74,7 +74,7 @@ class InterroGateOptions(Strict):
     finetune: float = Field(default=0.0, ge=0, lt=1)
     spread: Literal["learned", "even"] = "learned"
     align: bool = False
-    round_to: int = Field(default=1, ge=1)
+    round_to: int = Field(default=1, ge=1, le=10**6)
 
     @model_validator(mode="after")
     def _some_left(self) -> "InterroGateOptions":
@@ -103,7 +103,9 @@ class OneShotOptions(Strict):
         ends: Probability of a step with all gates closed, and of one with all gates open.
         distillation: Weight of the distance between a pattern's predictions and those with all
             gates open.
-        patterns: Number of gate patterns that Optuna tries on the validation part without training.
+        patterns: Number of gate patterns that Optuna tries on the validation part without training;
+            by default as many as take about a quarter of the supernet's training (see
+            `default_patterns`).
         statistics: Number of training frames for the batch norm statistics of a tried pattern.
         epochs: Passes over the training part, warm-up and fine-tuning included; `training.epochs`
             where it is not given. One supernet serves all budgets, so a longer training pays off.
@@ -114,9 +116,9 @@ class OneShotOptions(Strict):
 
     ends: float = Field(default=0.2, ge=0, le=0.5)
     distillation: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    patterns: int = Field(default=1000, ge=1)
-    statistics: int = Field(default=256, ge=2)
-    epochs: int | None = Field(default=None, ge=1)
+    patterns: int | None = Field(default=None, ge=1, le=10**6)
+    statistics: int = Field(default=256, ge=2, le=10**9)
+    epochs: int | None = Field(default=None, ge=1, le=10**6)
     warmup: float = Field(default=0.4, ge=0, lt=1)
     finetune: float = Field(default=0.25, ge=0, lt=1)
 
@@ -132,3 +134,31 @@ class OneShotOptions(Strict):
     def phases(self, epochs: int) -> tuple[int, int]:
         """Return (last epoch of the warm-up, last of the supernet); see `phase_ends`."""
         return phase_ends(epochs, warmup=self.warmup, finetune=self.finetune)
+
+
+# Bounds of the default number of gate patterns. The upper one was the default of gatesearch 0.1.0.
+_FEWEST_PATTERNS, MOST_PATTERNS = 16, 1000
+
+
+def default_patterns(*, epochs: int, train: int, validation: int, statistics: int) -> int:
+    """Return how many gate patterns are tried where the study does not say.
+
+    They take about a quarter of the training of the supernet, counted in forward passes of one
+    frame: a training step costs three per frame, and a tried pattern one for each frame of its
+    batch norm statistics and of the validation part. The count depends on nothing that is measured,
+    so a search that goes on tries the same patterns.
+
+    Args:
+        epochs: Epochs of the supernet's training, those of the warm-up included.
+        train: Number of training frames.
+        validation: Number of validation frames.
+        statistics: Number of training frames for the batch norm statistics of a pattern.
+
+    >>> default_patterns(epochs=75, train=715, validation=80, statistics=256)  # studies/nyud
+    119
+    >>> default_patterns(epochs=1, train=48, validation=16, statistics=256)
+    16
+    """
+    training = 3 * epochs * train
+    pattern = min(statistics, train) + validation
+    return max(_FEWEST_PATTERNS, min(training // (4 * pattern), MOST_PATTERNS))
