@@ -26,7 +26,7 @@ SINGLE_TASK = "stl"
 MULTI_TASK = "mtl"
 
 # Raised by 1 whenever the JSON format of a Result changes.
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class Result:
             computes.
         environment: Device, precision, memory format and versions.
         attempts: Number of times that its training was begun or resumed from a checkpoint.
+        files: Name of each file of the kept network -> its SHA-256; empty where no network is kept,
+            and for networks of gatesearch 0.1.0, which wrote none.
     """
 
     method: str
@@ -122,6 +124,7 @@ class Result:
     sharing: Mapping[str, Sequence[float]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     attempts: int = 1
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -326,14 +329,14 @@ def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
     }
 
 
-# `role` of a format-4 record -> `part` of a format-5 one.
+# `role` of a format-4 record -> `part` of a format-6 one.
 PARTS_OF_ROLES = {
     "network": "", "warmup": "warm-up", "supernet_warmup": "warm-up", "supernet": "supernet",
 }  # fmt: skip
 
 
 def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the JSON of a format-4 record to format 5.
+    """Convert the JSON of a format-4 record to format 6.
 
     Format 4 called the state of a stopped trial `pruned`, had `role` instead of `part`, and gave
     results of the method `one_shot` the name of the method that it is built on.
@@ -341,7 +344,7 @@ def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         StudyRefusedError: The role is missing or unknown.
     """
-    values = dict(stored)
+    values: dict[str, Any] = {**stored, "files": {}}
     role = values.pop("role", None)
     if role not in PARTS_OF_ROLES:
         raise StudyRefusedError(

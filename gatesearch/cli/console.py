@@ -18,6 +18,11 @@ err = Console(
 )
 
 
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    err.print(f"warning: {message}", style="yellow", markup=False)
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object as one line of standard output."""
     print(json.dumps(value, allow_nan=False), flush=True)

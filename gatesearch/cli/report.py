@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gatesearch.cli.console import warn
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
@@ -33,5 +34,5 @@ def report(
     from gatesearch.report import write_report
 
     with writing(reports, record.name):
-        path = write_report(record, folder=reports)
+        path = write_report(record, folder=reports, warn=warn)
     print_result(record, path, as_json=json)

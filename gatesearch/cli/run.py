@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gatesearch.cli.console import err
+from gatesearch.cli.console import err, warn
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
@@ -187,7 +187,7 @@ def run(
                 reuse=reuse,
             )
             with writing(reports, definition.name):
-                path = write_report(record, folder=reports)
+                path = write_report(record, folder=reports, warn=warn)
     except KeyboardInterrupt:
         err.print("interrupted; all that was finished is kept, the same command continues")
         raise

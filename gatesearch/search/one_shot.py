@@ -60,7 +60,9 @@ def chooser(
     start = start_of(spec, study)
     assert start is not None
     assert method.supernet is not None
-    request = TrainingRequest(spec, context, lambda: network_state(start, out=store.folder), emit)
+    out = store.folder
+    trained = next(r for r in store.bases if NetworkSpec.of(r).folder(out) == start.folder(out))
+    request = TrainingRequest(spec, context, lambda: network_state(trained, out=out), emit)
     supernet = method.supernet(request, budgets)
     patterns = store.patterns(method.name, study.seed)
     metrics = single_task.metrics["validation"]

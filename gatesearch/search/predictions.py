@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.files import write_atomic
+from gatesearch.files import FileRefusedError, write_atomic
 from gatesearch.methods import Context
 from gatesearch.results import Result
+from gatesearch.store.predictions import read_predictions
 from gatesearch.store.store import PREDICTIONS
 from gatesearch.training import predict
 from gatesearch.trials.kept_networks import load_network
@@ -34,7 +35,7 @@ def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) 
     path = out / PREDICTIONS
     positions = torch.tensor([(2 * i + 1) * len(context.test) // (2 * count) for i in range(count)])
     batch = context.test.batch(positions)
-    earlier = _read(path)
+    earlier = _earlier(path)
     arrays = {"image": _array(batch["image"]), "seed": np.array(context.study.seed)}
     arrays |= {f"truth.{task}": _array(batch[task]) for task in context.tasks}
     same_frames = all(
@@ -62,9 +63,9 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return tensor.contiguous().numpy()
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def _earlier(path: Path) -> dict[str, NDArray[Any]]:
+    """Read what was written before; nothing where the file is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError):
+        return read_predictions(path)
+    except (OSError, FileRefusedError):
         return {}
