@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gatesearch.files import MIB, open_regular
 
@@ -22,6 +24,23 @@ def checksum(value: object) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_checksum(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the checksum of a table to it, under the key `checksum`."""
+    return {**table, "checksum": checksum(table)}
+
+
+def without_checksum(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Verify the checksum that `with_checksum` added, and return the table without it.
+
+    Raises:
+        ValueError: The table has no checksum, or that of other values.
+    """
+    table = {name: value for name, value in stored.items() if name != "checksum"}
+    if stored.get("checksum") != checksum(table):
+        raise ValueError("its values are not those that it was written with (checksum)")
+    return table
 
 
 def file_checksum(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from gatesearch.errors import DataError
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -153,7 +153,7 @@ def parse_json(data: bytes | str, schema: type[T], path: Path) -> T:
     try:
         value: T = _adapter(cast(Hashable, schema)).validate_json(data, strict=True)
     except ValidationError as error:
-        raise FileRefusedError(path, f"is damaged: {_first_fault(error)}") from error
+        raise FileRefusedError(path, f"is damaged: {first_fault(error)}") from error
     return value
 
 
@@ -164,7 +164,7 @@ def _adapter(schema: Any) -> "TypeAdapter[Any]":
     return TypeAdapter(schema)
 
 
-def _first_fault(error: Any) -> str:
+def first_fault(error: "ValidationError") -> str:
     """Say in one line what pydantic found first."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))

@@ -4,14 +4,18 @@ This module needs neither torch nor pandas, and touches no files: the search wri
 into its store, and the report reads them.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from gatesearch.errors import StudyRefusedError
+from gatesearch.files import first_fault
 from gatesearch.measures import delta_mtl
 from gatesearch.pareto import pareto_front
 
@@ -27,6 +31,15 @@ MULTI_TASK = "mtl"
 
 # Raised by 1 whenever the JSON format of a Result changes.
 FORMAT = 6
+
+# What a stored value must be. Metrics and curves may be NaN: a loss can leave the numbers.
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Param = Annotated[float, Field(allow_inf_nan=False)] | str
+Numbers = Annotated[Sequence[float], AfterValidator(tuple)]
+Names = Annotated[Sequence[str], AfterValidator(tuple)]
+FileName = Annotated[str, Field(pattern=r"^model\.[a-z]+$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -99,32 +112,32 @@ class Result:
 
     method: str
     seed: int
-    trial: int | None = None
+    trial: Count | None = None
     weighting: str = "uniform"
     state: State = "complete"
     reason: str = ""
     part: str = ""
     budget: str = ""
-    params: Mapping[str, float | str] = field(default_factory=dict)
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    gflops: float = 0.0
-    backbone_gflops: float = 0.0
-    params_m: float = 0.0
-    latency_ms: float | None = None
-    uncounted: Mapping[str, int] = field(default_factory=dict)
-    epochs: int = 0
-    train_seconds: float = 0.0
-    train_images: int = 0
-    train_pflops: float = 0.0
-    reused_seconds: float = 0.0
-    reused_images: int = 0
-    reused_pflops: float = 0.0
-    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    layers: Sequence[str] = ()
-    sharing: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict)
+    metrics: Mapping[Split, Mapping[str, float]] = field(default_factory=dict)
+    gflops: Amount = 0.0
+    backbone_gflops: Amount = 0.0
+    params_m: Amount = 0.0
+    latency_ms: Amount | None = None
+    uncounted: Mapping[str, Count] = field(default_factory=dict)
+    epochs: Count = 0
+    train_seconds: Amount = 0.0
+    train_images: Count = 0
+    train_pflops: Amount = 0.0
+    reused_seconds: Amount = 0.0
+    reused_images: Count = 0
+    reused_pflops: Amount = 0.0
+    curves: Mapping[str, Numbers] = field(default_factory=dict)
+    layers: Names = ()
+    sharing: Mapping[str, Numbers] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    attempts: int = 1
-    files: Mapping[str, str] = field(default_factory=dict)
+    attempts: Count = 1
+    files: Mapping[FileName, Sha256] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -154,7 +167,8 @@ class Result:
         """Read the record that `to_json` wrote, also in format 4 of gatesearch 0.1.0.
 
         Raises:
-            StudyRefusedError: Another format, or other keys than those of its format.
+            StudyRefusedError: Another format, other keys than those of its format, or a value of a
+                wrong type or out of its range.
         """
         version = stored.get("format")
         if version not in (4, FORMAT):
@@ -171,7 +185,23 @@ class Result:
                 f"unknown {sorted(keys - expected)} and missing {sorted(expected - keys)}; "
                 "the store is damaged: start a new --out folder"
             )
-        return cls(**{name: _frozen(values[name]) for name in expected})
+        return cls.from_text(json.dumps({**values, "format": FORMAT}))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Result":
+        """Read the record from the text of its JSON, in the format of this version alone.
+
+        Raises:
+            StudyRefusedError: The text is no such record.
+        """
+        try:
+            stored = vars(_stored_form().model_validate_json(text))
+        except ValidationError as error:
+            raise StudyRefusedError(
+                f"a stored result is damaged: {first_fault(error)}; the store is damaged: start a "
+                "new --out folder"
+            ) from error
+        return cls(**{name: value for name, value in stored.items() if name != "format"})
 
 
 @dataclass(frozen=True)
@@ -373,11 +403,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _frozen(item) for key, item in value.items()}
-    if not isinstance(value, list):
-        return value
-    # Most lists are long and hold numbers, which need no conversion.
-    nested = any(isinstance(item, (list, dict)) for item in value)
-    return tuple(map(_frozen, value)) if nested else tuple(value)
+@cache
+def _stored_form() -> type[BaseModel]:
+    """Make the model that validates a stored result: all fields of `Result`, and no others."""
+    types = {"format": Literal[FORMAT], **get_type_hints(Result, include_extras=True)}
+    required: dict[str, Any] = {name: (kind, ...) for name, kind in types.items()}
+    return create_model(
+        "StoredResult", __config__=ConfigDict(strict=True, extra="forbid"), **required
+    )

@@ -10,7 +10,7 @@ from torch import Tensor
 from gatesearch.files import MIB, FileRefusedError, open_regular
 
 # Largest file that is read or hashed. 20 single-task networks on a ResNet-50 take about 3 GiB.
-LARGEST_NETWORK = 16 * 1024 * MIB
+LARGEST_NETWORK = 32 * 1024 * MIB
 # Name of an element type in the format -> that of torch.
 _TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,

@@ -1,12 +1,13 @@
 """Checksums are SHA-256, as other tools compute it, and do not depend on the order of keys."""
 
 import hashlib
+import json
 import math
 from pathlib import Path
 
 import pytest
 
-from gatesearch.checksums import checksum, file_checksum
+from gatesearch.checksums import checksum, file_checksum, with_checksum, without_checksum
 from gatesearch.files import FileRefusedError
 
 
@@ -37,3 +38,20 @@ def test_files_that_are_not_regular_are_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with pytest.raises(FileRefusedError, match="found a symbolic link"):
         file_checksum(tmp_path / "link")
+
+
+def test_a_table_carries_its_checksum() -> None:
+    table = {"a": [1.5, math.inf], "b": {"c": "ü"}}
+    stored = with_checksum(table)
+    assert stored == {**table, "checksum": checksum(table)}
+    assert without_checksum(json.loads(json.dumps(stored))) == table
+
+
+def test_a_table_that_was_changed_is_refused() -> None:
+    stored = with_checksum({"a": 1, "b": None})
+    nothing = {name: value for name, value in stored.items() if name != "checksum"}
+    changed = [stored | {"a": 1.0}, stored | {"c": 0}, stored | {"checksum": ["x"]}, nothing]
+    changed += [{"A": 1, "b": None, "checksum": stored["checksum"]}]
+    for table in changed:
+        with pytest.raises(ValueError, match="not those that it was written with"):
+            without_checksum(table)
