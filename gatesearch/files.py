@@ -33,6 +33,7 @@ class FileRefusedError(DataError):
     """
 
     def __init__(self, path: Path, fault: str) -> None:
+        fault = " ".join(fault.split())  # it may quote what the file holds, such as line breaks
         super().__init__(f"{path} {fault}")
         self.path, self.fault = path, fault
 

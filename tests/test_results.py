@@ -34,6 +34,7 @@ FULL = Result(
     layers=("stem", "layer1.0"),
     sharing={"depth": (0.0, 1.0)},
     environment={"torch": "2.15.0"},
+    files={"model.safetensors": "0f" * 32},
 )
 
 
@@ -48,10 +49,10 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, 3, 6, None, "4", "5"])
+    @pytest.mark.parametrize("version", [0, 2, 3, 5, 7, None, "4", "6"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 4 or 5, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 4 or 6, found"):
             Result.from_json(stored)
 
     def test_unknown_and_missing_keys_are_named(self):
@@ -128,7 +129,7 @@ class TestFormat4:
 
     def test_what_is_read_is_written_in_the_new_format(self):
         stored = Result.from_json(json.loads(FORMAT_4)).to_json()
-        assert (stored["format"], stored["state"]) == (5, "stopped")
+        assert (stored["format"], stored["state"]) == (6, "stopped")
         assert "role" not in stored
 
     @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}])

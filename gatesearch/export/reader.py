@@ -230,9 +230,13 @@ def _checked(card: Card, run: Run, path: Path) -> Model:
 def _real(path: Path) -> Path:
     """Follow links: unlike in a store, a user may link to exported files, as a cache of them does.
 
-    They must lead to regular files all the same.
+    Raises:
+        FileRefusedError: They do not lead to a regular file.
     """
-    return Path(os.path.realpath(path))
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():
+        raise FileRefusedError(path, "must be a regular file or a link to one; move it away")
+    return real
 
 
 def _one_line(error: Exception) -> str:

@@ -196,7 +196,7 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
         load_pretrained("resnet18", str(tmp_path / "absent.safetensors"), graph)
     for junk in (b"", b"\x80\x04junk that pickle would run", b"\xff" * 64):
         (tmp_path / "junk.safetensors").write_bytes(junk)
-        with pytest.raises(UsageError, match=r"junk.safetensors is not a safetensors file"):
+        with pytest.raises(UsageError, match=r"junk.safetensors must be a safetensors file"):
             load_pretrained("resnet18", str(tmp_path / "junk.safetensors"), graph)
 
 
