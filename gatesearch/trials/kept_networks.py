@@ -138,7 +138,7 @@ def _verify(result: Result, folder: Path) -> None:
         except FileRefusedError as error:
             raise _refused(path, error.fault) from error
         except OSError as error:
-            raise _refused(path, f"cannot be read ({error.strerror})") from error
+            raise _refused(path, f"is missing or cannot be read ({error.strerror})") from error
         if changed:
             raise _refused(path, "was changed since it was written: its checksum differs")
 
