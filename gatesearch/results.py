@@ -32,11 +32,26 @@ MULTI_TASK = "mtl"
 # Raised by 1 whenever the JSON format of a Result changes.
 FORMAT = 6
 
+
+def _freeze(values: Sequence[float]) -> tuple[float, ...]:
+    """Make a tuple in which all NaN are one object, so that it equals another with the same NaN."""
+    return tuple(map(_one_nan, values)) if math.isnan(sum(values)) else tuple(values)
+
+
+def _with_one_nan(values: Mapping[str, float]) -> Mapping[str, float]:
+    return {name: _one_nan(value) for name, value in values.items()}
+
+
+def _one_nan(value: float) -> float:
+    return math.nan if math.isnan(value) else value
+
+
 # What a stored value must be. Metrics and curves may be NaN: a loss can leave the numbers.
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Param = Annotated[float, Field(allow_inf_nan=False)] | str
-Numbers = Annotated[Sequence[float], AfterValidator(tuple)]
+Metrics = Annotated[Mapping[str, float], AfterValidator(_with_one_nan)]
+Numbers = Annotated[Sequence[float], AfterValidator(_freeze)]
 Names = Annotated[Sequence[str], AfterValidator(tuple)]
 FileName = Annotated[str, Field(pattern=r"^model\.[a-z]+$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -119,7 +134,7 @@ class Result:
     part: str = ""
     budget: str = ""
     params: Mapping[str, Param] = field(default_factory=dict)
-    metrics: Mapping[Split, Mapping[str, float]] = field(default_factory=dict)
+    metrics: Mapping[Split, Metrics] = field(default_factory=dict)
     gflops: Amount = 0.0
     backbone_gflops: Amount = 0.0
     params_m: Amount = 0.0

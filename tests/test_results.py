@@ -267,11 +267,13 @@ class TestStoredText:
     def test_what_is_written_is_read_to_the_bit(self):
         odd = dataclasses.replace(
             FULL,
+            curves={"loss": (math.nan, 1.0, math.inf, -math.inf)},
             metrics={"validation": {"a": math.nan, "b": -math.inf, "c": 5e-324, "d": 0.1 + 0.2}},
         )
         again = Result.from_text(json.dumps(odd.to_json()))
         assert repr(again) == repr(Result.from_json(odd.to_json()))
         assert repr(again.metrics) == repr(odd.metrics)
+        assert again == Result.from_json(odd.to_json())  # also where they hold NaN
         assert Result.from_text(json.dumps(FULL.to_json())) == FULL
 
     @pytest.mark.parametrize(

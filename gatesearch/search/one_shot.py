@@ -67,12 +67,12 @@ def chooser(
     patterns = store.patterns(method.name, study.seed)
     metrics = single_task.metrics["validation"]
     space = space_of(method.space, study)
-    _try_configurations(supernet, space, patterns, context, metrics, emit=emit)
+    _try_configurations(supernet, space, store, patterns, context, metrics, emit=emit)
     directions = {name: task.higher_is_better for name, task in context.tasks.items()}
     scores = []
     for trial in _complete(patterns):
         macs, share = supernet.cost(trial.params)
-        gain = delta_mtl(trial.user_attrs["metrics"], metrics, directions, prefer)
+        gain = delta_mtl(Store.pattern_metrics(trial), metrics, directions, prefer)
         scores.append(PatternScore(trial.params, macs, share, gain))
     return lambda point: dict(chosen(scores, point + 1)[-1].params)
 
@@ -144,6 +144,7 @@ def _fraction(i: int) -> float:
 def _try_configurations(
     supernet: Supernet,
     space: Mapping[str, Range | Choice],
+    store: Store,
     patterns: optuna.Study,
     context: Context,
     single_task: Mapping[str, float],
@@ -167,8 +168,8 @@ def _try_configurations(
         fixed = untried[0] if untried and not _waiting(patterns) else None
         trial, params = ask(patterns, sampler, partial(draw, space=space), fixed)
         metrics, macs = supernet.measure(params)
-        trial.set_user_attr("metrics", metrics)
-        patterns.tell(trial, [delta_mtl(metrics, single_task, directions), 2e-9 * macs])
+        values = [delta_mtl(metrics, single_task, directions), 2e-9 * macs]
+        store.keep_pattern(patterns, trial, metrics, values)
     emit(Progress("patterns", count, count, "patterns"))
 
 

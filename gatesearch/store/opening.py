@@ -12,10 +12,12 @@ from optuna.storages import RDBStorage
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.results import StudyRecord, TaskInfo
 from gatesearch.store import names
-from gatesearch.store.backup import DATABASE
-from gatesearch.store.database import close_database, explained, open_database
+from gatesearch.store.backup import DATABASE, damaged
+from gatesearch.store.database import check_server, close_database, explained, open_database
+from gatesearch.store.integrity import is_sealed
 from gatesearch.store.store import GAIN_AND_COST, Store, name_metrics
-from gatesearch.store.upgrade import VERSION, upgrade, upgrade_alone
+from gatesearch.store.tidy import exists
+from gatesearch.store.upgrade import upgrade, upgrade_alone
 from gatesearch.study import Study, differences
 
 
@@ -51,6 +53,12 @@ def open_store(
         if not storage:
             upgrade(folder)
         opened = open_database(folder, storage)
+        other = "" if storage else _main_study(opened)
+        if other not in ("", study.name):
+            raise StudyRefusedError(
+                f"{folder} must hold study '{study.name}', found '{other}'; name another folder "
+                "with --out"
+            )
         handle = optuna.create_study(
             study_name=study.name,
             storage=opened,
@@ -65,7 +73,7 @@ def open_store(
             store.keep("name", study.name)
             store.keep(names.IDENTITY, uuid.uuid4().hex)
             store.keep("tasks", [vars(task) for task in tasks])
-            store.keep(names.FORMAT, VERSION)
+            store.keep(names.FORMAT, names.VERSION)
             store.keep_definition(study)
             return store
     if store.attribute(names.FINGERPRINT) != study.fingerprint:
@@ -111,13 +119,17 @@ def _check_version(store: Store, folder: Path, storage: str) -> None:
     Raises:
         StudyRefusedError: Another version of gatesearch wrote it.
     """
-    version = store.attribute(names.FORMAT)
-    if version != VERSION and store.attribute(names.DEFINITION) is not None:
+    attributes = store.handle.user_attrs
+    stored = attributes.get(names.FORMAT)
+    version = stored["value"] if stored is not None and is_sealed(stored) else stored
+    if version != names.VERSION and names.DEFINITION in attributes:
         raise StudyRefusedError(
             f"{storage or folder} was written by another version of gatesearch (store format "
-            f"{version or 1}, this version reads {VERSION}); go on with that version, or name "
-            "another " + ("--storage" if storage else "--out")
+            f"{version or 1}, this version reads {names.VERSION}); go on with that version, or "
+            "name another " + ("--storage" if storage else "--out")
         )
+    if storage:
+        check_server(store.storage, store.handle.study_name)
 
 
 def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecord:
@@ -133,7 +145,7 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
         UsageError: There is no store in that folder.
         StudyRefusedError: The database is damaged, or no run finished setting it up.
     """
-    if not storage and not (folder / DATABASE).is_file():
+    if not storage and not exists(folder / DATABASE):
         raise UsageError(f"no store in {folder}; run the study first: gatesearch run --study NAME")
     with explained(folder), contextlib.ExitStack() as stack:
         if not storage:
@@ -150,6 +162,9 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
                 f"{storage or folder / DATABASE} holds no finished set-up of a study ({error} is "
                 "missing); run the study again, or name another folder with --out"
             ) from error
+        except (ValueError, TypeError, AssertionError) as error:
+            # What no checksum covers, such as times, keeps Optuna from reading its tables.
+            raise damaged(folder / DATABASE, str(error)) from error
 
 
 def _main_study(storage: RDBStorage) -> str:
