@@ -40,29 +40,34 @@ class Figure:
         )
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock time of one call, and of what it launched on a GPU."""
-    start = time.perf_counter()
+def seconds(work: Callable[[], object], *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Time of one call, and of what it launched on a GPU; by default wall-clock time."""
+    start = clock()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def in_turns(
-    ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float, float]:
     """Median of the ratios ours / theirs of neighbouring calls, and each side's median seconds.
 
     The order alternates from round to round, so that a drift of the machine's speed cancels out.
+    `clock` is wall-clock time, or `time.process_time` where other processes keep the cores busy.
     """
     ours(), theirs()
     pairs = []
     for i in range(rounds):
         if i % 2:
-            second = seconds(theirs)
-            pairs.append((seconds(ours), second))
+            second = seconds(theirs, clock=clock)
+            pairs.append((seconds(ours, clock=clock), second))
         else:
-            pairs.append((seconds(ours), seconds(theirs)))
+            pairs.append((seconds(ours, clock=clock), seconds(theirs, clock=clock)))
     ratio = statistics.median(a / b for a, b in pairs)
     return ratio, statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)

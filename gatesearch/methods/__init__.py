@@ -90,8 +90,15 @@ def check_study(study: Study) -> Study:
     """Validate a study's options of methods; return the study without those that are the default.
 
     Raises:
-        UsageError: An unknown method, option or hyperparameter, or a bad value.
+        UsageError: An unknown method, option or hyperparameter, a bad value, or a method among
+            `methods` that must be searched.
     """
+    for name in study.methods:
+        if not method_of(name).baseline:
+            raise UsageError(
+                f"methods must be those that are trained without a search, and '{name}' is not; "
+                f'search it with --tune {name} (tune = ["{name}"] in a study), not --methods'
+            )
     return definitions.checked(study, tuned_methods(study), method_of, METHODS)
 
 

@@ -41,9 +41,12 @@ class GatedSupernet(nn.Module):
     Attributes:
         alpha: Node -> (T, C) logits of the gates.
         beta: Node -> (T, C) logits of the mix.
-        temperature: Temperature of the estimator; the training loop anneals it.
+        temperature: Temperature of the estimators that have one; the training loop anneals it.
         threshold: (T, 1) value that α must exceed for a gate to be open; 0 except in a supernet of
             nested patterns.
+
+    The state dict holds temperature (as `_extra_state`) and threshold too. Where it was made before
+    it held them, a supernet that loads it keeps its own.
     """
 
     def __init__(
@@ -60,7 +63,8 @@ class GatedSupernet(nn.Module):
         self.head_specs = dict(parts.heads)
         self.estimator = estimator
         self.temperature = 1.0
-        self.register_buffer("threshold", torch.zeros(len(self.tasks), 1), persistent=False)
+        self.register_buffer("threshold", torch.zeros(len(self.tasks), 1))
+        self.register_load_state_dict_pre_hook(_fill_in_gate_state)
         self.gated = parts.graph.gated(granularity)
         self.mixed = mixed_nodes(parts.graph, self.gated)
         self.streams = nn.ModuleDict(
@@ -87,6 +91,14 @@ class GatedSupernet(nn.Module):
             task: self.heads[task](features[t], image.shape[-2:])
             for t, task in enumerate(self.tasks)
         }
+
+    def get_extra_state(self) -> Tensor:
+        """Return the temperature, which is in the state dict but on no device."""
+        return torch.tensor(self.temperature, dtype=torch.float64, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the temperature."""
+        self.temperature = float(state)
 
     def _evaluate(self, node: Node, inputs: list[list[Tensor | None]]) -> list[Tensor | None]:
         """Compute a node in every stream; None in the shared one where nothing reads it."""
@@ -132,7 +144,9 @@ class GatedSupernet(nn.Module):
     def gates(self, name: str) -> Tensor:
         """Return G of a gated node, (T, C): the estimator's in training, hard in evaluation."""
         alpha = self.logits()[name]
-        return ESTIMATORS[self.estimator](alpha, self.temperature) if self.training else hard(alpha)
+        if not self.training:
+            return hard(alpha)
+        return ESTIMATORS[self.estimator].gate(alpha, self.temperature)
 
     def logits(self) -> dict[str, Tensor]:
         """Return gated node -> (T, C) α, less the threshold."""
@@ -140,8 +154,9 @@ class GatedSupernet(nn.Module):
         return {name: self.alpha[module_key(name)] - threshold for name in self.gated}
 
     def open_probability(self) -> dict[str, Tensor]:
-        """Return gated node -> (T, C) σ(α)."""
-        return {name: alpha.sigmoid() for name, alpha in self.logits().items()}
+        """Return gated node -> (T, C) probability that a gate is open (see `Estimator`)."""
+        probability = ESTIMATORS[self.estimator].open_probability
+        return {name: probability(alpha, self.temperature) for name, alpha in self.logits().items()}
 
     def hard_gates(self) -> dict[str, Tensor]:
         """Return gated node -> (T, C) bool, True where a task has a channel of its own."""
@@ -180,16 +195,27 @@ class GatedSupernet(nn.Module):
         return {task: self.heads[task](features, size) for task in self.tasks}
 
     def open_share(self) -> Tensor:
-        """Return 1/L Σ_l mean_c σ(α_t[l]) of every task, (T,), which `sparsity` bounds."""
+        """Return 1/L Σ_l mean_c P_t[l] of every task, (T,), which `sparsity` bounds."""
         return torch.stack([p.mean(1) for p in self.open_probability().values()]).mean(0)
 
     def sparsity(self, tau: Tensor) -> Tensor:
-        """Return L_sparsity = 1/T Σ_t max(0, 1/L Σ_l mean_c σ(α_t[l]) - τ_t).
+        """Return L_sparsity = 1/T Σ_t max(0, 1/L Σ_l mean_c P_t[l] - τ_t).
+
+        P is `open_probability`: σ(α) as in the paper, except for `hard_concrete`.
 
         Args:
             tau: (T,) hinge targets in [0, 1].
         """
         return (self.open_share() - tau).clamp(min=0).mean()
+
+
+def _fill_in_gate_state(
+    module: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object
+) -> None:
+    """Fill in temperature and threshold of a state dict that was made before it held them."""
+    supernet = cast(GatedSupernet, module)
+    state.setdefault(f"{prefix}threshold", supernet.get_buffer("threshold"))
+    state.setdefault(f"{prefix}_extra_state", supernet.get_extra_state())
 
 
 SHARED = "_shared"

@@ -1,10 +1,12 @@
 """Gate estimators: logits α -> gate values G in [0, 1], hard in evaluation.
 
-Each is a function `(alpha, temperature) -> G`, of the shape of α, for training; in evaluation all
-are replaced by `hard`. Which estimator the authors of InterroGate used is not public.
+In evaluation all of them are replaced by `hard`. Which estimator the authors of InterroGate used
+is not public.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,8 +46,38 @@ def hard_concrete(alpha: Tensor, temperature: float) -> Tensor:
     return (s * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW).clamp(0.0, 1.0)
 
 
-ESTIMATORS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "ste": ste,
-    "sigmoid": sigmoid,
-    "hard_concrete": hard_concrete,
+def chosen_probability(alpha: Tensor, temperature: float) -> Tensor:
+    """Return σ(α), which the paper penalises; the temperature has no effect."""
+    del temperature
+    return alpha.sigmoid()
+
+
+def hard_concrete_probability(alpha: Tensor, temperature: float) -> Tensor:
+    """Return P(G > 0) of `hard_concrete`, σ(α - temperature log(0.1 / 1.1)).
+
+    Equation 12 of Louizos et al.; its sum is their L0 penalty. It is above σ(α), because a drawn
+    gate is rarely exactly 0 while the temperature is high, and tends to σ(α) with the temperature.
+    """
+    return (alpha - temperature * math.log(-STRETCH_LOW / STRETCH_HIGH)).sigmoid()
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How gates are estimated in training.
+
+    Attributes:
+        gate: (α, temperature) -> G in [0, 1], of the shape of α.
+        open_probability: (α, temperature) -> probability that a gate is open, of the shape of α;
+            the regularisers bound its mean, or the cost that it leads to. For gates that are drawn
+            it is P(G > 0). Others are 0 or 1 (`ste`) or always above 0 (`sigmoid`), and have σ(α).
+    """
+
+    gate: Callable[[Tensor, float], Tensor]
+    open_probability: Callable[[Tensor, float], Tensor] = chosen_probability
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "ste": Estimator(ste),
+    "sigmoid": Estimator(sigmoid),
+    "hard_concrete": Estimator(hard_concrete, hard_concrete_probability),
 }

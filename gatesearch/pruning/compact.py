@@ -1,37 +1,45 @@
 """The compact network: the live channels of a supernet as a plain module, without gates."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from gatesearch.errors import UsageError
 from gatesearch.files import FileRefusedError, read_json, write_atomic
 from gatesearch.models.channel_ops import Read
+from gatesearch.models.heads import HEADS
 from gatesearch.models.model_factory import HeadSpec
 from gatesearch.models.nodes import StepWeights
-from gatesearch.pruning.description import Description
+from gatesearch.pruning.description import Description, HeadDescription
 from gatesearch.tensor_files import read_tensors
 
 WEIGHTS, DESCRIPTION = ".safetensors", ".json"
 
 
 class CompactNet(nn.Module):
-    """A plain network: image (B, 3, H, W) -> task -> (B, channels, H, W)."""
+    """A plain network: image (B, 3, H, W) -> task -> (B, channels, H, W).
 
-    def __init__(self, description: Description) -> None:
+    Args:
+        description: All of the network except its weights.
+        heads: Task -> head; None builds the heads that the description names, with fresh weights.
+            In the state dict their tensors are below `heads.TASK.`, with a head's own names.
+    """
+
+    def __init__(
+        self, description: Description, heads: Mapping[str, nn.Module] | None = None
+    ) -> None:
         super().__init__()
         self.description = description
         self.convs = nn.ModuleDict()
         self.mixes = nn.ParameterDict()
         for step in description.steps:
             step.add_weights(self._weights())
-        self.heads = nn.ModuleDict(
-            {
-                task: HeadSpec(head.kind, head.inputs, head.channels, head.outputs).build()
-                for task, head in description.heads.items()
-            }
-        )
+        if heads is None:
+            heads = {task: _build_head(head) for task, head in description.heads.items()}
+        self.heads = nn.ModuleDict(heads)
         widths = description.widths
         self._readers = nn.ModuleList(step.readers(widths) for step in description.steps)
         self._head_readers = nn.ModuleDict(
@@ -59,18 +67,58 @@ class CompactNet(nn.Module):
 
 
 def compact_files(model: CompactNet) -> dict[str, bytes]:
-    """Make the files that `read_compact` rebuilds the network from: suffix -> content."""
+    """Make the files that `read_compact` rebuilds the network from: suffix -> content.
+
+    Raises:
+        UsageError: A head cannot be rebuilt from the description.
+    """
     from safetensors.torch import save
 
+    _check_heads(model)
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     description = model.description.model_dump_json(indent=1).encode()
     return {WEIGHTS: save(state), DESCRIPTION: description}
 
 
 def save_compact(model: CompactNet, stem: Path) -> None:
-    """Write `<stem>.safetensors` and `<stem>.json`, each whole or not at all."""
+    """Write `<stem>.safetensors` and `<stem>.json`, each whole or not at all.
+
+    Raises:
+        UsageError: A head cannot be rebuilt from the description; nothing is written.
+    """
     for suffix, content in compact_files(model).items():
         write_atomic(stem.with_suffix(suffix), content)
+
+
+def _build_head(head: HeadDescription) -> nn.Module:
+    """Build a head with fresh weights."""
+    return HeadSpec(head.kind, head.inputs, head.channels, head.outputs).build()
+
+
+def _check_heads(model: CompactNet) -> None:
+    """Refuse a network with a head other than the one that its description names.
+
+    Raises:
+        UsageError: There is such a head.
+    """
+    for task, described in model.description.heads.items():
+        head = model.heads[task]
+        if described.kind in HEADS:
+            with torch.device("meta"):
+                named = _build_head(described)
+            if _structure(head) == _structure(named):
+                continue
+        raise UsageError(
+            f"a network that is saved as JSON and weights must have heads of {', '.join(HEADS)}, "
+            f"from which it is rebuilt, found {type(head).__name__} for task {task}; use one of "
+            "these, or keep only the weights with torch.save(network.state_dict(), FILE)"
+        )
+
+
+def _structure(head: nn.Module) -> tuple[object, ...]:
+    """Describe a module without the values of its tensors."""
+    layers = tuple((name, type(m), m.extra_repr()) for name, m in head.named_modules())
+    return layers, tuple((name, tensor.shape) for name, tensor in head.state_dict().items())
 
 
 def load_compact(stem: Path) -> CompactNet:
@@ -106,7 +154,7 @@ def read_compact(description_file: Path, weights_file: Path) -> CompactNet:
         state, _ = read_tensors(weights_file, shape.state_dict())
     except OSError as error:
         path = Path(error.filename or description_file)
-        raise FileRefusedError(path, f"cannot be read ({error.strerror})") from error
+        raise FileRefusedError(path, f"is missing or cannot be read ({error.strerror})") from error
     model = CompactNet(description)
     model.load_state_dict(state)
     return model.eval()

@@ -1,12 +1,13 @@
 """From a trained supernet to the compact network that computes the same."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.encoder import Encoder, module_key
@@ -31,19 +32,30 @@ def extract(supernet: GatedSupernet) -> CompactNet:
     """Build the compact network of a supernet's hard gates, in evaluation mode, on the CPU.
 
     Its outputs equal the supernet's in evaluation mode up to rounding; it holds live channels
-    only, and no gates.
+    only, and no gates. Its heads are copies of the supernet's, whatever modules these are.
     """
     gates = {name: on.numpy() for name, on in supernet.hard_gates().items()}
     plan = _Plan(supernet, number_values(supernet.graph, gates))
-    compact = CompactNet(plan.description())
+    compact = CompactNet(plan.description(), _copied_heads(supernet))
     with torch.no_grad():
         for name, slices in plan.slices.items():
             cast(Layer, compact.convs[name]).copy_channels(slices)
         for name, weights in plan.mixes.items():
             compact.mixes[name].copy_(weights)
-        for task in supernet.tasks:
-            compact.heads[task].load_state_dict(supernet.heads[task].state_dict())
     return compact.eval()
+
+
+def _copied_heads(supernet: GatedSupernet) -> dict[str, nn.Module]:
+    """Copy every task's head to the CPU, in the dtype and memory format of a new network."""
+    heads = {}
+    for task in supernet.tasks:
+        head = copy.deepcopy(supernet.heads[task])
+        head.cpu().to(memory_format=torch.contiguous_format)
+        # A head's tensors of another dtype stay as they are, unless the whole supernet was cast.
+        if next(supernet.parameters()).dtype != torch.get_default_dtype():
+            head.to(torch.get_default_dtype())
+        heads[task] = head
+    return heads
 
 
 class _Plan:

@@ -50,7 +50,8 @@ class Normals:
         x, y, z = target.unbind(1)
         cos, sin = warp.angle.cos()[:, None, None], warp.angle.sin()[:, None, None]
         sign = torch.where(warp.flip, -1.0, 1.0)[:, None, None]
-        return _unit_or_zero(torch.stack([sign * (cos * x + sin * y), cos * y - sin * x, z], 1))
+        turned = torch.stack([sign * (cos * x + sin * y), cos * y - sin * x, z], 1)
+        return turned.mul_(_factor_to_unit(turned))
 
     def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear with anti-aliasing, renormalised; a pixel mostly unknown stays unknown."""
@@ -93,4 +94,11 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _unit_or_zero(vectors: Tensor) -> Tensor:
-    return _unit(vectors) * (vectors.square().sum(1, keepdim=True) > 0.25)
+    return vectors * _factor_to_unit(vectors)
+
+
+def _factor_to_unit(vectors: Tensor) -> Tensor:
+    """1 / length of vectors (B, 3, H, W), (B, 1, H, W); 0 where the length is at most 1/2."""
+    x, y, z = vectors.unbind(1)
+    squared = (x * x).add_(y * y).add_(z * z)[:, None]
+    return torch.rsqrt(squared + 1e-12).mul_(squared > 0.25)

@@ -85,6 +85,15 @@ def test_an_unknown_method_names_the_nearest() -> None:
             check_study(load_study("scenes", [f"{key}=['one_sot']"]))
 
 
+@pytest.mark.parametrize("name", [n for n, method in METHODS.items() if not method.baseline])
+def test_a_searched_method_among_the_baselines_is_refused_with_the_cure(name: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' is not; search it with --tune {name}") as told:
+        check_study(load_study("scenes", [f"methods=['stl', '{name}', 'mtl']"]))
+    assert "\n" not in str(told.value)
+    study = check_study(load_study("scenes", ["methods=['stl', 'mtl']", f"tune=['{name}']"]))
+    assert list(tuned_methods(study)) == [name]
+
+
 def test_the_first_method_with_a_space_is_searched_by_default() -> None:
     scenes = load_study("scenes")
     assert list(tuned_methods(scenes)) == ["interrogate"]

@@ -1,5 +1,6 @@
 """The supernet at the ends of its gates, its regulariser, its mix, and what it starts from."""
 
+import copy
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from gatesearch.models.encoder import Encoder
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet, mixed_nodes
 from gatesearch.models.graph import Graph
 from gatesearch.models.nodes import INPUT, Add, Conv
+from gatesearch.pruning import extract
 from tests.methods.toys import HEADS, parts, scattered
 
 
@@ -150,6 +152,70 @@ def test_sparsity_by_hand() -> None:
         torch.testing.assert_close(
             model.alpha[name].grad[1], torch.full_like(model.alpha[name][1], slope)
         )
+
+
+def test_sparsity_of_drawn_gates_is_the_share_that_is_drawn_open() -> None:
+    model = GatedSupernet(parts(CHAIN), estimator="hard_concrete", initial=0.75)
+    model.temperature = 0.5
+    # α = log 3; P(G > 0) = σ(log 3 + 0.5 log 11) = 3 √11 / (3 √11 + 1)
+    expected = 3 * math.sqrt(11) / (3 * math.sqrt(11) + 1)
+    torch.testing.assert_close(model.open_share(), torch.full((2,), expected))
+    assert model.sparsity(torch.tensor([0.9, 0.0])).item() == pytest.approx(
+        (expected - 0.9 + expected) / 2
+    )
+    torch.manual_seed(0)
+    drawn = torch.stack([model.gates("two") > 0 for _ in range(4_000)]).double().mean()
+    assert float(drawn) == pytest.approx(expected, abs=5 * math.sqrt(0.25 / 40_000))
+
+
+def learned(seed: int) -> GatedSupernet:
+    """A supernet with drawn gates, at a temperature and with thresholds of its own."""
+    model = scattered(GatedSupernet(parts(CHAIN), estimator="hard_concrete"))
+    torch.manual_seed(seed)
+    for tensor in (*model.alpha.values(), *model.beta.values()):
+        nn.init.normal_(tensor)
+    model.temperature = 0.1 + 1 / (seed + 3)
+    model.open_shares(torch.tensor([0.3, 0.6]) if seed else torch.tensor([0.8, 0.1]))
+    return model
+
+
+@pytest.mark.parametrize("form", ["dict", "safetensors", "copy"])
+def test_a_state_dict_holds_all_that_outputs_depend_on(form: str, image: Tensor) -> None:
+    ours, other = learned(0), learned(1)
+    state = ours.state_dict()
+    if form == "safetensors":
+        from safetensors.torch import load, save
+
+        state = load(save(state))
+    if form == "copy":
+        other = copy.deepcopy(other)
+    other.load_state_dict(state)
+    assert other.temperature == ours.temperature == 0.1 + 1 / 3
+    for mode in (True, False):
+        torch.manual_seed(0)
+        expected = ours.train(mode)(image)
+        torch.manual_seed(0)
+        found = other.train(mode)(image)
+        assert all(torch.equal(found[task], expected[task]) for task in HEADS)
+    assert torch.equal(other.sparsity(torch.zeros(2)), ours.sparsity(torch.zeros(2)))
+    ours_cut, other_cut = extract(ours), extract(other)
+    assert other_cut.description == ours_cut.description
+    assert ours_cut.description != extract(learned(1)).description
+    assert all(torch.equal(other_cut(image)[t], ours_cut(image)[t]) for t in HEADS)
+
+
+def test_a_state_dict_without_gate_state_leaves_it_alone() -> None:
+    ours, other = learned(0), learned(1)
+    state = ours.state_dict()
+    for name in ("threshold", "_extra_state"):
+        del state[name]
+    temperature, threshold = other.temperature, other.threshold.clone()
+    other.load_state_dict(state)
+    assert (other.temperature, other.threshold.tolist()) == (temperature, threshold.tolist())
+    assert set(state) == set(ours.state_dict()) - {"threshold", "_extra_state"}
+    assert all(torch.equal(other.state_dict()[name], state[name]) for name in state)
+    with pytest.raises(RuntimeError, match="beta"):  # anything else must be there
+        other.load_state_dict({n: t for n, t in state.items() if not n.startswith("beta")})
 
 
 @pytest.mark.parametrize("initial", [0.2, 0.5, 0.8])

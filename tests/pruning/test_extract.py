@@ -20,6 +20,7 @@ from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet
 from gatesearch.models.graph import Graph
+from gatesearch.models.heads import Head, deeplabv3, light
 from gatesearch.models.model_factory import HeadSpec, Parts
 from gatesearch.models.nodes import INPUT, Add, Conv, ConvStep
 from gatesearch.pruning import (
@@ -392,6 +393,106 @@ def test_saved_and_loaded_is_equal_to_the_bit(compact: CompactNet, tmp_path: Pat
     with torch.no_grad():
         ours, theirs = loaded(image), compact(image)
     assert all(torch.equal(ours[task], theirs[task]) for task in HEADS)
+
+
+class UsersHead(nn.Module):
+    """A head that is in no table, with a parameter, a buffer and a branch of its own."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
+        self.register_buffer("shift", torch.randn(outputs, 1, 1, dtype=torch.float64))
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        scores = self.norm(nn.functional.conv2d(features, self.weight)) + self.shift.float()
+        scores = scores if self.training else scores.square()
+        return nn.functional.interpolate(scores, size=size, mode="nearest")
+
+
+class OwnSpec(HeadSpec):
+    """A specification whose kind is not in the table either."""
+
+    def build(self) -> UsersHead:
+        return UsersHead(self.inputs, self.outputs)
+
+
+def users_supernet(way: str) -> GatedSupernet:
+    graph = BACKBONES["resnet18"](output_stride=32, width=0.05)
+    given = parts(graph)
+    if way == "specification":
+        own = OwnSpec("mine", graph.outputs, 4, HEADS["b"])
+        given = replace(given, heads={**given.heads, "b": own})
+    model = GatedSupernet(given)
+    if way == "module":
+        model.heads["b"] = UsersHead(graph.outputs, HEADS["b"])
+    model = scattered(model)
+    put(model, np.random.default_rng(5))
+    return model
+
+
+@pytest.mark.parametrize("way", ["module", "specification"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_users_head_is_carried_over_as_a_copy(way: str, memory_format) -> None:
+    model = users_supernet(way).to(memory_format=memory_format)
+    image = torch.randn(SHAPE)
+    compact = extract(model.train())
+    model.eval()
+    assert gap(compact, model, image) < 1e-5
+    head = compact.heads["b"]
+    assert type(head) is UsersHead
+    assert head.shift.dtype == torch.float64
+    assert head.weight.is_contiguous()
+    names = {name for name in compact.state_dict() if name.startswith("heads.b.")}
+    assert {name.removeprefix("heads.b.") for name in names} == head.state_dict().keys()
+    with torch.no_grad():  # a copy: what happens to the supernet afterwards does not reach it
+        before = compact(image)["b"]
+        for parameter in model.heads.parameters():
+            parameter.zero_()
+        assert torch.equal(compact(image)["b"], before)
+    twice = extract(users_supernet(way).double())
+    assert twice.heads["b"].weight.dtype == torch.float32
+    assert all(x.isfinite().all() for x in twice(image).values())
+
+
+@pytest.mark.parametrize("way", ["module", "specification"])
+def test_a_users_head_is_refused_when_it_is_saved(way: str, tmp_path: Path) -> None:
+    compact = extract(users_supernet(way))
+    with pytest.raises(UsageError, match=r"deeplabv3, light.* found UsersHead for task b") as told:
+        save_compact(compact, tmp_path / "model")
+    assert "\n" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def other_head(kind: str, compact: CompactNet) -> nn.Module:
+    """A head that only nearly is the described one."""
+    inputs = compact.description.heads["b"].inputs
+    if kind == "subclass":
+
+        class Other(Head):
+            pass
+
+        return Other(light(inputs, 4, 1).layers)
+    if kind == "dilated":
+        head = light(inputs, 4, 1)
+        head.layers[0].conv.dilation = (2, 2)
+        return head
+    return light(inputs, 5, 1) if kind == "wider" else deeplabv3(inputs, 4, 1)
+
+
+@pytest.mark.parametrize("kind", ["subclass", "dilated", "wider", "deeplabv3"])
+def test_a_head_unlike_the_described_one_is_refused_when_saved(
+    compact: CompactNet, tmp_path: Path, kind: str
+) -> None:
+    changed = CompactNet(compact.description, {**compact.heads, "b": other_head(kind, compact)})
+    with pytest.raises(UsageError, match="for task b"):
+        save_compact(changed, tmp_path / "model")
+
+
+def test_saving_draws_no_random_number(compact: CompactNet, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    save_compact(compact, tmp_path / "model")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def damaged(stem: Path, kind: str) -> None:

@@ -99,7 +99,7 @@ def test_which_budgets_bound_latency() -> None:
 
 
 def test_the_baselines_begin_with_single_task_networks(tmp_path) -> None:
-    study = tiny(tmp_path).model_copy(update={"methods": ("mtan", "one_shot", "mtl")})
+    study = tiny(tmp_path).model_copy(update={"methods": ("mtan", "mtl")})
     study = study.model_copy(
         update={"model": study.model.model_copy(update={"output_stride": 16})}
     )  # fmt: skip

@@ -59,9 +59,7 @@ def test_flip_mirrors_exactly_and_negates_x() -> None:
             there = there * sign if on and name == "normals" else there
             torch.testing.assert_close(out[name][i], there, atol=1e-5, rtol=0)
         image = frames["image"][i].float()
-        torch.testing.assert_close(
-            out["image"][i], image.flip(-1) if on else image, atol=1e-2, rtol=0
-        )
+        assert torch.equal(out["image"][i], image.flip(-1) if on else image)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -91,6 +89,43 @@ def test_windows_lie_anywhere_in_the_frame() -> None:
     assert set((corner // 8).tolist()) >= {0, 1, 2, 3, 4}
     assert set((corner % 8).tolist()) >= {0, 1, 2, 3, 4}
     assert (out := changed(frames, zoom=(2.0,))["depth"]).min() > 0, out  # never beyond the border
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    flip=st.booleans(),
+    zoom=st.sampled_from([(1.0,), (1.0, 1.2, 1.5), (2.0, 3.0), (100.0,)]),
+    scale=st.sampled_from([(1.0, 1.0), (0.5, 0.5), (2.0, 2.0), (0.75, 1.25), (0.01, 3.0)]),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_rows_and_columns_are_sampled_as_by_a_grid(seed, flip, zoom, scale, size) -> None:
+    frames = batch(3, *size, seed % 1000)
+    options = {"flip": flip, "zoom": zoom, "scale": scale}
+    # a turn far below rounding: the same places, through `grid_sample`
+    ours, by_grid = changed(frames, seed, **options), changed(frames, seed, **options, rotate=1e-30)
+    assert all(torch.equal(ours[name], by_grid[name]) for name in ("semseg", "depth", "edges"))
+    torch.testing.assert_close(ours["normals"], by_grid["normals"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours["image"], by_grid["image"], atol=1e-2, rtol=0)
+    assert {k: v.stride() for k, v in ours.items()} == {k: v.stride() for k, v in by_grid.items()}
+
+
+def test_a_ramp_enlarged_twice_rises_half_as_fast() -> None:
+    frames = batch(1, 8, 8)
+    frames["image"] = (10 * torch.arange(8)[:, None] + torch.arange(8)).expand(1, 3, 8, 8).byte()
+    image = changed(frames, zoom=(2.0,))["image"][0, 0]
+    inner = image[2:-2, 2:-2]  # away from the border of the frame, which is mixed with the mean
+    torch.testing.assert_close(inner.diff(dim=0), torch.full((3, 4), 5.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(inner.diff(dim=1), torch.full((4, 3), 0.5), atol=1e-3, rtol=0)
+
+
+def test_the_memory_at_hand_is_not_changed_and_not_shared() -> None:
+    frames = batch(8)
+    before = {name: tensor.clone() for name, tensor in frames.items()}
+    out = changed(frames, flip=True, zoom=(1.0, 1.5))
+    for tensor in out.values():
+        tensor.zero_()
+    assert all(torch.equal(frames[name], before[name]) for name in before)
 
 
 def test_scale_leaves_depth_alone() -> None:

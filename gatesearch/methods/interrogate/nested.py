@@ -62,18 +62,13 @@ class Nested(nn.Module):
         return bool((self.shares == 1).all())
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """Return the state that is not in parameters: this step's pattern and the generator."""
-        return {
-            "generator": self._generator.get_state(),
-            "shares": self.shares,
-            "threshold": self.supernet.get_buffer("threshold").clone(),
-        }
+        """Return the state that no tensor of the network holds: shares of gates and generator."""
+        return {"generator": self._generator.get_state(), "shares": self.shares}
 
     def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the pattern and the generator that `get_extra_state` returned."""
+        """Restore the shares and the generator that `get_extra_state` returned."""
         self._generator.set_state(state["generator"].cpu())
         self.shares = state["shares"].cpu()
-        self.supernet.get_buffer("threshold").copy_(state["threshold"])
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""

@@ -10,7 +10,8 @@ from gatesearch.strict import Strict
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 # λ_s is the weight of the sparsity loss, and τ_t the hinge target of each task. The regulariser
-# `hinge` penalises σ(α) above τ_t (the paper), `flops` the expected cost above the run's budget.
+# `hinge` penalises the mean probability of an open gate above τ_t (the paper), `flops` the expected
+# cost above the run's budget; see `gatesearch.models.gates.Estimator` for the probability.
 SPACE: Space = {
     "lambda_s": Range(0.01, 10.0, log=True),
     "tau": Range(0.0, 1.0, per_task=True, legal=(0.0, 1.0)),
@@ -39,10 +40,12 @@ class InterroGateOptions(Strict):
     Attributes:
         granularity: Gates after every convolution (`conv`), or after every residual block.
         estimator: `ste` (hard forward, straight-through gradient), `sigmoid` (annealed),
-            `hard_concrete` (Louizos 2018).
+            `hard_concrete` (Louizos 2018, annealed). The regularisers see σ(α), and with
+            `hard_concrete` the probability that a drawn gate is above 0, which is larger.
         initial: Initial probability σ(α) that a task computes a channel in its own stream.
         lr: Learning rate of α and β, as a multiple of that of the weights.
-        temperature: Start and end temperature of `sigmoid`; annealed geometrically.
+        temperature: Start and end temperature of `sigmoid` and `hard_concrete`, annealed
+            geometrically over the gate phase; `ste` has none.
         ramp: Share of the gate phase over which λ_s rises from 0 to its full value; 0 in the paper.
             Streams start with the same weights, and gates can only choose once they differ.
         warmup: Share of `training.epochs`, the first, trained as one multi-task network, whose

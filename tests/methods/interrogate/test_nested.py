@@ -97,3 +97,20 @@ def test_gradient_reaches_the_order_between_the_ends_only(
     nested.draw()
     sum(y.square().mean() for y in nested(image).values()).backward()
     assert all(alpha.grad is None for alpha in supernet.alpha.values())
+
+
+def test_a_state_of_the_old_form_is_read(supernet: GatedSupernet) -> None:
+    # checkpoints once held the threshold beside the shares, and no temperature
+    nested = Nested(supernet, ends=0.0, seed=2)
+    nested.draw()
+    state = nested.state_dict()
+    state["_extra_state"]["threshold"] = state.pop("supernet.threshold")
+    del state["supernet._extra_state"]
+    other = Nested(GatedSupernet(parts()), ends=0.0, seed=9)
+    other.load_state_dict(state)
+    assert torch.equal(other.shares, nested.shares)
+    for model in (nested, other):  # the next step draws the same pattern
+        model.draw()
+    assert torch.equal(other.shares, nested.shares)
+    ours, theirs = (model.supernet.hard_gates() for model in (nested, other))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
