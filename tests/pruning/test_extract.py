@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gatesearch.cost import PatternCost, count_macs
+from gatesearch.errors import UsageError
 from gatesearch.files import FileRefusedError
 from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.stl import SingleTaskNets
