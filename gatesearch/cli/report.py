@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gatesearch.cli.console import err
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
@@ -29,6 +30,14 @@ def report(
 ) -> None:
     """Write the report of a study anew from its store; trains nothing and needs no data."""
     _, record = record_of(study, out, storage)
+    if record.untaken:
+        numbers = ", ".join(map(str, record.untaken))
+        err.print(
+            f"warning: the results in the folders of trials {numbers} are not in the database and "
+            "not in the report; `gatesearch run` with the options of their search takes them up",
+            style="yellow",
+            markup=False,
+        )
 
     from gatesearch.report import write_report
 
