@@ -103,7 +103,8 @@ class Store:
 
     def open_search(self, name: str, objectives: Sequence[StudyDirection]) -> None:
         """Make the Optuna study of a search, unless there is one."""
-        if name not in self.searches:
+        # A run may have been killed after it had made the study, and before it had listed it.
+        if name not in self.searches or name not in (self.attribute(names.SEARCHES) or {}):
             self.searches[name] = self._study(name, objectives)
 
     def objectives(self, name: str) -> int:
