@@ -172,7 +172,7 @@ def first_fault(error: "ValidationError") -> str:
     return f"{place + ': ' if place else ''}{first['msg']}"[:200]
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a temporary file in the same folder, sync it, rename it, and sync the folder.
 
     A killed process leaves the complete new file or the old one. A link in the place of the file is
@@ -181,6 +181,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Args:
         path: The file; an existing one is replaced.
         data: Its whole content.
+        durable: Whether the file must outlive a power cut; False saves the time of syncing.
 
     Raises:
         OSError: The file cannot be written; an existing one stays, and no temporary file is left.
@@ -191,12 +192,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         with os.fdopen(os.open(temporary, _NEW, 0o666), "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    if durable:
+        _sync(path.parent)
 
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)

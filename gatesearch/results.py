@@ -235,6 +235,8 @@ class StudyRecord:
         starts: The start networks, one per method, seed and `Result.part`.
         data: Description of the data: pack, its SHA-256, number of frames per split, notes.
         predictions: .npz of images, labels and predictions; None where there is none.
+        untaken: Numbers of trials that have a result in their folder and none in the database,
+            because the run was killed or the database was restored. The next run takes them up.
     """
 
     name: str
@@ -248,6 +250,7 @@ class StudyRecord:
     starts: tuple[Result, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     predictions: Path | None = None
+    untaken: tuple[int, ...] = ()
 
     @property
     def higher_is_better(self) -> dict[str, bool]:

@@ -30,6 +30,12 @@ def report(
 ) -> None:
     """Write the report of a study anew from its store; trains nothing and needs no data."""
     _, record = record_of(study, out, storage)
+    if record.untaken:
+        numbers = ", ".join(map(str, record.untaken))
+        warn(
+            f"the results in the folders of trials {numbers} are not in the database and not in "
+            "the report; `gatesearch run` with the options of their search takes them up"
+        )
 
     from gatesearch.report import write_report
 

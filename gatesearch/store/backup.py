@@ -263,8 +263,9 @@ def read_attributes(path: Path) -> dict[str, Any]:
 
 def damaged(path: Path, fault: str) -> StudyRefusedError:
     """Make the error for a damaged database; it names the fault and the cure."""
+    shown = " ".join(fault.split())[:200]
     return StudyRefusedError(
-        f"{path} is damaged ({fault}) and was left as it is; `gatesearch status` with the same "
+        f"{path} is damaged ({shown}) and was left as it is; `gatesearch status` with the same "
         "--study and --out names the last backup and restores it"
     )
 

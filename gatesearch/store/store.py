@@ -16,7 +16,7 @@ import gc
 import itertools
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, Tas
 from gatesearch.store import names
 from gatesearch.store.database import close_database
 from gatesearch.store.integrity import TrialRows, seal, unseal
+from gatesearch.store.tidy import entries_of, exists, is_regular
 from gatesearch.study import Study
 
 PREDICTIONS = "predictions.npz"
@@ -102,7 +103,8 @@ class Store:
 
     def open_search(self, name: str, objectives: Sequence[StudyDirection]) -> None:
         """Make the Optuna study of a search, unless there is one."""
-        if name not in self.searches:
+        # A run may have been killed after it had made the study, and before it had listed it.
+        if name not in self.searches or name not in (self.attribute(names.SEARCHES) or {}):
             self.searches[name] = self._study(name, objectives)
 
     def objectives(self, name: str) -> int:
@@ -402,6 +404,11 @@ class Store:
             for trial in _ended_trials(search)
             if not names.searches_weights(name)
         ]
+        ended = {
+            trial.user_attrs[names.NUMBER]
+            for search in self.searches.values()
+            for trial in _ended_trials(search)
+        }
         predictions = self.folder / PREDICTIONS
         return StudyRecord(
             name=attributes["name"],
@@ -414,7 +421,8 @@ class Store:
             trials=tuple(sorted(trials, key=lambda result: result.trial or 0)),
             starts=tuple(starts),
             data=attributes.get("data", {}),
-            predictions=predictions if predictions.is_file() else None,
+            predictions=predictions if is_regular(predictions) else None,
+            untaken=_numbers_of_results(self.folder / "trials", besides=ended),
         )
 
 
@@ -470,6 +478,13 @@ def _begun_trials(search: optuna.Study) -> list[FrozenTrial]:
 
 def _ended_trials(search: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in _begun_trials(search) if trial.state.is_finished()]
+
+
+def _numbers_of_results(trials: Path, *, besides: Collection[int]) -> tuple[int, ...]:
+    """List the numbers of trials with a result in their folder, except some."""
+    numbers = {int(path.name): path for path in entries_of(trials) if path.name.isdecimal()}
+    unknown = sorted(set(numbers) - set(besides))
+    return tuple(number for number in unknown if exists(numbers[number] / "result.json"))
 
 
 def _with_test_figures(result: Result, attributes: Mapping[str, Any]) -> Result:

@@ -134,6 +134,21 @@ def _locked(place: Path, *, ours: bool) -> Iterator[bool]:
             os.close(descriptor)
 
 
+def entries_of(folder: Path) -> list[Path]:
+    """List the folders in a folder, and follow no links; empty where there is none.
+
+    Raises:
+        StudyRefusedError: The folder is a link.
+    """
+    if folder.is_symlink():
+        refuse(folder, "must be a folder, found a symbolic link")
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / e.name for e in entries if e.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def exists(path: Path) -> bool:
     """Tell whether something is at a path; a link counts, wherever it leads."""
     return os.path.lexists(path)
