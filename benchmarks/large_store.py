@@ -11,6 +11,7 @@ from pathlib import Path
 import gatesearch as gs
 from benchmarks.fake_results import add_trial, fake_result, make_store
 from benchmarks.figure import Figure, seconds
+from gatesearch.store.integrity import sorted_trials
 from gatesearch.study import Study
 from gatesearch.trials.context import open_context
 
@@ -52,6 +53,7 @@ def _multiply(path: Path, study: Study) -> None:
     """Copy the only trial's rows; every copy has a number and a result of its own."""
     with closing(sqlite3.connect(path)) as database:
         (first,) = database.execute("SELECT min(trial_id) FROM trials").fetchone()
+        results: dict[int, str] = {}
         columns = {t: _columns(database, t) for t in ("trials", *TABLES)}
         for number in range(1, TRIALS):
             own = first + number
@@ -71,10 +73,18 @@ def _multiply(path: Path, study: Study) -> None:
                 )
             params = {"lambda_s": 1.0} | {f"tau.{task}": 0.5 for task in study.tasks}
             result = fake_result(study, "interrogate", number, params)
-            kept = {"trial": number, "result": result.to_json()}
+            results[number] = json.dumps(result.to_json())
+        (search,) = database.execute("SELECT study_id FROM trials").fetchone()
+        rows = sorted_trials(database.execute, {search: "interrogate"})
+        for trial, (number, text) in zip(list(rows)[1:], results.items(), strict=True):
+            sealed = {
+                "trial": number,
+                "begun": trial.seal_begun(number),
+                "result": trial.seal_result(number, text),
+            }
             database.executemany(
                 "UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = ? AND key = ?",
-                [(json.dumps(value), own, name) for name, value in kept.items()],
+                [(json.dumps(value), first + number, name) for name, value in sealed.items()],
             )
         database.commit()
 

@@ -89,18 +89,26 @@ def from_json(stored: Mapping[str, Any]) -> Event:
     """Turn an object that `to_json` wrote back into the event.
 
     Raises:
-        ValueError: It is no event of a known kind.
+        ValueError: It is no event of a known kind, or a value has a wrong type.
     """
     match stored:
-        case {"event": "log", "message": message}:
-            return Log(message, stored.get("params", {}))
-        case {"event": "warning", "message": message}:
+        case {"event": "log", "message": str(message)}:
+            params = stored.get("params", {})
+            if isinstance(params, Mapping) and _are(params, float, int, str):
+                return Log(message, params)
+        case {"event": "warning", "message": str(message)}:
             return Warned(message)
-        case {"event": "trial" | "baseline" as kind, "message": message}:
-            return NetworkTrained(message, kind == "trial", stored.get("metrics", {}))
+        case {"event": "trial" | "baseline" as kind, "message": str(message)}:
+            metrics = stored.get("metrics", {})
+            if isinstance(metrics, Mapping) and _are(metrics, float, int):
+                return NetworkTrained(message, kind == "trial", metrics)
         case {
-            "event": "progress", "stage": stage, "done": done, "total": total, "unit": unit,
-            "message": message, **values,
-        }:  # fmt: skip
+            "event": "progress", "stage": str(stage), "done": int(done), "total": int(total),
+            "unit": str(unit), "message": str(message), **values,
+        } if _are(values, float, int):  # fmt: skip
             return Progress(stage, done, total, unit, message, values)
     raise ValueError(f"a stored event must have one of the forms of `to_json`, found {stored!r}")
+
+
+def _are(values: Mapping[str, object], *kinds: type) -> bool:
+    return all(isinstance(value, kinds) for value in values.values())

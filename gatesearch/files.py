@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from gatesearch.errors import DataError
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ class FileRefusedError(DataError):
     """
 
     def __init__(self, path: Path, fault: str) -> None:
+        fault = " ".join(fault.split())  # it may quote what the file holds, such as line breaks
         super().__init__(f"{path} {fault}")
         self.path, self.fault = path, fault
 
@@ -155,7 +156,7 @@ def parse_json(data: bytes | str, schema: type[T], path: Path) -> T:
     try:
         value: T = _adapter(cast(Hashable, schema)).validate_json(data, strict=True)
     except ValidationError as error:
-        raise FileRefusedError(path, f"is damaged: {_first_fault(error)}") from error
+        raise FileRefusedError(path, f"is damaged: {first_fault(error)}") from error
     return value
 
 
@@ -166,14 +167,14 @@ def _adapter(schema: Any) -> "TypeAdapter[Any]":
     return TypeAdapter(schema)
 
 
-def _first_fault(error: Any) -> str:
+def first_fault(error: "ValidationError") -> str:
     """Say in one line what pydantic found first."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place + ': ' if place else ''}{first['msg']}"[:200]
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a temporary file in the same folder, sync it, rename it, and sync the folder.
 
     A killed process leaves the complete new file or the old one. A link in the place of the file is
@@ -182,6 +183,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Args:
         path: The file; an existing one is replaced.
         data: Its whole content.
+        durable: Whether the file must outlive a power cut; False saves the time of syncing.
 
     Raises:
         OSError: The file cannot be written; an existing one stays, and no temporary file is left.
@@ -192,12 +194,14 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         with os.fdopen(os.open(temporary, _NEW, 0o666), "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)

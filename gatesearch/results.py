@@ -4,14 +4,18 @@ This module needs neither torch nor pandas, and touches no files: the search wri
 into its store, and the report reads them.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from gatesearch.errors import StudyRefusedError
+from gatesearch.files import first_fault
 from gatesearch.measures import Gain, gain
 from gatesearch.pareto import pareto_front
 
@@ -26,7 +30,31 @@ SINGLE_TASK = "stl"
 MULTI_TASK = "mtl"
 
 # Raised by 1 whenever the JSON format of a Result changes.
-FORMAT = 5
+FORMAT = 6
+
+
+def _freeze(values: Sequence[float]) -> tuple[float, ...]:
+    """Make a tuple in which all NaN are one object, so that it equals another with the same NaN."""
+    return tuple(map(_one_nan, values)) if math.isnan(sum(values)) else tuple(values)
+
+
+def _with_one_nan(values: Mapping[str, float]) -> Mapping[str, float]:
+    return {name: _one_nan(value) for name, value in values.items()}
+
+
+def _one_nan(value: float) -> float:
+    return math.nan if math.isnan(value) else value
+
+
+# What a stored value must be. Metrics and curves may be NaN: a loss can leave the numbers.
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Param = Annotated[float, Field(allow_inf_nan=False)] | str
+Metrics = Annotated[Mapping[str, float], AfterValidator(_with_one_nan)]
+Numbers = Annotated[Sequence[float], AfterValidator(_freeze)]
+Names = Annotated[Sequence[str], AfterValidator(tuple)]
+FileName = Annotated[str, Field(pattern=r"^model\.[a-z]+$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -93,35 +121,38 @@ class Result:
             computes.
         environment: Device, precision, memory format and versions.
         attempts: Number of times that its training was begun or resumed from a checkpoint.
+        files: Name of each file of the kept network -> its SHA-256; empty where no network is kept,
+            and for networks of gatesearch 0.1.0, which wrote none.
     """
 
     method: str
     seed: int
-    trial: int | None = None
+    trial: Count | None = None
     weighting: str = "uniform"
     state: State = "complete"
     reason: str = ""
     part: str = ""
     budget: str = ""
-    params: Mapping[str, float | str] = field(default_factory=dict)
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    gflops: float = 0.0
-    backbone_gflops: float = 0.0
-    params_m: float = 0.0
-    latency_ms: float | None = None
-    uncounted: Mapping[str, int] = field(default_factory=dict)
-    epochs: int = 0
-    train_seconds: float = 0.0
-    train_images: int = 0
-    train_pflops: float = 0.0
-    reused_seconds: float = 0.0
-    reused_images: int = 0
-    reused_pflops: float = 0.0
-    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    layers: Sequence[str] = ()
-    sharing: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict)
+    metrics: Mapping[Split, Metrics] = field(default_factory=dict)
+    gflops: Amount = 0.0
+    backbone_gflops: Amount = 0.0
+    params_m: Amount = 0.0
+    latency_ms: Amount | None = None
+    uncounted: Mapping[str, Count] = field(default_factory=dict)
+    epochs: Count = 0
+    train_seconds: Amount = 0.0
+    train_images: Count = 0
+    train_pflops: Amount = 0.0
+    reused_seconds: Amount = 0.0
+    reused_images: Count = 0
+    reused_pflops: Amount = 0.0
+    curves: Mapping[str, Numbers] = field(default_factory=dict)
+    layers: Names = ()
+    sharing: Mapping[str, Numbers] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    attempts: int = 1
+    attempts: Count = 1
+    files: Mapping[FileName, Sha256] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -151,7 +182,8 @@ class Result:
         """Read the record that `to_json` wrote, also in format 4 of gatesearch 0.1.0.
 
         Raises:
-            StudyRefusedError: Another format, or other keys than those of its format.
+            StudyRefusedError: Another format, other keys than those of its format, or a value of a
+                wrong type or out of its range.
         """
         version = stored.get("format")
         if version not in (4, FORMAT):
@@ -168,7 +200,23 @@ class Result:
                 f"unknown {sorted(keys - expected)} and missing {sorted(expected - keys)}; "
                 "the store is damaged: start a new --out folder"
             )
-        return cls(**{name: _frozen(values[name]) for name in expected})
+        return cls.from_text(json.dumps({**values, "format": FORMAT}))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Result":
+        """Read the record from the text of its JSON, in the format of this version alone.
+
+        Raises:
+            StudyRefusedError: The text is no such record.
+        """
+        try:
+            stored = vars(_stored_form().model_validate_json(text))
+        except ValidationError as error:
+            raise StudyRefusedError(
+                f"a stored result is damaged: {first_fault(error)}; the store is damaged: start a "
+                "new --out folder"
+            ) from error
+        return cls(**{name: value for name, value in stored.items() if name != "format"})
 
 
 @dataclass(frozen=True)
@@ -187,6 +235,8 @@ class StudyRecord:
         starts: The start networks, one per method, seed and `Result.part`.
         data: Description of the data: pack, its SHA-256, number of frames per split, notes.
         predictions: .npz of images, labels and predictions; None where there is none.
+        untaken: Numbers of trials that have a result in their folder and none in the database,
+            because the run was killed or the database was restored. The next run takes them up.
     """
 
     name: str
@@ -200,6 +250,7 @@ class StudyRecord:
     starts: tuple[Result, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     predictions: Path | None = None
+    untaken: tuple[int, ...] = ()
 
     @property
     def higher_is_better(self) -> dict[str, bool]:
@@ -333,14 +384,14 @@ def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
     }
 
 
-# `role` of a format-4 record -> `part` of a format-5 one.
+# `role` of a format-4 record -> `part` of a format-6 one.
 PARTS_OF_ROLES = {
     "network": "", "warmup": "warm-up", "supernet_warmup": "warm-up", "supernet": "supernet",
 }  # fmt: skip
 
 
 def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the JSON of a format-4 record to format 5.
+    """Convert the JSON of a format-4 record to format 6.
 
     Format 4 called the state of a stopped trial `pruned`, had `role` instead of `part`, and gave
     results of the method `one_shot` the name of the method that it is built on.
@@ -348,7 +399,7 @@ def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         StudyRefusedError: The role is missing or unknown.
     """
-    values = dict(stored)
+    values: dict[str, Any] = {**stored, "files": {}}
     role = values.pop("role", None)
     if role not in PARTS_OF_ROLES:
         raise StudyRefusedError(
@@ -377,11 +428,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _frozen(item) for key, item in value.items()}
-    if not isinstance(value, list):
-        return value
-    # Most lists are long and hold numbers, which need no conversion.
-    nested = any(isinstance(item, (list, dict)) for item in value)
-    return tuple(map(_frozen, value)) if nested else tuple(value)
+@cache
+def _stored_form() -> type[BaseModel]:
+    """Make the model that validates a stored result: all fields of `Result`, and no others."""
+    types = {"format": Literal[FORMAT], **get_type_hints(Result, include_extras=True)}
+    required: dict[str, Any] = {name: (kind, ...) for name, kind in types.items()}
+    return create_model(
+        "StoredResult", __config__=ConfigDict(strict=True, extra="forbid"), **required
+    )

@@ -34,6 +34,7 @@ FULL = Result(
     layers=("stem", "layer1.0"),
     sharing={"depth": (0.0, 1.0)},
     environment={"torch": "2.15.0"},
+    files={"model.safetensors": "0f" * 32},
 )
 
 
@@ -48,10 +49,10 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, 3, 6, None, "4", "5"])
+    @pytest.mark.parametrize("version", [0, 2, 3, 5, 7, None, "4", "6"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 4 or 5, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 4 or 6, found"):
             Result.from_json(stored)
 
     def test_unknown_and_missing_keys_are_named(self):
@@ -128,7 +129,7 @@ class TestFormat4:
 
     def test_what_is_read_is_written_in_the_new_format(self):
         stored = Result.from_json(json.loads(FORMAT_4)).to_json()
-        assert (stored["format"], stored["state"]) == (5, "stopped")
+        assert (stored["format"], stored["state"]) == (6, "stopped")
         assert "role" not in stored
 
     @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}])
@@ -260,3 +261,58 @@ class TestRecord:
         assert list(found) == [
             "study", "fingerprint", "protocol", "trials", "front", "baselines", "report",
         ]  # fmt: skip
+
+
+class TestStoredText:
+    def test_what_is_written_is_read_to_the_bit(self):
+        odd = dataclasses.replace(
+            FULL,
+            curves={"loss": (math.nan, 1.0, math.inf, -math.inf)},
+            metrics={"validation": {"a": math.nan, "b": -math.inf, "c": 5e-324, "d": 0.1 + 0.2}},
+        )
+        again = Result.from_text(json.dumps(odd.to_json()))
+        assert repr(again) == repr(Result.from_json(odd.to_json()))
+        assert repr(again.metrics) == repr(odd.metrics)
+        assert again == Result.from_json(odd.to_json())  # also where they hold NaN
+        assert Result.from_text(json.dumps(FULL.to_json())) == FULL
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"gflops": "1.5"}, {"gflops": -1.5}, {"gflops": math.nan}, {"gflops": math.inf},
+            {"gflops": None}, {"gflops": True}, {"latency_ms": -1.0}, {"curves": 3},
+            {"curves": {"loss": 3.0}}, {"curves": {"loss": ["a"]}}, {"curves": {"loss": [None]}},
+            {"trial": -1}, {"trial": 1.5}, {"trial": "1"}, {"seed": 1.0}, {"seed": None},
+            {"epochs": -2}, {"attempts": "2"}, {"uncounted": {"aten::sort": -1}},
+            {"uncounted": {"aten::sort": 0.5}}, {"state": "completed"}, {"state": ["complete"]},
+            {"params": {"x": math.nan}}, {"params": {"x": [1.0]}}, {"params": []},
+            {"metrics": {"train": {"a": 1.0}}}, {"metrics": {"test": 1.0}}, {"layers": "stem"},
+            {"layers": [1]}, {"environment": {"torch": 2}}, {"reason": None}, {"method": 7},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_wrong_types_and_ranges_are_refused_by_name(self, change):
+        stored = FULL.to_json() | change
+        (name,) = change
+        for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
+            with pytest.raises(StudyRefusedError, match=f"a stored result is damaged: {name}"):
+                read(stored)
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "null", "[]", "{}", "1", '{"format": 5}', '{"format": 4}', "[" * 100_000, "\ud800"],
+        ids=lambda text: text[:9].encode("ascii", "replace").decode(),
+    )
+    def test_what_is_no_result_is_refused_in_one_line(self, text):
+        with pytest.raises(StudyRefusedError, match="a stored result is damaged") as caught:
+            Result.from_text(text)
+        assert "\n" not in str(caught.value)
+
+    def test_every_key_is_needed_and_no_other_is_known(self):
+        stored = FULL.to_json()
+        for name in stored:
+            without = {key: value for key, value in stored.items() if key != name}
+            with pytest.raises(StudyRefusedError, match=f"{name}: Field required"):
+                Result.from_text(json.dumps(without))
+        with pytest.raises(StudyRefusedError, match="gflopt: Extra inputs"):
+            Result.from_text(json.dumps(stored | {"gflopt": 1.0}))

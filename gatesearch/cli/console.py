@@ -22,6 +22,11 @@ out = Console(width=_width(sys.stdout), highlight=False)
 err = Console(stderr=True, width=_width(sys.stderr), highlight=False, soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    err.print(f"warning: {message}", style="yellow", markup=False)
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object as one line of standard output."""
     print(json.dumps(value, allow_nan=False), flush=True)

@@ -1,12 +1,12 @@
 """`gatesearch export`: write a network of a store as a file that runs without gatesearch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gatesearch.cli.console import out as console
-from gatesearch.cli.console import print_json
+from gatesearch.cli.console import print_json, warn
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
@@ -17,6 +17,11 @@ from gatesearch.cli.options import (
     record_of,
     storage_url,
 )
+
+if TYPE_CHECKING:
+    from gatesearch.export import Card
+    from gatesearch.export.reader import Pixels
+    from gatesearch.results import StudyRecord
 
 EXAMPLES = """Examples:
 
@@ -59,7 +64,7 @@ def export(
     """Write a trained network with its normalisation, named outputs and a card of its tasks.
 
     Batch size, height and width stay open. Every file is checked against PyTorch on the study's
-    frames before it is put in place.
+    frames, or on noise without them, before it is put in place.
     """
     check_names(to=to)
     store, record = record_of(study, out, storage_url(storage, storage_file))
@@ -76,7 +81,7 @@ def export(
     card = card_of(record, result)
     definition = Study.from_definition(record.definition)
     network = as_compact(kept_network(result, definition, out=store), result.method, definition)
-    difference = ship(network, card, to, form=form, frames=record.predictions)
+    difference = ship(network, card, to, form=form, frames=_frames(record, card))
     if json:
         print_json({"file": str(to), "parity": difference, "card": card.model_dump(mode="json")})
         return
@@ -86,3 +91,23 @@ def export(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _frames(record: "StudyRecord", card: "Card") -> "Pixels | None":
+    """Read the study's frames; None without them, with a warning where they are damaged."""
+    import numpy as np
+
+    from gatesearch.errors import DataError
+    from gatesearch.store.predictions import read_predictions
+
+    path = record.predictions
+    if path is None:
+        return None
+    try:
+        images = read_predictions(path)["image"]
+        if not len(images) or images.shape[1:3] != card.size:
+            raise DataError(f"{path} must hold frames of {card.size} pixels")
+    except (DataError, OSError) as error:
+        warn(f"{error}; the exported file is checked on noise instead of the study's frames")
+        return None
+    return images.transpose(0, 3, 1, 2).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +26,9 @@ from rich.table import Column
 from rich.text import Text
 
 from gatesearch.cli.console import err
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, StudyRefusedError
 from gatesearch.events import Emit, Event, Log, NetworkTrained, Progress, Warned, to_json
+from gatesearch.files import FileRefusedError, open_regular
 
 # Seconds between two lines of one stage in a pipe.
 INTERVAL = 10.0
@@ -68,8 +70,11 @@ def emitter(log: Path | None = None) -> Iterator[Emit]:
 def _open(log: Path) -> IO[bytes]:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = open_regular(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         # Unbuffered, so that a full disk raises once, at the line that did not fit.
-        return log.open("ab", buffering=0)
+        return os.fdopen(descriptor, "ab", buffering=0)
+    except FileRefusedError as error:
+        raise StudyRefusedError(str(error)) from error
     except OSError as error:
         raise DataError(f"cannot write {log} ({error.strerror}); choose another --out") from error
 

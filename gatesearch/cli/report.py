@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gatesearch.cli.console import warn
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
@@ -36,10 +37,16 @@ def report(
 ) -> None:
     """Write the report of a study anew from its store; trains nothing and needs no data."""
     _, record = record_of(study, out, storage_url(storage, storage_file))
+    if record.untaken:
+        numbers = ", ".join(map(str, record.untaken))
+        warn(
+            f"the results in the folders of trials {numbers} are not in the database and not in "
+            "the report; `gatesearch run` with the options of their search takes them up"
+        )
 
     from gatesearch.report import write_report
 
     command = shown_command("report", store=store_options(study, out, storage, storage_file))
     with writing(reports, command):
-        path = write_report(record, folder=reports)
+        path = write_report(record, folder=reports, warn=warn)
     print_result(record, path, as_json=json)

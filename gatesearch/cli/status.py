@@ -64,6 +64,8 @@ def status(
     if json:
         print_json({**current, "study": name, "command": run_command})
         return
+    if current["passed_over"]:
+        err.print(f"{current['passed_over']}; counted in the database instead", markup=False)
     for line in _lines(name, current):
         console.print(line, markup=False, soft_wrap=True)
     if current["alive"]:

@@ -9,6 +9,8 @@
 | `stop` | while this file exists, a worker on another machine is asked to stop |
 | `model.*` | the network |
 | `result.json` | the result; once it exists, the job is done |
+
+`spec.json`, `attempts.json` and `result.json` carry a checksum of their values.
 """
 
 import hashlib
@@ -19,11 +21,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+from pydantic import ConfigDict, NonNegativeInt, PlainValidator, PositiveInt
+
+# That of `typing` is not known to pydantic before Python 3.12.
+from typing_extensions import TypedDict
+
+from gatesearch.checksums import with_checksum, without_checksum
 from gatesearch.cost import Budget
 from gatesearch.errors import StudyRefusedError
-from gatesearch.files import write_atomic
+from gatesearch.files import FileRefusedError, parse_json, read_json, write_atomic
 from gatesearch.methods import NetworkSpec
 from gatesearch.results import Result
 from gatesearch.study import ExecutionSpec
@@ -36,6 +44,10 @@ STOP = "stop"
 
 # End of an attempt whose process died together with its run.
 _WITH_RUN = "died with its run"
+
+
+def _parse_start(stored: Any) -> Result | None:
+    return None if stored is None else Result.from_json(stored)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +74,12 @@ class Job:
         drawn_from: Parameter of the trial -> distribution that it was drawn from, as JSON.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     store: str
     definition: Mapping[str, Any]
     spec: NetworkSpec
-    start: Result | None
+    start: Annotated[Result | None, PlainValidator(_parse_start)]
     out: Path
     data: Path
     sha256: str
@@ -73,9 +87,9 @@ class Job:
     execution: ExecutionSpec = field(default_factory=ExecutionSpec)
     single_task: Mapping[str, float] = field(default_factory=dict)
     rivals: Sequence[tuple[int, float, float]] = ()
-    devices: int = 1
+    devices: PositiveInt = 1
     search: str = ""
-    objectives: int = 1
+    objectives: PositiveInt = 1
     drawn_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -126,19 +140,31 @@ def read_spec(path: Path) -> Job | None:
     """Read the `spec.json` of a baseline or trial; `out` is set to the folder that it is now in.
 
     Returns:
-        The job; None if the file is missing, damaged, or not in the folder of its network.
+        The job; None if the file is missing, or not in the folder of its network.
+
+    Raises:
+        StudyRefusedError: The file is damaged, or no regular file.
     """
-    try:
-        job = Job.from_json(json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+    stored = _read(path, Job)
+    if stored is None:
         return None
-    job = replace(job, out=path.parents[2])
+    job = replace(Job.from_json(stored), out=path.parents[2])
     return job if job.folder == path.parent else None
 
 
 def keep_result(job: Job, result: Result) -> None:
     """Write `result.json`, whole or not at all."""
     _write(job.folder / RESULT, {"identity": job.identity, "result": result.to_json()})
+
+
+@dataclass(frozen=True)
+class _StoredResult:
+    """Contents of `result.json` beside the checksum."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    identity: str
+    result: dict[str, Any]
 
 
 def read_result(job: Job) -> Result | None:
@@ -148,15 +174,26 @@ def read_result(job: Job) -> Result | None:
         StudyRefusedError: The result is another job's, or damaged.
     """
     path = job.folder / RESULT
-    stored = _read(path)
+    stored = _read(path, _StoredResult)
     if stored is None:
         return None
-    if stored.get("identity") != job.identity:
+    if stored["identity"] != job.identity:
         raise StudyRefusedError(
             f"{path} belongs to another study or trial than {job.spec.label} of this one; "
             "move it away, or name another folder with --out"
         )
-    return Result.from_json(stored["result"])
+    try:
+        result = Result.from_json(stored["result"])
+    except StudyRefusedError as error:
+        raise _damaged(path, f"is damaged: {error}") from error
+    spec = job.spec
+    expected = (spec.method, spec.seed, spec.trial, spec.part, spec.weighting, spec.budget)
+    found = (
+        result.method, result.seed, result.trial, result.part, result.weighting, result.budget,
+    )  # fmt: skip
+    if found != expected or dict(result.params) != dict(spec.params):
+        raise _damaged(path, f"holds the result of {result.name}, not that of {spec.label}")
+    return result
 
 
 def forget_result(job: Job) -> None:
@@ -168,16 +205,45 @@ def forget_result(job: Job) -> None:
         (job.folder / name).unlink(missing_ok=True)
 
 
+# An attempt at a job: the file name of the checkpoint that it started from (empty without one),
+# process and host, time, exception with which it ended (None while it works, and where it was cut
+# off), and the cause that cut it off.
+Attempt = TypedDict(
+    "Attempt",
+    {
+        "from": str,
+        "process": NonNegativeInt,
+        "host": str,
+        "started": str,
+        "end": str | None,
+        "crash": NotRequired[str],
+    },
+)
+
+
+@dataclass(frozen=True)
+class _StoredAttempts:
+    """Contents of `attempts.json` beside the checksum."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    attempts: list[Attempt]
+
+
 class Attempts:
     """The attempts at a job, kept in its folder.
 
     Args:
         folder: The job's folder.
+
+    Raises:
+        StudyRefusedError: The file that keeps them is damaged, or no regular file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ATTEMPTS
-        self._all: list[dict[str, Any]] = list((_read(self._path) or {}).get("attempts", []))
+        stored = _read(self._path, _StoredAttempts)
+        self._all: list[Attempt] = [] if stored is None else stored["attempts"]
 
     def __len__(self) -> int:
         return len(self._all)
@@ -253,19 +319,33 @@ class Attempts:
         _write(self._path, {"attempts": self._all})
 
 
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(value, indent=1).encode())
+def _write(path: Path, table: Mapping[str, Any]) -> None:
+    write_atomic(path, json.dumps(with_checksum(table), indent=1).encode())
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, schema: type[object]) -> dict[str, Any] | None:
+    """Read and validate what `_write` wrote; None where there is none.
+
+    Args:
+        path: The file.
+        schema: Type of the table. The table itself is returned, with its numbers as they were.
+
+    Raises:
+        StudyRefusedError: The file is damaged, or no regular file.
+    """
     try:
-        stored = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        table = without_checksum(read_json(path, dict[str, Any]))
+        parse_json(json.dumps(table), schema, path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise StudyRefusedError(
-            f"{path} is damaged ({error}); move it away, and the run goes on without it"
-        ) from error
-    if not isinstance(stored, dict):
-        raise StudyRefusedError(f"{path} is damaged: an object is expected; move it away")
-    return stored
+        raise _damaged(path, f"is damaged: {error}") from error
+    except (FileRefusedError, StudyRefusedError) as error:
+        fault = error.fault if isinstance(error, FileRefusedError) else f"is damaged: {error}"
+        raise _damaged(path, fault) from error
+    return table
+
+
+def _damaged(path: Path, fault: str) -> StudyRefusedError:
+    cure = "" if "move it away" in fault else "; move it away, and the run goes on without it"
+    return StudyRefusedError(f"{path} {fault}{cure}")

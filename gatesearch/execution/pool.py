@@ -1,6 +1,7 @@
 """Hand jobs to an executor, watch them, and yield their results in the order in which they end."""
 
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
@@ -9,12 +10,15 @@ from typing import Protocol
 from gatesearch.events import Emit, Event, Warned, from_json
 from gatesearch.execution.executors import JobExecutor
 from gatesearch.execution.jobs import EVENTS, RESULT, STOP, Attempts, Job, read_result
+from gatesearch.files import MIB, FileRefusedError, open_regular
 from gatesearch.results import Result
 from gatesearch.stopping import Stop
 from gatesearch.training import Preempted, RankError, TrainingError
 
 # Seconds between two readings of the workers' events.
 _POLL_SECONDS = 0.2
+# Most bytes of a worker's events that are passed on in one reading.
+_MOST_RELAYED = 16 * MIB
 
 
 class Observer(Protocol):
@@ -38,11 +42,13 @@ class RunningJob:
         job: The job.
         crashes: Number of worker processes that ended unexpectedly during the job in this run.
         relayed: Number of bytes of its event file that were passed on.
+        warned: Whether a warning was emitted because its event file is damaged.
     """
 
     job: Job
     crashes: int = 0
     relayed: int = 0
+    warned: bool = False
 
 
 @dataclass
@@ -158,16 +164,37 @@ class WorkerPool:
         raise KeyboardInterrupt
 
     def _relay(self, running: RunningJob) -> None:
-        """Pass on the complete lines that a worker has added to its event file, if it has one."""
+        """Pass on the complete lines that a worker has added to its event file, if it has one.
+
+        Nothing depends on events, so that lines that cannot be read are passed over.
+        """
         path = running.job.folder / EVENTS
-        if not path.exists():
+        try:
+            with os.fdopen(open_regular(path), "rb") as file:
+                file.seek(running.relayed)
+                data = file.read(_MOST_RELAYED)
+        except FileNotFoundError:
             return
-        with path.open("rb") as file:
-            file.seek(running.relayed)
-            lines, end, _ = file.read().rpartition(b"\n")
+        except FileRefusedError as error:
+            self._warn_of_events(running, str(error))
+            return
+        lines, end, _ = data.rpartition(b"\n")
+        if not end and len(data) == _MOST_RELAYED:
+            lines = data
         running.relayed += len(lines) + len(end)
         for line in lines.splitlines():
-            self._pass_on(running.job, from_json(json.loads(line)))
+            try:
+                event = from_json(json.loads(line))
+            except (ValueError, RecursionError):
+                self._warn_of_events(running, f"{path} has damaged lines")
+            else:
+                self._pass_on(running.job, event)
+
+    def _warn_of_events(self, running: RunningJob, fault: str) -> None:
+        if not running.warned:
+            label = running.job.spec.label
+            self.emit(Warned(f"{label}: {fault}; the events of its worker are passed over"))
+        running.warned = True
 
     def _pass_on(self, job: Job, event: Event) -> None:
         self.observer.heard(job.spec.label, event)

@@ -1,6 +1,7 @@
 """Run jobs on Ray, which assigns devices, spans machines, and retries after the loss of a node."""
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit
 from gatesearch.execution.jobs import STOP, Job
 from gatesearch.execution.worker import work
+from gatesearch.files import open_regular
 
 # Number of times that Ray retries a job whose worker or node dies; it goes on from its last
 # checkpoint.
@@ -72,7 +74,7 @@ class RayExecutor:
     def stop(self, jobs: Sequence[Job]) -> None:
         """Ask running jobs to stop, by a file in their folders that every machine sees."""
         for job in jobs:
-            (job.folder / STOP).touch()
+            os.close(open_regular(job.folder / STOP, os.O_WRONLY | os.O_CREAT))
 
     def shutdown(self) -> None:
         """Disconnect from the cluster, which ends tasks that still run."""

@@ -3,11 +3,13 @@
 import fcntl
 import functools
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -15,6 +17,7 @@ from gatesearch.errors import StudyRefusedError
 from gatesearch.events import Emit, Event, Warned, to_json
 from gatesearch.execution import executors
 from gatesearch.execution.jobs import EVENTS, STOP, Attempts, Job, keep_result, read_result
+from gatesearch.files import FileRefusedError, open_regular
 from gatesearch.methods import Context, NetworkSpec
 from gatesearch.results import Result
 from gatesearch.stopping import Stop
@@ -24,6 +27,8 @@ from gatesearch.trials.context import open_context
 from gatesearch.trials.early_stopping import Stopper
 from gatesearch.trials.phase_training import TrainingControls
 from gatesearch.trials.trial import train_network
+
+LOCK = "lock"
 
 # Seconds that a worker may take to end after the process of its run was killed.
 _ORPHAN_SECONDS = 10.0
@@ -55,7 +60,7 @@ def work(text: str) -> None:
 @contextmanager
 def _events_written(job: Job) -> Iterator[Emit]:
     """Append events to a file in the job's folder, which the process of the run reads."""
-    with (job.folder / EVENTS).open("ab", buffering=0) as file:
+    with _open_file(job.folder / EVENTS) as file:
 
         def emit(event: Event) -> None:
             file.write(json.dumps(to_json(event), default=str).encode() + b"\n")
@@ -106,11 +111,11 @@ def perform(job: Job, context: Context, *, emit: Emit, stop: Stop) -> Result:
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     with _job_lock(job.folder):
-        earlier = read_result(job)
-        if earlier is not None:
-            return earlier
-        result = _attempt(job, context, emit, stop)
-        keep_result(job, result)
+        result = read_result(job)
+        if result is None:
+            result = _attempt(job, context, emit, stop)
+            keep_result(job, result)
+        # Also those of a worker that was killed just after it had kept its result.
         _checkpoints(job, emit, stop).clear()
         return result
 
@@ -181,13 +186,26 @@ def _checkpoints(job: Job, emit: Emit, stop: Stop) -> Checkpoints:
     return Checkpoints(job.folder, identity=job.identity, seconds=seconds, stop=stop, tell=tell)
 
 
+def _open_file(path: Path) -> BinaryIO:
+    """Open a file in a job's folder to append to it, unbuffered; make it where it is missing.
+
+    Raises:
+        StudyRefusedError: A link, a folder or a pipe is in its place.
+    """
+    try:
+        descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    except FileRefusedError as error:
+        raise StudyRefusedError(str(error)) from error
+    return os.fdopen(descriptor, "ab", buffering=0)
+
+
 @contextmanager
 def _job_lock(folder: Path) -> Iterator[None]:
     """Take an exclusive lock on the job's folder.
 
     A worker whose run died may hold it for up to 10 s; the operating system frees it on exit.
     """
-    with (folder / "lock").open("a") as file:
+    with _open_file(folder / LOCK) as file:
         deadline = time.monotonic() + _ORPHAN_SECONDS
         while True:
             try:

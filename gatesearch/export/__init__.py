@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from gatesearch.export.formats import FORMATS, write_network
-from gatesearch.export.reader import Model, parity, read_model
+from gatesearch.export.reader import Model, Pixels, parity, read_model
 from gatesearch.export.runtimes import RUNTIMES
 from gatesearch.export.shipped import Card, Shipped, card_of, choose
 from gatesearch.export.timing import Bench, Figures, Timing, time_models
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Path | None) -> float:
+def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Pixels | None) -> float:
     """Write a network, and check that its files compute the same before they replace earlier ones.
 
     Args:
@@ -43,7 +43,7 @@ def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Path 
         card: Card that is written with the network.
         path: The file; it must end in the suffix of the format.
         form: A name in `FORMATS`.
-        frames: A study's `predictions.npz`, on whose frames the check is made; None for noise.
+        frames: Images 0..255 (B, 3, H, W) on which the check is made; None for noise.
 
     Returns:
         Largest difference between file and network, over the largest value (see `parity`).

@@ -4,15 +4,18 @@ import io
 import tempfile
 import warnings
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from gatesearch.errors import UsageError
+from gatesearch.export.seals import seal_card, seal_onnx
 from gatesearch.export.shipped import CARD, Card, Shipped
 from gatesearch.files import write_atomic
-from gatesearch.pruning import CompactNet, save_compact
+from gatesearch.pruning import CompactNet
+from gatesearch.pruning.compact import compact_files
 
 OPSET = 18
 
@@ -35,24 +38,39 @@ def write_network(network: nn.Module, card: Card, path: Path, *, form: str) -> N
 
 
 def _safetensors(network: nn.Module, card: Card, path: Path) -> None:
-    """Write the weights, `<stem>.json` that rebuilds the network, and `<stem>.card.json`."""
+    """Write the weights, `<stem>.json` that rebuilds the network, and `<stem>.card.json`.
+
+    The card holds the checksums of the other two.
+    """
     if not isinstance(network, CompactNet):
         raise UsageError(
             f"safetensors holds compact networks, found {card.network}; export it as pt2 or onnx"
         )
-    write_atomic(path.with_suffix(".card.json"), card.model_dump_json(indent=1).encode())
-    save_compact(network, path.with_suffix(""))
+    contents = compact_files(network)
+    checksums = {suffix: sha256(content).hexdigest() for suffix, content in contents.items()}
+    write_atomic(path.with_suffix(".card.json"), seal_card(card, checksums).encode())
+    for suffix, content in contents.items():
+        write_atomic(path.with_suffix(suffix), content)
 
 
 def _pt2(network: nn.Module, card: Card, path: Path) -> None:
-    """Write a program that `torch.export.load(path).module()` runs without gatesearch."""
+    """Write a program that `torch.export.load(path).module()` runs without gatesearch.
+
+    `<name>.sha256` beside it is for `sha256sum --check`.
+    """
     buffer = io.BytesIO()
-    torch.export.save(_program(network, card), buffer, extra_files={CARD: card.model_dump_json()})
-    write_atomic(path, buffer.getvalue())
+    torch.export.save(_program(network, card), buffer, extra_files={CARD: seal_card(card)})
+    content = buffer.getvalue()
+    line = f"{sha256(content).hexdigest()}  {path.name}\n"
+    write_atomic(path.with_name(f"{path.name}.sha256"), line.encode())
+    write_atomic(path, content)
 
 
 def _onnx(network: nn.Module, card: Card, path: Path) -> None:
-    """Write ONNX at opset `OPSET`, with the card as `gatesearch.json` in its metadata."""
+    """Write ONNX at opset `OPSET`, with the card as `gatesearch.json` in its metadata.
+
+    Its last bytes are a checksum (see `seals`).
+    """
     try:
         import onnx
         import onnxscript  # noqa: F401
@@ -76,9 +94,9 @@ def _onnx(network: nn.Module, card: Card, path: Path) -> None:
                 verbose=False,
             )
         model = onnx.load(file)
-    onnx.helper.set_model_props(model, {CARD: card.model_dump_json()})
+    onnx.helper.set_model_props(model, {CARD: seal_card(card)})
     onnx.checker.check_model(model, full_check=True)
-    write_atomic(path, model.SerializeToString())
+    write_atomic(path, seal_onnx(model.SerializeToString()))
 
 
 def _program(network: nn.Module, card: Card) -> torch.export.ExportedProgram:

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from gatesearch.errors import GatesearchError, UsageError
-from gatesearch.export.reader import Pixels
+from gatesearch.export.reader import Pixels, read_exported
 from gatesearch.export.shipped import Shipped
-from gatesearch.pruning import load_compact
 
 # Runs a loaded network once on the images that were given to `Load`.
 Run = Callable[[], object]
@@ -59,7 +58,7 @@ def _onnxruntime(device: str) -> Load:
 
 
 def _network(file: Path, tasks: tuple[str, ...], device: str) -> nn.Module:
-    return Shipped(load_compact(file.with_suffix("")), tasks).eval().to(device)
+    return Shipped(read_exported(file), tasks).eval().to(device)
 
 
 def _runner(network: Callable[..., object], images: Pixels, device: str) -> Run:

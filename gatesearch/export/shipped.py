@@ -1,19 +1,28 @@
 """Prepare a network for export: normalisation inside, and a card that describes its outputs."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
+from gatesearch.pruning.mix import MOST_TASKS
 from gatesearch.results import Result, StudyRecord, delta, front
 from gatesearch.strict import Strict
 from gatesearch.tasks import TASKS
 from gatesearch.training.split_data import MEAN, STD
 
 CARD = "gatesearch.json"
+# Largest image of a card, pixels: 4,096 x 4,096.
+MOST_PIXELS = 2**24
+
+Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# `predict` names pictures after tasks, so that a name must be no path.
+TaskName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f]+$", max_length=200)]
 
 
 class TaskCard(Strict):
@@ -29,10 +38,21 @@ class TaskCard(Strict):
     """
 
     kind: str
-    classes: int = Field(ge=1)
+    classes: int = Field(ge=1, le=2**16)
     values: str
     metric: str
-    measured: dict[str, float]
+    measured: dict[str, Finite]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.kind not in TASKS:
+            raise ValueError(f"unknown kind of task '{self.kind[:100]}'")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of the output."""
+        return TASKS[self.kind](classes=self.classes).channels
 
 
 class Card(Strict):
@@ -52,18 +72,24 @@ class Card(Strict):
         tasks: Output name -> card of the output, in the order of the outputs.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     study: str
     fingerprint: str
     protocol: str
     network: str
-    size: tuple[int, int]
+    size: tuple[Side, Side]
     image: str = "float32 (batch, 3, height, width), RGB, 0 to 255"
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
-    gflops: float
-    params_m: float
-    tasks: dict[str, TaskCard]
+    mean: tuple[Finite, Finite, Finite] = MEAN
+    std: tuple[Finite, Finite, Finite] = STD
+    gflops: Finite = Field(ge=0)
+    params_m: Finite = Field(ge=0)
+    tasks: dict[TaskName, TaskCard] = Field(min_length=1, max_length=MOST_TASKS)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if math.prod(self.size) > MOST_PIXELS:
+            raise ValueError(f"size must have at most {MOST_PIXELS:,} pixels, found {self.size}")
+        return self
 
 
 class Shipped(nn.Module):
@@ -136,7 +162,7 @@ def card_of(record: StudyRecord, result: Result) -> Card:
                 measured={
                     part: metrics[task.name]
                     for part, metrics in result.metrics.items()
-                    if task.name in metrics
+                    if math.isfinite(metrics.get(task.name, math.nan))
                 },
             )
             for task in record.tasks

@@ -23,10 +23,9 @@ import torch
 
 from gatesearch.errors import UsageError, unknown
 from gatesearch.export.formats import write_network
-from gatesearch.export.reader import read_model
+from gatesearch.export.reader import read_exported, read_model
 from gatesearch.export.runtimes import RUNTIMES, Run, Runtime, error_line
 from gatesearch.export.shipped import Card
-from gatesearch.pruning import load_compact
 
 # Turns that each network takes.
 ROUNDS = 5
@@ -303,7 +302,7 @@ def _file_to_load(job: TimingJob, folder: Path) -> Path:
         return job.file
     # Written by this process, because the worker's memory is measured.
     written = Path(tempfile.mkdtemp(dir=folder)) / "network.onnx"
-    write_network(load_compact(job.file.with_suffix("")), job.card, written, form="onnx")
+    write_network(read_exported(job.file), job.card, written, form="onnx")
     return written
 
 

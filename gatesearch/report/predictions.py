@@ -1,10 +1,9 @@
 """Pages of real images beside truth and predictions, one task per page."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -12,10 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gatesearch.drawing import COLOR_SCALE, DRAWINGS
-from gatesearch.errors import DataError
+from gatesearch.files import FileRefusedError
 from gatesearch.report import style
 from gatesearch.report.record_queries import NAMES, display_name, pick_evenly, split_pages
 from gatesearch.results import StudyRecord, TaskInfo
+from gatesearch.store.predictions import read_predictions
 
 _FRAMES_PER_PAGE = 4
 _COLUMNS = 5  # networks beside image and truth
@@ -28,12 +28,12 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
     Trials are ordered by cost; where not all fit, the cheapest and the most expensive remain.
 
     Raises:
-        DataError: The file of predictions is damaged.
+        FileRefusedError: The file of predictions is damaged.
     """
-    arrays = _load(record)
-    images = arrays.get("image")
-    if images is None or len(images) == 0:
+    if record.predictions is None:
         return
+    arrays = read_predictions(record.predictions)
+    images = arrays["image"]
     gflops = {trial.name: trial.gflops for trial in record.trials}
     for task in record.tasks:
         truth = arrays.get(f"truth.{task.name}")
@@ -48,32 +48,23 @@ def pages(record: StudyRecord) -> Iterator[Figure]:
         columns += [(_title(k), arrays[k + suffix]) for k in shown]
         if len(columns) == 1:
             continue
-        _same_frames(columns, task)
+        _check_values(task, columns[1:], record.predictions)
         for part in split_pages(range(len(images)), _FRAMES_PER_PAGE):
             yield _draw(task, columns, part)
 
 
-def _load(record: StudyRecord) -> Mapping[str, NDArray[Any]]:
-    path = record.predictions
-    if path is None or not path.is_file():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in sorted(stored.files)}
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise DataError(
-            f"predictions must be an .npz of plain arrays, found {path} damaged ({error}); "
-            "delete it: `gatesearch run` draws them anew"
-        ) from error
-
-
-def _same_frames(columns: Sequence[tuple[str, NDArray[Any]]], task: TaskInfo) -> None:
-    shape = columns[0][1].shape[:3]
+def _check_values(task: TaskInfo, columns: Sequence[tuple[str, NDArray[Any]]], path: Path) -> None:
+    """Refuse arrays that the task's drawing cannot draw."""
+    dimensions = 4 if task.drawing == "directions" else 3
     for name, array in columns:
-        if array.ndim not in (3, 4) or array.shape[:3] != shape:
-            raise DataError(
-                f"predictions of {task.name} must cover {shape} frames, rows and columns, found "
-                f"{array.shape} for {name}; delete the file: `gatesearch run` draws them anew"
+        drawable = array.ndim == dimensions and (dimensions == 3 or array.shape[3] == 3)
+        if task.drawing == "classes":
+            drawable &= array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255
+        if not drawable:
+            raise FileRefusedError(
+                path,
+                f"is damaged: {name} of {task.name} cannot be drawn as {task.drawing}, found "
+                f"{array.dtype} of shape {array.shape}; delete it: `gatesearch run` draws it anew",
             )
 
 

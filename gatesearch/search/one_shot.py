@@ -68,20 +68,25 @@ def chooser(
     start = start_of(spec, study)
     assert start is not None
     assert method.supernet is not None
-    request = TrainingRequest(spec, context, lambda: network_state(start, out=store.folder), emit)
+    out = store.folder
+    trained = next(r for r in store.bases if NetworkSpec.of(r).folder(out) == start.folder(out))
+    request = TrainingRequest(spec, context, lambda: network_state(trained, out=out), emit)
     supernet = method.supernet(request, budgets)
     patterns = store.patterns(method.name, study.seed)
     metrics = single_task.metrics["validation"]
     space = space_of(method.space, study)
     directions = {name: task.higher_is_better for name, task in context.tasks.items()}
-    count = _stored_count(patterns, supernet)
+    key = names.pattern_count_key(method.name, study.seed)
+    count = _stored_count(store.attribute(key), patterns, supernet)
     while True:
-        patterns.set_user_attr(_COUNT, count)
-        _try_configurations(supernet, space, patterns, context, metrics, count=count, emit=emit)
+        store.keep(key, count)
+        _try_configurations(
+            supernet, space, store, patterns, context, metrics, count=count, emit=emit
+        )
         scores = []
         for trial in _tried(patterns):
             macs, share = supernet.cost(trial.params)
-            gained = gain(trial.user_attrs[_METRICS], metrics, directions, prefer)
+            gained = gain(Store.pattern_metrics(trial), metrics, directions, prefer)
             percent = -math.inf if gained.fault else gained.percent
             scores.append(PatternScore(trial.params, macs, share, percent))
         within = sum(score.share <= 1 for score in scores)
@@ -90,7 +95,7 @@ def chooser(
         count = min(count + _POPULATION, supernet.most_patterns)
 
 
-def _stored_count(patterns: optuna.Study, supernet: Supernet) -> int:
+def _stored_count(stored: int | None, patterns: optuna.Study, supernet: Supernet) -> int:
     """Return the number of configurations to try: the study's, or what the store began with.
 
     A default of another version must not add configurations to those that networks were chosen
@@ -98,8 +103,9 @@ def _stored_count(patterns: optuna.Study, supernet: Supernet) -> int:
     """
     if supernet.patterns == supernet.most_patterns:
         return supernet.patterns
-    begun = supernet.most_patterns if patterns.get_trials(deepcopy=False) else supernet.patterns
-    return int(patterns.user_attrs.get(_COUNT, begun))
+    if stored is not None:
+        return stored
+    return supernet.most_patterns if patterns.get_trials(deepcopy=False) else supernet.patterns
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,7 @@ def _fraction(i: int) -> float:
 def _try_configurations(
     supernet: Supernet,
     space: Mapping[str, Range | Choice],
+    store: Store,
     patterns: optuna.Study,
     context: Context,
     single_task: Mapping[str, float],
@@ -191,13 +198,9 @@ def _try_configurations(
         fixed = untried[0] if untried and not _waiting(patterns) else None
         trial, params = ask(patterns, sampler, partial(draw, space=space), fixed)
         metrics, macs = supernet.measure(params)
-        trial.set_user_attr(_METRICS, metrics)
-        gained = gain(metrics, single_task, directions)
-        if gained.fault:
-            trial.set_user_attr(_UNDEFINED, gained.fault)
-            patterns.tell(trial, state=TrialState.FAIL)
-        else:
-            patterns.tell(trial, [gained.percent, 2e-9 * macs])
+        store.keep_pattern(
+            patterns, trial, metrics, gain(metrics, single_task, directions), 2e-9 * macs
+        )
     emit(Progress("patterns", count, count, "patterns"))
 
 

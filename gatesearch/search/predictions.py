@@ -12,9 +12,10 @@ from torch import Tensor
 
 from gatesearch.drawing import DRAWINGS
 from gatesearch.errors import DataError, UsageError, unknown
-from gatesearch.files import write_atomic
+from gatesearch.files import FileRefusedError, write_atomic
 from gatesearch.methods import Context
 from gatesearch.results import Result
+from gatesearch.store.predictions import read_predictions
 from gatesearch.store.store import PREDICTIONS
 from gatesearch.tasks import Task
 from gatesearch.training import SplitData, predict
@@ -68,7 +69,7 @@ def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) 
         return
     path = out / PREDICTIONS
     batch = context.test.batch(_positions(context.test, study.report_frames))
-    earlier = _read(path)
+    earlier = _earlier(path)
     arrays = {"image": _array(batch["image"]), "seed": np.array(study.seed)}
     arrays |= {f"truth.{task}": _array(batch[task]) for task in context.tasks}
     same_frames = all(
@@ -106,9 +107,9 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return tensor.contiguous().numpy()
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def _earlier(path: Path) -> dict[str, NDArray[Any]]:
+    """Read what was written before; nothing where the file is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError):
+        return read_predictions(path)
+    except (OSError, FileRefusedError):
         return {}

@@ -81,8 +81,8 @@ def take_over(job: Job, source: Path, tell: Callable[[str], None]) -> Result | N
         short = [line for line in differing if "absent" not in line] or differing
         tell(f"{job.spec.label} is not the one of {source}: {', '.join(short)}")
         return None
-    network_state(job.spec, out=source)  # refuses a damaged file
+    network_state(result, out=source)  # refuses a damaged file
     job.write()
-    copy_network(other_job.folder, job.folder)
+    copy_network(result, other_job.folder, job.folder)
     keep_result(job, result)
     return result

@@ -176,7 +176,7 @@ class Search:
         )
         if result.trial is not None:
             out = self.store.folder
-            copy_network(NetworkSpec.of(result).folder(out), plan.first.folder(out))
+            copy_network(result, NetworkSpec.of(result).folder(out), plan.first.folder(out))
         result = _with_cost_of_all(result, tried)
         self._keep(self._job(plan.first), result)
         self._emit_trained(plan.first.label, result, trial=False)

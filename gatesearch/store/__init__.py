@@ -8,6 +8,7 @@
 | `database.py` | opens and checks the database under the store, and explains its errors |
 | `backup.py` | backs the database up and restores it |
 | `lock.py` | lets one process at a time write to a store |
+| `predictions.py` | reads and checks the file of predictions for the report |
 | `status.py` | progress of a run, as a small file beside the database |
 | `selection.py` | chooses a network of a store |
 | `upgrade.py`, `old_form.py` | converts stores of gatesearch 0.1.0 |

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
+from gatesearch.store.integrity import find_fault, is_sealed
+from gatesearch.store.tidy import check_regular, exists
 
 DATABASE = "study.db"
 # Newest first.
@@ -118,6 +120,8 @@ def back_up(folder: Path) -> Path:
         StudyRefusedError: The database is damaged; the backups are left as they are.
     """
     source, newest = folder / DATABASE, folder / BACKUPS[0]
+    for path in (source, newest, folder / BACKUPS[1]):
+        check_regular(path)
     with _replacement(newest) as unfinished:
         try:
             with _opened(source, "rw") as database, _opened(unfinished, "rwc") as copy:
@@ -133,7 +137,7 @@ def back_up(folder: Path) -> Path:
         if fault is not None:
             raise damaged(source, fault)
         _sync(unfinished)
-        if newest.exists():
+        if exists(newest):
             newest.replace(folder / BACKUPS[1])
         unfinished.replace(newest)
         _sync(folder)
@@ -148,11 +152,15 @@ def damage(path: Path, *, thorough: bool = True) -> str | None:
 
     Args:
         path: The database.
-        thorough: Check every page; otherwise only the header and the size of the file.
+        thorough: Check every page, and verify all checksums; otherwise only the header and the
+            size of the file.
 
     Raises:
         DataError: The database cannot be opened.
+        StudyRefusedError: It is a link, folder, pipe, socket or device.
     """
+    for suffix in ("", *_SIDE_FILES):
+        check_regular(Path(f"{path}{suffix}"))
     if not path.exists():
         return "it is missing"
     if path.stat().st_size == 0:
@@ -179,7 +187,7 @@ def last_backup(folder: Path) -> Backup | None:
     """Find the newest backup of a store that is not damaged; None where there is none."""
     for name in BACKUPS:
         path = folder / name
-        with contextlib.suppress(DataError, sqlite3.DatabaseError):
+        with contextlib.suppress(DataError, StudyRefusedError, sqlite3.DatabaseError):
             if damage(path) is None:
                 made = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
                 ended = sum(n for state, n in count_trials(path).items() if state != "running")
@@ -211,7 +219,7 @@ def restore(folder: Path) -> Restored:
         moved_to = None
         damaged_path = path.with_name(f"{DATABASE}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}")
         # The journal is moved first: SQLite would apply one that is left alone to the backup.
-        for suffix in (*_side_files(path), *([""] if path.exists() else [])):
+        for suffix in (*_side_files(path), *([""] if exists(path) else [])):
             Path(f"{path}{suffix}").rename(f"{damaged_path}{suffix}")
             moved_to = damaged_path
         unfinished.replace(path)
@@ -239,23 +247,25 @@ def count_trials(path: Path) -> dict[str, int]:
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Read the attributes of a store; a value of 200 or more characters of JSON is read as None.
+    """Read the attributes of a store; a value of 400 or more characters of JSON is read as None.
 
     Args:
         path: The database.
     """
     with _opened(path, "ro") as database:
         rows = database.execute(
-            "SELECT key, CASE WHEN length(value_json) < 200 THEN value_json ELSE 'null' END"
+            "SELECT key, CASE WHEN length(value_json) < 400 THEN value_json ELSE 'null' END"
             " FROM study_user_attributes"
         ).fetchall()
-    return {key: json.loads(value) for key, value in rows}
+    stored = {key: json.loads(value) for key, value in rows}
+    return {k: value["value"] if is_sealed(value) else value for k, value in stored.items()}
 
 
 def damaged(path: Path, fault: str) -> StudyRefusedError:
     """Make the error for a damaged database; it names the fault and the cure."""
+    shown = " ".join(fault.split())[:200]
     return StudyRefusedError(
-        f"{path} is damaged ({fault}) and was left as it is; `gatesearch status` with the same "
+        f"{path} is damaged ({shown}) and was left as it is; `gatesearch status` with the same "
         "--study and --out names the last backup and restores it"
     )
 
@@ -282,8 +292,7 @@ def _fault(path: Path, mode: str, thorough: bool) -> str | None:
                 return f"its header says {pages * size:,} bytes, found {file_size:,}"
             if not thorough:
                 return None
-            report = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
-            return _garbled_attribute(database) if report == "ok" else report.splitlines()[-1]
+            return _damage_inside(database)
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
             return None  # Another process writes it, and so could open it.
@@ -292,17 +301,40 @@ def _fault(path: Path, mode: str, thorough: bool) -> str | None:
         return str(error)
 
 
+def _damage_inside(database: sqlite3.Connection) -> str | None:
+    """Check every page and every index of a database, and verify the checksums in it."""
+    try:
+        report = str(database.execute("PRAGMA integrity_check(1)").fetchone()[0])
+        if report != "ok":
+            return report.splitlines()[-1]
+        garbled = _garbled_attribute(database)
+        if garbled or not _has_table(database, "studies"):
+            return garbled
+        return find_fault(database.execute)
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+            raise
+        # Its schema is not that of Optuna any more.
+        return str(error)
+
+
+def _has_table(database: sqlite3.Connection, name: str) -> bool:
+    query = "SELECT count(*) FROM sqlite_master WHERE name = ?"
+    return bool(database.execute(query, (name,)).fetchone()[0])
+
+
 def _garbled_attribute(database: sqlite3.Connection) -> str | None:
     """Find an attribute that Optuna cannot have written: its JSON is in ASCII alone.
 
-    SQLite keeps no checksums of its pages, so that it does not notice changed bytes of text.
+    The attributes of gatesearch 0.1.0 have no checksums.
     """
-    database.text_factory = bytes
     for kind in ("study", "trial"):
         table = f"{kind}_user_attributes"
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+        if not _has_table(database, table):
             continue
-        for number, value in database.execute(f"SELECT {kind}_id, value_json FROM {table}"):
+        for number, value in database.execute(
+            f"SELECT {kind}_id, CAST(value_json AS BLOB) FROM {table}"
+        ):
             if not isinstance(value, bytes) or not value.isascii() or b"\0" in value:
                 return f"an attribute of {kind} {number} is no text"
     return None
@@ -317,7 +349,7 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
 
 
 def _side_files(path: Path) -> tuple[str, ...]:
-    return tuple(suffix for suffix in _SIDE_FILES if Path(f"{path}{suffix}").exists())
+    return tuple(suffix for suffix in _SIDE_FILES if exists(Path(f"{path}{suffix}")))
 
 
 @contextlib.contextmanager
@@ -329,6 +361,8 @@ def _replacement(path: Path) -> Iterator[Path]:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        # What has this name, a link perhaps, is removed and never written through.
+        unfinished.unlink(missing_ok=True)
         yield unfinished
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from error

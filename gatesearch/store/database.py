@@ -14,7 +14,9 @@ from optuna.storages import RDBStorage
 
 from gatesearch.errors import DataError, StudyRefusedError
 from gatesearch.store.backup import DATABASE, damage, damaged, last_backup
+from gatesearch.store.integrity import find_fault
 from gatesearch.store.server import server_url, shown, unreachable, without_secrets
+from gatesearch.store.tidy import exists
 
 # Error codes of a disk or folder that cannot be written; the cure lies outside the store.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -79,14 +81,35 @@ def close_database(storage: RDBStorage) -> None:
 def _check(folder: Path) -> None:
     """Refuse a damaged database before Optuna opens it, which would write even to half of one."""
     path = folder / DATABASE
-    empty = not path.exists() or path.stat().st_size == 0
+    fault = damage(path)
+    if fault is None:
+        return
+    empty = not exists(path) or path.stat().st_size == 0
     # A first start that was killed leaves an empty file, and nothing is lost. Where there are
     # backups or trained networks, an empty file is damage.
     if empty and last_backup(folder) is None and not (folder / "baselines").exists():
         return
-    fault = damage(path)
+    raise damaged(path, fault)
+
+
+def check_server(storage: RDBStorage, study: str) -> None:
+    """Refuse a store on a server if a value in it was changed.
+
+    Args:
+        storage: The database.
+        study: Name of the study.
+
+    Raises:
+        StudyRefusedError: The checksums are not those of the values.
+    """
+    snapshot = storage.engine.execution_options(isolation_level="REPEATABLE READ")
+    with snapshot.connect() as connection:
+        fault = find_fault(connection.exec_driver_sql, study)
     if fault is not None:
-        raise damaged(path, fault)
+        raise StudyRefusedError(
+            f"study '{study}' on {storage.engine.url.host or 'the server'} is damaged ({fault}) "
+            "and was left as it is; put back a backup of the server, or name another --storage"
+        )
 
 
 @contextlib.contextmanager

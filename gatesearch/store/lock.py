@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gatesearch.errors import DataError, StudyRefusedError
+from gatesearch.files import FileRefusedError, open_regular, parse_json
 from gatesearch.store.server import server_url, unreachable
+from gatesearch.store.tidy import refusing_files, tidy
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -58,6 +60,9 @@ def myself() -> Holder:
 def locked(folder: Path) -> Iterator[None]:
     """Take an exclusive lock on the store's folder; the system frees it when the process ends.
 
+    Then nobody else writes to the store, so that it can be checked, and rid of what killed
+    processes left (`tidy`).
+
     The lock file is never removed: of two processes, one could hold the removed file and the other
     a new one of the same name.
 
@@ -65,13 +70,15 @@ def locked(folder: Path) -> Iterator[None]:
         folder: The store's folder; it is made where it is missing.
 
     Raises:
-        StudyRefusedError: Another process holds the lock; the error names it.
+        StudyRefusedError: Another process holds the lock, and the error names it; or there is a
+            link or a pipe in the folder.
         DataError: The folder cannot be written.
     """
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            with refusing_files():
+                descriptor = open_regular(folder / LOCK, os.O_RDWR | os.O_CREAT)
             stack.callback(os.close, descriptor)
             if not _try_lock(descriptor):
                 raise StudyRefusedError(
@@ -83,11 +90,12 @@ def locked(folder: Path) -> Iterator[None]:
             # read the first line alone.
             os.pwrite(descriptor, name, 0)
             os.ftruncate(descriptor, len(name))
+            stack.callback(_erase_name, descriptor)
+            tidy(folder)
         except OSError as error:
             raise DataError(
                 f"cannot write {folder}: {error.strerror}; name another folder with --out"
             ) from error
-        stack.callback(_erase_name, descriptor)
         stack.enter_context(_closed_in_forks(descriptor))
         yield
 
@@ -96,9 +104,13 @@ def holder(folder: Path) -> Holder | None:
     """Find the process that holds the lock on a store's folder now; None where none does.
 
     A holder that has not written its name has process number 0.
+
+    Raises:
+        StudyRefusedError: The lock is a link, folder, pipe, socket or device.
     """
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+        with refusing_files():
+            descriptor = open_regular(folder / LOCK)
     except FileNotFoundError:
         return None
     try:
@@ -205,8 +217,8 @@ def _try_lock(descriptor: int) -> bool:
 def _read_name(descriptor: int) -> Holder | None:
     first_line = os.pread(descriptor, 4096, 0).split(b"\n")[0]
     try:
-        return Holder(**json.loads(first_line))
-    except (ValueError, TypeError):
+        return parse_json(first_line, Holder, Path(LOCK))
+    except FileRefusedError:
         return None
 
 

@@ -1,12 +1,28 @@
-"""Names in a store: of its searches, and of the attributes of its main Optuna study."""
+"""Names in a store: of its searches, and of the attributes of it and of its trials."""
 
 from gatesearch.results import Result
+
+# Raised by 1 whenever the form of a store changes.
+VERSION = 3
 
 # Attributes of the store as a whole.
 FORMAT = "format"
 DEFINITION = "definition"
 FINGERPRINT = "fingerprint"
 IDENTITY = "identity"
+# Names of the Optuna studies beside the main one -> number of objectives.
+SEARCHES = "searches"
+
+# Attributes of a trial.
+NUMBER = "trial"
+BEGUN = "begun"
+VALIDATION = "validation"
+RESULT = "result"
+# Attribute of a configuration that was tried on a supernet.
+PATTERN_METRICS = "metrics"
+
+# Names of the objectives, for Optuna's dashboard.
+METRICS = ["delta_mtl", "gflops"]
 
 # Folders of the files of all trainings, by kind (`NetworkSpec.folder`).
 JOB_FOLDERS = ("baselines", "starts", "trials")

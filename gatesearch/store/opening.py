@@ -13,11 +13,13 @@ from optuna.storages import RDBStorage
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.results import StudyRecord, TaskInfo
 from gatesearch.store import names
-from gatesearch.store.backup import DATABASE
-from gatesearch.store.database import close_database, explained, open_database
+from gatesearch.store.backup import DATABASE, damaged
+from gatesearch.store.database import check_server, close_database, explained, open_database
+from gatesearch.store.integrity import is_sealed
 from gatesearch.store.server import shown
 from gatesearch.store.store import GAIN_AND_COST, Store, name_metrics
-from gatesearch.store.upgrade import VERSION, upgrade, upgrade_alone
+from gatesearch.store.tidy import exists
+from gatesearch.store.upgrade import upgrade, upgrade_alone
 from gatesearch.study import Study, differences
 
 
@@ -74,7 +76,7 @@ def open_store(
             store.keep("name", study.name)
             store.keep(names.IDENTITY, uuid.uuid4().hex)
             store.keep("tasks", [vars(task) for task in tasks])
-            store.keep(names.FORMAT, VERSION)
+            store.keep(names.FORMAT, names.VERSION)
             store.keep_definition(study)
             return store
     if store.attribute(names.FINGERPRINT) != study.fingerprint:
@@ -149,13 +151,17 @@ def _check_version(store: Store, folder: Path, storage: str) -> None:
     Raises:
         StudyRefusedError: Another version of gatesearch wrote it.
     """
-    version = store.attribute(names.FORMAT)
-    if version != VERSION and store.attribute(names.DEFINITION) is not None:
+    attributes = store.handle.user_attrs
+    stored = attributes.get(names.FORMAT)
+    version = stored["value"] if stored is not None and is_sealed(stored) else stored
+    if version != names.VERSION and names.DEFINITION in attributes:
         raise StudyRefusedError(
             f"{shown(storage) if storage else folder} was written by another version of gatesearch "
-            f"(store format {version or 1}, this version reads {VERSION}); go on with that "
+            f"(store format {version or 1}, this version reads {names.VERSION}); go on with that "
             "version, or name another " + ("--storage" if storage else "--out")
         )
+    if storage:
+        check_server(store.storage, store.handle.study_name)
 
 
 def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecord:
@@ -171,7 +177,7 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
         UsageError: There is no store in that folder.
         StudyRefusedError: The database is damaged, or no run finished setting it up.
     """
-    if not storage and not (folder / DATABASE).is_file():
+    if not storage and not exists(folder / DATABASE):
         raise UsageError(f"no store in {folder}; run the study first, or name another with --out")
     with explained(folder, storage), contextlib.ExitStack() as stack:
         if not storage:
@@ -189,6 +195,9 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
                 f"study ({error} is missing); run the study again, or name another "
                 + ("--storage" if storage else "--out")
             ) from error
+        except (ValueError, TypeError, AssertionError) as error:
+            # What no checksum covers, such as times, keeps Optuna from reading its tables.
+            raise damaged(folder / DATABASE, str(error)) from error
 
 
 def _main_study(storage: RDBStorage) -> str:

@@ -7,17 +7,19 @@ that a status is read at once, also while the search runs.
 import contextlib
 import json
 import math
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 from gatesearch.errors import UsageError
 from gatesearch.events import Event, Progress
+from gatesearch.files import FileRefusedError, parse_json, read_json, write_atomic
 from gatesearch.store.backup import (
     BACKUPS,
     DATABASE,
@@ -29,10 +31,25 @@ from gatesearch.store.backup import (
     restore,
 )
 from gatesearch.store.lock import holder, locked, myself
+from gatesearch.store.tidy import entries_of, exists, is_regular
+from gatesearch.strict import Strict
 
 BOARD = "status.json"
 # Raised by 1 whenever the format of the file changes.
 FORMAT = 2
+# Longest time that is shown as time left, seconds: a thousand years.
+MOST_SECONDS = 1000 * 366 * 86400
+
+
+def _check_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time must have its zone")
+    return text
+
+
+# A time as ISO 8601.
+Time = Annotated[str, AfterValidator(_check_time)]
+
 # Size in bytes up to which every page of a database is checked for damage; checking a larger one
 # takes too long for a status.
 _MOST_CHECKED = 32 * 2**20
@@ -56,6 +73,65 @@ _EMPTY: Mapping[str, Any] = {
     "updated": None,
     "process": None,
 }
+
+
+class _Strict(Strict):
+    model_config = ConfigDict(strict=True)
+
+
+class _Counts(_Strict):
+    complete: NonNegativeInt
+    failed: NonNegativeInt
+    stopped: NonNegativeInt
+    running: NonNegativeInt
+
+
+class _Best(_Strict):
+    trial: NonNegativeInt
+    delta_mtl: FiniteFloat
+    gflops: FiniteFloat
+
+
+class _Baselines(_Strict):
+    done: NonNegativeInt
+    wanted: NonNegativeInt | None
+
+
+class _Worker(_Strict):
+    name: str
+    job: str
+    attempt: NonNegativeInt
+    since: Time
+    stage: str
+    seen: Time
+
+
+class _Process(_Strict):
+    pid: NonNegativeInt
+    host: str
+
+
+class _Board(_Strict):
+    """Contents of `status.json`."""
+
+    format: Literal[2]
+    study: str
+    fingerprint: str
+    tune: list[str]
+    budget: str
+    storage: str
+    wanted: NonNegativeInt
+    n_trials: NonNegativeInt | None
+    trials: _Counts
+    per_hour: Annotated[FiniteFloat, Field(ge=0)] | None
+    seconds_left: Annotated[FiniteFloat, Field(ge=0, le=MOST_SECONDS)] | None
+    best: _Best | None
+    front: NonNegativeInt
+    baselines: _Baselines
+    workers: list[_Worker]
+    started: Time
+    updated: Time
+    process: _Process
 
 
 @dataclass(frozen=True)
@@ -207,7 +283,7 @@ class StatusFile:
         self._status |= {
             "trials": {**self._counts, "running": sum(map(_is_trial, self._workers))},
             "per_hour": rate,
-            "seconds_left": 3600 * left / rate if rate else None,
+            "seconds_left": min(3600 * left / rate, MOST_SECONDS) if rate else None,
             "best": None
             if best is None
             else {"trial": best.trial, "delta_mtl": best.gain, "gflops": best.gflops},
@@ -216,13 +292,8 @@ class StatusFile:
             "updated": _now(),
         }
         # Not synced to disk: after a power cut, the store itself holds everything that matters.
-        temporary = self._path.with_name(f".{BOARD}.{os.getpid()}")
-        try:
-            temporary.write_bytes(json.dumps(self._status).encode())
-            temporary.replace(self._path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with contextlib.suppress(OSError):
+            write_atomic(self._path, json.dumps(self._status).encode(), durable=False)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -235,26 +306,35 @@ def read_status(folder: Path) -> dict[str, Any]:
         The contents of `status.json`, or counts from the database where that file is missing; and
         `alive`: whether a coordinator runs; `holder`: its process; `unfinished`: number of trials
         that were begun and left no result; `damage`: the fault of the database, None where it is
-        sound; `backup`: its last sound backup, where it is damaged.
+        sound; `backup`: its last sound backup, where it is damaged; `passed_over`: the fault of
+        `status.json`, None where it is whole or missing.
 
     Raises:
         UsageError: There is no store in that folder.
+        StudyRefusedError: The database or the lock is no regular file.
     """
     check_store(folder)
     path, coordinator = folder / DATABASE, holder(folder)
-    status = _read_board(folder)
+    passed_over = None
+    try:
+        status = _read_board(folder)
+    except FileRefusedError as error:
+        status, passed_over = None, str(error)
     fault = None
-    if status is None or not status["storage"]:
-        large = path.exists() and path.stat().st_size > _MOST_CHECKED
+    # Without `status.json` a database that is not here may be on a server.
+    local = exists(path) or passed_over is None
+    if local and (status is None or not status["storage"]):
+        large = is_regular(path) and path.stat().st_size > _MOST_CHECKED
         fault = damage(path, thorough=not large)
     if status is None:
-        status = dict(_EMPTY) if fault else _counted(path)
+        status = dict(_EMPTY) if fault or not local else _counted(path)
     if coordinator is None:
         status |= {"workers": [], "trials": {**status["trials"], "running": 0}}
     backup = last_backup(folder) if fault else None
     return status | {
         "alive": coordinator is not None,
         "holder": None if coordinator is None else asdict(coordinator),
+        "passed_over": passed_over,
         "unfinished": _count_unfinished(folder / "trials"),
         "damage": fault,
         "backup": None
@@ -304,27 +384,34 @@ def check_store(folder: Path) -> None:
 
 
 def _read_board(folder: Path) -> dict[str, Any] | None:
-    """Read `status.json`; None where it is missing, damaged or of another format."""
+    """Read `status.json`; None where it is missing or of another format.
+
+    Raises:
+        FileRefusedError: It is damaged, or no regular file.
+    """
+    path = folder / BOARD
     try:
-        status = json.loads((folder / BOARD).read_bytes())
-    except (FileNotFoundError, ValueError):
+        status = read_json(path, dict[str, Any])
+    except FileNotFoundError:
         return None
-    if not isinstance(status, dict) or status.get("format") != FORMAT:
+    if status.get("format") in range(1, FORMAT):
         return None
-    return {**_EMPTY, **status}
+    parse_json(json.dumps(status), _Board, path)
+    return status
 
 
 def _counted(path: Path) -> dict[str, Any]:
     """Count trials and baselines in the database, in the form of `status.json`."""
     try:
         attributes, trials = read_attributes(path), count_trials(path)
-    except (sqlite3.DatabaseError, ValueError):  # The first start was killed before it was set up.
+    # The first start was killed before it was set up.
+    except (sqlite3.DatabaseError, ValueError, TypeError):
         return dict(_EMPTY)
     made = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
     return {
         **_EMPTY,
-        "study": attributes.get("name", ""),
-        "fingerprint": attributes.get("fingerprint", ""),
+        "study": str(attributes.get("name", "")),
+        "fingerprint": str(attributes.get("fingerprint", "")),
         "trials": trials,
         "baselines": {
             "done": sum(key.startswith("baseline/") for key in attributes),
@@ -335,7 +422,8 @@ def _counted(path: Path) -> dict[str, Any]:
 
 
 def _count_unfinished(trials: Path) -> int:
-    return sum(not path.with_name("result.json").exists() for path in trials.glob("*/spec.json"))
+    folders = entries_of(trials)
+    return sum(exists(path / "spec.json") and not exists(path / "result.json") for path in folders)
 
 
 def _dominates(one: TrialOutcome, other: TrialOutcome) -> bool:

@@ -14,8 +14,9 @@ import contextlib
 import functools
 import gc
 import itertools
+import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, TaskInfo
 from gatesearch.store import names
 from gatesearch.store.database import close_database
+from gatesearch.store.integrity import TrialRows, seal, unseal
+from gatesearch.store.tidy import entries_of, exists, is_regular
 from gatesearch.study import Study
 
 PREDICTIONS = "predictions.npz"
-# Attributes of a trial.
-_NUMBER = "trial"
-_VALIDATION = "validation"
-_RESULT = "result"
 
 # Δ_MTL is maximised and GFLOPs are minimised; Δ_MTL alone where all trials of a search cost the
 # same.
@@ -86,12 +85,13 @@ class Store:
     Attributes:
         handle: The main Optuna study, which holds the store's attributes.
         searches: Name of a search -> Optuna study of its trials.
+        storage: The database.
     """
 
     def __init__(self, folder: Path, handle: optuna.Study, storage: RDBStorage) -> None:
         self.folder = folder
         self.handle = handle
-        self._storage = storage
+        self.storage = storage
         self._parsed_results: dict[int, Result] = {}
         self._mirrors: dict[str, optuna.Study] = {}
         prefix = f"{handle.study_name} "
@@ -103,7 +103,8 @@ class Store:
 
     def open_search(self, name: str, objectives: Sequence[StudyDirection]) -> None:
         """Make the Optuna study of a search, unless there is one."""
-        if name not in self.searches:
+        # A run may have been killed after it had made the study, and before it had listed it.
+        if name not in self.searches or name not in (self.attribute(names.SEARCHES) or {}):
             self.searches[name] = self._study(name, objectives)
 
     def objectives(self, name: str) -> int:
@@ -114,21 +115,73 @@ class Store:
         """Open the Optuna study of a supernet's configurations that are tried without training."""
         return self._study(names.patterns_name(method, seed), GAIN_AND_COST)
 
+    def keep_pattern(
+        self,
+        patterns: optuna.Study,
+        trial: optuna.Trial,
+        metrics: Mapping[str, float],
+        values: Sequence[float],
+    ) -> None:
+        """Write the figures of a configuration, which ends its trial.
+
+        Args:
+            patterns: The Optuna study of the configurations.
+            trial: The trial of this one.
+            metrics: Task -> metric on the validation part.
+            values: Objectives: Δ_MTL in percent, and GFLOPs.
+        """
+        frozen = patterns.get_trials(deepcopy=False)[trial.number]
+        rows = self._rows(patterns, frozen, values=values)
+        trial.set_user_attr(names.PATTERN_METRICS, rows.seal_metrics(dict(metrics)))
+        patterns.tell(trial, list(values))
+
+    @staticmethod
+    def pattern_metrics(trial: FrozenTrial) -> dict[str, float]:
+        """Return the metrics of a configuration that was tried."""
+        return dict(trial.user_attrs[names.PATTERN_METRICS]["value"])
+
+    def _rows(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        *,
+        state: TrialState = TrialState.COMPLETE,
+        values: Sequence[float] = (),
+    ) -> TrialRows:
+        """Describe a trial as Optuna's tables are going to hold it."""
+        return TrialRows(
+            study.study_name.removeprefix(f"{self.handle.study_name} "),
+            trial.number,
+            state.name,
+            [float(value) for value in values],
+            {
+                name: [
+                    float(drawn.to_internal_repr(trial.params[name])),
+                    distribution_to_json(drawn),
+                ]
+                for name, drawn in trial.distributions.items()
+            },
+            dict(trial.system_attrs),
+        )
+
     def _study(self, name: str, objectives: Sequence[StudyDirection]) -> optuna.Study:
         handle = optuna.create_study(
             study_name=f"{self.handle.study_name} {name}",
-            storage=self._storage,
+            storage=self.storage,
             directions=list(objectives),
             load_if_exists=True,
         )
         name_metrics(handle)
+        known = self.attribute(names.SEARCHES) or {}
+        if name not in known:
+            self.keep(names.SEARCHES, {**known, name: len(objectives)})
         return handle
 
     @functools.cached_property
     def numbers(self) -> set[int]:
         """Numbers of all trials that were ever begun."""
         return {
-            trial.user_attrs[_NUMBER]
+            trial.user_attrs[names.NUMBER]
             for search in self.searches.values()
             for trial in _begun_trials(search)
         }
@@ -174,10 +227,12 @@ class Store:
             distributions={
                 name: json_to_distribution(text) for name, text in trial.drawn_from.items()
             },
-            user_attrs={_NUMBER: trial.number},
+            user_attrs={names.NUMBER: trial.number},
             system_attrs=dict(system_attrs or {}),
         )
-        self.searches[trial.search].add_trial(template)
+        search = self.searches[trial.search]
+        template.user_attrs[names.BEGUN] = self._rows(search, template).seal_begun(trial.number)
+        search.add_trial(template)
         self.numbers.add(trial.number)
 
     def _mirror(self, name: str) -> optuna.Study:
@@ -193,7 +248,7 @@ class Store:
         pending = [
             PendingTrial(
                 name,
-                trial.user_attrs[_NUMBER],
+                trial.user_attrs[names.NUMBER],
                 dict(trial.params),
                 trial.number,
                 _as_json(trial.distributions),
@@ -218,7 +273,7 @@ class Store:
 
     def close(self) -> None:
         """Close the connections to the database."""
-        close_database(self._storage)
+        close_database(self.storage)
 
     @property
     def identity(self) -> str:
@@ -227,11 +282,17 @@ class Store:
 
     def attribute(self, name: str) -> Any:
         """Return an attribute of the store; None where it was never set."""
-        return self.handle.user_attrs.get(name)
+        stored = self.handle.user_attrs.get(name)
+        return None if stored is None else unseal(name, stored)
+
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        """All attributes of the store: name -> value."""
+        return {name: unseal(name, stored) for name, stored in self.handle.user_attrs.items()}
 
     def keep(self, name: str, value: Any) -> None:
         """Set an attribute of the store; it is committed before this returns."""
-        self.handle.set_user_attr(name, value)
+        self.handle.set_user_attr(name, seal(name, value))
 
     def keep_result(self, result: Result) -> None:
         """Keep the result of a baseline or of a start network.
@@ -262,21 +323,25 @@ class Store:
             values: Its objectives, in the order of the search; None where the trial failed or was
                 stopped early.
         """
-        search, storage = self.searches[trial.search], self._storage
+        search, storage = self.searches[trial.search], self.storage
         study = storage.get_study_id_from_name(search.study_name)
         trial_id = storage.get_trial_id_from_study_id_trial_number(study, trial.index)
-        for name, value in (
-            (_VALIDATION, dict(result.metrics.get("validation", {}))),
-            (_RESULT, result.to_json()),
-        ):
-            storage.set_trial_user_attr(trial_id, name, value)
-        state = None
+        state = TrialState.COMPLETE
         if values is None:
             # Optuna's name for a trial that was stopped early.
             state = TrialState.PRUNED if result.state == "stopped" else TrialState.FAIL
+        rows = self._rows(search, storage.get_trial(trial_id), state=state, values=values or ())
+        rows.attributes[names.VALIDATION] = dict(result.metrics.get("validation", {}))
+        sealed = rows.seal_result(trial.number, json.dumps(result.to_json()))
+        for name, value in (
+            (names.VALIDATION, rows.attributes[names.VALIDATION]),
+            (names.RESULT, sealed),
+        ):
+            storage.set_trial_user_attr(trial_id, name, value)
         for optuna_study in (search, self._mirrors.get(trial.search)):
             if optuna_study is not None:
-                optuna_study.tell(trial.index, values, state=state)
+                told = None if values is not None else state
+                optuna_study.tell(trial.index, values, state=told)
 
     @_without_garbage_collection()
     def results(self, name: str) -> list[Result]:
@@ -288,13 +353,14 @@ class Store:
     def _result(self, trial: FrozenTrial) -> Result:
         """Parse the result of a trial that ended; once, because it cannot change any more."""
         if trial._trial_id not in self._parsed_results:
-            self._parsed_results[trial._trial_id] = Result.from_json(trial.user_attrs[_RESULT])
+            text = trial.user_attrs[names.RESULT]["json"]
+            self._parsed_results[trial._trial_id] = Result.from_text(text)
         return self._parsed_results[trial._trial_id]
 
     @property
     def bases(self) -> list[Result]:
         """Results of the baselines, then of the start networks."""
-        baselines, starts = self._bases(self.handle.user_attrs)
+        baselines, starts = self._bases(self._attributes)
         return [*baselines, *starts]
 
     @staticmethod
@@ -330,7 +396,7 @@ class Store:
     @_without_garbage_collection()
     def record(self) -> StudyRecord:
         """Read everything in the store, for reports."""
-        attributes = self.handle.user_attrs
+        attributes = self._attributes
         baselines, starts = self._bases(attributes)
         trials = [
             _with_test_figures(self._result(trial), attributes)
@@ -338,6 +404,11 @@ class Store:
             for trial in _ended_trials(search)
             if not names.searches_weights(name)
         ]
+        ended = {
+            trial.user_attrs[names.NUMBER]
+            for search in self.searches.values()
+            for trial in _ended_trials(search)
+        }
         predictions = self.folder / PREDICTIONS
         return StudyRecord(
             name=attributes["name"],
@@ -350,7 +421,8 @@ class Store:
             trials=tuple(sorted(trials, key=lambda result: result.trial or 0)),
             starts=tuple(starts),
             data=attributes.get("data", {}),
-            predictions=predictions if predictions.is_file() else None,
+            predictions=predictions if is_regular(predictions) else None,
+            untaken=_numbers_of_results(self.folder / "trials", besides=ended),
         )
 
 
@@ -379,7 +451,7 @@ def name_metrics(handle: optuna.Study) -> None:
     """Name the objectives of an Optuna study, for its dashboard."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        handle.set_metric_names(["delta_mtl", "gflops"][: len(handle.directions)])
+        handle.set_metric_names(names.METRICS[: len(handle.directions)])
 
 
 def _as_json(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
@@ -389,7 +461,7 @@ def _as_json(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
 def _without_results(trial: FrozenTrial) -> FrozenTrial:
     """Copy a trial for the mirror; one without a number was never begun, and counts as failed."""
     return create_trial(
-        state=trial.state if _NUMBER in trial.user_attrs else TrialState.FAIL,
+        state=trial.state if names.NUMBER in trial.user_attrs else TrialState.FAIL,
         values=trial.values,
         params=trial.params,
         distributions=trial.distributions,
@@ -399,11 +471,20 @@ def _without_results(trial: FrozenTrial) -> FrozenTrial:
 
 @_without_garbage_collection()
 def _begun_trials(search: optuna.Study) -> list[FrozenTrial]:
-    return [trial for trial in search.get_trials(deepcopy=False) if _NUMBER in trial.user_attrs]
+    return [
+        trial for trial in search.get_trials(deepcopy=False) if names.NUMBER in trial.user_attrs
+    ]
 
 
 def _ended_trials(search: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in _begun_trials(search) if trial.state.is_finished()]
+
+
+def _numbers_of_results(trials: Path, *, besides: Collection[int]) -> tuple[int, ...]:
+    """List the numbers of trials with a result in their folder, except some."""
+    numbers = {int(path.name): path for path in entries_of(trials) if path.name.isdecimal()}
+    unknown = sorted(set(numbers) - set(besides))
+    return tuple(number for number in unknown if exists(numbers[number] / "result.json"))
 
 
 def _with_test_figures(result: Result, attributes: Mapping[str, Any]) -> Result:

@@ -1,7 +1,8 @@
 """Bring a store of gatesearch 0.1.0 to the form of this version, once.
 
 `old_form` says how what it wrote differs. Beside that, 0.1.0 kept trials without a budget in the
-main Optuna study, and what trials start from in folders named after its kind; both are moved.
+main Optuna study, and what trials start from in folders named after its kind; both are moved. It
+kept no checksums, which are added to the database and to the files of trainings.
 
 The database is changed in a copy, which then takes the old one's place whole; the old one is kept
 beside it. Every step before that can be done twice, so that an upgrade that was cut off is
@@ -17,11 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gatesearch.checksums import with_checksum
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
-from gatesearch.files import write_atomic
+from gatesearch.files import FileRefusedError, read_json, write_atomic
 from gatesearch.results import Result
 from gatesearch.store import names
-from gatesearch.store.backup import DATABASE, damaged
+from gatesearch.store.backup import DATABASE, damage, damaged
+from gatesearch.store.integrity import is_sealed, seal, sorted_trials
 from gatesearch.store.lock import locked
 from gatesearch.store.old_form import (
     STARTS,
@@ -32,23 +35,24 @@ from gatesearch.store.old_form import (
     new_job_result,
     new_search_name,
 )
+from gatesearch.store.tidy import is_regular
 
-# Raised whenever the form of a store changes.
-VERSION = 2
 OLD_COPY = f"{DATABASE}.0.1.0"
 
 
 def upgradable(folder: Path) -> bool:
     """Whether a folder holds a store of gatesearch 0.1.0."""
     path = folder / DATABASE
-    if not path.is_file() or path.stat().st_size == 0:
+    if not is_regular(path) or path.stat().st_size == 0:
         return False
     try:
         with contextlib.closing(_connect(path)) as database:
-            keys = {key for (key,) in database.execute("SELECT key FROM study_user_attributes")}
-    except sqlite3.DatabaseError:  # damaged: opening the store says how
+            stored = dict(database.execute("SELECT key, value_json FROM study_user_attributes"))
+        sealed = is_sealed(json.loads(stored.get(names.DEFINITION, "null")))
+    # It is damaged: opening the store says how.
+    except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError):
         return False
-    return names.DEFINITION in keys and names.FORMAT not in keys
+    return names.DEFINITION in stored and names.FORMAT not in stored and not sealed
 
 
 def upgrade(folder: Path) -> None:
@@ -65,6 +69,9 @@ def upgrade(folder: Path) -> None:
     if not upgradable(folder):
         return
     path, aside = folder / DATABASE, folder / f".{DATABASE}.upgrade"
+    fault = damage(path)
+    if fault is not None:
+        raise damaged(path, fault)
     for left in (aside, Path(f"{aside}-journal")):
         left.unlink(missing_ok=True)
     try:
@@ -140,8 +147,60 @@ def _rewrite_copy(path: Path, aside: Path, trials: Path) -> dict[str, Result]:
                 )
             elif method:
                 _move_trials(new, main, new_name)
+        _seal(new, main, name)
         new.commit()
     return results
+
+
+def _seal(database: sqlite3.Connection, main: int, name: str) -> None:
+    """Add checksums to all attributes of the store and to all of its trials."""
+    searches = {
+        study: whole_name.removeprefix(f"{name} ")
+        for study, whole_name in database.execute("SELECT study_id, study_name FROM studies")
+        if whole_name.startswith(f"{name} ")
+    }
+    objectives = dict(
+        database.execute("SELECT study_id, count(*) FROM study_directions GROUP BY study_id")
+    )
+    known = {search: objectives[study] for study, search in searches.items()}
+    database.execute(
+        "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (?, ?, ?)",
+        (main, names.SEARCHES, json.dumps(known)),
+    )
+    for number, key, text in database.execute(
+        "SELECT study_user_attribute_id, key, value_json FROM study_user_attributes"
+        " WHERE study_id = ?",
+        (main,),
+    ).fetchall():
+        database.execute(
+            "UPDATE study_user_attributes SET value_json = ? WHERE study_user_attribute_id = ?",
+            (json.dumps(seal(key, json.loads(text))), number),
+        )
+    ids = {
+        (searches[study], index): trial
+        for trial, study, index in database.execute("SELECT trial_id, study_id, number FROM trials")
+        if study in searches
+    }
+    for trial in sorted_trials(database.execute, searches):
+        attributes = trial.attributes
+        changed: dict[str, Any] = {}
+        if names.PATTERN_METRICS in attributes:
+            metrics = attributes[names.PATTERN_METRICS]
+            changed[names.PATTERN_METRICS] = trial.seal_metrics(metrics)
+        if names.NUMBER in attributes:
+            changed[names.BEGUN] = trial.seal_begun(attributes[names.NUMBER])
+        if names.RESULT in attributes:
+            text = json.dumps(attributes[names.RESULT])
+            changed[names.RESULT] = trial.seal_result(attributes[names.NUMBER], text)
+        for key, value in changed.items():
+            trial_id = ids[trial.search, trial.index]
+            database.execute(
+                "DELETE FROM trial_user_attributes WHERE trial_id = ? AND key = ?", (trial_id, key)
+            )
+            database.execute(
+                "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)",
+                (trial_id, key, json.dumps(value)),
+            )
 
 
 def _rewrite_attributes(
@@ -164,7 +223,7 @@ def _rewrite_attributes(
         )
     database.execute(
         "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (?, ?, ?)",
-        (main, names.FORMAT, json.dumps(VERSION)),
+        (main, names.FORMAT, json.dumps(names.VERSION)),
     )
 
 
@@ -296,11 +355,10 @@ def _read_job(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """An object of JSON; empty where there is none."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_json(path, dict[str, Any])
+    except (OSError, FileRefusedError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(value, indent=1).encode())
+def _write(path: Path, table: Mapping[str, Any]) -> None:
+    write_atomic(path, json.dumps(with_checksum(table), indent=1).encode())

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatesearch.files import write_atomic
+from gatesearch.files import FileRefusedError, write_atomic
 from gatesearch.stopping import Stop, never
+from gatesearch.tensor_files import read_tensors
 
 _NAME = re.compile(r"checkpoint-(\d{1,12})\.safetensors")
 _MAX_KEPT = 2
@@ -74,21 +75,22 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """Read the newest undamaged checkpoint; a message says why others were passed over."""
         complaints = []
-        found = None
+        newest = None
         for path in reversed(self._paths()):
             try:
-                found = self._read(path)
-            # A damaged header can make the reader raise nearly anything.
+                newest = self._read(path)
+            # Its state can be any text, nested too deep for example.
             except Exception as error:
-                reason = (str(error) or type(error).__name__).splitlines()[0]
+                reason = error.fault if isinstance(error, FileRefusedError) else str(error)
+                reason = " ".join(reason.split())[:200] or type(error).__name__
                 complaints.append(f"the checkpoint {path} cannot be used: {reason}")
                 self._refused.add(path)
             else:
                 break
-        instead = f"going on from {path.name}" if found else "there is no older one to go on from"
+        instead = f"going on from {path.name}" if newest else "there is no older one to go on from"
         for complaint in complaints:
             self._tell(f"{complaint}; {instead}")
-        return found
+        return newest
 
     def due(self) -> bool:
         """Return whether a checkpoint should be kept now: enough time has passed, or `stopping`."""
@@ -138,21 +140,18 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> Checkpoint:
-        from safetensors import safe_open
-
-        if not path.is_file():
-            raise ValueError("it is no file")
         # Memory-mapped, so that nothing is allocated before identity and checksum are verified.
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            identity = metadata.get("identity")
-            if identity != self.identity:
-                raise ValueError(f"it is of {identity!r}, not of {self.identity!r}")
-            mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            state = metadata.get("state", "")
-            if _digest(state, mapped) != metadata.get("sha256"):
-                raise ValueError("its checksum is wrong")
-            return Checkpoint(json.loads(state), {name: t.clone() for name, t in mapped.items()})
+        mapped, metadata = read_tensors(path)
+        identity = metadata.get("identity")
+        if identity != self.identity:
+            raise ValueError(f"it is of {identity!r}, not of {self.identity!r}")
+        text = metadata.get("state", "")
+        if _digest(text, mapped) != metadata.get("sha256"):
+            raise ValueError("its checksum is wrong")
+        state = json.loads(text)
+        if not isinstance(state, dict):
+            raise ValueError("its state must be an object")
+        return Checkpoint(state, {name: t.clone() for name, t in mapped.items()})
 
 
 def _number(path: Path) -> int:

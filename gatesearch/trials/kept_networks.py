@@ -1,60 +1,82 @@
 """Write, copy and read trained networks in their folders."""
 
+import hashlib
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from gatesearch.checksums import file_checksum
 from gatesearch.errors import StudyRefusedError
-from gatesearch.files import write_atomic
+from gatesearch.files import FileRefusedError, open_regular, write_atomic
 from gatesearch.methods import Context, NetworkSpec, build_model, method_of
-from gatesearch.pruning import CompactNet, save_compact
+from gatesearch.pruning import CompactNet
+from gatesearch.pruning.compact import compact_files
 from gatesearch.results import Result
 from gatesearch.study import Study
+from gatesearch.tensor_files import read_tensors, refuse_large
 
 MODEL = "model"
 TENSORS = ".safetensors"
 _DESCRIPTION = ".json"  # beside the weights of a compact network
 
 
-def keep_network(network: nn.Module, folder: Path) -> None:
-    """Write a network into its folder."""
+def keep_network(network: nn.Module, folder: Path) -> dict[str, str]:
+    """Write a network into its folder.
+
+    Returns:
+        Name of each file -> its SHA-256, for `Result.files`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(network, CompactNet):
-        save_compact(network, folder / MODEL)
-        return
-    state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-    write_atomic((folder / MODEL).with_suffix(TENSORS), save(state))
+        contents = compact_files(network)
+    else:
+        state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+        contents = {TENSORS: save(state)}
+    checksums = {}
+    for suffix, content in contents.items():
+        path = (folder / MODEL).with_suffix(suffix)
+        write_atomic(path, content)
+        checksums[path.name] = hashlib.sha256(content).hexdigest()
+    return checksums
 
 
-def copy_network(source: Path, target: Path) -> None:
-    """Copy a network into another folder."""
+def copy_network(result: Result, source: Path, target: Path) -> None:
+    """Copy a network into another folder; its checksums stay as they are in the result.
+
+    Args:
+        result: The network's result.
+        source: Its folder.
+        target: The other folder.
+
+    Raises:
+        StudyRefusedError: A file is missing, or was changed since it was written.
+    """
+    _verify(result, source)
     target.mkdir(parents=True, exist_ok=True)
-    for suffix in (TENSORS, _DESCRIPTION):
-        there, here = ((folder / MODEL).with_suffix(suffix) for folder in (source, target))
-        if suffix == TENSORS or there.exists():
-            write_atomic(here, there.read_bytes())
+    unverified = [MODEL + suffix for suffix in (TENSORS, _DESCRIPTION)]
+    for name in result.files or [name for name in unverified if (source / name).exists()]:
+        try:
+            with os.fdopen(open_regular(source / name), "rb") as file:
+                content = file.read()
+        except FileRefusedError as error:
+            raise _refused(error.path, error.fault) from error
+        write_atomic(target / name, content)
 
 
-def network_state(spec: NetworkSpec, *, out: Path) -> dict[str, Tensor]:
+def network_state(result: Result, *, out: Path) -> dict[str, Tensor]:
     """Read the state dict of a trained network.
 
     Args:
-        spec: The network.
+        result: The network's result.
         out: The store's folder.
 
     Raises:
-        StudyRefusedError: The file is missing or damaged.
+        StudyRefusedError: The file is missing or damaged, or was changed since it was written.
     """
-    path = (spec.folder(out) / MODEL).with_suffix(TENSORS)
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise StudyRefusedError(
-            f"{path} is missing or damaged ({error}), and the store needs it; put it back from a "
-            "backup, or start again in another --out folder"
-        ) from error
+    return _read_state(result, out=out, expected=None)
 
 
 def load_network(result: Result, context: Context, *, out: Path) -> nn.Module:
@@ -66,15 +88,18 @@ def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
     """Read the network of a result, onto the processor and in evaluation mode.
 
     Raises:
-        StudyRefusedError: The file is missing or damaged.
-        UsageError: The files of a pruned network are missing or damaged.
+        StudyRefusedError: A file is missing or damaged, or was changed since it was written.
     """
-    spec = NetworkSpec.of(result)
+    folder = NetworkSpec.of(result).folder(out)
     read = method_of(result.method).read
     if read is not None:
-        return read(spec.folder(out) / MODEL)
+        _verify(result, folder)
+        try:
+            return read(folder / MODEL)
+        except FileRefusedError as error:
+            raise _refused(error.path, error.fault) from error
     model = build_model(study, result.method, seed=result.seed, pretrained=False)
-    model.load_state_dict(network_state(spec, out=out))
+    model.load_state_dict(_read_state(result, out=out, expected=model.state_dict()))
     return model.eval()
 
 
@@ -86,3 +111,40 @@ def as_compact(network: nn.Module, method: str, study: Study) -> nn.Module:
     """
     convert = method_of(method).as_compact
     return network if convert is None else convert(network, study)
+
+
+def _read_state(
+    result: Result, *, out: Path, expected: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    folder = NetworkSpec.of(result).folder(out)
+    _verify(result, folder)
+    path = (folder / MODEL).with_suffix(TENSORS)
+    try:
+        return read_tensors(path, expected)[0]
+    except FileRefusedError as error:
+        raise _refused(path, error.fault) from error
+
+
+def _verify(result: Result, folder: Path) -> None:
+    """Refuse a network whose files are missing, or differ from what was written.
+
+    The checksums of networks of gatesearch 0.1.0 are unknown.
+    """
+    for name in result.files or [MODEL + TENSORS]:
+        path = folder / name
+        try:
+            refuse_large(path)
+            changed = name in result.files and file_checksum(path) != result.files[name]
+        except FileRefusedError as error:
+            raise _refused(path, error.fault) from error
+        except OSError as error:
+            raise _refused(path, f"is missing or cannot be read ({error.strerror})") from error
+        if changed:
+            raise _refused(path, "was changed since it was written: its checksum differs")
+
+
+def _refused(path: Path, fault: str) -> StudyRefusedError:
+    return StudyRefusedError(
+        f"{path} {fault}, and the store needs it; put it back from a backup, or start again in "
+        "another --out folder"
+    )

@@ -15,7 +15,6 @@ from gatesearch.methods import (
     NetworkSpec,
     TrainingRequest,
     method_of,
-    start_of,
     training_of,
 )
 from gatesearch.results import Result
@@ -54,9 +53,8 @@ def train_network(
         TrainingError: The training cannot go on.
         Preempted: The training was asked to stop, and has kept a checkpoint.
     """
-    before = start_of(spec, context.study)
     request = TrainingRequest(
-        spec, context, None if before is None else lambda: network_state(before, out=out), emit
+        spec, context, None if start is None else lambda: network_state(start, out=out), emit
     )
     history = History()
     # A start of the same method, such as a warm-up, is a part of this training.
@@ -95,7 +93,7 @@ def train_network(
         emit(Log(f"{spec.label}: measuring"))
         result = _measured(result, network.module, spec, context, emit)
     if controls.ranks.rank == 0:
-        keep_network(network.module, spec.folder(out))
+        result = replace(result, files=keep_network(network.module, spec.folder(out)))
     return result
 
 

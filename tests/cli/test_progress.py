@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from gatesearch.cli import progress
 from gatesearch.cli.progress import TimeLeft, emitter, show_lines
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, StudyRefusedError
 from gatesearch.events import Log, NetworkTrained, Progress, Warned
 
 
@@ -119,3 +120,21 @@ class TestTimeLeft:
             left.seconds(Progress(stage, 0, 10, "epochs"), 0.0)
         assert left.seconds(Progress("stl", 5, 10, "epochs"), 1.0) == 1.0
         assert left.seconds(Progress("mtl", 1, 10, "epochs"), 1.0) == 9.0
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_log_is_written_only_if_it_is_a_regular_file(tmp_path, kind) -> None:
+    log, target = tmp_path / "log.jsonl", tmp_path / "target"
+    target.write_text("kept")
+    if kind == "link":
+        log.symlink_to(target)
+    elif kind == "pipe":
+        os.mkfifo(log)
+    else:
+        log.mkdir()
+    with (
+        pytest.raises(StudyRefusedError, match=r"log\.jsonl must be a regular file"),
+        emitter(log) as emit,
+    ):
+        emit(Warned("x"))
+    assert target.read_text() == "kept"

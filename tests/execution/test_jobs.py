@@ -1,11 +1,15 @@
 """A job as JSON, and the files in its folder."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from random import Random
 
 import pytest
 
+from gatesearch.checksums import with_checksum, without_checksum
 from gatesearch.cost import Budget
 from gatesearch.errors import StudyRefusedError
 from gatesearch.execution.jobs import (
@@ -19,6 +23,7 @@ from gatesearch.execution.jobs import (
     read_result,
     read_spec,
 )
+from gatesearch.files import LARGEST_TABLE
 from gatesearch.methods import NetworkSpec
 from gatesearch.study import ExecutionSpec
 from tests.execution.fakes import job_of, result_of
@@ -79,13 +84,125 @@ def test_a_specification_is_read_from_its_folder_wherever_that_was_moved(
     assert moved == replace(job, out=tmp_path / "moved")
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"\xff", b'{"spec": {"trial": "../up"}}'])
-def test_what_is_no_specification_is_none(tmp_path, text) -> None:
-    path = tmp_path / "trials" / "0000" / SPEC
-    path.parent.mkdir(parents=True)
-    assert read_spec(path) is None
-    path.write_bytes(text)
-    assert read_spec(path) is None
+DAMAGED = {
+    "empty": b"",
+    "a list": b"[]",
+    "a number": b"3",
+    "no checksum": b"{}",
+    "no UTF-8": b"\xff",
+    "no checksum of a bad job": b'{"spec": {"trial": "../up"}}',
+    "deep": b'{"a": ' + b"[" * 100_000,
+    "large": b'{"a": "' + b"x" * (LARGEST_TABLE + 1) + b'"}',
+}
+
+
+def put(kind: str, path: Path) -> None:
+    """Put something that is no regular file at a path."""
+    if kind == "a symbolic link":
+        path.with_name("target").write_text("kept")
+        path.symlink_to(path.with_name("target"))
+    elif kind == "a named pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("name", [SPEC, RESULT, ATTEMPTS])
+class TestDamagedFiles:
+    def reading(self, job, name):
+        calls = {
+            SPEC: lambda: read_spec(job.folder / SPEC),
+            RESULT: lambda: read_result(job),
+            ATTEMPTS: lambda: Attempts(job.folder),
+        }
+        return calls[name]
+
+    def whole(self, job):
+        """Write all three files."""
+        job.write()
+        keep_result(job, result_of(job))
+        Attempts(job.folder).begin()
+
+    def refused(self, job, name) -> None:
+        with pytest.raises(StudyRefusedError, match="move it away") as caught:
+            self.reading(job, name)()
+        assert str(caught.value).startswith(str(job.folder / name))
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 700
+
+    @pytest.mark.parametrize("kind", DAMAGED)
+    def test_damage_is_refused_in_one_line(self, tmp_path, name, kind) -> None:
+        job = job_of(tmp_path)
+        self.whole(job)
+        whole = (job.folder / name).read_bytes()
+        (job.folder / name).write_bytes(DAMAGED[kind])
+        self.refused(job, name)
+        (job.folder / name).write_bytes(whole)
+        assert self.reading(job, name)() is not None  # put right, it is read as before
+
+    @pytest.mark.parametrize("kind", ["a symbolic link", "a named pipe", "a folder"])
+    def test_only_regular_files_are_read(self, tmp_path, name, kind) -> None:
+        job = job_of(tmp_path)
+        job.folder.mkdir(parents=True)
+        put(kind, job.folder / name)
+        self.refused(job, name)
+
+    def test_no_flipped_bit_is_taken_as_truth(self, tmp_path, name) -> None:
+        job = job_of(tmp_path, start=result_of(job_of(tmp_path)), drawn_from={"lambda_s": "{}"})
+        self.whole(job)
+        path, random = job.folder / name, Random(0)
+        data, truth = path.read_bytes(), self.reading(job, name)()
+        for _ in range(400):
+            flipped = bytearray(data)
+            flipped[random.randrange(len(data))] ^= 1 << random.randrange(8)
+            path.write_bytes(flipped)
+            try:
+                found = self.reading(job, name)()
+            except StudyRefusedError:
+                continue
+            # A flipped blank or letter of an escape can leave the same values.
+            assert vars(found) == vars(truth)
+
+    @pytest.mark.parametrize("value", ["1", [1], {"a": 1}, -1, True, None])
+    def test_a_checksum_does_not_excuse_wrong_types(self, tmp_path, name, value) -> None:
+        job = job_of(tmp_path)
+        self.whole(job)
+        path = job.folder / name
+        table = without_checksum(json.loads(path.read_text()))
+        if name == SPEC:
+            table["objectives"] = value
+        elif name == RESULT:
+            table["result"]["gflops"] = value
+        else:
+            table["attempts"][0]["process"] = value
+        path.write_text(json.dumps(with_checksum(table)))
+        self.refused(job, name)
+
+    def test_unknown_keys_are_refused(self, tmp_path, name) -> None:
+        job = job_of(tmp_path)
+        self.whole(job)
+        table = without_checksum(json.loads((job.folder / name).read_text()))
+        (job.folder / name).write_text(json.dumps(with_checksum(table | {"more": 1})))
+        self.refused(job, name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"trial": 1}, {"seed": 1}, {"method": "mtan"}, {"params": {"lambda_s": 2.0}}, {"trial": None}],
+    ids=str,
+)
+def test_a_result_of_another_network_is_refused(tmp_path, change) -> None:
+    job = job_of(tmp_path)
+    job.write()
+    keep_result(job, replace(result_of(job), **change))
+    with pytest.raises(
+        StudyRefusedError, match=r"result\.json holds the result of .*, not that of"
+    ):
+        read_result(job)
+
+
+def test_a_missing_specification_is_none(tmp_path) -> None:
+    assert read_spec(tmp_path / "trials" / "0000" / SPEC) is None
 
 
 def test_a_specification_in_another_trials_folder_is_none(tmp_path) -> None:
@@ -103,7 +220,7 @@ def test_a_result_is_that_of_this_very_job(tmp_path) -> None:
     assert read_result(job) == result_of(job, gflops=2.5)
     with pytest.raises(StudyRefusedError, match="belongs to another study or trial than trial 0"):
         read_result(replace(job, store="another"))
-    for text, said in ((b"{", "is damaged"), (b"[]", "an object is expected")):
+    for text, said in ((b"{", "is damaged"), (b"[]", "should be an object")):
         (job.folder / RESULT).write_bytes(text)
         with pytest.raises(StudyRefusedError, match=said):
             read_result(job)

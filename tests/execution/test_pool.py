@@ -1,6 +1,7 @@
 """Running jobs, without training: results as they end, crashes, events, an orderly stop."""
 
 import json
+import os
 from concurrent.futures import BrokenExecutor
 
 import pytest
@@ -211,3 +212,51 @@ def test_what_an_earlier_worker_left_is_not_read_again(tmp_path) -> None:
     assert told == []
     assert not (job.folder / STOP).exists()
     assert watching.seen[0] == ("begin", "trial 0", 3)
+
+
+class TestDamagedEvents:
+    """Nothing depends on events: what cannot be read is passed over, and said once."""
+
+    def relayed(self, tmp_path, write) -> list:
+        executor, told = FakeExecutor(held=True), []
+        pool = pool_of(executor, told=told)
+        job = job_of(tmp_path)
+        pool.begin(job)
+        write(job.folder / EVENTS)
+        executor.end("trial 0")
+        assert [result.trial for _, result in pool.results()] == [0]
+        return told
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"", b"{", b"[]", b"\xff", b'{"event": "log"}', b'{"event": "log", "message": 3}',
+            b'{"event": "log", "message": "x", "params": [1]}',
+            b'{"event": "progress", "stage": "x", "done": "1", "total": 2, "unit": "u",'
+            b' "message": ""}',
+            b'{"event": "progress", "stage": "x", "done": 1, "total": 2, "unit": "u",'
+            b' "message": "", "loss.a": null}',
+            b'{"a": ' + b"[" * 100_000, b"1" * 5000,
+        ],
+        ids=lambda line: line[:30].decode("latin-1"),
+    )  # fmt: skip
+    def test_a_damaged_line_is_passed_over(self, tmp_path, line) -> None:
+        good = json.dumps(to_json(Log("measuring"))).encode()
+        told = self.relayed(
+            tmp_path, lambda path: path.write_bytes(b"\n".join([good, line, line, good, b""]))
+        )
+        assert told.count(Log("measuring")) == 2
+        (warning,) = [event for event in told if isinstance(event, Warned)]
+        assert "has damaged lines; the events of its worker are passed over" in warning.message
+
+    def test_one_that_is_no_regular_file_is_passed_over(self, tmp_path) -> None:
+        (warning,) = self.relayed(tmp_path, os.mkfifo)
+        assert "must be a regular file, found a named pipe" in warning.message
+
+    def test_a_line_of_gigabytes_is_passed_over(self, tmp_path) -> None:
+        def write(path) -> None:
+            with path.open("wb") as file:
+                file.truncate(40 * 2**20)
+
+        (warning,) = self.relayed(tmp_path, write)
+        assert "has damaged lines" in warning.message

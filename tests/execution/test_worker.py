@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 
@@ -220,3 +221,30 @@ def test_other_data_than_the_runs_are_refused(work_of) -> None:
     job = work_of(sha256="1" * 64)
     with pytest.raises(StudyRefusedError, match="holds other data here than where the run"):
         worker.context_of(job)
+
+
+def test_checkpoints_of_a_worker_killed_after_its_result_are_removed(train, tmp_path) -> None:
+    job = job_of(tmp_path)
+    train.append(lambda checkpoints: result_of(job))
+    perform(job)
+    (job.folder / "checkpoint-1.safetensors").write_bytes(b"left")
+    perform(job)
+    assert not list(job.folder.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("name", ["lock", EVENTS])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_workers_files_are_opened_only_if_regular(tmp_path, name, kind) -> None:
+    job = job_of(tmp_path)
+    job.folder.mkdir(parents=True)
+    target, path = tmp_path / "target", job.folder / name
+    target.write_text("kept")
+    if kind == "link":
+        path.symlink_to(target)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(StudyRefusedError, match="must be a regular file"):
+        worker.work(json.dumps(job.to_json())) if name == EVENTS else perform(job)
+    assert target.read_text() == "kept"

@@ -1,6 +1,7 @@
 """Shipped files compute what PyTorch does, elsewhere too, and say what they are."""
 
 import copy
+import hashlib
 import json
 import os
 import subprocess
@@ -13,11 +14,13 @@ import torch
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
+from gatesearch.checksums import checksum
 from gatesearch.cli.predict import predict
 from gatesearch.errors import DataError, UsageError
 from gatesearch.export import Card, Shipped, choose, parity, read_model, ship, write_network
 from gatesearch.export.draw import draw_predictions
 from gatesearch.export.formats import OPSET
+from gatesearch.export.seals import open_card, seal_onnx
 from gatesearch.methods import build_model
 from gatesearch.models import GatedSupernet
 from gatesearch.pruning import CompactNet, extract
@@ -144,7 +147,7 @@ def test_loads_in_a_process_without_gatesearch(networks, shipped, tmp_path, name
         [sys.executable, "-c", ELSEWHERE, *map(str, arguments)], check=True, cwd=tmp_path
     )
     with np.load(tmp_path / "out.npz") as out:
-        assert json.loads(str(out["card"])) == card(name).model_dump(mode="json")
+        assert open_card(str(out["card"]), tmp_path / "card") == (card(name), {})
         assert tuple(out["names"]) == TASKS
         with torch.no_grad():
             ours = Shipped(networks[name], TASKS)(torch.from_numpy(images(3, 3, 80, 104)))
@@ -218,9 +221,14 @@ def test_what_cannot_be_written_is_refused(networks, tmp_path) -> None:
     ("kind", "message"),
     [
         ("absent.onnx", "no model .*absent.onnx; write one with `gatesearch export`"),
-        ("cut.onnx", "is no ONNX model that can be read"),
-        ("foreign.onnx", "was not written by `gatesearch export`"),
-        ("later.onnx", "is damaged, or of another version of gatesearch"),
+        ("cut.onnx", "ends in no checksum; write it again with `gatesearch export`"),
+        ("foreign.onnx", "was not written by `gatesearch export`: it holds no gatesearch.json"),
+        ("later.onnx", "is damaged: format: Input should be 2; write it again"),
+        ("old.onnx", "holds a card without a checksum, as gatesearch 0.1.0 wrote; write it again"),
+        ("changed.onnx", "holds a card that was changed: its checksum differs"),
+        ("text.onnx", "is no ONNX model that can be read"),
+        ("other.onnx", "must have the input image, of floats, found .*'picture'"),
+        ("less.onnx", "must have the output edges of its card, found none"),
         ("lone.safetensors", "needs lone.card.json beside it"),
         ("program.pt2", "can hold pickles, which run code"),
     ],
@@ -230,19 +238,186 @@ def test_models_that_cannot_be_read(shipped, tmp_path, kind, message) -> None:
     whole = shipped["mtl", "onnx"].read_bytes()
     if kind == "cut.onnx":
         path.write_bytes(whole[:1000])
-    elif kind in ("foreign.onnx", "later.onnx"):
+    elif kind == "text.onnx":
+        path.write_bytes(seal_onnx(b"no model"))
+    elif kind.endswith(".onnx") and kind != "absent.onnx":
         import onnx
 
         model = onnx.load(shipped["mtl", "onnx"])
-        text = card("mtl").model_dump_json().replace('"format":1', '"format":2')
-        props = {} if kind == "foreign.onnx" else {"gatesearch.json": text}
+        value = card("mtl").model_dump(mode="json")
+        if kind == "later.onnx":
+            value["format"] = 3
+        elif kind == "less.onnx":
+            value["tasks"]["edges"] = value["tasks"]["depth"] | {"kind": "edges"}
+        elif kind == "other.onnx":
+            for tensor in (*model.graph.input, *model.graph.node):
+                for field in (tensor.input, tensor.output) if hasattr(tensor, "output") else ():
+                    field[:] = ["picture" if name == "image" else name for name in field]
+                tensor.name = "picture" if tensor.name == "image" else tensor.name
+        sealed = value | {"sha256": checksum(value)}
+        if kind == "old.onnx":
+            del sealed["sha256"]
+        elif kind == "changed.onnx":
+            sealed["gflops"] = 2.0
         del model.metadata_props[:]
-        onnx.helper.set_model_props(model, props)
-        onnx.save(model, path)
+        if kind != "foreign.onnx":
+            onnx.helper.set_model_props(model, {"gatesearch.json": json.dumps(sealed)})
+        path.write_bytes(seal_onnx(model.SerializeToString()))
     elif kind != "absent.onnx":
         path.write_bytes(whole)
     with pytest.raises((DataError, UsageError), match=message):
         read_model(path)
+
+
+def test_any_byte_of_an_onnx_file_is_verified(shipped, tmp_path) -> None:
+    import onnx
+    import onnxruntime
+
+    path, whole = tmp_path / "x.onnx", shipped["mtl", "onnx"].read_bytes()
+    # The checksum at the end is metadata to other programs.
+    onnx.checker.check_model(onnx.load_from_string(whole), full_check=True)
+    session = onnxruntime.InferenceSession(whole)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["gatesearch.sha256"] == hashlib.sha256(whole[:-87]).hexdigest()
+    for place in [*range(0, len(whole), len(whole) // 40), *range(len(whole) - 100, len(whole))]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(UsageError, match=r"x\.onnx was (changed since|not written by this)"):
+            read_model(path)
+
+
+@pytest.fixture
+def files(networks, tmp_path):
+    """The three files of a network as safetensors."""
+    write_network(
+        networks["trial 1"], card("trial 1"), tmp_path / "x.safetensors", form="safetensors"
+    )
+    return {path.name: path for path in tmp_path.iterdir()}
+
+
+def test_a_card_holds_the_checksums_of_the_files_beside_it(files) -> None:
+    value = json.loads(files["x.card.json"].read_bytes())
+    assert value["files"] == {
+        suffix: hashlib.sha256(files[f"x{suffix}"].read_bytes()).hexdigest()
+        for suffix in (".json", ".safetensors")
+    }
+    stated = value.pop("sha256")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    assert stated == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_renamed_and_linked_files_are_still_read(files, networks, tmp_path) -> None:
+    (tmp_path / "links").mkdir()
+    for name, path in files.items():
+        moved = path.rename(tmp_path / f"blob-{name.replace('.', '-')}")
+        (tmp_path / "links" / name.replace("x", "renamed", 1)).symlink_to(moved)
+    model = read_model(tmp_path / "links" / "renamed.safetensors")
+    with torch.no_grad():
+        expected = Shipped(networks["trial 1"], TASKS)(torch.from_numpy(images(1, 3, 96, 128)))
+    assert all(
+        np.array_equal(a.numpy(), b)
+        for a, b in zip(expected, model.run(images(1, 3, 96, 128)), strict=True)
+    )
+
+
+def flip_last(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def relu_lost(path: Path) -> None:
+    """Another network of the same shape, or another figure on the card."""
+    text = path.read_text(encoding="utf-8")
+    changed = text.replace('"relu":true', '"relu":false').replace('"relu": true', '"relu":false')
+    changed = changed.replace('"gflops": 1.0', '"gflops": 9.0')
+    assert changed != text
+    path.write_text(changed, encoding="utf-8")
+
+
+FILE_HARMS = {
+    "flipped": flip_last,
+    "changed": relu_lost,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "empty": lambda path: path.write_bytes(b""),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "device": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+    "circle": lambda path: (path.unlink(), path.symlink_to(path)),
+    "gone": lambda path: path.unlink(),
+    "sparse": lambda path: os.truncate(path, 2**40),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        (name, harm)
+        for name in ("x.card.json", "x.json", "x.safetensors")
+        for harm in FILE_HARMS
+        if (name, harm) != ("x.safetensors", "changed")  # it is no text
+    ],
+)
+def test_a_changed_file_is_refused_in_one_line(files, name, harm) -> None:
+    FILE_HARMS[harm](files[name])
+    absent = name == "x.safetensors" and harm in ("gone", "circle")
+    with pytest.raises(
+        DataError if absent else UsageError, match=rf"^[^\n]*{name}[^\n]*export`[^\n]*$"
+    ):
+        read_model(files["x.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"size": [0, 128]}, "size.0: Input should be greater than or equal to 1"),
+        ({"size": [-1, 128]}, "size.0: Input should be greater than or equal to 1"),
+        ({"size": [20000, 20000]}, "size must have at most 16,777,216 pixels, found"),
+        ({"size": [96.5, 128]}, "size.0: Input should be a valid integer"),
+        ({"size": ["96", 128]}, "size.0: Input should be a valid integer"),
+        ({"gflops": float("nan")}, "gflops: Input should be"),
+        ({"gflops": -1.0}, "gflops: Input should be greater"),
+        ({"tasks": {}}, "tasks: Dictionary should have at least 1 item"),
+        ({"tasks": 7}, "tasks: Input should be an object"),
+        ({"tasks": {"semseg": {}}}, "tasks.semseg.kind: Field required"),
+        ({"code": "x"}, "code: Extra inputs are not permitted"),
+        ({"files": {".json": 7}}, r"\.json: Input should be a valid string"),
+        ({"files": {}}, r"x\.json was changed since it was exported"),
+        ({"kind": "smell"}, "tasks.semseg: Value error, unknown kind of task 'smell'"),
+        ({"classes": 0}, "tasks.semseg.classes: Input should be greater"),
+        ({"classes": 10**9}, "tasks.semseg.classes: Input should be less"),
+        ({"classes": True}, "tasks.semseg.classes: Input should be a valid integer"),
+        ({"name": "../semseg"}, "tasks.../semseg.* should match pattern"),
+        ({"name": "parts"}, r"x\.card\.json must describe the tasks semseg, depth, found others"),
+    ],
+)
+def test_a_card_with_a_right_checksum_is_validated_all_the_same(files, change, fault) -> None:
+    value = json.loads(files["x.card.json"].read_bytes())
+    del value["sha256"]
+    task = {key: change.pop(key) for key in ("kind", "classes") if key in change}
+    value["tasks"]["semseg"].update(task)
+    if name := change.pop("name", None):
+        value["tasks"][name] = value["tasks"].pop("semseg")
+    value |= change
+    files["x.card.json"].write_text(json.dumps(value | {"sha256": checksum(value)}))
+    with pytest.raises(UsageError, match=rf"^[^\n]*{fault}[^\n]*; write it again with [^\n]*$"):
+        read_model(files["x.safetensors"])
+
+
+def test_outputs_of_other_shapes_than_on_the_card_are_refused(files) -> None:
+    value = json.loads(files["x.card.json"].read_bytes())
+    del value["sha256"]
+    value["tasks"]["semseg"]["classes"] = 9
+    files["x.card.json"].write_text(json.dumps(value | {"sha256": checksum(value)}))
+    model = read_model(files["x.safetensors"])
+    with pytest.raises(UsageError, match=r"must compute semseg as float32 of shape \(1, 9, 8, 8\)"):
+        model.run(images(1, 3, 8, 8))
+
+
+@pytest.mark.slow("exports")
+def test_a_program_has_its_checksum_beside_it(networks, tmp_path) -> None:
+    ship(networks["mtl"], card("mtl"), tmp_path / "x.pt2", form="pt2", frames=None)
+    digest = hashlib.sha256((tmp_path / "x.pt2").read_bytes()).hexdigest()
+    assert (tmp_path / "x.pt2.sha256").read_text() == f"{digest}  x.pt2\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pt2", "x.pt2.sha256"]
 
 
 class TestPredictions:

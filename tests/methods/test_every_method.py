@@ -292,7 +292,7 @@ def check_kept(result: Result, context: Context, out) -> None:
     state = load_file((NetworkSpec.of(result).folder(out) / MODEL).with_suffix(TENSORS))
     assert state.keys() == network.state_dict().keys()
     assert all(torch.equal(state[n], t) for n, t in network.state_dict().items())
-    assert network_state(NetworkSpec.of(result), out=out).keys() == state.keys()
+    assert network_state(result, out=out).keys() == state.keys()
     again = kept_network(result, context.study, out=out)
     shipped = as_compact(again, result.method, context.study)
     image = random_image(16)

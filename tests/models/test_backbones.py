@@ -1,5 +1,7 @@
 """Encoders against published ones, and how pretrained weights are refused."""
 
+import math
+import os
 import sys
 from pathlib import Path
 
@@ -160,11 +162,10 @@ def test_depthwise_convolutions_keep_the_precision_that_they_are_given() -> None
     torch.testing.assert_close(y.float(), conv(x.float()), rtol=2**-8, atol=1e-4)
 
 
-def test_weights_from_a_file(tmp_path: Path) -> None:
-    graph = BACKBONES["resnet18"](width=0.05)
-    ours = Encoder(graph).state_dict()
+def torchvision_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A ResNet encoder's state dict as torchvision names it."""
     named = {}
-    for name, tensor in ours.items():
+    for name, tensor in state.items():
         _, node, kind, rest = name.split(".", 3)
         layer = node.replace("_", ".")
         if layer.endswith("downsample"):
@@ -172,6 +173,13 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
         elif kind == "bn":
             layer = layer.replace("conv", "bn")
         named[f"{layer}.{rest}"] = tensor
+    return named
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    graph = BACKBONES["resnet18"](width=0.05)
+    ours = Encoder(graph).state_dict()
+    named = torchvision_names(ours)
     save_file({**named, "fc.weight": torch.zeros(2, 2)}, tmp_path / "w.safetensors")
     loaded = load_pretrained("resnet18", str(tmp_path / "w.safetensors"), graph)
     assert loaded.keys() == ours.keys()
@@ -196,8 +204,58 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
         load_pretrained("resnet18", str(tmp_path / "absent.safetensors"), graph)
     for junk in (b"", b"\x80\x04junk that pickle would run", b"\xff" * 64):
         (tmp_path / "junk.safetensors").write_bytes(junk)
-        with pytest.raises(UsageError, match=r"junk.safetensors is not a safetensors file"):
+        with pytest.raises(UsageError, match=r"junk.safetensors must be a safetensors file"):
             load_pretrained("resnet18", str(tmp_path / "junk.safetensors"), graph)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("conv1.weight", math.nan), ("bn1.bias", math.inf), ("bn1.running_var", -1.0)],
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    graph = BACKBONES["resnet18"](width=0.05)
+    state = torchvision_names(Encoder(graph).state_dict())
+    state[name].flatten()[0] = value
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match=r"^model.weights: layers.conv1.\w+.\w+ must be finite"):
+        load_pretrained("resnet18", str(tmp_path / "w.safetensors"), graph)
+
+
+def test_weights_may_be_a_link_but_not_a_pipe(tmp_path: Path) -> None:
+    graph = BACKBONES["resnet18"](width=0.05)
+    state = torchvision_names(Encoder(graph).state_dict())
+    save_file(state, tmp_path / "blob")
+    (tmp_path / "w.safetensors").symlink_to(tmp_path / "blob")
+    loaded = load_pretrained("resnet18", str(tmp_path / "w.safetensors"), graph)
+    assert torch.equal(loaded["layers.conv1.conv.weight"], state["conv1.weight"])
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(UsageError, match=r"it must be a regular file, found a"):
+            load_pretrained("resnet18", str(path), graph)
+
+
+@pytest.mark.parametrize("harm", ["a bit flipped", "cut", "empty", "a pickle"])
+def test_a_damaged_cache_of_torchvision_is_refused(tmp_path: Path, monkeypatch, harm: str) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    import torchvision
+
+    weights = torchvision.models.ResNet18_Weights.DEFAULT
+    cached = tmp_path / "checkpoints" / weights.url.rpartition("/")[2]
+    cached.parent.mkdir()
+    torch.save(torchvision.models.resnet18().state_dict(), cached)
+    whole = cached.read_bytes()
+    cached.write_bytes(
+        {
+            "a bit flipped": whole[:-9000] + bytes([whole[-9000] ^ 1]) + whole[-8999:],
+            "cut": whole[:-9000],
+            "empty": b"",
+            "a pickle": b"\x80\x04cos\nsystem\n(S'false'\ntR.",
+        }[harm]
+    )
+    with pytest.raises(
+        DataError, match=r"begins with f37072fd; delete it, and it is fetched anew$"
+    ):
+        load_pretrained("resnet18", "imagenet", BACKBONES["resnet18"]())
 
 
 # The whole network in 1e9 FLOPs; those in print are in tests/cost.

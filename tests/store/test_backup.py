@@ -141,7 +141,7 @@ def test_what_is_not_there_is_damage(tmp_path) -> None:
     (tmp_path / DATABASE).touch()
     assert damage(tmp_path / DATABASE) == "it is empty"
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="cannot open"):
+    with pytest.raises(StudyRefusedError, match="must be a regular file, found a folder"):
         damage(tmp_path / "folder")
 
 

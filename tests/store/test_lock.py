@@ -1,5 +1,6 @@
 """Who holds a study: one of two, by name, and nobody once the process is dead."""
 
+import errno
 import os
 import signal
 import socket
@@ -173,9 +174,11 @@ def test_a_folder_that_cannot_be_made_names_the_cure(tmp_path) -> None:
                 pytest.fail("held")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no device that is full")
-def test_a_full_disk_names_the_cure(tmp_path) -> None:
-    (tmp_path / LOCK).symlink_to("/dev/full")
+def test_a_full_disk_names_the_cure(tmp_path, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gatesearch.store.lock.os.pwrite", full)
     with pytest.raises(DataError, match="No space left on device; name another"), locked(tmp_path):
         pytest.fail("held")
 

@@ -31,6 +31,7 @@ from gatesearch.methods import binding_methods, check_study
 from gatesearch.results import Result, summary
 from gatesearch.search.setup import task_infos
 from gatesearch.store.backup import DATABASE
+from gatesearch.store.integrity import seal
 from gatesearch.store.opening import open_store, read_store
 from gatesearch.store.store import GAIN, GAIN_AND_COST, Store
 from gatesearch.store.upgrade import OLD_COPY, upgradable, upgrade
@@ -137,12 +138,24 @@ class TestWhatIsKept:
         assert printed["trials"] == {"complete": 4, "failed": 0, "pruned": 0}
 
     def test_every_result_is_equal_but_for_what_is_called_otherwise(self, upgraded, before) -> None:
-        query = "SELECT value_json FROM {}_user_attributes WHERE value_json LIKE '%\"format\": %'"
-        queries = [query.format(kind) for kind in ("study", "trial")]
-        old, new = (
-            [json.loads(text) for q in queries for (text,) in rows(path / DATABASE, q)]
-            for path in (before, upgraded)
+        old = [
+            json.loads(text)
+            for kind in ("study", "trial")
+            for (text,) in rows(
+                before / DATABASE,
+                f"SELECT value_json FROM {kind}_user_attributes"
+                " WHERE value_json LIKE '%\"format\": %'",
+            )
+        ]
+        results = (
+            "SELECT value_json FROM study_user_attributes"
+            " WHERE key LIKE 'baseline/%' OR key LIKE 'start/%' ORDER BY study_user_attribute_id",
+            "SELECT value_json FROM trial_user_attributes WHERE key = 'result' ORDER BY trial_id",
         )
+        new, of_trials = (
+            [json.loads(text) for (text,) in rows(upgraded / DATABASE, query)] for query in results
+        )
+        new = [item["value"] for item in new] + [json.loads(item["json"]) for item in of_trials]
         assert len(old) == 3 + 3 + 6
         called = {}
         for one, other in zip(old, new, strict=True):
@@ -184,7 +197,7 @@ class TestWhatIsKept:
                 trial._trial_id: (
                     trial.state, trial.values, trial.params, trial.distributions,
                     trial.system_attrs, trial.datetime_start, trial.datetime_complete,
-                    {k: v for k, v in trial.user_attrs.items() if k != "result"},
+                    {k: trial.user_attrs.get(k) for k in ("trial", "validation")},
                 )
                 for study in optuna.get_all_study_names(storage)
                 for trial in optuna.load_study(study_name=study, storage=storage).trials
@@ -281,6 +294,7 @@ class TestWhatWasCutOff:
     def test_a_search_whose_only_trial_was_cut_off(self, folder, out, has_files) -> None:
         change(
             out / DATABASE,
+            f"UPDATE trials SET number = 0 WHERE {of_trial(CUT_OFF)}",
             f"DELETE FROM trials WHERE {of_trial(2)}",
             f"DELETE FROM trial_user_attributes WHERE {of_trial(2)}",
         )
@@ -299,7 +313,8 @@ class TestWhatWasCutOff:
         (out / "baselines" / "mtl-seed0" / "result.json").write_text("{")
         upgrade(out)
         assert [trial.number for trial in reopened(folder).unfinished()] == [CUT_OFF]
-        assert read_spec(trial / "spec.json") is None
+        with pytest.raises(StudyRefusedError, match=r"spec\.json is damaged.*move it away"):
+            read_spec(trial / "spec.json")
 
 
 def read_result_of_trial(out, number) -> Result:
@@ -414,6 +429,7 @@ os.kill(os.getpid(), {signal.SIGKILL:d})
         code = f"""
 import resource
 from pathlib import Path
+from gatesearch.store.integrity import seal
 from gatesearch.store.opening import read_store
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 read_store(Path({str(out)!r}))
@@ -470,13 +486,17 @@ def test_what_no_0_1_0_wrote_is_refused_and_left(out, statement, what) -> None:
 
 def test_a_store_of_a_later_version_is_refused_in_one_sentence(cli, folder, out) -> None:  # noqa: F811
     upgrade(out)
-    change(out / DATABASE, "UPDATE study_user_attributes SET value_json = 3 WHERE key = 'format'")
+    later = json.dumps(seal("format", 4))
+    change(
+        out / DATABASE,
+        f"UPDATE study_user_attributes SET value_json = '{later}' WHERE key = 'format'",
+    )
     for verb in ("report", "run"):
         data = ["--data", "data"] if verb == "run" else []
         done = cli(verb, "--study", "tiny.toml", *data)
         assert (done.returncode, done.stdout) == (4, "")
         assert len(done.stderr.splitlines()) == 1
-        assert "(store format 3, this version reads 2)" in done.stderr
+        assert "(store format 4, this version reads 3)" in done.stderr
 
 
 TRAINED = {"trial", "baseline"}

@@ -11,8 +11,11 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save
 
+from gatesearch.tensor_files import read_tensors
 from gatesearch.training import Checkpoint, Checkpoints
+from gatesearch.training.checkpoint import _digest
 
 
 def checkpoint(number: int = 1) -> Checkpoint:
@@ -175,6 +178,28 @@ def test_what_is_no_file_is_passed_over(kept, told) -> None:
     assert len(told) == 3
     kept.save(checkpoint(6))
     assert same(kept.newest(), checkpoint(6))
+
+
+def test_a_link_to_a_whole_one_is_passed_over(kept, told, tmp_path) -> None:
+    path = newest_file(kept)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert same(kept.newest(), checkpoint(1))
+    (line,) = told
+    assert "must be a regular file, found a symbolic link" in line
+
+
+@pytest.mark.parametrize("state", ["[" * 100_000, "[]", "no JSON", "7"])
+def test_a_state_that_is_no_object_is_passed_over(kept, told, state) -> None:
+    path = newest_file(kept)
+    tensors, metadata = read_tensors(path)
+    sealed = {"identity": "study 1", "state": state, "sha256": _digest(state, tensors)}
+    assert metadata.keys() == sealed.keys()
+    path.write_bytes(save(tensors, sealed))
+    assert same(kept.newest(), checkpoint(1))
+    (line,) = told
+    assert line.count("\n") == 0
+    assert len(line) < 600
 
 
 def test_those_of_another_training_are_not_read(kept, told) -> None:

@@ -8,7 +8,7 @@ from gatesearch.models.nodes.add import Add, AddStep
 from gatesearch.models.nodes.conv import Conv, ConvStep
 from gatesearch.models.nodes.max_pool import MaxPool, PoolStep
 from gatesearch.models.nodes.node import INPUT, Node, Size
-from gatesearch.models.nodes.step import Step, StepWeights
+from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 __all__ = [
     "INPUT",
@@ -22,6 +22,7 @@ __all__ = [
     "PoolStep",
     "Size",
     "Step",
+    "StepName",
     "StepWeights",
 ]
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors, in_inference
-from gatesearch.models.channel_source import ChannelSource, channel_positions
+from gatesearch.models.channel_source import ChannelSource, channel_count
 from gatesearch.models.nodes.elementwise import Elementwise
 from gatesearch.models.nodes.node import Size, scaled_channels
 from gatesearch.models.nodes.step import Step, StepWeights
@@ -81,7 +81,14 @@ class AddStep(Step):
     @property
     def width(self) -> int:
         """As many channels as either side has."""
-        return len(channel_positions(self.left))
+        return channel_count(self.left)
+
+    def check(self, widths: Sequence[int]) -> None:
+        """Refuse sides of different widths also; see `Step.check`."""
+        super().check(widths)
+        left, right = map(channel_count, self.sources)
+        if left != right:
+            raise ValueError(f"must add as many channels on both sides, found {left} and {right}")
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Add what is read on both sides."""

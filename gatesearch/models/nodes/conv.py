@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, cast
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
-from gatesearch.models.channel_source import ChannelSource, channel_positions
+from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
 from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.nodes.node import INPUT, Size, scaled_channels
-from gatesearch.models.nodes.step import Step, StepWeights
+from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Conv:
         return ConvStep(
             name=name,
             source=source,
-            inputs=len(channel_positions(source)),
+            inputs=channel_count(source),
             outputs=outputs,
             kernel=self.kernel,
             stride=self.stride,
@@ -125,15 +126,15 @@ class ConvStep(Step):
     """
 
     op: Literal["conv"] = "conv"
-    name: str
+    name: StepName
     source: ChannelSource
-    inputs: int
-    outputs: int
-    kernel: int
-    stride: int
-    dilation: int
+    inputs: Channels
+    outputs: Channels
+    kernel: int = Field(ge=1, le=31)
+    stride: int = Field(ge=1, le=16)
+    dilation: int = Field(ge=1, le=64)
     relu: bool
-    ceiling: float | None = None
+    ceiling: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     depthwise: bool = False
 
     @property
@@ -145,6 +146,16 @@ class ConvStep(Step):
     def width(self) -> int:
         """Output channels."""
         return self.outputs
+
+    def check(self, widths: Sequence[int]) -> None:
+        """Refuse wrong inputs also; see `Step.check`."""
+        super().check(widths)
+        if self.inputs != channel_count(self.source):
+            raise ValueError(f"must have {channel_count(self.source)} inputs, found {self.inputs}")
+        if self.depthwise and self.outputs != self.inputs:
+            raise ValueError(
+                f"a depthwise convolution must have {self.inputs} outputs, found {self.outputs}"
+            )
 
     def add_weights(self, weights: StepWeights) -> None:
         """Add a `ConvNorm`."""

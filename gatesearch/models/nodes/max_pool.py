@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors, in_inference
-from gatesearch.models.channel_source import ChannelSource, channel_positions
+from gatesearch.models.channel_source import ChannelSource, channel_count
 from gatesearch.models.nodes.elementwise import Elementwise
 from gatesearch.models.nodes.node import Size, scaled_channels
 from gatesearch.models.nodes.step import Step, StepWeights
@@ -72,7 +72,7 @@ class PoolStep(Step):
     @property
     def width(self) -> int:
         """As many channels as are read."""
-        return len(channel_positions(self.source))
+        return channel_count(self.source)
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Pool the channels read."""

@@ -3,12 +3,17 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
-from gatesearch.models.channel_source import ChannelSource
+from gatesearch.models.channel_source import ChannelSource, channel_count, check_source
 from gatesearch.strict import Strict
+
+# Name of a step, under which its weights are kept; torch allows no dots in it.
+StepName = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,23 @@ class Step(Strict):
     @abstractmethod
     def width(self) -> int:
         """Channels of the tensor that it computes."""
+
+    @property
+    def listed(self) -> int:
+        """Number of channels that its readers list one by one."""
+        return sum(map(channel_count, self.sources))
+
+    def check(self, widths: Sequence[int]) -> None:
+        """Refuse a step, as it was read from a file, whose numbers contradict one another.
+
+        Args:
+            widths: Channels of every tensor that is computed before it.
+
+        Raises:
+            ValueError: It is refused.
+        """
+        for source in self.sources:
+            check_source(source, widths)
 
     def add_weights(self, weights: StepWeights) -> None:
         """Add fresh weights under the step's name; nothing for a step without weights."""
