@@ -21,7 +21,7 @@ from gatesearch.methods import Context, Method, NetworkSpec, Supernet, TrainingR
 from gatesearch.methods.space import Choice, Range, space_of
 from gatesearch.results import Result
 from gatesearch.search.space import Params, draw
-from gatesearch.store.store import Store, ask
+from gatesearch.store.store import Store, ask, keep_pattern, pattern_metrics
 from gatesearch.trials.kept_networks import network_state
 
 # Number of configurations that are tried first: all parameters at the lowest value, at the highest,
@@ -65,12 +65,12 @@ def chooser(
     patterns = store.patterns(method.name, study.seed)
     metrics = single_task.metrics["validation"]
     space = space_of(method.space, study)
-    _try_configurations(supernet, space, store, patterns, context, metrics, emit=emit)
+    _try_configurations(supernet, space, patterns, context, metrics, emit=emit)
     directions = {name: task.higher_is_better for name, task in context.tasks.items()}
     scores = []
     for trial in _complete(patterns):
         macs, share = supernet.cost(trial.params)
-        gain = delta_mtl(Store.pattern_metrics(trial), metrics, directions, prefer)
+        gain = delta_mtl(pattern_metrics(trial), metrics, directions, prefer)
         scores.append(PatternScore(trial.params, macs, share, gain))
     return lambda point: dict(chosen(scores, point + 1)[-1].params)
 
@@ -142,7 +142,6 @@ def _fraction(i: int) -> float:
 def _try_configurations(
     supernet: Supernet,
     space: Mapping[str, Range | Choice],
-    store: Store,
     patterns: optuna.Study,
     context: Context,
     single_task: Mapping[str, float],
@@ -167,7 +166,7 @@ def _try_configurations(
         trial, params = ask(patterns, sampler, partial(draw, space=space), fixed)
         metrics, macs = supernet.measure(params)
         values = [delta_mtl(metrics, single_task, directions), 2e-9 * macs]
-        store.keep_pattern(patterns, trial, metrics, values)
+        keep_pattern(patterns, trial, metrics, values)
     emit(Progress("patterns", count, count, "patterns"))
 
 
