@@ -22,7 +22,8 @@ from gatesearch.methods import Context, Method, NetworkSpec, Supernet, TrainingR
 from gatesearch.methods.space import Choice, Range, space_of
 from gatesearch.results import Result
 from gatesearch.search.space import Params, draw
-from gatesearch.store.store import Store, ask
+from gatesearch.store import names
+from gatesearch.store.store import Store, ask, keep_pattern, pattern_metrics, was_measured
 from gatesearch.trials.kept_networks import network_state
 
 # Number of configurations that are tried first: all parameters at the lowest value, at the highest,
@@ -30,11 +31,6 @@ from gatesearch.trials.kept_networks import network_state
 _EVEN = 9
 # Population size of NSGA-II.
 _POPULATION = 24
-# Attributes of a tried configuration: its metrics, and why its Δ_MTL is undefined, if it is. A
-# configuration that has the latter counts as tried, though Optuna holds it for failed.
-_METRICS, _UNDEFINED = "metrics", "undefined"
-# Attribute of the Optuna study: number of configurations to try.
-_COUNT = "count"
 
 
 def chooser(
@@ -80,13 +76,11 @@ def chooser(
     count = _stored_count(store.attribute(key), patterns, supernet)
     while True:
         store.keep(key, count)
-        _try_configurations(
-            supernet, space, store, patterns, context, metrics, count=count, emit=emit
-        )
+        _try_configurations(supernet, space, patterns, context, metrics, count=count, emit=emit)
         scores = []
         for trial in _tried(patterns):
             macs, share = supernet.cost(trial.params)
-            gained = gain(Store.pattern_metrics(trial), metrics, directions, prefer)
+            gained = gain(pattern_metrics(trial), metrics, directions, prefer)
             percent = -math.inf if gained.fault else gained.percent
             scores.append(PatternScore(trial.params, macs, share, percent))
         within = sum(score.share <= 1 for score in scores)
@@ -175,7 +169,6 @@ def _fraction(i: int) -> float:
 def _try_configurations(
     supernet: Supernet,
     space: Mapping[str, Range | Choice],
-    store: Store,
     patterns: optuna.Study,
     context: Context,
     single_task: Mapping[str, float],
@@ -198,9 +191,7 @@ def _try_configurations(
         fixed = untried[0] if untried and not _waiting(patterns) else None
         trial, params = ask(patterns, sampler, partial(draw, space=space), fixed)
         metrics, macs = supernet.measure(params)
-        store.keep_pattern(
-            patterns, trial, metrics, gain(metrics, single_task, directions), 2e-9 * macs
-        )
+        keep_pattern(patterns, trial, metrics, gain(metrics, single_task, directions), 2e-9 * macs)
     emit(Progress("patterns", count, count, "patterns"))
 
 
@@ -221,7 +212,7 @@ def _is_among(params: Mapping[str, float], trials: Sequence[FrozenTrial]) -> boo
 def _tried(study: optuna.Study) -> list[FrozenTrial]:
     """List the configurations that were measured, also those whose Δ_MTL is undefined."""
     ended = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL])
-    return [t for t in ended if t.state == TrialState.COMPLETE or _UNDEFINED in t.user_attrs]
+    return [trial for trial in ended if was_measured(trial)]
 
 
 def _waiting(study: optuna.Study) -> list[FrozenTrial]:

@@ -159,8 +159,7 @@ def damage(path: Path, *, thorough: bool = True) -> str | None:
         DataError: The database cannot be opened.
         StudyRefusedError: It is a link, folder, pipe, socket or device.
     """
-    for suffix in ("", *_SIDE_FILES):
-        check_regular(Path(f"{path}{suffix}"))
+    check_database_files(path)
     if not path.exists():
         return "it is missing"
     if path.stat().st_size == 0:
@@ -181,6 +180,16 @@ def damage(path: Path, *, thorough: bool = True) -> str | None:
             return _fault(copy, "rw", thorough)
         except sqlite3.OperationalError as error:
             raise DataError(f"cannot open {path}: {error}") from error
+
+
+def check_database_files(path: Path) -> None:
+    """Refuse a database if it or a file that SQLite keeps beside it is no regular file.
+
+    Raises:
+        StudyRefusedError: One is a link, folder, pipe, socket or device.
+    """
+    for suffix in ("", *_SIDE_FILES):
+        check_regular(Path(f"{path}{suffix}"))
 
 
 def last_backup(folder: Path) -> Backup | None:

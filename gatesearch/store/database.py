@@ -92,12 +92,13 @@ def _check(folder: Path) -> None:
     raise damaged(path, fault)
 
 
-def check_server(storage: RDBStorage, study: str) -> None:
+def check_server(storage: RDBStorage, study: str, url: str) -> None:
     """Refuse a store on a server if a value in it was changed.
 
     Args:
         storage: The database.
         study: Name of the study.
+        url: URL of the server.
 
     Raises:
         StudyRefusedError: The checksums are not those of the values.
@@ -106,10 +107,15 @@ def check_server(storage: RDBStorage, study: str) -> None:
     with snapshot.connect() as connection:
         fault = find_fault(connection.exec_driver_sql, study)
     if fault is not None:
-        raise StudyRefusedError(
-            f"study '{study}' on {storage.engine.url.host or 'the server'} is damaged ({fault}) "
-            "and was left as it is; put back a backup of the server, or name another --storage"
-        )
+        raise damaged_on_server(url, fault)
+
+
+def damaged_on_server(url: str, fault: str) -> StudyRefusedError:
+    """Make the error for a store on a server that was damaged."""
+    return StudyRefusedError(
+        f"the store on {shown(url)} is damaged ({without_secrets(fault, url)}) and was left as it "
+        "is; put back a backup of the server, or name another --storage"
+    )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ trial. Needs no Optuna.
 | `begun` | checksum of its search, number, parameters, and system attributes |
 | `validation` | metrics on the validation part, for Optuna's dashboard |
 | `result` | `{"json": RESULT, "checksum": ...}`: the result as text, and the checksum of it, search, number, state, objective values and `validation` |
-| `metrics` of a pattern | `{"value": METRICS, "checksum": ...}`: the metrics, and the checksum of them, search, index, parameters and objective values |
+| `metrics` of a pattern | `{"value": METRICS, "fault": ..., "checksum": ...}`: the metrics, why Δ_MTL is undefined if it is, and the checksum of both, search, index, parameters and objective values |
 """  # noqa: E501 - a table
 
 import json
@@ -78,14 +78,15 @@ class TrialRows:
         ended = [self.search, number, self.state, self.values, validation, result]
         return {"json": result, "checksum": checksum(["ended", *ended])}
 
-    def seal_metrics(self, metrics: Any) -> dict[str, Any]:
+    def seal_metrics(self, metrics: Any, fault: str = "") -> dict[str, Any]:
         """Make the attribute `metrics` of a configuration that was tried on a supernet.
 
         Args:
             metrics: Task -> metric on the validation part.
+            fault: Why its Δ_MTL is undefined; empty if it is defined.
         """
-        tried = [self.search, self.index, self.params, self.values, metrics]
-        return {"value": metrics, "checksum": checksum(["pattern", *tried])}
+        tried = [self.search, self.index, self.params, self.values, metrics, fault]
+        return {"value": metrics, "fault": fault, "checksum": checksum(["pattern", *tried])}
 
 
 def seal(name: str, value: Any) -> dict[str, Any]:
@@ -214,9 +215,8 @@ def _verify_trial(trial: TrialRows) -> None:
                 raise ValueError(f"{label} has the attributes {sorted(attributes)}")
             sealed = attributes[names.PATTERN_METRICS]
             # The values of the objectives are written after the metrics.
-            if trial.state == "COMPLETE" and not _equal(
-                sealed, trial.seal_metrics(sealed["value"])
-            ):
+            written = trial.state == "COMPLETE" or sealed["fault"]
+            if written and not _equal(sealed, trial.seal_metrics(sealed["value"], sealed["fault"])):
                 raise changed
         return
     if not attributes and trial.state not in ("COMPLETE", "PRUNED") and not trial.values:

@@ -58,6 +58,11 @@ def patterns_name(method: str, seed: int) -> str:
     return f"{PATTERNS} {method} seed {seed}"
 
 
+def pattern_count_key(method: str, seed: int) -> str:
+    """Name the attribute that holds how many configurations are tried on a supernet."""
+    return f"{PATTERNS}/{method}/{seed}"
+
+
 def result_key(result: Result) -> str:
     """Name the attribute that holds the result of a baseline or of a start network.
 

@@ -14,7 +14,13 @@ from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.results import StudyRecord, TaskInfo
 from gatesearch.store import names
 from gatesearch.store.backup import DATABASE, damaged
-from gatesearch.store.database import check_server, close_database, explained, open_database
+from gatesearch.store.database import (
+    check_server,
+    close_database,
+    damaged_on_server,
+    explained,
+    open_database,
+)
 from gatesearch.store.integrity import is_sealed
 from gatesearch.store.server import shown
 from gatesearch.store.store import GAIN_AND_COST, Store, name_metrics
@@ -161,7 +167,7 @@ def _check_version(store: Store, folder: Path, storage: str) -> None:
             "version, or name another " + ("--storage" if storage else "--out")
         )
     if storage:
-        check_server(store.storage, store.handle.study_name)
+        check_server(store.storage, store.handle.study_name, storage)
 
 
 def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecord:
@@ -197,6 +203,8 @@ def read_store(folder: Path, *, storage: str = "", name: str = "") -> StudyRecor
             ) from error
         except (ValueError, TypeError, AssertionError) as error:
             # What no checksum covers, such as times, keeps Optuna from reading its tables.
+            if storage:
+                raise damaged_on_server(storage, str(error)) from error
             raise damaged(folder / DATABASE, str(error)) from error
 
 

@@ -27,6 +27,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from gatesearch.measures import Gain
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, TaskInfo
 from gatesearch.store import names
 from gatesearch.store.database import close_database
@@ -115,55 +116,6 @@ class Store:
         """Open the Optuna study of a supernet's configurations that are tried without training."""
         return self._study(names.patterns_name(method, seed), GAIN_AND_COST)
 
-    def keep_pattern(
-        self,
-        patterns: optuna.Study,
-        trial: optuna.Trial,
-        metrics: Mapping[str, float],
-        values: Sequence[float],
-    ) -> None:
-        """Write the figures of a configuration, which ends its trial.
-
-        Args:
-            patterns: The Optuna study of the configurations.
-            trial: The trial of this one.
-            metrics: Task -> metric on the validation part.
-            values: Objectives: Δ_MTL in percent, and GFLOPs.
-        """
-        frozen = patterns.get_trials(deepcopy=False)[trial.number]
-        rows = self._rows(patterns, frozen, values=values)
-        trial.set_user_attr(names.PATTERN_METRICS, rows.seal_metrics(dict(metrics)))
-        patterns.tell(trial, list(values))
-
-    @staticmethod
-    def pattern_metrics(trial: FrozenTrial) -> dict[str, float]:
-        """Return the metrics of a configuration that was tried."""
-        return dict(trial.user_attrs[names.PATTERN_METRICS]["value"])
-
-    def _rows(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        *,
-        state: TrialState = TrialState.COMPLETE,
-        values: Sequence[float] = (),
-    ) -> TrialRows:
-        """Describe a trial as Optuna's tables are going to hold it."""
-        return TrialRows(
-            study.study_name.removeprefix(f"{self.handle.study_name} "),
-            trial.number,
-            state.name,
-            [float(value) for value in values],
-            {
-                name: [
-                    float(drawn.to_internal_repr(trial.params[name])),
-                    distribution_to_json(drawn),
-                ]
-                for name, drawn in trial.distributions.items()
-            },
-            dict(trial.system_attrs),
-        )
-
     def _study(self, name: str, objectives: Sequence[StudyDirection]) -> optuna.Study:
         handle = optuna.create_study(
             study_name=f"{self.handle.study_name} {name}",
@@ -231,7 +183,7 @@ class Store:
             system_attrs=dict(system_attrs or {}),
         )
         search = self.searches[trial.search]
-        template.user_attrs[names.BEGUN] = self._rows(search, template).seal_begun(trial.number)
+        template.user_attrs[names.BEGUN] = _rows(search, template).seal_begun(trial.number)
         search.add_trial(template)
         self.numbers.add(trial.number)
 
@@ -330,7 +282,7 @@ class Store:
         if values is None:
             # Optuna's name for a trial that was stopped early.
             state = TrialState.PRUNED if result.state == "stopped" else TrialState.FAIL
-        rows = self._rows(search, storage.get_trial(trial_id), state=state, values=values or ())
+        rows = _rows(search, storage.get_trial(trial_id), state=state, values=values or ())
         rows.attributes[names.VALIDATION] = dict(result.metrics.get("validation", {}))
         sealed = rows.seal_result(trial.number, json.dumps(result.to_json()))
         for name, value in (
@@ -445,6 +397,65 @@ def ask(
         study.enqueue_trial(dict(params))
     trial = study.ask()
     return trial, dict(draw(trial))
+
+
+def keep_pattern(
+    patterns: optuna.Study,
+    trial: optuna.Trial,
+    metrics: Mapping[str, float],
+    gain: Gain,
+    gflops: float,
+) -> None:
+    """Write the figures of a configuration that was tried on a supernet, which ends its trial.
+
+    Args:
+        patterns: The Optuna study of the configurations.
+        trial: The trial of this one. If its gain is undefined, Optuna holds it for failed.
+        metrics: Task -> metric on the validation part.
+        gain: Δ_MTL of its network.
+        gflops: Cost of its network.
+    """
+    values = [] if gain.fault else [gain.percent, gflops]
+    frozen = patterns.get_trials(deepcopy=False)[trial.number]
+    rows = _rows(patterns, frozen, values=values)
+    trial.set_user_attr(names.PATTERN_METRICS, rows.seal_metrics(dict(metrics), gain.fault))
+    if gain.fault:
+        patterns.tell(trial, state=TrialState.FAIL)
+    else:
+        patterns.tell(trial, values)
+
+
+def was_measured(trial: FrozenTrial) -> bool:
+    """Tell whether a configuration was measured, even if its Δ_MTL is undefined."""
+    sealed = trial.user_attrs.get(names.PATTERN_METRICS, {"fault": ""})
+    return trial.state == TrialState.COMPLETE or bool(sealed["fault"])
+
+
+def pattern_metrics(trial: FrozenTrial) -> dict[str, float]:
+    """Return the metrics of a configuration that was tried."""
+    return dict(trial.user_attrs[names.PATTERN_METRICS]["value"])
+
+
+def _rows(
+    study: optuna.Study,
+    trial: FrozenTrial,
+    *,
+    state: TrialState = TrialState.COMPLETE,
+    values: Sequence[float] = (),
+) -> TrialRows:
+    """Describe a trial as Optuna's tables are going to hold it."""
+    return TrialRows(
+        # Names of studies have no spaces.
+        study.study_name.partition(" ")[2],
+        trial.number,
+        state.name,
+        [float(value) for value in values],
+        {
+            name: [float(drawn.to_internal_repr(trial.params[name])), distribution_to_json(drawn)]
+            for name, drawn in trial.distributions.items()
+        },
+        dict(trial.system_attrs),
+    )
 
 
 def name_metrics(handle: optuna.Study) -> None:

@@ -23,7 +23,7 @@ from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.files import FileRefusedError, read_json, write_atomic
 from gatesearch.results import Result
 from gatesearch.store import names
-from gatesearch.store.backup import DATABASE, damage, damaged
+from gatesearch.store.backup import DATABASE, check_database_files, damage, damaged
 from gatesearch.store.integrity import is_sealed, seal, sorted_trials
 from gatesearch.store.lock import locked
 from gatesearch.store.old_form import (
@@ -35,15 +35,19 @@ from gatesearch.store.old_form import (
     new_job_result,
     new_search_name,
 )
-from gatesearch.store.tidy import is_regular
 
 OLD_COPY = f"{DATABASE}.0.1.0"
 
 
 def upgradable(folder: Path) -> bool:
-    """Whether a folder holds a store of gatesearch 0.1.0."""
+    """Tell whether a folder holds a store of gatesearch 0.1.0.
+
+    Raises:
+        StudyRefusedError: Its database is no regular file.
+    """
     path = folder / DATABASE
-    if not is_regular(path) or path.stat().st_size == 0:
+    check_database_files(path)
+    if not path.exists() or path.stat().st_size == 0:
         return False
     try:
         with contextlib.closing(_connect(path)) as database:
@@ -245,7 +249,7 @@ def _rewrite_results(database: sqlite3.Connection, study: int, results: dict[str
 
 
 def _method_begun(database: sqlite3.Connection, study: int, trials: Path) -> str:
-    """The method of a search without results, as the files of its trials say.
+    """Return the method of a search without results, as the files of its trials say.
 
     Where none has files, nothing of it was ever trained: its trials are forgotten, and their
     numbers are given again.
@@ -327,6 +331,9 @@ def _rewrite_training(path: Path, job: Mapping[str, Any], *, keep: bool) -> None
         for pattern in ("result.json", "attempts.json", "checkpoint-*", ".checkpoint-*"):
             for left in path.parent.glob(pattern):
                 left.unlink()
+    else:
+        # They have no checksum, and the result has their number.
+        path.with_name("attempts.json").unlink(missing_ok=True)
     # Last, because its form says whether all this is still to be done.
     _write(path, job)
 
@@ -344,7 +351,7 @@ def _keep_copy(path: Path, copy: Path) -> None:
 
 
 def _read_job(path: Path) -> dict[str, Any]:
-    """What a training's `spec.json` is to hold; empty where it cannot be read."""
+    """Return the new contents of a training's `spec.json`; empty where it cannot be read."""
     job = _read(path)
     try:
         return new_job(job) if is_old_job(job) else job
@@ -353,7 +360,7 @@ def _read_job(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """An object of JSON; empty where there is none."""
+    """Read an object of JSON; empty where there is none."""
     try:
         return read_json(path, dict[str, Any])
     except (OSError, FileRefusedError):

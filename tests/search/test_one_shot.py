@@ -24,7 +24,7 @@ from gatesearch.search.one_shot import (
 )
 from gatesearch.search.run import run
 from gatesearch.store.opening import read_store
-from gatesearch.store.store import GAIN_AND_COST
+from gatesearch.store.store import GAIN_AND_COST, pattern_metrics
 from gatesearch.tasks import build_tasks
 from gatesearch.trials.costs import costs
 from tests.search.tiny import epochs_of, ignore, interrupted_at, tiny
@@ -102,7 +102,7 @@ def test_configurations_begin_at_even_steps_between_the_ends(tmp_path) -> None:
     first = patterns.trials[0]
     assert first.values == [0.0, 2.0]  # Δ_MTL in percent, GFLOPs
     assert patterns.trials[8].values == pytest.approx([100 * 1 / 20 / 2, 6.0])
-    assert first.user_attrs["metrics"] == SINGLE_TASK
+    assert pattern_metrics(first) == SINGLE_TASK
     # What was tried stays; a larger number goes on from there.
     tried_on(Offering(patterns=13, stop_at=0), patterns, tmp_path)
     more = Offering(patterns=15)

@@ -1,6 +1,5 @@
 """The search alone: a store, and a made-up executor in place of trainings."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -452,19 +451,16 @@ def test_trials_behind_the_last_backup_are_taken_up(opened, tmp_path) -> None:
     assert [message.split(" was")[0] for message in taken] == ["trial 1", "trial 2"]
 
 
-@pytest.mark.parametrize("harm", ["another store", "no specification", "a name that is none"])
+@pytest.mark.parametrize("harm", ["another store", "no files", "a name that is none"])
 def test_what_is_no_orphan_is_passed_over(opened, tmp_path, harm) -> None:
     running = opened(RANDOM)
     running.tune(1)
     source, folder = (tmp_path / "out" / "trials" / name for name in ("0000", "0007"))
     if harm == "another store":
-        stored = json.loads((source / "spec.json").read_bytes())
-        stored["store"], stored["spec"]["trial"] = "another", 7
+        job = read_spec(source / "spec.json")
+        replace(job, store="another", spec=replace(job.spec, trial=7)).write()
+    elif harm == "no files":
         folder.mkdir()
-        (folder / "spec.json").write_text(json.dumps(stored))
-    elif harm == "no specification":
-        folder.mkdir()
-        (folder / "spec.json").write_text("{}")
     else:
         shutil.copytree(source, folder.with_name("copy of 0000"))
     again = opened(RANDOM)

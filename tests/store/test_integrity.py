@@ -17,7 +17,7 @@ from gatesearch.errors import StudyRefusedError
 from gatesearch.store.backup import DATABASE, back_up, damage, last_backup, restore
 from gatesearch.store.integrity import is_sealed, seal, unseal
 from gatesearch.store.opening import open_store, read_store
-from gatesearch.store.store import GAIN_AND_COST
+from gatesearch.store.store import GAIN_AND_COST, keep_pattern
 from tests.search.tiny import tiny
 from tests.store.test_store import FREE, TASKS, begun, ended, result
 
@@ -44,7 +44,7 @@ def finished(tmp_path_factory):
         trial = patterns.ask()
         trial.suggest_float("share.depth", 0.0, 1.0)
         trial.suggest_categorical("kind", ["a", "b"])
-        store.keep_pattern(patterns, trial, {"semseg": 3.0, "depth": float("nan")}, [1.0, 2.0])
+        keep_pattern(patterns, trial, {"semseg": 3.0, "depth": float("nan")}, [1.0, 2.0])
     patterns.ask()  # cut off
     store.close()
     back_up(folder / "out")

@@ -209,3 +209,64 @@ def test_no_store(tmp_path) -> None:
         with pytest.raises(UsageError, match=r"no store in .*absent; run the study first"):
             call(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
+
+
+def changed(value, *path, to):
+    """A copy of nested tables with one value changed."""
+    if not path:
+        return to
+    first, *rest = path
+    copy = list(value) if isinstance(value, list) else dict(value)
+    copy[first] = changed(copy[first], *rest, to=to)
+    return copy
+
+
+WRONG = [None, "x", -1, 1.5, [], {}, [1], {"a": 1}, True, float("nan"), float("inf"), 10**400]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("format",), ("study",), ("fingerprint",), ("tune",), ("tune", 0), ("budget",),
+        ("storage",), ("wanted",), ("trials",), ("trials", "complete"), ("per_hour",),
+        ("seconds_left",), ("best",), ("best", "trial"), ("best", "delta_mtl"), ("front",),
+        ("baselines",), ("baselines", "done"), ("workers",), ("workers", 0),
+        ("workers", 0, "since"), ("workers", 0, "attempt"), ("started",), ("updated",),
+        ("process",), ("process", "pid"),
+    ],
+    ids=lambda path: ".".join(map(str, path)),
+)  # fmt: skip
+def test_values_of_wrong_types_are_passed_over_with_a_word(tmp_path, path) -> None:
+    database(tmp_path)
+    board = StatusFile(tmp_path, study="tiny", fingerprint="f00d", tune=["mtan"], wanted=4)
+    board.begin("trial 0")
+    board.ended(TrialOutcome(0, "complete", 1.0, 2.0))
+    whole = told(tmp_path)
+    counted = 0
+    for value in WRONG:
+        (tmp_path / BOARD).write_text(json.dumps(changed(whole, *path, to=value)))
+        found = read_status(tmp_path)
+        if found["passed_over"]:
+            assert found["passed_over"].startswith(f"{tmp_path / BOARD} is damaged: ")
+            assert "\n" not in found["passed_over"]
+            assert found["trials"]["complete"] == 2  # of the database
+            counted += 1
+        json.dumps(found)
+    assert counted >= len(WRONG) - 5
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff", b"{", b"[]", b'{"a": ' + b"[" * 100_000, b"1" * 10_000], ids=lambda d: d[:9]
+)
+def test_a_status_that_is_no_table_is_passed_over_with_a_word(tmp_path, data) -> None:
+    database(tmp_path)
+    (tmp_path / BOARD).write_bytes(data)
+    found = read_status(tmp_path)
+    assert found["passed_over"].startswith(f"{tmp_path / BOARD} is damaged: ")
+    assert found["trials"]["complete"] == 2
+
+
+def test_a_damaged_status_beside_a_store_on_a_server_is_no_damage_of_the_store(tmp_path) -> None:
+    (tmp_path / BOARD).write_text("{")
+    found = read_status(tmp_path)
+    assert (found["damage"], found["study"]) == (None, "")
