@@ -44,6 +44,8 @@ STOP = "stop"
 
 
 def _parse_start(stored: Any) -> Result | None:
+    if not isinstance(stored, dict | None):
+        raise ValueError("must be a result or null")
     return None if stored is None else Result.from_json(stored)
 
 
