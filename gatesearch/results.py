@@ -400,8 +400,8 @@ def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
         StudyRefusedError: The role is missing or unknown.
     """
     values: dict[str, Any] = {**stored, "files": {}}
-    role = values.pop("role", None)
-    if role not in PARTS_OF_ROLES:
+    role, params = values.pop("role", None), values.get("params")
+    if not isinstance(role, str) or role not in PARTS_OF_ROLES:
         raise StudyRefusedError(
             f"a stored result of format 4 must have a role of {', '.join(PARTS_OF_ROLES)}, found "
             f"{role!r}; the store is damaged: start a new --out folder"
@@ -409,9 +409,8 @@ def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
     values["part"] = PARTS_OF_ROLES[role]
     if values.get("state") == "pruned":
         values["state"] = "stopped"
-    if role.startswith("supernet") or any(
-        name.startswith("share.") for name in values.get("params", {})
-    ):
+    named = params if isinstance(params, Mapping) else {}
+    if role.startswith("supernet") or any(name.startswith("share.") for name in named):
         values["method"] = "one_shot"
     return values
 

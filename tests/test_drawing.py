@@ -10,7 +10,6 @@ from matplotlib import colormaps
 from PIL import ExifTags, Image, ImageOps
 
 from gatesearch.drawing import DRAWINGS, palette
-from gatesearch.errors import UsageError
 from gatesearch.export import Card, Model
 from gatesearch.export.draw import draw_predictions
 from gatesearch.report.predictions import pages
@@ -206,16 +205,6 @@ def test_colours_of_depth_can_be_read_back_by_the_bar(tmp_path) -> None:
         distance = np.abs(bar - picture[20, 100 * i + 50]).sum(1)
         share = np.flatnonzero(distance == distance.min()).mean() / (len(bar) - 1)
         assert 10 * share == pytest.approx(metres, abs=0.05)
-
-
-@pytest.mark.parametrize("name", ["../up", "a/b", "", "a\nb", "x" * 101, ".."])
-def test_a_task_whose_name_is_no_part_of_a_file_name_is_refused(tmp_path, name) -> None:
-    Image.new("RGB", (4, 1)).save(tmp_path / "photo.png")
-    model = model_of({name: SCORES["depth"]}, {name: "depth"})
-    (tmp_path / "drawn").mkdir()
-    with pytest.raises(UsageError, match="a task's name must have letters"):
-        list(draw_predictions(model, tmp_path / "photo.png", tmp_path / "drawn"))
-    assert [path.name for path in tmp_path.rglob("*")] == ["photo.png", "drawn"]
 
 
 def exif_of(value: bytes) -> bytes:

@@ -132,12 +132,17 @@ class TestFormat4:
         assert (stored["format"], stored["state"]) == (6, "stopped")
         assert "role" not in stored
 
-    @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}])
+    @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}, {"role": [1]}])
     def test_a_damaged_role_is_refused(self, role):
         stored = json.loads(FORMAT_4)
         del stored["role"]
         with pytest.raises(StudyRefusedError, match="of format 4 must have a role of network, "):
             Result.from_json(stored | role)
+
+    @pytest.mark.parametrize("params", [None, 3, ["share.x"], "share.x"])
+    def test_damaged_parameters_are_refused(self, params):
+        with pytest.raises(StudyRefusedError, match="a stored result is damaged: params"):
+            Result.from_json(json.loads(FORMAT_4) | {"params": params})
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = json.loads(FORMAT_4) | {"extra": 1}

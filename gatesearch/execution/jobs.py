@@ -47,6 +47,8 @@ _WITH_RUN = "died with its run"
 
 
 def _parse_start(stored: Any) -> Result | None:
+    if not isinstance(stored, dict | None):
+        raise ValueError("must be a result or null")
     return None if stored is None else Result.from_json(stored)
 
 

@@ -1,7 +1,6 @@
 """Draw the predictions of an exported network as pictures, and keep their values."""
 
 import io
-import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,6 @@ from PIL import ExifTags, Image
 
 from gatesearch.datasets.image_files import convert_to_rgb, read_image
 from gatesearch.drawing import DRAWINGS
-from gatesearch.errors import UsageError
 from gatesearch.export.colour_bar import add_colour_bar
 from gatesearch.export.reader import Model, Pixels
 from gatesearch.files import write_atomic
@@ -33,9 +31,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-
 _LONGEST_UNIT = 40  # characters
-_TASK_NAME = re.compile(r"[\w -]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -71,14 +67,7 @@ def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Written]:
 
     Raises:
         DataError: The image cannot be read.
-        UsageError: The name of a task cannot be part of a file's name.
     """
-    for name in model.card.tasks:
-        if not _TASK_NAME.fullmatch(name):
-            raise UsageError(
-                f"a task's name must have letters, digits, '_' and '-' only, found {name[:100]!r}; "
-                "export the network again"
-            )
     image = _read_upright(path)
     height, width = model.card.size
     shown = image.resize((width, height), Image.Resampling.BILINEAR)

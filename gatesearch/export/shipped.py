@@ -21,8 +21,8 @@ MOST_PIXELS = 2**24
 
 Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-# `predict` names pictures after tasks, so that a name must be no path.
-TaskName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f]+$", max_length=200)]
+# `predict` names files after tasks, so that a name must be no path.
+TaskName = Annotated[str, Field(pattern=r"^[\w -]{1,100}$")]
 
 
 class TaskCard(Strict):

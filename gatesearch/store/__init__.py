@@ -7,8 +7,10 @@
 | `names.py` | names of searches and attributes |
 | `database.py` | opens and checks the database under the store, and explains its errors |
 | `backup.py` | backs the database up and restores it |
+| `integrity.py` | checksums of what the database holds |
 | `lock.py` | lets one process at a time write to a store |
 | `predictions.py` | reads and checks the file of predictions for the report |
+| `tidy.py` | refuses links and pipes in a store's folder, and removes leftovers |
 | `status.py` | progress of a run, as a small file beside the database |
 | `selection.py` | chooses a network of a store |
 | `upgrade.py`, `old_form.py` | converts stores of gatesearch 0.1.0 |

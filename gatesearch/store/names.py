@@ -1,6 +1,9 @@
 """Names in a store: of its searches, and of the attributes of it and of its trials."""
 
-from gatesearch.results import Result
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gatesearch.results import Result
 
 # Raised by 1 whenever the form of a store changes.
 VERSION = 3
@@ -63,7 +66,7 @@ def pattern_count_key(method: str, seed: int) -> str:
     return f"{PATTERNS}/{method}/{seed}"
 
 
-def result_key(result: Result) -> str:
+def result_key(result: "Result") -> str:
     """Name the attribute that holds the result of a baseline or of a start network.
 
     A start network is one whose weights the trials of its seed start from.

@@ -1,4 +1,4 @@
-"""What gatesearch 0.1.0 wrote, turned into what this version writes. Pure functions of JSON values.
+"""Convert values that gatesearch 0.1.0 wrote to this version's form: pure functions of JSON values.
 
 | 0.1.0 | now |
 |---|---|
@@ -20,7 +20,7 @@ from gatesearch.study import Study
 
 Json = dict[str, Any]
 
-# First parts of the attributes with what trials start from; the folders have an `s` more.
+# First parts of the names of attributes that hold start networks; their folders have an `s` more.
 STARTS = ("warmup", "supernet_warmup", "supernet")
 
 _ONE_SHOT, _ONE_SHOT_METHOD = "one-shot", "one_shot"
@@ -34,7 +34,7 @@ _DRAWINGS = {
 
 
 def new_search_name(name: str, method: str) -> str:
-    """Name of a search of trials of a method, or of the patterns of a supernet.
+    """Return the new name of a search for a method, or of the patterns of a supernet.
 
     >>> new_search_name("1.3xMTL", "mtan"), new_search_name("one-shot 9G", "one_shot")
     ('mtan 1.3xMTL', 'one_shot 9G')
@@ -49,7 +49,7 @@ def new_search_name(name: str, method: str) -> str:
 
 
 def new_attribute(key: str, value: Any, definition: Json) -> tuple[str, Any]:
-    """Name and value of an attribute of the main Optuna study.
+    """Return the new name and value of an attribute of the main Optuna study.
 
     Args:
         key: The old name.
@@ -73,17 +73,17 @@ def new_attribute(key: str, value: Any, definition: Json) -> tuple[str, Any]:
 
 
 def holds_result(key: str) -> bool:
-    """Whether an attribute holds the result of a baseline, or of what trials start from."""
+    """Tell whether an attribute holds the result of a baseline or of a start network."""
     return key.split("/")[0] in (names.BASELINE, *STARTS)
 
 
 def is_old_job(job: Mapping[str, Any]) -> bool:
-    """Whether `spec.json` has the old form."""
+    """Tell whether the contents of `spec.json` have the old form."""
     return "candidate" in job
 
 
 def new_job(old: Mapping[str, Any]) -> Json:
-    """What `spec.json` holds, from what it held.
+    """Return the new contents of `spec.json`.
 
     Raises:
         StudyRefusedError: Its start is a result of another format.
@@ -110,7 +110,11 @@ def new_job(old: Mapping[str, Any]) -> Json:
 
 
 def new_job_result(kept: Mapping[str, Any], job: Mapping[str, Any]) -> Json:
-    """What `result.json` holds, from what it held and its job's new form.
+    """Return the new contents of `result.json`, except their checksum.
+
+    Args:
+        kept: The old contents.
+        job: The new contents of `spec.json`.
 
     Raises:
         StudyRefusedError: A result of another format.

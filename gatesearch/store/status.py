@@ -368,9 +368,7 @@ def restore_store(folder: Path) -> Restored:
 
 def holds_store(folder: Path) -> bool:
     """Tell whether a study was run in a folder."""
-    with contextlib.suppress(OSError):  # such as a name that is too long
-        return any((folder / name).is_file() for name in (DATABASE, BOARD, *BACKUPS))
-    return False
+    return any(exists(folder / name) for name in (DATABASE, BOARD, *BACKUPS))
 
 
 def check_store(folder: Path) -> None:

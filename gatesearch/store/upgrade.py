@@ -1,8 +1,8 @@
 """Bring a store of gatesearch 0.1.0 to the form of this version, once.
 
-`old_form` says how what it wrote differs. Beside that, 0.1.0 kept trials without a budget in the
-main Optuna study, and what trials start from in folders named after its kind; both are moved. It
-kept no checksums, which are added to the database and to the files of trainings.
+`old_form` lists the differences between the two forms. Beside that, 0.1.0 kept trials without a
+budget in the main Optuna study, and start networks in folders named after their kind; both are
+moved. It kept no checksums, which are added to the database and to the files of trainings.
 
 The database is changed in a copy, which then takes the old one's place whole; the old one is kept
 beside it. Every step before that can be done twice, so that an upgrade that was cut off is
@@ -37,6 +37,11 @@ from gatesearch.store.old_form import (
 )
 
 OLD_COPY = f"{DATABASE}.0.1.0"
+
+# Raised by values that no gatesearch 0.1.0 wrote.
+_NOT_OF_0_1_0 = (
+    StudyRefusedError, UsageError, LookupError, TypeError, ValueError, AttributeError,
+)  # fmt: skip
 
 
 def upgradable(folder: Path) -> bool:
@@ -80,7 +85,7 @@ def upgrade(folder: Path) -> None:
         left.unlink(missing_ok=True)
     try:
         results = _rewrite_copy(path, aside, folder / "trials")
-    except (UsageError, LookupError, TypeError) as error:
+    except _NOT_OF_0_1_0 as error:
         raise StudyRefusedError(
             f"{folder} cannot be read as a store of gatesearch 0.1.0 ({error}); go on with the "
             "version that wrote it, or name another --out"
@@ -327,7 +332,7 @@ def _rewrite_training(path: Path, job: Mapping[str, Any], *, keep: bool) -> None
     result = path.with_name("result.json")
     try:
         _write(result, new_job_result(_read(result) if keep else {}, job))
-    except (StudyRefusedError, LookupError, TypeError):  # there is none that can be kept
+    except _NOT_OF_0_1_0:  # There is none that can be kept.
         for pattern in ("result.json", "attempts.json", "checkpoint-*", ".checkpoint-*"):
             for left in path.parent.glob(pattern):
                 left.unlink()
@@ -355,7 +360,7 @@ def _read_job(path: Path) -> dict[str, Any]:
     job = _read(path)
     try:
         return new_job(job) if is_old_job(job) else job
-    except (StudyRefusedError, UsageError, LookupError, TypeError):
+    except _NOT_OF_0_1_0:
         return {}
 
 

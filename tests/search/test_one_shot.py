@@ -133,9 +133,10 @@ def test_configurations_of_undefined_gain_count_as_tried(tmp_path, monkeypatch) 
     assert len({tuple(params.values()) for params in offering.measured}) == 11
     tried_on(offering, patterns, tmp_path)
     assert len(offering.measured) == 11, "not tried again"
-    assert {trial.user_attrs["undefined"] for trial in patterns.trials} == {
+    assert {trial.user_attrs["metrics"]["fault"] for trial in patterns.trials} == {
         "the single-task network of semseg has 0, and the gain divides by it"
     }
+    assert {trial.state for trial in patterns.trials} == {optuna.trial.TrialState.FAIL}
 
 
 @pytest.mark.parametrize(
@@ -149,12 +150,10 @@ def test_configurations_of_undefined_gain_count_as_tried(tmp_path, monkeypatch) 
 )
 def test_how_many_configurations_a_store_tries(scaled, most, stored, tried_before, count) -> None:
     patterns = optuna.create_study(directions=list(GAIN_AND_COST))
-    if stored is not None:
-        patterns.set_user_attr("count", stored)
     for _ in range(tried_before):
         patterns.tell(patterns.ask(), [0.0, 1.0])
     supernet = SimpleNamespace(patterns=scaled, most_patterns=most)
-    assert _stored_count(patterns, supernet) == count
+    assert _stored_count(stored, patterns, supernet) == count
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 from gatesearch.errors import StudyRefusedError
+from gatesearch.measures import Gain
 from gatesearch.store.backup import DATABASE, back_up, damage, last_backup, restore
 from gatesearch.store.integrity import is_sealed, seal, unseal
 from gatesearch.store.opening import open_store, read_store
@@ -44,7 +45,7 @@ def finished(tmp_path_factory):
         trial = patterns.ask()
         trial.suggest_float("share.depth", 0.0, 1.0)
         trial.suggest_categorical("kind", ["a", "b"])
-        keep_pattern(patterns, trial, {"semseg": 3.0, "depth": float("nan")}, [1.0, 2.0])
+        keep_pattern(patterns, trial, {"semseg": 3.0, "depth": float("nan")}, Gain(1.0), 2.0)
     patterns.ask()  # cut off
     store.close()
     back_up(folder / "out")
