@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
 from matplotlib.style import context
 
 from gatesearch.errors import UsageError
@@ -18,12 +19,13 @@ from gatesearch.report import (
     sharing,
     summary_page,
 )
+from gatesearch.report.layout import lay_out, number_pages
 from gatesearch.report.results_csv import results_table
-from gatesearch.report.style import RC, footer
+from gatesearch.report.style import RC
 from gatesearch.results import StudyRecord, summary
 
-# One module per kind of page, in the order of the report.
-PAGES = (summary_page, comparison, sharing, history, predictions, curves, provenance)
+# One module per kind of section, in the order of the report.
+SECTIONS = (summary_page, comparison, sharing, history, predictions, curves, provenance)
 
 
 def write_report(record: StudyRecord, *, folder: Path) -> Path:
@@ -38,7 +40,6 @@ def write_report(record: StudyRecord, *, folder: Path) -> Path:
 
     Raises:
         UsageError: There are results of more than one protocol.
-        DataError: The file of predictions is damaged.
     """
     _refuse_two_protocols(record)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,18 +53,27 @@ def write_report(record: StudyRecord, *, folder: Path) -> Path:
     return path
 
 
-def _pdf(record: StudyRecord) -> bytes:
-    buffer = io.BytesIO()
-    # Without a date the bytes depend on the record alone.
-    metadata = {"Title": f"gatesearch: {record.name}", "CreationDate": None}
-    with context(RC, after_reset=True), PdfPages(buffer, metadata=metadata) as pdf:
-        figures = [figure for module in PAGES for figure in module.pages(record)]
+def draw_pages(record: StudyRecord) -> list[Figure]:
+    """Draw all pages of a report, with matplotlib's settings as in `style.RC`."""
+    with context(RC, after_reset=True):
+        figures = lay_out(
+            section for module in SECTIONS for section in module.sections(record)
+        )
         source = (
             f"gatesearch · study {record.name} · fingerprint {record.fingerprint} · "
             f"protocol {record.protocol}"
         )
-        for number, figure in enumerate(figures, start=1):
-            footer(figure, source, f"{number} / {len(figures)}")
+        number_pages(figures, source)
+    return figures
+
+
+def _pdf(record: StudyRecord) -> bytes:
+    buffer = io.BytesIO()
+    # Without a date the bytes depend on the record alone.
+    metadata = {"Title": f"gatesearch: {record.name}", "CreationDate": None}
+    figures = draw_pages(record)
+    with context(RC, after_reset=True), PdfPages(buffer, metadata=metadata) as pdf:
+        for figure in figures:
             pdf.savefig(figure)
     return buffer.getvalue()
 
