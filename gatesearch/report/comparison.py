@@ -1,7 +1,7 @@
 """The table of networks, in the form of the poster's: metrics, gain and costs."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -94,9 +94,7 @@ def _make_columns(record: StudyRecord, split: Split, groups: Sequence[SeedGroup]
         return lambda r: r.metrics.get(split, {}).get(name, math.nan)
 
     tasks = [
-        column(
-            task.name, task.metric, task.unit, metric(task.name), higher=task.higher_is_better
-        )
+        column(task.name, task.metric, task.unit, metric(task.name), higher=task.higher_is_better)
         for task in record.tasks
     ]
     columns = list(tasks)
@@ -186,7 +184,7 @@ def _texts(column: _Column, groups: Sequence[SeedGroup]) -> list[_Cell]:
 def _rows(
     groups: Sequence[SeedGroup],
     columns: Sequence[Sequence[_Cell]],
-    styles: dict[str, NetworkStyle],
+    styles: Mapping[str, NetworkStyle],
     width: float,
     *,
     several: bool,

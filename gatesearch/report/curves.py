@@ -21,7 +21,7 @@ from gatesearch.report.record_queries import (
 from gatesearch.results import Result, StudyRecord, front
 
 _BASELINES, _TRIALS = 12, 5  # drawn at most
-_COLUMNS = 4
+_COLUMNS = 5
 
 _Line = tuple[Result, NetworkStyle]
 
@@ -70,10 +70,9 @@ def _chosen_lines(record: StudyRecord) -> tuple[list[_Line], str]:
     drawn = pick_evenly(baselines, _BASELINES)
     trials = pick_evenly(chosen, _TRIALS)
     networks = [*(group.results[0] for group in drawn), *trials]
-    note = "Dashed: baselines, first seed. " if drawn else ""
-    note += "Solid: the front's networks, dearer = darker." if trials else ""
+    note = ""
     if len(drawn) < len(baselines) or len(trials) < len(chosen):
-        note += (
+        note = (
             f" Drawn: {len(drawn)} of {len(baselines)} baselines, "
             f"{len(trials)} of {len(chosen)} networks of the front."
         )
@@ -90,14 +89,14 @@ def _section(
     panels = [Panel(text, _drawing(lines, key), "Epoch") for key, text in keys]
     parts = split_pages(panels, _COLUMNS)
     columns = max(len(parts[0]), 2)
-    entries = [
-        Entry(network_label(result), look.colour, dash=look.dash)
-        for result, look in lines
-        if any(_has_values(result, key) for key, _ in keys)
-    ]
+    drawn = [line for line in lines if any(_has_values(line[0], key) for key, _ in keys)]
+    entries = [Entry(network_label(result), look.colour, dash=look.dash) for result, look in drawn]
+    trials = [result.trial is not None for result, _ in drawn]
+    kinds = "" if all(trials) else "Dashed: baselines, first seed. "
+    kinds += "Solid: the front's networks, darker = more GFLOPs." if any(trials) else ""
     rows = [panel_row(part, columns=columns) for part in parts]
     rows[-1] = replace(rows[-1], with_next=True)
-    return Section(title, subtitle, [*rows, legend_block(entries)], note=note)
+    return Section(title, subtitle, [*rows, legend_block(entries)], note=(kinds + note).strip())
 
 
 def _drawing(lines: Sequence[_Line], key: str) -> Callable[[Axes, float, float], None]:

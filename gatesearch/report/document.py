@@ -56,9 +56,7 @@ def write_report(record: StudyRecord, *, folder: Path) -> Path:
 def draw_pages(record: StudyRecord) -> list[Figure]:
     """Draw all pages of a report, with matplotlib's settings as in `style.RC`."""
     with context(RC, after_reset=True):
-        figures = lay_out(
-            section for module in SECTIONS for section in module.sections(record)
-        )
+        figures = lay_out(section for module in SECTIONS for section in module.sections(record))
         source = (
             f"gatesearch · study {record.name} · fingerprint {record.fingerprint} · "
             f"protocol {record.protocol}"

@@ -146,7 +146,8 @@ def _influence(
             for params, y, color in zip(numbers, values, colors, strict=True)
             if name in params and math.isfinite(params[name])
         ]
-        x, y, shades = ([p[i] for p in points] for i in range(3))
+        x, y = [point[0] for point in points], [point[1] for point in points]
+        shades = [point[2] for point in points]
         log = name == "lambda_s" and bool(x) and min(x) > 0
 
         def draw(axes: Axes, width: float, height: float) -> None:
@@ -168,11 +169,13 @@ def _influence(
 
     blocks = [
         panel_row(
-            [panel(name, quantity, values, named=i == 1) for name in part],
-            columns=columns, least=0.8, most=1.9,
-        )  # fmt: skip
+            [panel(name, *row, named=row is rows[1]) for name in part],
+            columns=columns,
+            least=0.8,
+            most=1.9,
+        )
         for part in parts
-        for i, (quantity, values) in enumerate(rows)
+        for row in rows
     ]
     # A row of gains stays with the row of costs below it, which names the parameters.
     blocks = [replace(block, with_next=i % 2 == 0) for i, block in enumerate(blocks)]
@@ -187,9 +190,7 @@ def _influence(
     )
 
 
-def _scatter(
-    axes: Axes, x: Sequence[float], y: Sequence[float], colors: Sequence[str]
-) -> None:
+def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float], colors: Sequence[str]) -> None:
     """Draw points, those of the front above the others."""
     for front in (False, True):
         chosen = [i for i, color in enumerate(colors) if (color != style.OTHERS) == front]

@@ -19,12 +19,12 @@ from gatesearch.report.text import fit, line_height, printable, wrap
 PAGE_WIDTH, PAGE_HEIGHT = 11.69, 8.27  # A4, landscape
 MARGIN = 0.70  # left and right
 WIDTH = PAGE_WIDTH - 2 * MARGIN
-_TOP, _BOTTOM = 0.42, 7.72  # where content begins and ends, from the top of the page
+_TOP, _BOTTOM = 0.40, 7.66  # where content begins and ends, from the top of the page
 HEIGHT = _BOTTOM - _TOP
 
 _TITLE, _SUBTITLE, _NOTE = 16.0, 9.0, 7.0  # sizes of text, points
 _GAP = 0.30  # between sections
-_COLUMN_GAP = 0.30
+COLUMN_GAP = 0.30  # between columns of a section
 
 
 @dataclass(frozen=True)
@@ -258,19 +258,17 @@ def _draw_part(figure: Figure, part: _Part, y: float) -> float:
     y += step
     for line in [] if part.continued else _subtitle_lines(section):
         step = line_height(_SUBTITLE)
-        Box(figure, MARGIN, y, WIDTH, step).text(
-            0, step / 2, line, size=_SUBTITLE, color=MUTED
-        )
+        Box(figure, MARGIN, y, WIDTH, step).text(0, step / 2, line, size=_SUBTITLE, color=MUTED)
         y += step
     Box(figure, MARGIN, y, WIDTH, 0).rule(0.05, width=1.1)
     y += 0.18
     if section.head:
         section.head.draw(Box(figure, MARGIN, y, WIDTH, section.head.height))
         y += section.head.height
-    width = (WIDTH - _COLUMN_GAP * (section.columns - 1)) / section.columns
+    width = (WIDTH - COLUMN_GAP * (section.columns - 1)) / section.columns
     end = y
     for i, column in enumerate(part.columns):
-        end = max(end, _draw_column(figure, part, column, i * (width + _COLUMN_GAP), y, width))
+        end = max(end, _draw_column(figure, part, column, i * (width + COLUMN_GAP), y, width))
     y = end + (0.12 if section.note else 0.0)
     for line in _note_lines(section):
         step = line_height(_NOTE)
@@ -308,7 +306,7 @@ def number_pages(figures: Sequence[Figure], source: str) -> None:
 
 
 def _draw_footer(figure: Figure, source: str, number: str) -> None:
-    box = Box(figure, MARGIN, _BOTTOM + 0.12, WIDTH, 0.3)
+    box = Box(figure, MARGIN, _BOTTOM + 0.10, WIDTH, 0.3)
     box.rule(0, color=FAINT)
     box.text(0, 0.15, fit(source, WIDTH - 1.0, _NOTE), size=_NOTE, color=MUTED)
     box.text(WIDTH, 0.15, number, size=_NOTE, color=MUTED, ha="right")

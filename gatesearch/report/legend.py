@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from gatesearch.report.layout import PAGE_HEIGHT, PAGE_WIDTH, WIDTH, Block, Box
-from gatesearch.report.network_styles import NetworkStyle
+from gatesearch.report.network_styles import Dash, NetworkStyle
 from gatesearch.report.text import fit, line_height, text_width
 
 _SIZE = 7.5
@@ -30,7 +30,7 @@ class Entry:
     label: str
     colour: str
     marker: str = ""
-    dash: str = ""
+    dash: Dash = ""
     hollow: bool = False
 
 
@@ -102,9 +102,7 @@ def _draw_swatch(box: Box, entry: Entry, x: float, middle: float) -> None:
         box.figure.add_artist(Rectangle(corner, width, height, color=entry.colour, linewidth=0))
 
 
-def _add_marker(
-    box: Box, x: float, y: float, colour: str, marker: str, *, hollow: bool
-) -> None:
+def _add_marker(box: Box, x: float, y: float, colour: str, marker: str, *, hollow: bool) -> None:
     box.figure.add_artist(
         Line2D(
             [x], [y], marker=marker, markersize=6.5, linestyle="none",

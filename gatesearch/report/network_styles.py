@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
@@ -22,7 +23,8 @@ COLOURS = (
     "#d62728", "#9c8f7a",
 )  # fmt: skip
 MARKERS = ("P", "X", "<", ">", "p", "h", "*")
-DASHES = ("--", ":", "-.")
+Dash = Literal["", "-", "--", ":", "-."]
+DASHES: tuple[Dash, ...] = ("--", ":", "-.")
 _FRONT = LinearSegmentedColormap.from_list("front", ["#8fd0c5", "#0b7a75", "#06302f"])
 
 
@@ -38,7 +40,7 @@ class NetworkStyle:
 
     colour: str
     marker: str
-    dash: str
+    dash: Dash
 
 
 def network_styles(record: StudyRecord) -> Mapping[str, NetworkStyle]:

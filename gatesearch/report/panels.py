@@ -9,8 +9,8 @@ from gatesearch.report.layout import Block, Box
 from gatesearch.report.style import INK, MUTED
 from gatesearch.report.text import SMALLEST, fit, text_width
 
-LEFT, BELOW = 0.52, 0.24  # room for the numbers of the ticks, inches
-_TITLE, _LABEL = 0.24, 0.16
+LEFT, BELOW = 0.52, 0.20  # room for the numbers of the ticks, inches
+_TITLE, _LABEL = 0.24, 0.14
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def panel_row(
         most: Height up to which they grow.
     """
     below = BELOW + (_LABEL if any(panel.xlabel for panel in panels) else 0.0)
-    frame = _TITLE + below + 0.06
+    frame = _TITLE + below + 0.08
 
     def draw(box: Box) -> None:
         width = box.width / columns
@@ -57,9 +57,9 @@ def panel_row(
 
 def _draw(box: Box, panel: Panel, width: float, height: float) -> None:
     remark = fit(panel.remark, width * 0.5, 7, bold=panel.strong) if panel.remark else ""
-    room = width + LEFT - 0.2 - text_width(remark, 7, bold=panel.strong)
-    title = fit(panel.title, room - 0.1, 8, bold=True)
-    box.text(0.1, _TITLE / 2, title, size=8, weight="bold")
+    room = width - 0.1 - text_width(remark, 7, bold=panel.strong)
+    title = fit(panel.title, room, 8, bold=True)
+    box.text(LEFT, _TITLE / 2, title, size=8, weight="bold")
     if remark:
         box.text(
             LEFT + width, _TITLE / 2, remark, size=7, ha="right",

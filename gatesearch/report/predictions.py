@@ -1,7 +1,7 @@
-"""Real images beside truth and predictions, a section per task."""
+"""Real images beside truth and predictions of every task."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from zipfile import BadZipFile
 
@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 from gatesearch.drawing import COLOR_SCALE, DRAWINGS, Drawing, Limits, palette
 from gatesearch.errors import DataError
 from gatesearch.report import style
-from gatesearch.report.layout import PAGE_HEIGHT, PAGE_WIDTH, WIDTH, Block, Box, Section, paragraph
-from gatesearch.report.legend import Entry, draw_marker, legend_block
+from gatesearch.report.layout import (
+    PAGE_HEIGHT,
+    PAGE_WIDTH,
+    WIDTH,
+    Block,
+    Box,
+    Section,
+    draw_lines,
+    paragraph,
+)
+from gatesearch.report.legend import Entry, draw_legend, draw_marker, legend_block
 from gatesearch.report.network_styles import NetworkStyle, network_styles
 from gatesearch.report.record_queries import (
     NAMES,
@@ -25,7 +34,7 @@ from gatesearch.report.record_queries import (
     shown_split,
     split_pages,
 )
-from gatesearch.report.text import SMALLEST, fit
+from gatesearch.report.text import SMALLEST, fit, text_width, wrap
 from gatesearch.results import StudyRecord, TaskInfo
 
 _IGNORED = 255  # as in gatesearch.tasks.labels, which needs torch
@@ -33,12 +42,13 @@ _FRAMES_PER_BLOCK = 4
 _COLUMNS = 5  # networks beside image and truth
 _PIXELS = 400  # width up to which pictures are drawn; a page does not show more
 _GAP = 0.07  # between pictures, inches
-_HEAD = 0.26
-_HIGHEST = 1.6  # of a picture, inches
-_SMALLEST_SHARE = 0.62  # of its full size to which a picture is drawn so that more fit on a page
-_SCALE_HEIGHT = 0.42  # of a colour scale
+_KEY_WIDTH = 1.65  # at the right of the pictures
+_KEY_ENTRIES = 4  # classes in the key per row of pictures; more are named below the pictures
+_FRAME = 0.60  # above the pictures of a task
+_LEAST, _HIGHEST = 0.72, 1.6  # height of a picture
 
 Values = NDArray[Any]
+_Extent = tuple[float, float, float, float]  # left, right, bottom, top
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,25 @@ class _Column:
     network: NetworkStyle | None = None
 
 
+@dataclass(frozen=True)
+class _Key:
+    """What the colours of a task's pictures mean.
+
+    Attributes:
+        note: A sentence.
+        limits: Values at the ends of the colour scale; None without one.
+        extend: Ends beyond which there are values: `neither`, `min`, `max` or `both`.
+        entries: The classes.
+    """
+
+    note: str
+    limits: Limits | None
+    extend: str
+    entries: Sequence[Entry]
+
+
 def sections(record: StudyRecord) -> Iterator[Section]:
-    """Yield a section per task; nothing where no predictions were kept.
+    """Yield all tasks in one section; nothing where no predictions were kept.
 
     Trials are ordered by cost; where not all fit, the cheapest and the most expensive remain. What
     cannot be drawn is left out, and a sentence says why.
@@ -65,23 +92,28 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     try:
         arrays = _load(record)
     except DataError as error:
-        yield _left_out("Predictions", str(error))
+        yield Section("Predictions", "", [_left_out(str(error))])
         return
     images = arrays.get("image")
     if images is None or len(images) == 0:
         return
-    styles = network_styles(record)
-    stored = arrays.get("seed", np.array(()))
-    seed = int(stored) if stored.shape == () and stored.dtype.kind in "iu" else None
+    blocks: list[Block] = []
     for task in record.tasks:
-        columns = _columns(record, task, arrays, styles)
+        columns = _columns(record, task, arrays, network_styles(record))
         if len(columns) == 1:
             continue
         try:
             _check_shapes(columns, task)
-            yield _section(record, task, columns, seed)
+            blocks += _task_blocks(record, task, columns, _seed(arrays))
         except DataError as error:
-            yield _left_out(f"Predictions: {task.name}", str(error))
+            blocks.append(_left_out(f"{task.name}: {error}"))
+    if blocks:
+        yield Section(
+            "Predictions",
+            f"Images beside truth and predictions; above each network's its figure on the whole "
+            f"{shown_split(record)} split",
+            blocks,
+        )
 
 
 def shared_limits(drawing: Drawing, truth: Values | None, guesses: Sequence[Values]) -> Limits:
@@ -119,8 +151,14 @@ def _load(record: StudyRecord) -> Mapping[str, Values]:
         ) from error
 
 
-def _left_out(title: str, reason: str) -> Section:
-    return Section(title, "Left out", [paragraph(reason, size=8, color=style.MUTED)])
+def _left_out(reason: str) -> Block:
+    return paragraph(f"Left out: {reason}", size=8, color=style.MUTED)
+
+
+def _seed(arrays: Mapping[str, Values]) -> int | None:
+    """Read the seed of the networks that predicted; None where it is not kept."""
+    stored = arrays.get("seed", np.array(()))
+    return int(stored) if stored.shape == () and stored.dtype.kind in "iu" else None
 
 
 def _columns(
@@ -162,9 +200,10 @@ def _check_shapes(columns: Sequence[_Column], task: TaskInfo) -> None:
             )
 
 
-def _section(
+def _task_blocks(
     record: StudyRecord, task: TaskInfo, columns: Sequence[_Column], seed: int | None
-) -> Section:
+) -> list[Block]:
+    """Make the blocks of a task: pictures with their key, and a long legend below them."""
     drawing = DRAWINGS.get(task.drawing)
     if drawing is None:
         raise DataError(
@@ -188,26 +227,18 @@ def _section(
             "file: `gatesearch run` draws them anew"
         ) from error
     heads = [_head(record, task, column, seed) for column in columns]
+    shown = [column.values for column in columns[1:]]
+    entries = _class_entries(task, shown) if task.drawing == "classes" else []
+    parts = split_pages(range(len(columns[0].values)), _FRAMES_PER_BLOCK)
+    below = len(entries) > _KEY_ENTRIES * len(parts[0])
+    key = _Key(drawing.legend, limits, _beyond(limits, shown), [] if below else entries)
     blocks = [
-        _pictures(columns, heads, [row[part[0] : part[-1] + 1] for row in pictures])
-        for part in split_pages(range(len(columns[0].values)), _FRAMES_PER_BLOCK)
+        _pictures(task, columns, heads, [row[part[0] : part[-1] + 1] for row in pictures], key)
+        for part in parts
     ]
-    below = []
-    if limits is not None:
-        below.append(_color_scale(limits, task, [c.values for c in columns[1:]]))
-    if task.drawing == "classes":
-        below.append(legend_block(_class_entries(task, [c.values for c in columns[1:]])))
-    if below:
-        blocks[-1] = Block(blocks[-1].height, blocks[-1].draw, blocks[-1].most, with_next=True)
-    unit = f", {task.unit}" if task.unit else ""
-    split = shown_split(record)
-    return Section(
-        f"Predictions: {task.name}",
-        f"Truth beside predictions; below each network its {task.metric}{unit} "
-        f"{style.arrow(task.higher_is_better)} over the whole {split} split",
-        [*blocks, *below],
-        note=drawing.legend,
-    )
+    if not below:
+        return blocks
+    return [*blocks[:-1], replace(blocks[-1], with_next=True), legend_block(entries)]
 
 
 def _head(
@@ -228,40 +259,65 @@ def _head(
 
 
 def _pictures(
+    task: TaskInfo,
     columns: Sequence[_Column],
     heads: Sequence[tuple[str, str]],
     pictures: Sequence[Sequence[NDArray[np.uint8]]],
+    key: _Key,
 ) -> Block:
-    """Make a block of pictures, a row per frame."""
+    """Make a block of pictures, a row per frame, with the key at their right."""
     rows = len(pictures[0])
     height, width = columns[0].values.shape[1:3]
     shape = height / width
-    cell = min((WIDTH - _GAP * (len(columns) - 1)) / len(columns), _HIGHEST / shape)
-    full = rows * (cell * shape + _GAP)
-    frame = 2 * _HEAD * 0.62 + 0.04
+    room = WIDTH - _KEY_WIDTH - _GAP * len(columns)
+    full = min(room / len(columns) * shape, _HIGHEST)
+    least = min(full, _LEAST)
 
     def draw(box: Box) -> None:
-        high = (box.height - frame) / rows - _GAP
+        high = (box.height - _FRAME) / rows - _GAP
         wide = high / shape
+        unit = f", {task.unit}" if task.unit else ""
+        title = f"{task.name}   {task.metric}{unit} {style.arrow(task.higher_is_better)}"
+        box.text(0, 0.22, fit(title, WIDTH, 9.5, bold=True), size=9.5, weight="bold")
         # One axes for all pictures: making an axes costs more than drawing the picture.
         axes = _page_axes(box)
         for j, (column, (name, metric)) in enumerate(zip(columns, heads, strict=True)):
             x = j * (wide + _GAP)
             left = x
             if column.network:
-                draw_marker(box, column.network, x + 0.06, 0.08)
-                left += 0.16
-            title = fit(name, x + wide - left, 8, bold=True)
-            box.text(left, 0.08, title, size=8, weight="bold")
-            box.text(x, 0.24, fit(metric, wide, 7), size=7, color=style.MUTED)
+                draw_marker(box, column.network, x + 0.05, 0.42)
+                left += 0.13
+            end = x + wide
+            if metric and text_width(f"{name}  {metric}", 7.5, bold=True) < end - left:
+                box.text(end, 0.42, metric, size=7, color=style.MUTED, ha="right")
+                end -= text_width(f"{metric}  ", 7)
+            box.text(left, 0.42, fit(name, end - left, 7.5, bold=True), size=7.5, weight="bold")
             for i, picture in enumerate(pictures[j]):
-                y = frame + i * (high + _GAP)
+                y = _FRAME - 0.10 + i * (high + _GAP)
                 axes.imshow(
                     picture, interpolation="nearest", aspect="auto",
                     extent=_extent(box, x, y, wide, high),
                 )  # fmt: skip
+        x = len(columns) * (wide + _GAP) + 0.08
+        _draw_key(box.part(x, _FRAME - 0.10, box.width - x, box.height - _FRAME + 0.10), task, key)
 
-    return Block(frame + full * _SMALLEST_SHARE, draw, most=frame + full)
+    frame = rows * _GAP + _FRAME
+    return Block(frame + rows * least, draw, most=frame + rows * full)
+
+
+def _draw_key(box: Box, task: TaskInfo, key: _Key) -> None:
+    """Draw what colours mean: the scale or the classes, and a sentence."""
+    y = 0.0
+    width = min(box.width, _KEY_WIDTH)
+    if key.limits is not None:
+        unit = f"{task.name}, {task.unit}" if task.unit else task.name
+        box.text(0, 0.06, fit(unit, width, 7.5), size=7.5)
+        _draw_scale(box.part(0, 0.16, width, 0.3), key.limits, key.extend)
+        y = 0.46
+    elif key.entries:
+        y = draw_legend(box.part(0, 0, width, box.height), key.entries) + 0.06
+    note = key.note if key.extend == "neither" else f"{key.note} Pointed ends: values beyond."
+    draw_lines(box, wrap(note, width, 7), 0, y, size=7, color=style.MUTED)
 
 
 def _page_axes(box: Box) -> Axes:
@@ -272,38 +328,37 @@ def _page_axes(box: Box) -> Axes:
     return axes
 
 
-def _extent(box: Box, x: float, y: float, width: float, height: float) -> tuple[float, ...]:
+def _extent(box: Box, x: float, y: float, width: float, height: float) -> _Extent:
     left, top = (box.left + x) / PAGE_WIDTH, 1 - (box.top + y) / PAGE_HEIGHT
     return left, left + width / PAGE_WIDTH, top - height / PAGE_HEIGHT, top
 
 
-def _color_scale(limits: Limits, task: TaskInfo, values: Sequence[Values]) -> Block:
-    """Make a colour scale with its unit; pointed ends stand for values beyond it."""
+def _beyond(limits: Limits | None, values: Sequence[Values]) -> str:
+    """Tell at which ends values lie beyond a colour scale, in matplotlib's words."""
+    if limits is None:
+        return "neither"
     known = [array[np.isfinite(array) & (array > 0)] for array in values]
     lowest = min((float(array.min()) for array in known if array.size), default=limits[0])
     highest = max((float(array.max()) for array in known if array.size), default=limits[1])
-    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
-        (lowest < limits[0], highest > limits[1]), "neither"
+    below, above = lowest < limits[0], highest > limits[1]
+    return {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
+        (below, above), "neither"
     )
 
-    def draw(box: Box) -> None:
-        scale = ScalarMappable(Normalize(*limits), colormaps[COLOR_SCALE])
-        axes = box.axes(0.1, 0.08, 4.0, 0.11)
-        bar = box.figure.colorbar(scale, cax=axes, orientation="horizontal", extend=extend)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0, labelsize=SMALLEST, pad=2)
-        style.set_ticks(bar.ax.xaxis, 4.0)
-        beyond = "" if extend == "neither" else "; pointed ends: values beyond"
-        unit = f"{task.name}, {task.unit}" if task.unit else task.name
-        box.text(4.25, 0.135, fit(unit + beyond, box.width - 4.3, 7.5), size=7.5)
 
-    return Block(_SCALE_HEIGHT, draw)
+def _draw_scale(box: Box, limits: Limits, extend: str) -> None:
+    scale = ScalarMappable(Normalize(*limits), colormaps[COLOR_SCALE])
+    axes = box.axes(0.05, 0, box.width - 0.15, 0.11)
+    bar = box.figure.colorbar(scale, cax=axes, orientation="horizontal", extend=extend)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=SMALLEST, pad=2)
+    style.set_ticks(bar.ax.xaxis, box.width - 0.4)
 
 
 def _class_entries(task: TaskInfo, values: Sequence[Values]) -> list[Entry]:
     """List the classes that occur, the most frequent first, by name or else by number."""
-    counts = sum(np.bincount(array.ravel(), minlength=256) for array in values)
-    present = [int(i) for i in np.argsort(-np.asarray(counts), kind="stable") if counts[i] > 0]
+    counts = np.sum([np.bincount(array.ravel(), minlength=256) for array in values], axis=0)
+    present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] > 0]
     return [
         Entry(
             task.class_names[i] if i < len(task.class_names) else f"class {i}",

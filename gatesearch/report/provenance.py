@@ -4,29 +4,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gatesearch.report import style
-from gatesearch.report.layout import WIDTH, Block, Box, Section, draw_lines
+from gatesearch.report.layout import COLUMN_GAP, WIDTH, Block, Box, Section, draw_lines
 from gatesearch.report.record_queries import network_label
 from gatesearch.report.text import fit, line_height, text_width, wrap
 from gatesearch.results import STATES, Result, StudyRecord, front
 
 _SIZE, _HEADING = 7.0, 8.0  # points
-_COLUMNS = 2
-_COLUMN_GAP = 0.30
-_WIDTH = (WIDTH - _COLUMN_GAP) / _COLUMNS  # of a column, inches
-_KEYS = 2.1  # width of keys at most, inches
+_COLUMNS = 3
+_WIDTH = (WIDTH - COLUMN_GAP * (_COLUMNS - 1)) / _COLUMNS  # of a column, inches
+_KEYS = 1.7  # width of keys at most, inches
 _REASON_LINES = 4
 _MOST = 40  # reasons, and networks of the front; the CSV has all of them
 
 
 def sections(record: StudyRecord) -> Iterator[Section]:
-    """Yield all of it as one section of two columns."""
+    """Yield all of it as one section of three columns."""
     blocks: list[Block] = []
     for heading, lines in _chapters(record):
         blocks.append(_line(heading, _HEADING, space=0.08 if blocks else 0.0, heading=True))
         blocks += [_line(line, _SIZE) for line in lines or ["–"]]
     yield Section(
         "Provenance", "Where every figure of this report comes from", blocks, columns=_COLUMNS,
-        keep=8,
+        keep=24,
     )  # fmt: skip
 
 

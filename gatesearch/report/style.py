@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import Formatter, Locator, MaxNLocator, NullFormatter, NullLocator
-from numpy.typing import NDArray
 
 from gatesearch.report.text import SANS
 
@@ -105,15 +103,17 @@ def set_ticks(axis: Axis, length: float, *, log: bool = False, integer: bool = F
         log: Whether it is logarithmic.
         integer: Whether only whole numbers are named.
     """
-    room = 0.55 if axis.axis_name == "x" else 0.30
-    count = max(int(length / room), 2)
+    room = 0.45 if isinstance(axis, XAxis) else 0.30
+    count = min(max(int(length / room), 2), 10)
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
     if log:
         axis.set_major_locator(_LogTicks(count))
     else:
-        axis.set_major_locator(MaxNLocator(count, integer=integer, min_n_ticks=1))
-    axis.set_major_formatter(_PlainNumbers())
+        least = 1 if integer else 2
+        steps = [1, 2, 5, 10] if integer else [1, 2, 2.5, 5, 10]
+        axis.set_major_locator(MaxNLocator(count, integer=integer, min_n_ticks=least, steps=steps))
+    axis.set_major_formatter(_PlainNumbers(same_digits=not log))
 
 
 class _LogTicks(Locator):
@@ -125,27 +125,33 @@ class _LogTicks(Locator):
     def __init__(self, count: int) -> None:
         self.count = count
 
-    def __call__(self) -> NDArray[np.float64]:
+    def __call__(self) -> list[float]:
         low, high = sorted(self.axis.get_view_interval())  # type: ignore[union-attr]
         return self.tick_values(low, high)
 
-    def tick_values(self, vmin: float, vmax: float) -> NDArray[np.float64]:
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
         """Choose the ticks of a range."""
         powers = range(math.floor(math.log10(vmin)) - 1, math.ceil(math.log10(vmax)) + 2)
         tens = [10.0**p for p in powers if vmin <= 10.0**p <= vmax]
         finer = [f * 10.0**p for p in powers for f in (1, 2, 5) if vmin <= f * 10.0**p <= vmax]
         if 2 <= len(finer) <= self.count:
-            return np.array(finer)
-        if len(tens) >= 2:
-            return np.array(tens[:: -(-len(tens) // self.count)])
-        if len(finer) >= 2:
-            return np.array(finer[:: -(-len(finer) // self.count)])
+            return finer
+        for ticks in (tens, finer):
+            if len(ticks) >= 2:
+                return ticks[:: -(-len(ticks) // self.count)]
         values = MaxNLocator(self.count, min_n_ticks=2).tick_values(vmin, vmax)
-        return np.array([v for v in values if vmin <= v <= vmax])
+        return [float(value) for value in values if vmin <= value <= vmax]
 
 
 class _PlainNumbers(Formatter):
-    """Numbers without an offset or a factor aside, with as few digits as tell ticks apart."""
+    """Numbers without an offset or a factor aside, with as few digits as tell ticks apart.
+
+    Attributes:
+        same_digits: Whether all have as many digits after the point.
+    """
+
+    def __init__(self, *, same_digits: bool) -> None:
+        self.same_digits = same_digits
 
     def __call__(self, value: float, pos: int | None = None) -> str:
         del pos
@@ -153,15 +159,15 @@ class _PlainNumbers(Formatter):
 
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         """Write all ticks of an axis."""
-        for digits in range(1, 8):
-            texts = [f"{float(v):.{digits}g}" for v in values]
-            if [float(t) for t in texts] == [float(f"{float(v):.8g}") for v in values]:
+        numbers = [float(value) for value in values]
+        size = max(map(abs, numbers), default=0.0)
+        for digits in range(6):
+            texts = [f"{value:.{digits}f}" for value in numbers]
+            lost = [abs(float(t) - v) for t, v in zip(texts, numbers, strict=True)]
+            if max(lost, default=0.0) <= 1e-6 * size and size < 1e6:
+                shown = texts if self.same_digits else [f"{value:.5g}" for value in numbers]
                 break
-        return [_shorten(float(v), t) for v, t in zip(values, texts, strict=True)]
-
-
-def _shorten(value: float, text: str) -> str:
-    size = abs(value)
-    if "e" in text and 1e-4 <= size < 1e6:
-        text = f"{value:.0f}" if size >= 1 else f"{value:.10f}".rstrip("0")
-    return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e").replace("-", "−")
+        else:
+            shown = [f"{value:.3g}" for value in numbers]
+        plain = [text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e") for text in shown]
+        return [text.replace("-", "−") for text in plain]

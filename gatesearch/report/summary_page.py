@@ -44,7 +44,8 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     sentences = summary_sentences(record, split)
     floor, below = _floor(record, split, rows)
 
-    def draw(box: Box) -> None:
+    def draw(whole: Box) -> None:
+        box = whole.part(0, 0.12, WIDTH, whole.height - 0.12)
         chart = box.part(0, 0, WIDTH - _COLUMN - _GAP, box.height)
         _draw_chart(chart, record, split, rows, floor)
         column = box.part(WIDTH - _COLUMN, 0, _COLUMN, box.height)
@@ -64,9 +65,7 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     )
 
 
-def _floor(
-    record: StudyRecord, split: Split, rows: Sequence[PublishedRow]
-) -> tuple[float, int]:
+def _floor(record: StudyRecord, split: Split, rows: Sequence[PublishedRow]) -> tuple[float, int]:
     """Choose the gain at which the chart ends, and count the trials below it.
 
     Every labelled network is drawn; other trials far below them would flatten the chart.
@@ -157,9 +156,7 @@ def _set_limits(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     axes.set_ylim(min(ys) - pad_y, max(ys) + pad_y)
 
 
-def _points_along(
-    line: Sequence[tuple[float, float]], count: int
-) -> list[tuple[float, float]]:
+def _points_along(line: Sequence[tuple[float, float]], count: int) -> list[tuple[float, float]]:
     """List points on a line, `count` per piece, for labels to keep off it."""
     return [
         (x0 + (x1 - x0) * i / count, y0 + (y1 - y0) * i / count)
@@ -243,9 +240,7 @@ def _draw_tiles(box: Box, tiles: Sequence[tuple[str, str]]) -> float:
             )
         )  # fmt: skip
         shown = fit(big, room, _BIG, bold=True)
-        tile.text(
-            _TILE_PAD, 0.07 + head / 2, shown, size=_BIG, weight="bold", color=style.ACCENT
-        )
+        tile.text(_TILE_PAD, 0.07 + head / 2, shown, size=_BIG, weight="bold", color=style.ACCENT)
         for i, text in enumerate(lines):
             middle = 0.07 + head + line_height(_SMALL) * (i + 0.5)
             tile.text(_TILE_PAD, middle, text, size=_SMALL, color=style.MUTED)

@@ -34,9 +34,7 @@ def line_height(size: float) -> float:
     return size * LEADING / 72
 
 
-def fit(
-    text: str, width: float, size: float, *, bold: bool = False, mono: bool = False
-) -> str:
+def fit(text: str, width: float, size: float, *, bold: bool = False, mono: bool = False) -> str:
     """Shorten text to one printable line of at most `width` inches.
 
     What is left out is in the middle, since the names of a study often begin alike.
