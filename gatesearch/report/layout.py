@@ -5,7 +5,7 @@ a page as fit, and lets blocks grow where room is left. All lengths are inches.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -134,7 +134,10 @@ class _Part:
 
 def lay_out(sections: Iterable[Section]) -> list[Figure]:
     """Draw sections on as few pages as their order allows."""
-    return [_draw_page(parts) for parts in _split_into_pages(sections)]
+    planned = list(sections)
+    # Charts that are a little lower may save a page that would hold a few lines.
+    plans = [_split_into_pages(planned, squeeze) for squeeze in (1.0, 0.94, 0.88)]
+    return [_draw_page(parts) for parts in min(plans, key=len)]
 
 
 def paragraph(text: str, *, size: float = 9.0, bold: bool = False, color: str = INK) -> Block:
@@ -150,17 +153,22 @@ def paragraph(text: str, *, size: float = 9.0, bold: bool = False, color: str = 
     return Block(step * len(lines), draw)
 
 
-def _split_into_pages(sections: Iterable[Section]) -> list[list[_Part]]:
+def _split_into_pages(sections: Iterable[Section], squeeze: float) -> list[list[_Part]]:
+    """Divide sections over pages; blocks that grow need only a share of their height."""
     pages: list[list[_Part]] = []
     room = 0.0  # that is left on the last page
     for section in sections:
-        blocks, continued = list(section.blocks), False
+        blocks = [
+            replace(block, height=block.height * squeeze) if block.most > block.height else block
+            for block in section.blocks
+        ]
+        continued = False
         while blocks:
             above = _GAP if pages and pages[-1] else 0.0
             frame = above + _frame_height(section, continued)
             columns = _fill(blocks, section.columns, room - frame)
             count = sum(map(len, columns))
-            needed = 1 if continued else min(section.keep, len(blocks))
+            needed = 1 if continued else min(max(section.keep, 1), len(blocks))
             if count < needed and not (pages and not pages[-1]):
                 pages.append([])
                 room = HEIGHT

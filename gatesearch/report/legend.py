@@ -107,6 +107,6 @@ def _add_marker(box: Box, x: float, y: float, colour: str, marker: str, *, hollo
         Line2D(
             [x], [y], marker=marker, markersize=6.5, linestyle="none",
             markerfacecolor="none" if hollow else colour,
-            markeredgecolor=colour if hollow else "white",
+            markeredgecolor=colour if hollow or marker == "x" else "white",
         )
     )  # fmt: skip

@@ -277,7 +277,7 @@ def _pictures(
         high = (box.height - _FRAME) / rows - _GAP
         wide = high / shape
         unit = f", {task.unit}" if task.unit else ""
-        title = f"{task.name}   {task.metric}{unit} {style.arrow(task.higher_is_better)}"
+        title = f"{task.name} · {task.metric}{unit} {style.arrow(task.higher_is_better)}"
         box.text(0, 0.22, fit(title, WIDTH, 9.5, bold=True), size=9.5, weight="bold")
         # One axes for all pictures: making an axes costs more than drawing the picture.
         axes = _page_axes(box)
@@ -308,7 +308,7 @@ def _pictures(
 def _draw_key(box: Box, task: TaskInfo, key: _Key) -> None:
     """Draw what colours mean: the scale or the classes, and a sentence."""
     y = 0.0
-    width = min(box.width, _KEY_WIDTH)
+    width = min(box.width, 1.5 * _KEY_WIDTH)
     if key.limits is not None:
         unit = f"{task.name}, {task.unit}" if task.unit else task.name
         box.text(0, 0.06, fit(unit, width, 7.5), size=7.5)

@@ -71,7 +71,7 @@ def _chapters(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
     yield "Software and device", _pairs(_environment(networks))
     uncounted = _uncounted(networks)
     yield (
-        "Operators that no counter knew (most in one network)",
+        "Operators not counted (most in one network)",
         _pairs(uncounted) or ["none: every operator with a cost was counted"],
     )
     lost = [result for result in networks if result.state != "complete"]

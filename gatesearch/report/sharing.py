@@ -93,7 +93,7 @@ def _map(record: StudyRecord, trial: Result, split: Split, network: NetworkStyle
         height = box.height - _TITLE - below - 0.06
         gain = style.signed(delta(record, trial, split))
         title = (
-            f"{network_label(trial)}   Δ MTL ↑ {gain} % ({split}), "
+            f"{network_label(trial)} · Δ MTL ↑ {gain} % ({split}), "
             f"{style.compact(trial.gflops)} GFLOPs ↓"
         )
         draw_marker(box, network, _TASKS_WIDTH + 0.06, _TITLE / 2)
