@@ -26,7 +26,7 @@ _SIZE, _HEAD, _SMALL = 7.5, 7.0, 6.5  # sizes of figures, of the head, of deviat
 _NAMES = 1.60  # width of the networks' names, inches
 _GAP = 0.14  # between columns
 _NARROWEST, _WIDEST = 0.55, 0.98  # of a column, the gap included
-_HEAD_LINES = 2  # of each part of a column's head
+_HEAD_LINES = 3  # of each part of a column's head
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,18 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     styles = network_styles(record)
     several = any(len(group.results) > 1 for group in groups)
     most = int((WIDTH - _NAMES) / _NARROWEST)
-    for part in split_pages(columns, most):
+    count = len(record.tasks)
+    parts: list[Sequence[_Column]] = [columns]
+    if len(columns) > most:
+        parts = [*split_pages(columns[:count], most), columns[count:]]
+    for i, part in enumerate(parts):
         texts = [_texts(column, groups) for column in part]
         width = min((WIDTH - _NAMES) / len(part), _WIDEST)
         yield Section(
-            "Networks compared",
+            "Networks compared" if i == 0 else "Networks compared, further columns",
             f"Baselines and the front's networks, {split} split",
             _rows(groups, texts, styles, width, several=several),
-            note=_caption(record, split, several),
+            note=_caption(record, split, several) if i == len(parts) - 1 else "",
             head=_head(part, width),
             keep=min(4, len(groups)),
         )

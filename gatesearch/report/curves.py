@@ -94,9 +94,13 @@ def _section(
     trials = [result.trial is not None for result, _ in drawn]
     kinds = "" if all(trials) else "Dashed: baselines, first seed. "
     kinds += "Solid: the front's networks, darker = more GFLOPs." if any(trials) else ""
-    rows = [panel_row(part, columns=columns) for part in parts]
-    rows[-1] = replace(rows[-1], with_next=True)
-    return Section(title, subtitle, [*rows, legend_block(entries)], note=(kinds + note).strip())
+    return Section(
+        title,
+        subtitle,
+        [panel_row(part, columns=columns) for part in parts],
+        note=(kinds + note).strip(),
+        head=legend_block(entries),
+    )
 
 
 def _drawing(lines: Sequence[_Line], key: str) -> Callable[[Axes, float, float], None]:

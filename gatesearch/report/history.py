@@ -22,7 +22,7 @@ from gatesearch.report.record_queries import (
 )
 from gatesearch.results import Result, StudyRecord, delta
 
-_PARAMETERS_PER_ROW = 6
+_PARAMETERS_PER_ROW = 5
 
 
 def sections(record: StudyRecord) -> Iterator[Section]:
@@ -138,7 +138,7 @@ def _influence(
         ("GFLOPs ↓", [t.gflops for t in trials]),
     )
     parts = split_pages(names, _PARAMETERS_PER_ROW)
-    columns = max(len(parts[0]), 3)
+    columns = max(len(parts[0]), 2)
 
     def panel(name: str, quantity: str, values: Sequence[float], *, named: bool) -> Panel:
         points = [

@@ -44,8 +44,8 @@ _PIXELS = 400  # width up to which pictures are drawn; a page does not show more
 _GAP = 0.07  # between pictures, inches
 _KEY_WIDTH = 1.65  # at the right of the pictures
 _KEY_ENTRIES = 4  # classes in the key per row of pictures; more are named below the pictures
-_FRAME = 0.60  # above the pictures of a task
-_LEAST, _HIGHEST = 0.72, 1.6  # height of a picture
+_FRAME = 0.63  # above the pictures of a task
+_LEAST, _HIGHEST = 0.78, 1.6  # height of a picture
 
 Values = NDArray[Any]
 _Extent = tuple[float, float, float, float]  # left, right, bottom, top
@@ -110,8 +110,8 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     if blocks:
         yield Section(
             "Predictions",
-            f"Images beside truth and predictions; above each network's its figure on the whole "
-            f"{shown_split(record)} split",
+            "Images beside truth and predictions; below each network's name its figure on the "
+            f"whole {shown_split(record)} split",
             blocks,
         )
 
@@ -278,31 +278,36 @@ def _pictures(
         wide = high / shape
         unit = f", {task.unit}" if task.unit else ""
         title = f"{task.name} · {task.metric}{unit} {style.arrow(task.higher_is_better)}"
-        box.text(0, 0.22, fit(title, WIDTH, 9.5, bold=True), size=9.5, weight="bold")
+        box.text(0, 0.13, fit(title, WIDTH, 9.5, bold=True), size=9.5, weight="bold")
         # One axes for all pictures: making an axes costs more than drawing the picture.
         axes = _page_axes(box)
         for j, (column, (name, metric)) in enumerate(zip(columns, heads, strict=True)):
             x = j * (wide + _GAP)
             left = x
             if column.network:
-                draw_marker(box, column.network, x + 0.05, 0.42)
-                left += 0.13
-            end = x + wide
-            if metric and text_width(f"{name}  {metric}", 7.5, bold=True) < end - left:
-                box.text(end, 0.42, metric, size=7, color=style.MUTED, ha="right")
-                end -= text_width(f"{metric}  ", 7)
-            box.text(left, 0.42, fit(name, end - left, 7.5, bold=True), size=7.5, weight="bold")
+                draw_marker(box, column.network, x + 0.05, 0.33)
+                left += 0.12
+            size = _head_size(name, x + wide - left)
+            title = fit(name, x + wide - left, size, bold=True)
+            box.text(left, 0.33, title, size=size, weight="bold")
+            box.text(left, 0.47, fit(metric, x + wide - left, 7), size=7, color=style.MUTED)
             for i, picture in enumerate(pictures[j]):
-                y = _FRAME - 0.10 + i * (high + _GAP)
+                y = _FRAME - 0.07 + i * (high + _GAP)
                 axes.imshow(
                     picture, interpolation="nearest", aspect="auto",
                     extent=_extent(box, x, y, wide, high),
                 )  # fmt: skip
         x = len(columns) * (wide + _GAP) + 0.08
-        _draw_key(box.part(x, _FRAME - 0.10, box.width - x, box.height - _FRAME + 0.10), task, key)
+        _draw_key(box.part(x, _FRAME - 0.07, box.width - x, box.height - _FRAME + 0.07), task, key)
 
     frame = rows * _GAP + _FRAME
     return Block(frame + rows * least, draw, most=frame + rows * full)
+
+
+def _head_size(name: str, width: float) -> float:
+    """Choose the largest size at which a bold name has room."""
+    sizes = (7.5, 7.0, SMALLEST)
+    return next((size for size in sizes if text_width(name, size, bold=True) <= width), SMALLEST)
 
 
 def _draw_key(box: Box, task: TaskInfo, key: _Key) -> None:

@@ -17,7 +17,7 @@ from gatesearch.report.text import SMALLEST, fit, text_width
 from gatesearch.results import Result, Split, StudyRecord, delta, front
 
 _MAPS = 6
-_TASKS_WIDTH, _BAR_WIDTH = 1.25, 0.75  # beside a map, inches
+_TASKS_WIDTH, _BAR_WIDTH = 1.15, 1.10  # beside a map, inches
 _MAP_WIDTH = WIDTH - _TASKS_WIDTH - _BAR_WIDTH
 _TITLE = 0.26
 _LONGEST_NAME, _NAME_WIDTH = 0.72, 0.125  # of an upright layer's name, inches
@@ -50,7 +50,7 @@ def sections(record: StudyRecord) -> Iterator[Section]:
         yield Section(
             "What is shared, layer by layer",
             "Share of the live channels of each layer that are the task's own: "
-            "0 = all shared, 1 = a network of its own",
+            "0 = all shared, 1 = a network of its own; at the right the mean over layers",
             blocks,
             note="White: no channel of that layer is alive for the task.",
         )
@@ -59,10 +59,16 @@ def sections(record: StudyRecord) -> Iterator[Section]:
 def layer_names(names: Sequence[str]) -> LayerNames:
     """Divide names of layers into those of stages and short ones within each stage.
 
+    What all names begin with is left out.
+
     >>> layer_names(["conv1", "layer1.0.conv1", "layer1.0.downsample"])
     LayerNames(short=('', '0.conv1', '0.down'), stages=(('conv1', 0, 1), ('layer1', 1, 2)))
     """
-    bare = [name.removeprefix("backbone.") for name in names]
+    bare = list(names)
+    while len(set(names)) > 1 and len({name.partition(".")[0] for name in bare}) == 1:
+        if not all(name.partition(".")[2] for name in bare):
+            break
+        bare = [name.partition(".")[2] for name in bare]
     short, stages = [], []
     for stage, members in groupby(range(len(bare)), key=lambda i: bare[i].partition(".")[0]):
         inside = list(members)
@@ -98,15 +104,9 @@ def _map(record: StudyRecord, trial: Result, split: Split, network: NetworkStyle
         )
         draw_marker(box, network, _TASKS_WIDTH + 0.06, _TITLE / 2)
         box.text(_TASKS_WIDTH + 0.18, _TITLE / 2, title, size=8.5, weight="bold")
-        means = [
-            f"{task} {100 * np.nanmean(shares):.0f} %"
-            for task, shares in zip(tasks, values, strict=True)
-            if np.isfinite(shares).any()
-        ]
-        room = _MAP_WIDTH - 0.4 - text_width(title, 8.5, bold=True)
-        text = fit(f"own, mean over layers: {', '.join(means)}", room, 7)
         right = _TASKS_WIDTH + _MAP_WIDTH
-        box.text(right, _TITLE / 2, text, size=7, color=style.MUTED, ha="right")
+        word = "own, mean"
+        box.text(right + 0.05, _TITLE / 2, word, size=SMALLEST, color=style.MUTED)
         axes = box.axes(_TASKS_WIDTH, _TITLE, _MAP_WIDTH, height)
         image = axes.imshow(
             np.clip(values, 0, 1), cmap=style.SHARING, vmin=0, vmax=1, aspect="auto",
@@ -118,13 +118,16 @@ def _map(record: StudyRecord, trial: Result, split: Split, network: NetworkStyle
             name = fit(task, _TASKS_WIDTH - 0.08, 7.5)
             y = _TITLE + step * (i + 0.5)
             box.text(_TASKS_WIDTH - 0.06, y, name, size=7.5, ha="right")
+            if np.isfinite(values[i]).any():
+                mean = f"{100 * np.nanmean(values[i]):.0f} %"
+                box.text(right + 0.40, y, mean, size=7, ha="right")
         _write_layers(box, names, shown, count, _TITLE + height)
-        bar = box.figure.colorbar(image, cax=box.axes(right + 0.12, _TITLE, 0.11, height))
+        bar = box.figure.colorbar(image, cax=box.axes(right + 0.52, _TITLE, 0.11, height))
         bar.outline.set_visible(False)
         bar.set_ticks([])
         for share, word in ((0.0, "own"), (0.5, "half"), (1.0, "shared")):
             y = _TITLE + 0.06 + (height - 0.12) * share
-            box.text(right + 0.28, y, word, size=SMALLEST, color=style.MUTED)
+            box.text(right + 0.68, y, word, size=SMALLEST, color=style.MUTED)
 
     frame = _TITLE + below + 0.06
     return Block(frame + least, draw, most=frame + most)

@@ -43,7 +43,7 @@ def fit(text: str, width: float, size: float, *, bold: bool = False, mono: bool 
     if text_width(line, size, bold=bold, mono=mono) <= width:
         return line
     for kept in range(len(line) - 1, 0, -1):
-        end = kept // 3
+        end = kept // 2
         short = line[: kept - end].rstrip() + "…" + (line[-end:].lstrip() if end else "")
         if text_width(short, size, bold=bold, mono=mono) <= width:
             return short
@@ -79,7 +79,7 @@ def wrap(
     done: list[str] = []
     for paragraph in printable(str(text)).split("\n"):
         line = ""
-        for word in paragraph.split():
+        for word in _words(paragraph):
             if fits(f"{line} {word}".strip()):
                 line = f"{line} {word}".strip()
                 continue
@@ -97,6 +97,17 @@ def wrap(
         rest = " ".join(done[lines - 1 :])
         return [*done[: lines - 1], fit(rest, width, size, bold=bold, mono=mono)]
     return done
+
+
+def _words(paragraph: str) -> list[str]:
+    """Split at spaces, but not before a sign that belongs to a number or name, as `%` and `↑`."""
+    words: list[str] = []
+    for word in paragraph.split():
+        if words and word.strip(".;:,)") in ("%", "↑", "↓"):
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+    return words
 
 
 def printable(text: str) -> str:
