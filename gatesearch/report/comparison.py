@@ -23,7 +23,8 @@ from gatesearch.report.text import fit, line_height, text_width, wrap
 from gatesearch.results import Result, Split, StudyRecord, delta
 
 _SIZE, _HEAD, _SMALL = 7.5, 7.0, 6.5  # sizes of figures, of the head, of deviations
-_NAMES = 1.60  # width of the networks' names, inches
+_NAMES = 2.30  # width of the networks' names at most, inches
+_MARK = 0.17  # of the marker before a name
 _GAP = 0.14  # between columns
 _NARROWEST, _WIDEST = 0.55, 0.98  # of a column, the gap included
 _HEAD_LINES = 3  # of each part of a column's head
@@ -54,6 +55,25 @@ class _Column:
     decimals: int = -1
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """Where the columns of the table are.
+
+    Attributes:
+        names: Width of the networks' names, inches.
+        width: Width of each column of figures, inches.
+        count: Number of columns of figures.
+    """
+
+    names: float
+    width: float
+    count: int
+
+    def right(self, column: int) -> float:
+        """Right edge of a column of figures."""
+        return self.names + self.width * (column + 1)
+
+
 def sections(record: StudyRecord) -> Iterator[Section]:
     """Yield the table; one of more columns than fit on a page is continued in a second table."""
     split = shown_split(record)
@@ -61,20 +81,22 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     columns = _make_columns(record, split, groups)
     styles = network_styles(record)
     several = any(len(group.results) > 1 for group in groups)
-    most = int((WIDTH - _NAMES) / _NARROWEST)
+    widest = max((text_width(group.label, _SIZE) for group in groups), default=0.0)
+    names = min(max(widest + _MARK + _GAP, 1.2), _NAMES)
+    most = int((WIDTH - names) / _NARROWEST)
     count = len(record.tasks)
     parts: list[Sequence[_Column]] = [columns]
     if len(columns) > most:
         parts = [*split_pages(columns[:count], most), columns[count:]]
     for i, part in enumerate(parts):
         texts = [_texts(column, groups) for column in part]
-        width = min((WIDTH - _NAMES) / len(part), _WIDEST)
+        grid = _Grid(names, min((WIDTH - names) / len(part), _WIDEST), len(part))
         yield Section(
             "Networks compared" if i == 0 else "Networks compared, further columns",
             f"Baselines and the front's networks, {split} split",
-            _rows(groups, texts, styles, width, several=several),
+            _rows(groups, texts, styles, grid, several=several),
             note=_caption(record, split, several) if i == len(parts) - 1 else "",
-            head=_head(part, width),
+            head=_head(part, grid),
             keep=min(4, len(groups)),
         )
 
@@ -136,9 +158,9 @@ def _make_columns(record: StudyRecord, split: Split, groups: Sequence[SeedGroup]
     ]
 
 
-def _head(columns: Sequence[_Column], width: float) -> Block:
+def _head(columns: Sequence[_Column], grid: _Grid) -> Block:
     """Make the head of the table: name, kind and unit of each column, wrapped to its width."""
-    room = width - _GAP
+    room = grid.width - _GAP
     parts = [
         (
             wrap(column.head, room, _HEAD, lines=_HEAD_LINES, bold=True),
@@ -155,11 +177,11 @@ def _head(columns: Sequence[_Column], width: float) -> Block:
     def draw(box: Box) -> None:
         box.text(0, line_height(_HEAD) / 2, "Network", size=_HEAD, weight="bold")
         for i, (head, kind, unit) in enumerate(parts):
-            x = _NAMES + width * (i + 1)
+            x = grid.right(i)
             draw_lines(box, head, x, 0, size=_HEAD, weight="bold", ha="right")
             draw_lines(box, kind, x, tops[1], size=_SMALL, ha="right", color=style.MUTED)
             draw_lines(box, unit, x, tops[2], size=_SMALL, ha="right", color=style.MUTED)
-        box.rule(height - 0.03, to=_NAMES + width * len(columns))
+        box.rule(height - 0.03, to=grid.right(grid.count - 1))
 
     return Block(height, draw)
 
@@ -189,12 +211,12 @@ def _rows(
     groups: Sequence[SeedGroup],
     columns: Sequence[Sequence[_Cell]],
     styles: Mapping[str, NetworkStyle],
-    width: float,
+    grid: _Grid,
     *,
     several: bool,
 ) -> list[Block]:
     height = line_height(_SIZE) + (line_height(_SMALL) if several else 0.04)
-    end = _NAMES + width * len(columns)
+    end = grid.right(grid.count - 1)
 
     def make(i: int) -> Block:
         group, cells = groups[i], [column[i] for column in columns]
@@ -208,15 +230,16 @@ def _rows(
             used = line_height(_SIZE) + (line_height(_SMALL) if spreads else 0)
             y = (box.height - used) / 2 + line_height(_SIZE) / 2
             draw_marker(box, styles[group.label], 0.06, y)
-            box.text(0.17, y, fit(group.label, _NAMES - 0.2, _SIZE), size=_SIZE)
+            name = fit(group.label, grid.names - _MARK, _SIZE)
+            box.text(_MARK, y, name, size=_SIZE)
             for j, (figure, spread, bold) in enumerate(cells):
-                x = _NAMES + width * (j + 1)
+                x = grid.right(j)
                 weight = "bold" if bold else "normal"
-                size = _size_that_fits(figure, width - 0.06, bold=bold)
+                size = _size_that_fits(figure, grid.width - 0.06, bold=bold)
                 box.text(x, y, figure, size=size, ha="right", weight=weight)
                 if spread:
                     below = y + (line_height(_SIZE) + line_height(_SMALL)) / 2
-                    spread = fit(spread, width - 0.04, _SMALL)
+                    spread = fit(spread, grid.width - 0.04, _SMALL)
                     box.text(x, below, spread, size=_SMALL, ha="right", color=style.MUTED)
             if i == len(groups) - 1:
                 box.rule(box.height, to=end)

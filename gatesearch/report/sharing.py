@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,8 +29,9 @@ class LayerNames:
     """Names of layers, short enough to be read below a map.
 
     Attributes:
-        short: A name per layer, without that of its stage; empty where the stage says it all.
-        stages: (name, index of its first layer, number of its layers), in order.
+        short: A name per layer, without that of its stage.
+        stages: (name, index of its first layer, number of its layers), in order; layers whose names
+            have no dot are in none.
     """
 
     short: tuple[str, ...]
@@ -62,7 +63,7 @@ def layer_names(names: Sequence[str]) -> LayerNames:
     What all names begin with is left out.
 
     >>> layer_names(["conv1", "layer1.0.conv1", "layer1.0.downsample"])
-    LayerNames(short=('', '0.conv1', '0.down'), stages=(('conv1', 0, 1), ('layer1', 1, 2)))
+    LayerNames(short=('conv1', '0.conv1', '0.down'), stages=(('layer1', 1, 2),))
     """
     bare = list(names)
     while len(set(names)) > 1 and len({name.partition(".")[0] for name in bare}) == 1:
@@ -70,15 +71,22 @@ def layer_names(names: Sequence[str]) -> LayerNames:
             break
         bare = [name.partition(".")[2] for name in bare]
     short, stages = [], []
-    for stage, members in groupby(range(len(bare)), key=lambda i: bare[i].partition(".")[0]):
+    for stage, members in groupby(range(len(bare)), key=lambda i: _stage(bare[i])):
         inside = list(members)
-        stages.append((stage, inside[0], len(inside)))
+        if stage:
+            stages.append((stage, inside[0], len(inside)))
         for i in inside:
-            rest = bare[i].partition(".")[2]
+            rest = bare[i].removeprefix(f"{stage}.")
             for long, brief in (("downsample", "down"), ("depthwise", "dw")):
                 rest = rest.replace(long, brief)
             short.append(rest)
     return LayerNames(tuple(short), tuple(stages))
+
+
+def _stage(name: str) -> str:
+    """Name a layer's stage; empty for a layer in none."""
+    stage, dot, _ = name.partition(".")
+    return stage if dot else ""
 
 
 def _map(record: StudyRecord, trial: Result, split: Split, network: NetworkStyle) -> Block:
@@ -136,12 +144,14 @@ def _map(record: StudyRecord, trial: Result, split: Split, network: NetworkStyle
 def _shown_names(names: LayerNames, count: int) -> dict[int, str]:
     """Choose the layers that are named: in each stage every k-th, from its first on."""
     every = math.ceil(_NAME_WIDTH / (_MAP_WIDTH / count))
+    starts = [start for _, start, _ in names.stages]
+    ends = [start + length for _, start, length in names.stages]
+    edges = sorted({0, *starts, *ends, count})
     shown = {}
-    for _, start, length in names.stages:
-        end = start + length
+    for start, end in pairwise(edges):
         for i in range(start, end, every):
             # Clear of the next stage's first name.
-            if names.short[i] and (i == start or i + every <= end or end == count):
+            if i == start or i + every <= end or end == count:
                 shown[i] = fit(names.short[i], _LONGEST_NAME, SMALLEST)
     return shown
 

@@ -119,7 +119,7 @@ def _draw_chart(
         axes.plot(
             x, y, look.marker, color=look.colour, markersize=8.5, mec="white", mew=1.0, zorder=5
         )
-        name = fit(group.label, 1.6, 8, bold=True)
+        name = fit(group.label, 2.4, 8, bold=True)
         baseline_tags.append(PointLabel(x, y, name, color=look.colour))
     tags = [*baseline_tags, *tags]
     obstacles += [(tag.x, tag.y) for tag in tags]
