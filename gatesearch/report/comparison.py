@@ -25,7 +25,7 @@ from gatesearch.results import Result, Split, StudyRecord, delta
 _SIZE, _HEAD, _SMALL = 7.5, 7.0, 6.5  # sizes of figures, of the head, of deviations
 _NAMES = 2.30  # width of the networks' names at most, inches
 _MARK = 0.17  # of the marker before a name
-_GAP = 0.14  # between columns
+_GAP = 0.07  # between columns
 _NARROWEST, _WIDEST = 0.55, 0.98  # of a column, the gap included
 _HEAD_LINES = 3  # of each part of a column's head
 

@@ -60,14 +60,20 @@ def _in_shares(result: Result) -> Result:
 
 
 def _chosen_lines(record: StudyRecord) -> tuple[list[_Line], str]:
-    """Choose networks to draw: each baseline's first seed, and some of the front.
+    """Choose networks to draw: the baselines' first seeds, and some of the front.
+
+    All methods are drawn; of many weightings some are left out.
 
     Returns:
         (network, style) per line, and what a reader must know of the choice.
     """
     styles = network_styles(record)
     baselines, chosen = baseline_groups(record), front(record)
-    drawn = pick_evenly(baselines, _BASELINES)
+    weighted = [group for group in baselines if not group.is_uniform]
+    room = max(_BASELINES - len(baselines) + len(weighted), 0)
+    left_out = {group.label for group in weighted}
+    left_out -= {group.label for group in pick_evenly(weighted, room)}
+    drawn = [group for group in baselines if group.label not in left_out]
     trials = pick_evenly(chosen, _TRIALS)
     networks = [*(group.results[0] for group in drawn), *trials]
     note = ""

@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
-from gatesearch.drawing import COLOR_SCALE, DRAWINGS, Drawing, Limits, palette
+from gatesearch.drawing import COLOR_SCALE, DRAWINGS, Drawing, Limits, Picture, palette
 from gatesearch.errors import DataError
 from gatesearch.report import style
 from gatesearch.report.layout import (
@@ -58,11 +58,13 @@ class _Column:
     Attributes:
         title: Above it.
         values: (frames, H, W) or (frames, H, W, 3).
-        network: Style of the network that predicted them; None for image and truth.
+        is_predicted: Whether a network predicted them.
+        network: Style of that network where other pages draw it too.
     """
 
     title: str
     values: Values
+    is_predicted: bool = False
     network: NetworkStyle | None = None
 
 
@@ -179,7 +181,7 @@ def _columns(
     columns += [_Column("Truth", truth)] if truth is not None else []
     for key in [*kept, *pick_evenly(trials, _COLUMNS - len(kept))]:
         title = _title(key)
-        columns.append(_Column(title, arrays[key + suffix], styles.get(title)))
+        columns.append(_Column(title, arrays[key + suffix], True, styles.get(title)))
     return columns
 
 
@@ -210,28 +212,23 @@ def _task_blocks(
             f"a task's drawing must be one of {', '.join(DRAWINGS)}, found {task.drawing}; report "
             "with the gatesearch that wrote the store"
         )
-    truth = next((c.values for c in columns if c.title == "Truth" and c.network is None), None)
-    guesses = [c.values for c in columns[1:] if c.values is not truth]
-    step = -(-columns[0].values.shape[2] // _PIXELS)
+    truth = next((c.values for c in columns[1:] if not c.is_predicted), None)
+    guesses = [c.values for c in columns if c.is_predicted]
+    labels = [column.values for column in columns[1:]]
     try:
         limits = None if drawing.limits is None else shared_limits(drawing, truth, guesses)
-        pictures = [
-            [column.values[frame, ::step, ::step] if i == 0
-             else drawing.draw(column.values[frame, ::step, ::step], limits)
-             for frame in range(len(column.values))]
-            for i, column in enumerate(columns)
-        ]  # fmt: skip
+        pictures = _draw_columns(columns, drawing, limits)
+        entries = _class_entries(task, labels) if task.drawing == "classes" else []
     except (IndexError, TypeError, ValueError) as error:
         raise DataError(
             f"predictions of {task.name} cannot be drawn as {task.drawing} ({error}); delete the "
             "file: `gatesearch run` draws them anew"
         ) from error
     heads = [_head(record, task, column, seed) for column in columns]
-    shown = [column.values for column in columns[1:]]
-    entries = _class_entries(task, shown) if task.drawing == "classes" else []
     parts = split_pages(range(len(columns[0].values)), _FRAMES_PER_BLOCK)
     below = len(entries) > _KEY_ENTRIES * len(parts[0])
-    key = _Key(drawing.legend, limits, _beyond(limits, shown), [] if below else entries)
+    extend = _beyond(limits, [truth] if truth is not None else [], guesses)
+    key = _Key(drawing.legend, limits, extend, [] if below else entries)
     blocks = [
         _pictures(task, columns, heads, [row[part[0] : part[-1] + 1] for row in pictures], key)
         for part in parts
@@ -239,6 +236,39 @@ def _task_blocks(
     if not below:
         return blocks
     return [*blocks[:-1], replace(blocks[-1], with_next=True), legend_block(entries)]
+
+
+def _draw_columns(
+    columns: Sequence[_Column], drawing: Drawing, limits: Limits | None
+) -> list[list[Picture]]:
+    """Draw each column's frames, of large ones every second or third pixel.
+
+    Raises:
+        ValueError: Something else than pictures comes out.
+        IndexError: Classes are no numbers of colours.
+        TypeError: Values are of a type that cannot be drawn.
+    """
+    frames, height, width = columns[0].values.shape[:3]
+    step = -(-width // _PIXELS)
+    pictures = []
+    for column in columns:
+        values = _raised(column.values, limits) if column.is_predicted else column.values
+        parts = [values[frame, ::step, ::step] for frame in range(frames)]
+        if column is not columns[0]:
+            parts = [drawing.draw(part, limits) for part in parts]
+        pictures.append(parts)
+        expected = (-(-height // step), -(-width // step), 3)
+        odd = [part.shape for part in parts if part.shape != expected]
+        if odd:
+            raise ValueError(f"{column.title} has the shape {odd[0]}, not {expected}")
+    return pictures
+
+
+def _raised(values: Values, limits: Limits | None) -> Values:
+    """Raise predictions below a colour scale to its lower end: only labels can be unknown."""
+    if limits is None:
+        return values
+    return np.where(np.isfinite(values), np.maximum(values, limits[0]), values)
 
 
 def _head(
@@ -253,7 +283,7 @@ def _head(
         and _title(result.name) == column.title
         and (seed is None or result.seed == seed or result.trial is not None)
     ]
-    if column.title in ("Image", "Truth") or not values or values[0] is None:
+    if not column.is_predicted or not values or values[0] is None:
         return column.title, ""
     return column.title, f"{style.compact(values[0])} {task.unit}".strip()
 
@@ -338,14 +368,14 @@ def _extent(box: Box, x: float, y: float, width: float, height: float) -> _Exten
     return left, left + width / PAGE_WIDTH, top - height / PAGE_HEIGHT, top
 
 
-def _beyond(limits: Limits | None, values: Sequence[Values]) -> str:
+def _beyond(limits: Limits | None, truths: Sequence[Values], guesses: Sequence[Values]) -> str:
     """Tell at which ends values lie beyond a colour scale, in matplotlib's words."""
     if limits is None:
         return "neither"
-    known = [array[np.isfinite(array) & (array > 0)] for array in values]
-    lowest = min((float(array.min()) for array in known if array.size), default=limits[0])
-    highest = max((float(array.max()) for array in known if array.size), default=limits[1])
-    below, above = lowest < limits[0], highest > limits[1]
+    known = [values[np.isfinite(values) & (values > 0)] for values in truths]
+    known += [values[np.isfinite(values)] for values in guesses]
+    below = any((values < limits[0]).any() for values in known)
+    above = any((values > limits[1]).any() for values in known)
     return {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
         (below, above), "neither"
     )
