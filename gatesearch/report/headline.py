@@ -39,8 +39,6 @@ def summary_sentences(record: StudyRecord, split: Split) -> list[str]:
             else "none completed"
         )
         return [f"{count_trials(len(record.trials))} and no front: {cause}."]
-    rival = _rival(record, best, split)
-    gain = _gain(record, split)
     groups = baseline_groups(record)
     stl, mtl = (group_of_method(groups, method) for method in (SINGLE_TASK, MULTI_TASK))
     comparisons = [
@@ -48,24 +46,26 @@ def summary_sentences(record: StudyRecord, split: Split) -> list[str]:
         for group in (stl, mtl)
         if group is not None
     ]
+    gain = _gain(record, split)
+    name = f"trial {best.trial}, the best on validation"
+    if best is not _best(record, front(record)):
+        name += " that no baseline dominates there"
     figures = (
         f"reaches Δ MTL {style.signed(gain(best))} % ({split}) at {style.compact(best.gflops)} "
         f"GFLOPs: {', '.join(comparisons) or 'no baseline beside it'}."
     )
-    name = f"Trial {best.trial}, the best on validation,"
-    if best is not _best(record, front(record)):
-        name = f"Trial {best.trial}, the best on validation that no baseline dominates there,"
+    rival = rival_of(record, best, split)
     if rival is None:
-        lines = [f"{name} {figures}"]
+        return [f"{name.capitalize()}, {figures}", *_plain_sharing(record, mtl, rival, split)]
+    ahead = (
+        f"{rival.label} (Δ MTL {style.signed(rival.mean(gain))} % on {split} at "
+        f"{style.compact(rival.mean(gflops))} GFLOPs)"
+    )
+    if any(gain(trial) > rival.mean(gain) for trial in front(record)):
+        first = f"{ahead} is ahead of {name}, which {figures}"
     else:
-        others = [trial for trial in front(record) if gain(trial) > rival.mean(gain)]
-        scope = f"{name[:-1]}" if others else "any network of the search"
-        lines = [
-            f"{rival.label} is not beaten by {scope[0].lower() + scope[1:]}: it has Δ MTL "
-            f"{style.signed(rival.mean(gain))} % ({split}) at "
-            f"{style.compact(rival.mean(gflops))} GFLOPs. {name} {figures}"
-        ]
-    return lines + (_plain_sharing(record, mtl, rival, split) if mtl else [])
+        first = f"No network of the front gains more than {ahead}; {name}, {figures}"
+    return [first, *_plain_sharing(record, mtl, rival, split)]
 
 
 def leading_trial(record: StudyRecord) -> Result | None:
@@ -77,6 +77,16 @@ def leading_trial(record: StudyRecord) -> Result | None:
     chosen = front(record)
     free = [trial for trial in chosen if not _dominators(record, trial, "validation")]
     return _best(record, free or chosen)
+
+
+def rival_of(record: StudyRecord, best: Result, split: Split) -> SeedGroup | None:
+    """Find the baseline that must be named before the best trial; None where it leads."""
+    gain = _gain(record, split)
+    rivals = _dominators(record, best, split)
+    if not rivals:
+        mtl = group_of_method(baseline_groups(record), MULTI_TASK)
+        rivals = [mtl] if mtl is not None and mtl.mean(gain) >= gain(best) else []
+    return max(rivals, key=lambda group: group.mean(gain), default=None)
 
 
 def gflops(result: Result) -> float:
@@ -104,20 +114,12 @@ def _dominators(record: StudyRecord, trial: Result, split: Split) -> list[SeedGr
     return found
 
 
-def _rival(record: StudyRecord, best: Result, split: Split) -> SeedGroup | None:
-    """Find the baseline that must be named before the best trial; None where it leads."""
-    gain = _gain(record, split)
-    rivals = _dominators(record, best, split)
-    if not rivals:
-        mtl = group_of_method(baseline_groups(record), MULTI_TASK)
-        rivals = [mtl] if mtl is not None and mtl.mean(gain) >= gain(best) else []
-    return max(rivals, key=lambda group: group.mean(gain), default=None)
-
-
 def _plain_sharing(
-    record: StudyRecord, mtl: SeedGroup, rival: SeedGroup | None, split: Split
+    record: StudyRecord, mtl: SeedGroup | None, rival: SeedGroup | None, split: Split
 ) -> list[str]:
     """Say what MTL reaches, and the cheapest network of the front that gains more."""
+    if mtl is None:
+        return []
     gain, validation = _gain(record, split), _gain(record, "validation")
     lines = []
     if rival is None or rival.label != mtl.label:

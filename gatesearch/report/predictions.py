@@ -125,14 +125,18 @@ def shared_limits(drawing: Drawing, truth: Values | None, guesses: Sequence[Valu
     further, but by no more than the truth's own span on either side, so that a network that
     diverged leaves the others their colours.
     """
-    ranges = [drawing.limits_of(values) for values in guesses if _has_known(values)]
-    known = [limits for limits in ranges if limits is not None]
-    low, high = min((r[0] for r in known), default=0.0), max((r[1] for r in known), default=1.0)
+    known = [values for values in guesses if _has_known(values)]
+    ranges = [limits for values in known if (limits := drawing.limits_of(values)) is not None]
     if truth is None or not _has_known(truth):
+        low, high = (
+            min((r[0] for r in ranges), default=0.0),
+            max((r[1] for r in ranges), default=1.0),
+        )
         return low, high
     first, last = drawing.limits_of(truth) or (0.0, 1.0)
     room = max(last - first, 0.25 * abs(last))
-    return max(min(low, first), first - room), min(max(high, last), last + room)
+    low, high = min([first, *(r[0] for r in ranges)]), max([last, *(r[1] for r in ranges)])
+    return max(low, first - room), min(high, last + room)
 
 
 def _has_known(values: Values) -> bool:
@@ -144,7 +148,7 @@ def _load(record: StudyRecord) -> Mapping[str, Values]:
     if path is None or not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in sorted(stored.files)}
     except (OSError, ValueError, BadZipFile, EOFError) as error:
         raise DataError(

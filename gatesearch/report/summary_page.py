@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from gatesearch.report import style
-from gatesearch.report.headline import gflops, leading_trial, summary_sentences
+from gatesearch.report.headline import gflops, leading_trial, rival_of, summary_sentences
 from gatesearch.report.layout import PAGE_HEIGHT, PAGE_WIDTH, WIDTH, Block, Box, Section, paragraph
 from gatesearch.report.legend import Entry, draw_legend
 from gatesearch.report.network_styles import network_styles
@@ -198,8 +198,10 @@ def _tiles(record: StudyRecord, split: Split) -> list[tuple[str, str]]:
         stl, mtl = (group_of_method(groups, method) for method in (SINGLE_TASK, MULTI_TASK))
         gain = style.signed(delta(record, best, split))
         small = f"Δ MTL ↑ of trial {best.trial} on {split}"
-        if mtl is not None:
-            small += f"; MTL {style.signed(mtl.mean(lambda r: delta(record, r, split)))} %"
+        beside = rival_of(record, best, split) or mtl
+        if beside is not None:
+            other = style.signed(beside.mean(lambda r: delta(record, r, split)))
+            small += f"; {beside.label} {other} %"
         tiles.append((f"{gain} %", small))
         changes = {
             group.label: f"{style.signed(100 * (best.gflops / group.mean(gflops) - 1), 1)} %"

@@ -6,9 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from gatesearch.report import document
-from gatesearch.results import Result, StudyRecord, TaskInfo
-from tests.report.page_checks import figure_faults, page_faults
+from gatesearch.results import Result, StudyRecord
+from tests.report.page_checks import page_faults
 from tests.report.synthetic import predictions, record
 
 NINE = (
@@ -129,7 +128,9 @@ def long_names(tmp_path):
         for result in study.baselines
     )
     infos = tuple(
-        dataclasses.replace(task, metric="metric of a name that is long " * 2, unit="furlong/fortnight")
+        dataclasses.replace(
+            task, metric="metric of a name that is long " * 2, unit="furlong/fortnight"
+        )
         for task in study.tasks
     )
     study = dataclasses.replace(study, name="s" * 120, tasks=infos, baselines=baselines,
@@ -196,7 +197,8 @@ STUDIES = {
     "figures that are no numbers": not_numbers,
     "huge and tiny figures": huge_and_tiny,
     "150 layers": lambda folder: with_layers(
-        record(trials=9, failed=()), tuple(f"blocks.{i // 10}.{i % 10}.depthwise" for i in range(150))
+        record(trials=9, failed=()),
+        tuple(f"blocks.{i // 10}.{i % 10}.depthwise" for i in range(150)),
     ),
     "layers without stages": lambda folder: with_layers(
         record(trials=4, failed=()), tuple(f"convolution{i}" for i in range(60))
