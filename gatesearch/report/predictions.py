@@ -128,11 +128,8 @@ def shared_limits(drawing: Drawing, truth: Values | None, guesses: Sequence[Valu
     known = [values for values in guesses if _has_known(values)]
     ranges = [limits for values in known if (limits := drawing.limits_of(values)) is not None]
     if truth is None or not _has_known(truth):
-        low, high = (
-            min((r[0] for r in ranges), default=0.0),
-            max((r[1] for r in ranges), default=1.0),
-        )
-        return low, high
+        ends = ranges or [(0.0, 1.0)]
+        return min(low for low, _ in ends), max(high for _, high in ends)
     first, last = drawing.limits_of(truth) or (0.0, 1.0)
     room = max(last - first, 0.25 * abs(last))
     low, high = min([first, *(r[0] for r in ranges)]), max([last, *(r[1] for r in ranges)])

@@ -5,9 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
+from gatesearch.report import document
 from gatesearch.results import Result, StudyRecord
-from tests.report.page_checks import page_faults
+from tests.report.page_checks import figure_faults, filled_share, page_faults
 from tests.report.synthetic import predictions, record
 
 NINE = (
@@ -214,3 +217,76 @@ STUDIES = {
 @pytest.mark.parametrize("name", STUDIES)
 def test_no_page_has_a_fault(name, tmp_path):
     assert page_faults(STUDIES[name](tmp_path)) == []
+
+
+@pytest.mark.slow("pages")
+@pytest.mark.parametrize("name", [name for name in STUDIES if name != "long names"])
+def test_nothing_of_usual_length_is_shortened(name, tmp_path):
+    texts = [
+        text.get_text()
+        for figure in document.draw_pages(STUDIES[name](tmp_path))
+        for text in figure.texts
+    ]
+    assert [text for text in texts if "…" in text] == []
+
+
+def _tile(figure):
+    frame = {"boxstyle": "round,pad=0,rounding_size=0.01", "transform": figure.transFigure}
+    return FancyBboxPatch((0.4, 0.4), 0.1, 0.2, **frame)
+
+
+class TestChecks:
+    """The checks find the faults that they are for."""
+
+    def figure(self):
+        return Figure(figsize=(4, 3))
+
+    def test_a_page_without_faults(self):
+        figure = self.figure()
+        figure.text(0.5, 0.7, "above")
+        figure.text(0.5, 0.5, "below")
+        axes = figure.add_axes((0.2, 0.2, 0.6, 0.2))
+        axes.set_xlim(0, 1)
+        assert figure_faults(figure) == []
+
+    def test_text_over_text(self):
+        figure = self.figure()
+        figure.text(0.5, 0.5, "one")
+        figure.text(0.52, 0.51, "two")
+        assert figure_faults(figure) == ["'one' and 'two' overlap"]
+
+    def test_a_name_of_an_axis_over_its_numbers(self):
+        figure = self.figure()
+        axes = figure.add_axes((0.3, 0.3, 0.5, 0.5))
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("GFLOPs")
+        axes.yaxis.set_label_coords(-0.045, 0.5)
+        assert any("'GFLOPs'" in fault and "overlap" in fault for fault in figure_faults(figure))
+
+    def test_text_that_leaves_the_page(self):
+        figure = self.figure()
+        figure.text(0.5, 0.5, "a line that is much too long for such a small page")
+        assert any("leaves the page" in fault for fault in figure_faults(figure))
+
+    def test_small_type(self):
+        figure = self.figure()
+        figure.text(0.5, 0.5, "tiny", size=4)
+        assert figure_faults(figure) == ["'tiny' is of 4 points"]
+
+    def test_text_that_leaves_its_tile(self):
+        figure = self.figure()
+        figure.add_artist(_tile(figure))
+        figure.text(0.42, 0.5, "wider than the tile")
+        assert figure_faults(figure) == ["'wider than the tile' leaves its tile"]
+
+    def test_ticks_outside_the_axes_are_not_drawn_and_do_not_count(self):
+        figure = self.figure()
+        axes = figure.add_axes((0.3, 0.3, 0.5, 0.5))
+        axes.set_xlim(0, 1)
+        axes.set_xticks([0.0, 0.5, 0.501, 7.0], ["a", "b", "", "c"])
+        assert figure_faults(figure) == []
+
+    def test_an_empty_page(self):
+        figure = self.figure()
+        figure.text(0.1, 0.8, "a heading alone")
+        assert filled_share(figure) < 0.3
