@@ -79,12 +79,14 @@ class Block:
         draw: Draws it into a box that is at least as high.
         most: Height up to which it makes use of room that is left; 0 for a block that does not.
         with_next: Whether it stays on the page of the block that follows, as a heading does.
+        shrinks: Whether it may be drawn up to an eighth lower where that saves a page.
     """
 
     height: float
     draw: Callable[[Box], None]
     most: float = 0.0
     with_next: bool = False
+    shrinks: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,12 +156,12 @@ def paragraph(text: str, *, size: float = 9.0, bold: bool = False, color: str = 
 
 
 def _split_into_pages(sections: Iterable[Section], squeeze: float) -> list[list[_Part]]:
-    """Divide sections over pages; blocks that grow need only a share of their height."""
+    """Divide sections over pages; blocks that may shrink need only a share of their height."""
     pages: list[list[_Part]] = []
     room = 0.0  # that is left on the last page
     for section in sections:
         blocks = [
-            replace(block, height=block.height * squeeze) if block.most > block.height else block
+            replace(block, height=block.height * squeeze) if block.shrinks else block
             for block in section.blocks
         ]
         continued = False

@@ -52,7 +52,7 @@ def panel_row(
         for i, panel in enumerate(panels):
             _draw(box.part(i * width, 0, width, box.height), panel, width - LEFT - 0.1, height)
 
-    return Block(frame + least, draw, most=frame + most)
+    return Block(frame + least, draw, most=frame + most, shrinks=True)
 
 
 def _draw(box: Box, panel: Panel, width: float, height: float) -> None:

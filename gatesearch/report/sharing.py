@@ -13,7 +13,7 @@ from gatesearch.report.layout import WIDTH, Block, Box, Section
 from gatesearch.report.legend import draw_marker
 from gatesearch.report.network_styles import NetworkStyle, network_styles
 from gatesearch.report.record_queries import network_label, pick_evenly, shown_split
-from gatesearch.report.text import SMALLEST, fit, text_width
+from gatesearch.report.text import SMALLEST, fit, line_height, text_width
 from gatesearch.results import Result, Split, StudyRecord, delta, front
 
 _MAPS = 6
@@ -99,8 +99,9 @@ def _map(record: StudyRecord, trial: Result, split: Split, network: NetworkStyle
         values[i, : len(trial.sharing[task])] = trial.sharing[task]
     values[~np.isfinite(values)] = np.nan
     shown = _shown_names(names, count)
-    below = max((text_width(text, SMALLEST) for text in shown.values()), default=0.0)
-    below += 0.08 + _STAGES
+    longest = max((text_width(text, SMALLEST) for text in shown.values()), default=0.0)
+    upright = longest + 0.06 > _MAP_WIDTH / count
+    below = 0.08 + _STAGES + (longest if upright else line_height(SMALLEST))
     least, most = max(0.17 * len(tasks), 0.5), max(0.26 * len(tasks), 0.75)
 
     def draw(box: Box) -> None:
@@ -129,7 +130,7 @@ def _map(record: StudyRecord, trial: Result, split: Split, network: NetworkStyle
             if np.isfinite(values[i]).any():
                 mean = f"{100 * np.nanmean(values[i]):.0f} %"
                 box.text(right + 0.40, y, mean, size=7, ha="right")
-        _write_layers(box, names, shown, count, _TITLE + height)
+        _write_layers(box, names, shown, count, _TITLE + height, upright=upright)
         bar = box.figure.colorbar(image, cax=box.axes(right + 0.52, _TITLE, 0.11, height))
         bar.outline.set_visible(False)
         bar.set_ticks([])
@@ -157,15 +158,21 @@ def _shown_names(names: LayerNames, count: int) -> dict[int, str]:
 
 
 def _write_layers(
-    box: Box, names: LayerNames, shown: dict[int, str], count: int, top: float
+    box: Box,
+    names: LayerNames,
+    shown: dict[int, str],
+    count: int,
+    top: float,
+    *,
+    upright: bool,
 ) -> None:
-    """Write short names upright below a map, and the stages' names below lines over their width."""
+    """Write short names below a map, and the stages' names below lines over their width."""
     step = _MAP_WIDTH / count
     for i, name in shown.items():
         x = _TASKS_WIDTH + step * (i + 0.5)
         box.text(
-            x, top + 0.04, name, size=SMALLEST, color=style.MUTED, rotation=90, ha="center",
-            va="top",
+            x, top + 0.04, name, size=SMALLEST, color=style.MUTED, ha="center", va="top",
+            rotation=90 if upright else 0,
         )  # fmt: skip
     y = box.height - _STAGES
     taken = 0.0  # right end of the last name of a stage

@@ -144,7 +144,7 @@ def _draw_chart(
     style.set_ticks(axes.yaxis, height)
     low, high = axes.get_xlim()
     zero = [(low, 0.0), (high, 0.0)]
-    place_labels(axes, tags, [*obstacles, *_points_along(line, 8), *_points_along(zero, 80)])
+    place_labels(axes, tags, [*obstacles, *_points_along(line, 40), *_points_along(zero, 80)])
 
 
 def _set_limits(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
