@@ -17,7 +17,7 @@ MEASUREMENTS: dict[str, str] = {
     "latency_budgets": "networks cut inside latency budgets, in a new process (minutes)",
     "loading": "data loading and augmentation within a training step",
     "search_overhead": "search and store within a trial",
-    "report": "a report of 40 trials",
+    "report": "reports of 40 and of 1,000 trials",
     "checkpoints": "checkpoints within a training",
     "large_store": "opening, resuming, reporting 10,000 trials; their status",
     "workers": "trials per hour of two processes against one (minutes)",
