@@ -137,9 +137,10 @@ class _Part:
 def lay_out(sections: Iterable[Section]) -> list[Figure]:
     """Draw sections on as few pages as their order allows."""
     planned = list(sections)
-    # Charts that are a little lower may save a page that would hold a few lines.
+    # Charts that are a little lower may save a page of a few lines, or fill one that was left.
     plans = [_split_into_pages(planned, squeeze) for squeeze in (1.0, 0.94, 0.88)]
-    return [_draw_page(parts) for parts in min(plans, key=len)]
+    best = min(plans, key=lambda pages: (len(pages), round(sum(map(_waste, pages[:-1])), 1)))
+    return [_draw_page(parts) for parts in best]
 
 
 def paragraph(text: str, *, size: float = 9.0, bold: bool = False, color: str = INK) -> Block:
@@ -224,11 +225,21 @@ def _balance(blocks: Sequence[Block], count: int) -> list[list[Block]]:
     return columns
 
 
-def _grow(parts: Sequence[_Part]) -> None:
-    room = HEIGHT - sum(
+def _waste(parts: Sequence[_Part]) -> float:
+    """Height of a page that nothing makes use of."""
+    return max(_room(parts) - sum(part.growth for part in parts), 0.0)
+
+
+def _room(parts: Sequence[_Part]) -> float:
+    """Height of a page that is left where no block grows."""
+    return HEIGHT - sum(
         _frame_height(part.section, part.continued) + part.height for part in parts
     ) - _GAP * (len(parts) - 1)  # fmt: skip
-    growth = sum(part.growth for part in parts)
+
+
+def _grow(parts: Sequence[_Part]) -> None:
+    """Let the blocks of a page have the room that is left."""
+    room, growth = _room(parts), sum(part.growth for part in parts)
     for part in parts:
         part.extra = min(max(room, 0.0) / growth, 1.0) if growth > 0 else 0.0
 

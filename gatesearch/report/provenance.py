@@ -6,13 +6,13 @@ from typing import Any
 from gatesearch.report import style
 from gatesearch.report.layout import COLUMN_GAP, WIDTH, Block, Box, Section, draw_lines
 from gatesearch.report.record_queries import network_label
-from gatesearch.report.text import fit, line_height, text_width, wrap
+from gatesearch.report.text import line_height, text_width, wrap
 from gatesearch.results import STATES, Result, StudyRecord, front
 
 _SIZE, _HEADING = 7.0, 8.0  # points
 _COLUMNS = 3
 _WIDTH = (WIDTH - COLUMN_GAP * (_COLUMNS - 1)) / _COLUMNS  # of a column, inches
-_KEYS = 1.7  # width of keys at most, inches
+_KEYS = 2.0  # width of keys beside values at most, inches
 _REASON_LINES = 4
 _MOST = 40  # reasons, and networks of the front; the CSV has all of them
 
@@ -21,8 +21,10 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     """Yield all of it as one section of three columns."""
     blocks: list[Block] = []
     for heading, lines in _chapters(record):
-        blocks.append(_line(heading, _HEADING, space=0.08 if blocks else 0.0, heading=True))
-        blocks += [_line(line, _SIZE) for line in lines or ["–"]]
+        blocks.append(_line(heading, _HEADING, heading=True))
+        *most, last = lines or ["–"]
+        blocks += [_line(line, _SIZE) for line in most]
+        blocks.append(_line(last, _SIZE, space=0.08))
     yield Section(
         "Provenance", "Where every figure of this report comes from", blocks, columns=_COLUMNS,
         keep=24,
@@ -32,7 +34,7 @@ def sections(record: StudyRecord) -> Iterator[Section]:
 def _line(text: str, size: float, *, space: float = 0.0, heading: bool = False) -> Block:
     def draw(box: Box) -> None:
         draw_lines(
-            box, [text], 0, space, size=size, weight="bold" if heading else "normal",
+            box, [text], 0, 0, size=size, weight="bold" if heading else "normal",
             family="DejaVu Sans" if heading else "DejaVu Sans Mono",
             color=style.ACCENT if heading else style.INK,
         )  # fmt: skip
@@ -98,15 +100,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _pairs(values: Mapping[str, Any]) -> list[str]:
-    """Write keys and values in two aligned columns; long values go on below."""
-    keys = [fit(key, _KEYS, _SIZE, mono=True) for key in values]
-    width = max((len(key) for key in keys), default=0)
-    room = _WIDTH - text_width(" " * (width + 2), _SIZE, mono=True)
+    """Write keys and values in two aligned columns; what is too long for its column goes below."""
+    short = [key for key in values if text_width(key, _SIZE, mono=True) <= _KEYS]
+    width = max(map(len, short), default=0) + 2
+    room = _WIDTH - text_width(" " * width, _SIZE, mono=True)
     lines = []
-    for key, value in zip(keys, values.values(), strict=True):
-        body = wrap(_text(value), room, _SIZE, mono=True)
-        lines.append(f"{key:<{width}}  {body[0]}")
-        lines += [" " * (width + 2) + rest for rest in body[1:]]
+    for key, value in values.items():
+        first, *rest = wrap(_text(value), room, _SIZE, mono=True)
+        if key in short:
+            lines.append(f"{key:<{width}}{first}")
+        else:
+            lines += [*wrap(key, _WIDTH, _SIZE, mono=True), " " * width + first]
+        lines += [" " * width + line for line in rest]
     return lines
 
 

@@ -437,6 +437,14 @@ class TestSentences:
         for key in ("model.output_stride", "search.lambda_s", "fingerprint", "sha256", "torch"):
             assert key in text
 
+    def test_provenance_shortens_no_key(self):
+        study = record(trials=0)
+        key = "options." + "a_method_of_a_long_name." * 4 + "option"
+        study = dataclasses.replace(study, definition={**study.definition, key: "its value"})
+        told = words(provenance, study)
+        assert key in "".join(told.split())
+        assert "its value" in told
+
     def test_a_trial_that_was_stopped_is_called_so_on_every_page(self):
         study = record(trials=4, failed=(2,))
         stopped = dataclasses.replace(study.trials[1], state="stopped", reason="behind the median")
