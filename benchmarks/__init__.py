@@ -18,7 +18,7 @@ MEASUREMENTS: dict[str, str] = {
     "loading": "data loading and augmentation within a training step",
     "augment": "augmentation of a batch against the per-sample form of LibMTL's data set",
     "search_overhead": "search and store within a trial",
-    "report": "a report of 40 trials",
+    "report": "reports of 40 and of 1,000 trials",
     "checkpoints": "checkpoints within a training",
     "large_store": "opening, resuming, reporting 10,000 trials; their status",
     "workers": "trials per hour of two processes against one (minutes)",

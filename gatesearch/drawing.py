@@ -146,7 +146,7 @@ DRAWINGS: dict[str, Drawing] = {
         draw_classes,
     ),
     "range": Drawing(
-        "One colour scale for the whole page, from the truth. Black: unknown.",
+        "One colour scale for labels and predictions. Black: unknown.",
         draw_range,
         # Metres that a room's depth spans.
         limits=(0.0, 10.0),

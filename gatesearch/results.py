@@ -69,6 +69,7 @@ class TaskInfo:
         kind: Its kind, a name in `gatesearch.tasks.TASKS`.
         drawing: How its labels are drawn, a name in `gatesearch.drawing.DRAWINGS`.
         classes: Number of classes; 1 for a task without classes.
+        class_names: Their names by index; empty where the data set states none.
     """
 
     name: str
@@ -78,6 +79,12 @@ class TaskInfo:
     kind: str
     drawing: str
     classes: int = 1
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "TaskInfo":
+        """Read the description that a store keeps; older stores have no names of classes."""
+        return cls(**{**stored, "class_names": tuple(stored.get("class_names", ()))})
 
 
 @dataclass(frozen=True)

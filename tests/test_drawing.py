@@ -12,7 +12,8 @@ from PIL import ExifTags, Image, ImageOps
 from gatesearch.drawing import DRAWINGS, palette
 from gatesearch.export import Card, Model
 from gatesearch.export.draw import draw_predictions
-from gatesearch.report.predictions import pages
+from gatesearch.report.layout import lay_out
+from gatesearch.report.predictions import sections
 from gatesearch.results import StudyRecord, TaskInfo
 from gatesearch.tasks import TASKS
 
@@ -265,8 +266,12 @@ def test_the_report_draws_every_kind_by_its_values(tmp_path) -> None:
     expected = COLOURS | {
         "depth": [scale(min(max(m, limits[0]), limits[1]), *limits) for m in METRES]
     }
-    for kind, figure in zip(LABELS, pages(record), strict=True):
-        truth = figure.axes[0].images[1].get_array()
+    figures = lay_out(sections(record))
+    pictures = [axes for figure in figures for axes in figure.axes if axes.images]
+    words = " ".join(text.get_text() for figure in figures for text in figure.texts)
+    for kind, axes in zip(LABELS, pictures, strict=True):
+        truth = axes.images[1].get_array()
         assert [tuple(pixel) for pixel in truth[0].tolist()] == expected[kind], kind
-        assert len(figure.axes) == (2 if kind == "depth" else 1)  # a colour scale
-        assert DRAWINGS[TASKS[kind].drawing].legend in {text.get_text() for text in figure.texts}
+        assert DRAWINGS[TASKS[kind].drawing].legend in words
+    scales = [axes for figure in figures for axes in figure.axes if not axes.images]
+    assert len(scales) == 1  # that of depth

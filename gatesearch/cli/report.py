@@ -48,5 +48,5 @@ def report(
 
     command = shown_command("report", store=store_options(study, out, storage, storage_file))
     with writing(reports, command):
-        path = write_report(record, folder=reports, warn=warn)
+        path = write_report(record, folder=reports)
     print_result(record, path, as_json=json)

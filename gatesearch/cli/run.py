@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gatesearch.cli.console import err, warn
+from gatesearch.cli.console import err
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
@@ -223,7 +223,7 @@ def run(
                 retry_failed=retry_failed,
             )
             with writing(reports, again):
-                path = write_report(record, folder=reports, warn=warn)
+                path = write_report(record, folder=reports)
     except KeyboardInterrupt:
         err.print("interrupted; all that was finished is kept, the same command continues")
         raise

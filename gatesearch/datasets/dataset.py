@@ -1,7 +1,7 @@
 """What a data set is to the rest of the library: a name, help, and a way to make a pack of it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -66,6 +66,7 @@ class Dataset:
         info: Says where to get it, layouts that are read, frames, the command.
         pack_name: See `PackName`.
         prepare: See `Prepare`.
+        class_names: (label, number of its classes) -> their names by index, for reports.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Dataset:
     info: Callable[[], str]
     pack_name: PackName
     prepare: Prepare
+    class_names: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
 
 
 def ensure_pack(

@@ -330,6 +330,21 @@ Command  gatesearch data prepare nyud --source PATH --data DIR
 The two packs are two protocols: figures of one are never put beside figures of the other."""
 
 
+# Gupta, Arbelaez, Malik, CVPR 2013: label 1 of the release is class 0.
+_CLASSES_40 = (
+    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf",
+    "picture", "counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror",
+    "floor mat", "clothes", "ceiling", "books", "refrigerator", "television", "paper", "towel",
+    "shower curtain", "box", "whiteboard", "person", "night stand", "toilet", "sink", "lamp",
+    "bathtub", "bag", "other structure", "other furniture", "other prop",
+)  # fmt: skip
+# Couprie, Farabet, Najman, LeCun, ICLR 2013.
+_CLASSES_13 = (
+    "bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table",
+    "television", "wall", "window",
+)  # fmt: skip
+
+
 DATASET = Dataset(
     name="nyud",
     summary="NYU Depth v2, 795 + 654 frames: semseg (40 or 13), depth, normals, edges",
@@ -337,4 +352,5 @@ DATASET = Dataset(
     info=_info,
     pack_name=_pack_name,
     prepare=_prepare,
+    class_names={("semseg", 40): _CLASSES_40, ("semseg", 13): _CLASSES_13},
 )

@@ -188,4 +188,5 @@ DATASET = Dataset(
     info=_info,
     pack_name=_pack_name,
     prepare=_prepare,
+    class_names={("semseg", len(CLASSES)): CLASSES},
 )

@@ -1,15 +1,15 @@
 """The table of networks, in the form of the poster's: metrics, gain and costs."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
 from gatesearch.measures import mean_rank
 from gatesearch.report import style
+from gatesearch.report.layout import WIDTH, Block, Box, Section, draw_lines
+from gatesearch.report.legend import draw_marker
+from gatesearch.report.network_styles import NetworkStyle, network_styles
 from gatesearch.report.record_queries import (
     SeedGroup,
     baseline_groups,
@@ -19,9 +19,15 @@ from gatesearch.report.record_queries import (
     split_pages,
     training_ratio,
 )
+from gatesearch.report.text import fit, line_height, text_width, wrap
 from gatesearch.results import Result, Split, StudyRecord, delta
 
-_HEIGHT = 0.63  # of a page, for rows
+_SIZE, _HEAD, _SMALL = 7.5, 7.0, 6.5  # sizes of figures, of the head, of deviations
+_NAMES = 2.30  # width of the networks' names at most, inches
+_MARK = 0.17  # of the marker before a name
+_GAP = 0.07  # between columns
+_NARROWEST, _WIDEST = 0.55, 0.98  # of a column, the gap included
+_HEAD_LINES = 3  # of each part of a column's head
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,14 @@ class _Column:
     """A column of the table.
 
     Attributes:
-        head: First line of the heading.
-        kind: Second line.
-        unit: Third line.
+        head: First part of the heading.
+        kind: Second part.
+        unit: Third part.
         measure: Network -> its figure.
         deviation: Network -> standard deviation of the figure over seeds.
         higher: Whether higher is better.
         signed: Whether figures are written with their sign.
+        decimals: Digits after the point; -1 for as many as suit the figures.
     """
 
     head: str
@@ -45,24 +52,53 @@ class _Column:
     deviation: Callable[[SeedGroup], float]
     higher: bool
     signed: bool = False
+    decimals: int = -1
 
 
-def pages(record: StudyRecord) -> Iterator[Figure]:
-    """Draw as many pages as the rows need."""
+@dataclass(frozen=True)
+class _Grid:
+    """Where the columns of the table are.
+
+    Attributes:
+        names: Width of the networks' names, inches.
+        width: Width of each column of figures, inches.
+        count: Number of columns of figures.
+    """
+
+    names: float
+    width: float
+    count: int
+
+    def right(self, column: int) -> float:
+        """Right edge of a column of figures."""
+        return self.names + self.width * (column + 1)
+
+
+def sections(record: StudyRecord) -> Iterator[Section]:
+    """Yield the table; one of more columns than fit on a page is continued in a second table."""
     split = shown_split(record)
     groups = [*baseline_groups(record), *front_groups(record)]
     columns = _make_columns(record, split, groups)
+    styles = network_styles(record)
     several = any(len(group.results) > 1 for group in groups)
-    least = 0.036 if several else 0.027
-    parts = split_pages(groups, int(_HEIGHT / least)) or [()]
-    step = min(max(_HEIGHT / len(parts[0] or groups or [0]), least), 0.038)
-    for part in parts:
-        figure = style.page(
-            "Networks compared", f"Baselines and the front's networks, {split} split"
+    widest = max((text_width(group.label, _SIZE) for group in groups), default=0.0)
+    names = min(max(widest + _MARK + _GAP, 1.2), _NAMES)
+    most = int((WIDTH - names) / _NARROWEST)
+    count = len(record.tasks)
+    parts: list[Sequence[_Column]] = [columns]
+    if len(columns) > most:
+        parts = [*split_pages(columns[:count], most), columns[count:]]
+    for i, part in enumerate(parts):
+        texts = [_texts(column, groups) for column in part]
+        grid = _Grid(names, min((WIDTH - names) / len(part), _WIDEST), len(part))
+        yield Section(
+            "Networks compared" if i == 0 else "Networks compared, further columns",
+            f"Baselines and the front's networks, {split} split",
+            _rows(groups, texts, styles, grid, several=several),
+            note=_caption(record, split, several) if i == len(parts) - 1 else "",
+            head=_head(part, grid),
+            keep=min(4, len(groups)),
         )
-        _draw(figure, part, groups, columns, step)
-        style.note(figure, _caption(record, split, several))
-        yield figure
 
 
 def _make_columns(record: StudyRecord, split: Split, groups: Sequence[SeedGroup]) -> list[_Column]:
@@ -76,26 +112,22 @@ def _make_columns(record: StudyRecord, split: Split, groups: Sequence[SeedGroup]
         signed: bool = False,
     ) -> _Column:
         return _Column(
-            head, kind, unit, lambda g: g.mean(measure), lambda g: g.deviation(measure),
-            higher, signed,
+            f"{head} {style.arrow(higher)}", kind, unit, lambda g: g.mean(measure),
+            lambda g: g.deviation(measure), higher, signed, 2 if signed else -1,
         )  # fmt: skip
 
-    def metric(name: str, higher: bool) -> tuple[Callable[[Result], float], bool]:
-        return (lambda r: r.metrics.get(split, {}).get(name, math.nan)), higher
+    def metric(name: str) -> Callable[[Result], float]:
+        return lambda r: r.metrics.get(split, {}).get(name, math.nan)
 
-    length = 11 if len(record.tasks) > 4 else 14
-    columns = []
-    for task in record.tasks:
-        measure, higher = metric(task.name, task.higher_is_better)
-        arrow = "↑" if higher else "↓"
-        head = f"{style.clip(task.name, length - 2)} {arrow}"
-        kind = style.clip(task.metric, length)
-        columns.append(column(head, kind, task.unit, measure, higher=higher))
-    tasks = list(columns)
-    gains: tuple[tuple[str, Split], ...] = (("test", "test"), ("valid.", "validation"))
+    tasks = [
+        column(task.name, task.metric, task.unit, metric(task.name), higher=task.higher_is_better)
+        for task in record.tasks
+    ]
+    columns = list(tasks)
+    gains: tuple[tuple[str, Split], ...] = (("test", "test"), ("validation", "validation"))
     for name, part in gains:
         gain = partial(delta, record, split=part)
-        columns.append(column("Δ MTL ↑", name, "%", gain, higher=True, signed=True))
+        columns.append(column("Δ MTL", name, "%", gain, higher=True, signed=True))
     directions = record.higher_is_better
     rows = {
         group.label: {
@@ -106,114 +138,139 @@ def _make_columns(record: StudyRecord, split: Split, groups: Sequence[SeedGroup]
         if any(math.isfinite(column.measure(group)) for column in tasks)
     }
     ranks = mean_rank(rows, directions) if directions else {}
+    rank = _Column(
+        "MR ↓", "mean rank", "", lambda g: ranks.get(g.label, math.nan), lambda g: math.nan, False,
+        decimals=1,
+    )  # fmt: skip
     return [
         *columns,
-        _Column(
-            "MR ↓",
-            "mean rank",
-            "",
-            lambda g: ranks.get(g.label, math.nan),
-            lambda g: math.nan,
-            False,
-        ),
-        column("FLOPs ↓", "network", "G", lambda r: r.gflops),
-        column("FLOPs ↓", "backbone", "G", lambda r: r.backbone_gflops),
-        column("Params ↓", "network", "M", lambda r: r.params_m),
-        column("Training ↓", "FLOPs", "P", lambda r: r.train_pflops),
+        rank,
+        column("FLOPs", "network", "G", lambda r: r.gflops),
+        column("FLOPs", "backbone", "G", lambda r: r.backbone_gflops),
+        column("Params", "network", "M", lambda r: r.params_m),
+        column("Training", "FLOPs", "P", lambda r: r.train_pflops),
         *(
-            [column("Training ↓", "x uniform", "", partial(training_ratio, record))]
+            [column("Training", "x uniform", "", partial(training_ratio, record))]
             if has_weightings(record)
             else []
         ),
-        column("Training ↓", "time", "min", lambda r: r.train_seconds / 60),
+        column("Training", "time", "min", lambda r: r.train_seconds / 60),
     ]
 
 
-def _draw(
-    figure: Figure,
-    part: Sequence[SeedGroup],
-    all_groups: Sequence[SeedGroup],
-    columns: Sequence[_Column],
-    step: float,
-) -> None:
-    left, right, top = style.LEFT, style.RIGHT, 0.845
-    names = 0.125 if len(columns) < 12 else 0.10
-    width = min((right - left - names) / len(columns), 0.085)
-    edges = [left + names + width * (i + 1) - 0.004 for i in range(len(columns))]
-    small = 7.0 if len(columns) > 10 else 8.0
-    for column, x in zip(columns, edges, strict=True):
-        figure.text(x, top, column.head, size=small, weight="bold", ha="right", va="center")
-        for i, line in enumerate((column.kind, column.unit)):
-            figure.text(
-                x, top - 0.020 - 0.017 * i, line, size=small - 1, color=style.MUTED, ha="right",
-                va="center",
-            )  # fmt: skip
-    figure.text(left, top, "Network", size=small, weight="bold", va="center")
-    end = edges[-1] + 0.004
-    _line(figure, top - 0.052, end, style.INK)
-    y = top - 0.052 - step * 0.62
-    bests = [_best(column, all_groups) for column in columns]
-    places = [_decimals(column, all_groups) for column in columns]
-    for i, group in enumerate(part):
-        trial = group.results[0].trial is not None
-        if trial and i and part[i - 1].results[0].trial is None:
-            _line(figure, y + step * 0.5, end, style.FAINT)
-        color = style.ACCENT if trial else style.INK
-        figure.text(
-            left, y, style.clip(group.label, 22), size=small + 0.5, color=color, va="center"
+def _head(columns: Sequence[_Column], grid: _Grid) -> Block:
+    """Make the head of the table: name, kind and unit of each column, wrapped to its width."""
+    room = grid.width - _GAP
+    parts = [
+        (
+            wrap(column.head, room, _HEAD, lines=_HEAD_LINES, bold=True),
+            wrap(column.kind, room, _SMALL, lines=_HEAD_LINES) if column.kind else [],
+            [fit(column.unit, room, _SMALL)] if column.unit else [],
         )
-        for column, x, best, digits in zip(columns, edges, bests, places, strict=True):
-            value, deviation = column.measure(group), column.deviation(group)
-            shown = style.signed(value, digits) if column.signed else style.number(value, digits)
-            bold = math.isfinite(value) and value == best
-            lift = step * 0.17 if deviation > 0 else 0.0
-            figure.text(
-                x, y + lift, shown, size=small + 0.5, ha="right", va="center",
-                weight="bold" if bold else "normal",
-            )  # fmt: skip
-            if deviation > 0:
-                figure.text(
-                    x, y - step * 0.25, f"±{style.number(deviation, digits)}", size=small - 2,
-                    color=style.MUTED, ha="right", va="center",
-                )  # fmt: skip
-        y -= step
-    if not part:
-        figure.text(
-            left, y, "No complete baseline, and no front.", size=9, color=style.MUTED, va="center"
-        )
-        y -= step
-    _line(figure, y + step * 0.45, end, style.INK)
+        for column in columns
+    ]
+    lines = [max(len(part[i]) for part in parts) for i in range(3)]
+    tops = [0.0, lines[0] * line_height(_HEAD)]
+    tops.append(tops[1] + lines[1] * line_height(_SMALL))
+    height = tops[2] + lines[2] * line_height(_SMALL) + 0.08
+
+    def draw(box: Box) -> None:
+        box.text(0, line_height(_HEAD) / 2, "Network", size=_HEAD, weight="bold")
+        for i, (head, kind, unit) in enumerate(parts):
+            x = grid.right(i)
+            draw_lines(box, head, x, 0, size=_HEAD, weight="bold", ha="right")
+            draw_lines(box, kind, x, tops[1], size=_SMALL, ha="right", color=style.MUTED)
+            draw_lines(box, unit, x, tops[2], size=_SMALL, ha="right", color=style.MUTED)
+        box.rule(height - 0.03, to=grid.right(grid.count - 1))
+
+    return Block(height, draw)
 
 
-def _best(column: _Column, groups: Sequence[SeedGroup]) -> float:
-    values = [v for v in map(column.measure, groups) if math.isfinite(v)]
-    return (max if column.higher else min)(values, default=math.nan)
+# Of a cell: figure, deviation or nothing, whether it is the best of the column.
+_Cell = tuple[str, str, bool]
 
 
-def _decimals(column: _Column, groups: Sequence[SeedGroup]) -> int:
-    if column.signed:
-        return 2
-    if column.head.startswith("MR"):
-        return 1
-    return style.decimals([column.measure(group) for group in groups], 4 if column.higher else 3)
+def _texts(column: _Column, groups: Sequence[SeedGroup]) -> list[_Cell]:
+    """Write the figures of a column, a cell per network."""
+    values = [column.measure(group) for group in groups]
+    finite = [value for value in values if math.isfinite(value)]
+    best = (max if column.higher else min)(finite, default=math.nan)
+    digits = column.decimals
+    if digits < 0:
+        digits = style.decimals(values, 4 if column.higher else 3)
+    write = style.signed if column.signed else style.number
+    cells = []
+    for group, value in zip(groups, values, strict=True):
+        deviation = column.deviation(group)
+        spread = f"±{style.number(deviation, digits)}" if deviation > 0 else ""
+        cells.append((write(value, digits), spread, math.isfinite(value) and value == best))
+    return cells
 
 
-def _line(figure: Figure, y: float, right: float, color: str) -> None:
-    figure.add_artist(Line2D([style.LEFT, right], [y, y], color=color, linewidth=0.8))
+def _rows(
+    groups: Sequence[SeedGroup],
+    columns: Sequence[Sequence[_Cell]],
+    styles: Mapping[str, NetworkStyle],
+    grid: _Grid,
+    *,
+    several: bool,
+) -> list[Block]:
+    height = line_height(_SIZE) + (line_height(_SMALL) if several else 0.04)
+    end = grid.right(grid.count - 1)
+
+    def make(i: int) -> Block:
+        group, cells = groups[i], [column[i] for column in columns]
+        is_trial = group.results[0].trial is not None
+        first_trial = is_trial and i > 0 and groups[i - 1].results[0].trial is None
+
+        def draw(box: Box) -> None:
+            if first_trial:
+                box.rule(0, color=style.FAINT, to=end)
+            spreads = any(spread for _, spread, _ in cells)
+            used = line_height(_SIZE) + (line_height(_SMALL) if spreads else 0)
+            y = (box.height - used) / 2 + line_height(_SIZE) / 2
+            draw_marker(box, styles[group.label], 0.06, y)
+            name = fit(group.label, grid.names - _MARK, _SIZE)
+            box.text(_MARK, y, name, size=_SIZE)
+            for j, (figure, spread, bold) in enumerate(cells):
+                x = grid.right(j)
+                weight = "bold" if bold else "normal"
+                size = _size_that_fits(figure, grid.width - 0.06, bold=bold)
+                box.text(x, y, figure, size=size, ha="right", weight=weight)
+                if spread:
+                    below = y + (line_height(_SIZE) + line_height(_SMALL)) / 2
+                    spread = fit(spread, grid.width - 0.04, _SMALL)
+                    box.text(x, below, spread, size=_SMALL, ha="right", color=style.MUTED)
+            if i == len(groups) - 1:
+                box.rule(box.height, to=end)
+
+        return Block(height, draw, most=height + 0.10)
+
+    if groups:
+        return [make(i) for i in range(len(groups))]
+
+    def draw_nothing(box: Box) -> None:
+        text = "No complete baseline, and no front."
+        box.text(0, box.height / 2, text, size=9, color=style.MUTED)
+
+    return [Block(0.3, draw_nothing)]
+
+
+def _size_that_fits(text: str, width: float, *, bold: bool) -> float:
+    return _SIZE if text_width(text, _SIZE, bold=bold) <= width else _SMALL
 
 
 def _caption(record: StudyRecord, split: Split, several: bool) -> str:
-    notes = record.data.get("notes", ())
     more = " Several seeds: mean, standard deviation below." if several else ""
     if has_weightings(record):
         more += (
-            "\nx uniform: training FLOPs, a weighting's own passes and all tries of scalar among "
+            " x uniform: training FLOPs, a weighting's own passes and all tries of scalar among "
             "them, over those of the same network under the study's weights."
         )
-    more += "".join(f"\nData: {note}" for note in notes)
+    more += "".join(f"\nData: {note}" for note in record.data.get("notes", ()))
     return (
-        f"Metrics, MR and ranks: {split}. MR: mean over tasks of the rank among the rows, ties "
-        "share the smaller rank. FLOPs = 2 x multiply-adds; network includes the heads, which no "
-        "sharing saves.\nTraining: 3 x forward FLOPs x images, and wall-clock time. Bold: best of "
-        f"the column.{more}"
+        f"Metrics, MR and ranks: {split}. ↑ higher is better, ↓ lower. MR: mean over tasks of the "
+        "rank among the rows, ties share the smaller rank. FLOPs = 2 x multiply-adds; network "
+        "includes the heads, which no sharing saves. Training: 3 x forward FLOPs x images, and "
+        f"wall-clock time. Bold: best of the column.{more}"
     )

@@ -1,127 +1,140 @@
 """Training by epoch: each task's loss, its weight, and the share of its gates that are open."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from gatesearch.report import style
-from gatesearch.report.record_queries import baseline_groups, network_label, pick_evenly
+from gatesearch.report.layout import Section
+from gatesearch.report.legend import Entry, legend_block
+from gatesearch.report.network_styles import NetworkStyle, network_styles
+from gatesearch.report.panels import Panel, panel_row
+from gatesearch.report.record_queries import (
+    baseline_groups,
+    network_label,
+    pick_evenly,
+    split_pages,
+)
 from gatesearch.results import Result, StudyRecord, front
 
-_NETWORKS = 5
+_BASELINES, _TRIALS = 12, 5  # drawn at most
+_COLUMNS = 5
+
+_Line = tuple[Result, NetworkStyle]
 
 
-def pages(record: StudyRecord) -> Iterator[Figure]:
-    """Draw a page of losses, of gates and of task weights, each only if there are such curves."""
-    lines = _chosen_lines(record)
+def sections(record: StudyRecord) -> Iterator[Section]:
+    """Yield losses, gates and task weights, each only if there are such curves."""
+    lines, note = _chosen_lines(record)
     losses = [(f"loss.{task.name}", task.name) for task in record.tasks]
     gates = [
         *((f"open.{task.name}", f"Open gates, {task.name}") for task in record.tasks),
         ("sparsity", "Sparsity loss"),
     ]
+    balanced = [(_in_shares(result), look) for result, look in lines
+                if result.weighting != "uniform"]  # fmt: skip
+    weights = [(f"weight.{task.name}", f"Share, {task.name}") for task in record.tasks]
     texts = (
-        ("Training", "Mean training loss of each epoch", "Loss", losses),
-        ("Gates", "Share of gates that pick the task's own channel, by epoch", "", gates),
+        ("Training", "Mean training loss ↓ of each epoch", losses, lines),
+        ("Gates", "Share of gates that pick the task's own channel, by epoch", gates, lines),
+        ("Task weights", "Each task's share of the weights, mean of each epoch", weights, balanced),
     )
-    for title, subtitle, quantity, keys in texts:
-        kept = [(k, text) for k, text in keys if any(_has_values(r, k) for r, _, _ in lines)]
+    for title, subtitle, keys, chosen in texts:
+        kept = [(k, text) for k, text in keys if any(_has_values(r, k) for r, _ in chosen)]
         if kept:
-            yield _draw(style.page(title, subtitle), lines, kept, quantity)
-    balanced = [_in_shares(*line) for line in lines if line[0].weighting != "uniform"]
-    if balanced:
-        title, subtitle = "Task weights", "Each task's share of the weights, mean of each epoch"
-        keys = [(f"weight.{task.name}", task.name) for task in record.tasks]
-        yield _draw(style.page(title, subtitle), balanced, keys, "Share")
+            yield _section(title, subtitle, chosen, kept, note)
 
 
-def _in_shares(result: Result, color: str, dash: str) -> tuple[Result, str, str]:
+def _in_shares(result: Result) -> Result:
     """Scale weights to sum to one in each epoch, since only their ratio matters."""
     names = [name for name in result.curves if name.startswith("weight.")]
-    weights = np.array([result.curves[name] for name in names], dtype=np.float64)
+    length = min((len(result.curves[name]) for name in names), default=0)
+    weights = np.array([result.curves[name][:length] for name in names], dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = weights / weights.sum(0) if names else weights
     curves = dict(zip(names, shares.tolist(), strict=True))
-    return replace(result, curves={**result.curves, **curves}), color, dash
+    return replace(result, curves={**result.curves, **curves})
 
 
-def _chosen_lines(record: StudyRecord) -> list[tuple[Result, str, str]]:
-    """Choose networks to draw: each baseline's first seed dashed, the front's from pale to dark.
+def _chosen_lines(record: StudyRecord) -> tuple[list[_Line], str]:
+    """Choose networks to draw: the baselines' first seeds, and some of the front.
+
+    All methods are drawn; of many weightings some are left out.
 
     Returns:
-        (network, colour, line style) per line.
+        (network, style) per line, and what a reader must know of the choice.
     """
-    lines = []
-    for i, group in enumerate(baseline_groups(record)):
-        lines.append((group.results[0], style.colour(group.style_key, i), "--"))
-    chosen = pick_evenly(front(record), _NETWORKS)
-    for i, trial in enumerate(chosen):
-        shade = i / max(len(chosen) - 1, 1)
-        red, green, blue, _ = style.NETWORKS(shade)
-        lines.append(
-            (trial, f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}", "-")
+    styles = network_styles(record)
+    baselines, chosen = baseline_groups(record), front(record)
+    weighted = [group for group in baselines if not group.is_uniform]
+    room = max(_BASELINES - len(baselines) + len(weighted), 0)
+    left_out = {group.label for group in weighted}
+    left_out -= {group.label for group in pick_evenly(weighted, room)}
+    drawn = [group for group in baselines if group.label not in left_out]
+    trials = pick_evenly(chosen, _TRIALS)
+    networks = [*(group.results[0] for group in drawn), *trials]
+    note = ""
+    if len(drawn) < len(baselines) or len(trials) < len(chosen):
+        note = (
+            f" Drawn: {len(drawn)} of {len(baselines)} baselines, "
+            f"{len(trials)} of {len(chosen)} networks of the front."
         )
-    return lines
+    return [(result, styles[network_label(result)]) for result in networks], note
 
 
-def _draw(
-    figure: Figure,
-    lines: Sequence[tuple[Result, str, str]],
+def _section(
+    title: str,
+    subtitle: str,
+    lines: Sequence[_Line],
     keys: Sequence[tuple[str, str]],
-    quantity: str,
-) -> Figure:
-    columns = len(keys) if len(keys) < 4 else -(-len(keys) // 2)
-    rows = -(-len(keys) // columns)
-    grid = figure.add_gridspec(
-        rows, columns, left=style.LEFT + 0.025, right=style.RIGHT, top=style.TOP - 0.03,
-        bottom=0.195, hspace=0.32, wspace=0.22,
-    )  # fmt: skip
-    drawn: dict[str, Line2D] = {}
-    for i, (key, title) in enumerate(keys):
-        axes = figure.add_subplot(grid[i // columns, i % columns])
+    note: str,
+) -> Section:
+    panels = [Panel(text, _drawing(lines, key), "Epoch") for key, text in keys]
+    parts = split_pages(panels, _COLUMNS)
+    columns = max(len(parts[0]), 2)
+    drawn = [line for line in lines if any(_has_values(line[0], key) for key, _ in keys)]
+    entries = [Entry(network_label(result), look.colour, dash=look.dash) for result, look in drawn]
+    trials = [result.trial is not None for result, _ in drawn]
+    kinds = "" if all(trials) else "Dashed: baselines, first seed. "
+    kinds += "Solid: the front's networks, darker = more GFLOPs." if any(trials) else ""
+    return Section(
+        title,
+        subtitle,
+        [panel_row(part, columns=columns) for part in parts],
+        note=(kinds + note).strip(),
+        head=legend_block(entries),
+    )
+
+
+def _drawing(lines: Sequence[_Line], key: str) -> Callable[[Axes, float, float], None]:
+    """Return what draws the lines of one curve into a panel."""
+
+    def draw(axes: Axes, width: float, height: float) -> None:
         highest, lowest = 0.0, math.inf
-        for result, color, dash in lines:
+        for result, look in lines:
             if not _has_values(result, key):
                 continue
             values = np.array(result.curves[key], dtype=np.float64)
             values[~np.isfinite(values)] = np.nan
-            single = "o" if len(values) == 1 else ""
-            (line,) = axes.plot(
-                range(1, len(values) + 1), values, dash, color=color, linewidth=1.3, marker=single,
-                markersize=4,
+            single = "o" if np.isfinite(values).sum() == 1 else ""
+            axes.plot(
+                range(1, len(values) + 1), values, look.dash, color=look.colour, linewidth=1.2,
+                marker=single, markersize=4,
             )  # fmt: skip
-            drawn.setdefault(network_label(result), line)
             highest, lowest = max(highest, np.nanmax(values)), min(lowest, np.nanmin(values))
-        _label_axes(axes, key, style.clip(title, 34 if columns < 4 else 26), lowest, highest)
-        if i // columns == rows - 1 or i + columns >= len(keys):
-            axes.set_xlabel("Epoch")
-        if quantity and i % columns == 0:
-            axes.set_ylabel(quantity)
-    legend_rows = max(1, -(-len(drawn) // 7))
-    figure.legend(
-        list(drawn.values()), [style.clip(name, 22) for name in drawn], loc="lower center",
-        bbox_to_anchor=(0.5, 0.085), ncols=-(-len(drawn) // legend_rows), columnspacing=1.8,
-        handlelength=2.2,
-    )  # fmt: skip
-    baseline = keys[0][0].startswith(("loss.", "weight."))
-    dashed = "Dashed: baselines, first seed. " if baseline else ""
-    style.note(figure, f"{dashed}Solid: the front's networks, dearer = darker.")
-    return figure
+        log = False
+        if key.startswith(("open.", "weight.")):
+            axes.set_ylim(-0.03, 1.03)
+        elif lowest > 0 and highest / lowest > 30:
+            log = True
+            axes.set_yscale("log")
+        style.set_ticks(axes.xaxis, width, integer=True)
+        style.set_ticks(axes.yaxis, height, log=log)
 
-
-def _label_axes(axes: Axes, key: str, title: str, lowest: float, highest: float) -> None:
-    axes.set_title(title)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    if key.startswith(("open.", "weight.")):
-        axes.set_ylim(-0.03, 1.03)
-    elif lowest > 0 and highest / lowest > 30:
-        axes.set_yscale("log")
-        style.use_plain_log_ticks(axes.yaxis)
+    return draw
 
 
 def _has_values(result: Result, key: str) -> bool:

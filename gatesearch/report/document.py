@@ -3,7 +3,6 @@
 import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.backends.backend_pdf import PdfPages
@@ -11,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.style import context
 
 from gatesearch.errors import UsageError
-from gatesearch.files import FileRefusedError
 from gatesearch.report import (
     comparison,
     curves,
@@ -21,28 +19,21 @@ from gatesearch.report import (
     sharing,
     summary_page,
 )
+from gatesearch.report.layout import lay_out, number_pages
 from gatesearch.report.results_csv import results_table
-from gatesearch.report.style import RC, footer
+from gatesearch.report.style import RC
 from gatesearch.results import StudyRecord, summary
 
-# One module per kind of page, in the order of the report.
-PAGES = (summary_page, comparison, sharing, history, predictions, curves, provenance)
+# One module per kind of section, in the order of the report.
+SECTIONS = (summary_page, comparison, sharing, history, predictions, curves, provenance)
 
 
-Warn = Callable[[str], None]
-
-
-def ignore_warning(message: str) -> None:
-    """Do nothing with a warning: the default where a caller wants to hear none."""
-
-
-def write_report(record: StudyRecord, *, folder: Path, warn: Warn = ignore_warning) -> Path:
+def write_report(record: StudyRecord, *, folder: Path) -> Path:
     """Write `<study>.pdf`, `.csv` and `.json`; the same record always gives the same bytes.
 
     Args:
         record: What is drawn; predictions are read from the file that it names.
         folder: Where they are written; made if it is missing.
-        warn: Receives a message if the file of predictions is damaged: its pages are left out.
 
     Returns:
         Path of the PDF.
@@ -53,33 +44,34 @@ def write_report(record: StudyRecord, *, folder: Path, warn: Warn = ignore_warni
     _refuse_two_protocols(record)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.name}.pdf"
-    document = _pdf(record, warn)
+    document = _pdf(record)
     table = results_table(record).to_csv(index=False).encode()
     text = json.dumps(summary(record, path), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _write(path.with_name(f"{record.name}.csv"), table)
-    # Bytes of the report's path that are no text become escapes of JSON.
-    _write(path.with_name(f"{record.name}.json"), text.encode(errors="backslashreplace"))
+    _write(path.with_name(f"{record.name}.json"), text.encode())
     _write(path, document)
     return path
 
 
-def _pdf(record: StudyRecord, warn: Warn) -> bytes:
-    buffer = io.BytesIO()
-    # Without a date the bytes depend on the record alone.
-    metadata = {"Title": f"gatesearch: {record.name}", "CreationDate": None}
-    with context(RC, after_reset=True), PdfPages(buffer, metadata=metadata) as pdf:
-        figures: list[Figure] = []
-        for module in PAGES:
-            try:
-                figures += list(module.pages(record))
-            except FileRefusedError as error:
-                warn(f"{error}; the report is written without its pages")
+def draw_pages(record: StudyRecord) -> list[Figure]:
+    """Draw all pages of a report, with matplotlib's settings as in `style.RC`."""
+    with context(RC, after_reset=True):
+        figures = lay_out(section for module in SECTIONS for section in module.sections(record))
         source = (
             f"gatesearch · study {record.name} · fingerprint {record.fingerprint} · "
             f"protocol {record.protocol}"
         )
-        for number, figure in enumerate(figures, start=1):
-            footer(figure, source, f"{number} / {len(figures)}")
+        number_pages(figures, source)
+    return figures
+
+
+def _pdf(record: StudyRecord) -> bytes:
+    buffer = io.BytesIO()
+    # Without a date the bytes depend on the record alone.
+    metadata = {"Title": f"gatesearch: {record.name}", "CreationDate": None}
+    figures = draw_pages(record)
+    with context(RC, after_reset=True), PdfPages(buffer, metadata=metadata) as pdf:
+        for figure in figures:
             pdf.savefig(figure)
     return buffer.getvalue()
 

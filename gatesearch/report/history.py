@@ -1,29 +1,40 @@
 """The search by trial, and how gain and cost depend on each of its parameters."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gatesearch.pareto import hypervolume, pareto_front
 from gatesearch.report import style
-from gatesearch.report.record_queries import complete_trials
-from gatesearch.results import Result, StudyRecord, delta, front
+from gatesearch.report.layout import Section
+from gatesearch.report.legend import Entry, legend_block
+from gatesearch.report.network_styles import NetworkStyle, network_styles
+from gatesearch.report.panels import Panel, panel_row
+from gatesearch.report.record_queries import (
+    complete_trials,
+    is_crowded,
+    network_label,
+    split_pages,
+)
+from gatesearch.results import Result, StudyRecord, delta
+
+_PARAMETERS_PER_ROW = 5
 
 
-def pages(record: StudyRecord) -> Iterator[Figure]:
-    """Draw the search, and its parameters if it has any; no page before a trial has completed."""
+def sections(record: StudyRecord) -> Iterator[Section]:
+    """Yield the search, and its parameters if it has any; nothing before a trial has completed."""
     trials = [t for t in complete_trials(record) if math.isfinite(delta(record, t, "validation"))]
     if not trials:
         return
-    yield _draw_history(record, trials)
+    styles = network_styles(record)
+    yield _search(record, trials, styles)
     parameters = _numeric_parameters(record, trials)
     if parameters:
-        yield _draw_influence(record, trials, parameters)
+        yield _influence(record, trials, parameters, styles)
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
@@ -55,116 +66,149 @@ def _volumes(points: Sequence[tuple[float, float]], corner: tuple[float, float])
     return volumes
 
 
-def _draw_history(record: StudyRecord, trials: Sequence[Result]) -> Figure:
-    figure = style.page("The search", "Every trial in order, judged on validation")
-    grid = figure.add_gridspec(
-        3, 1, left=style.LEFT + 0.035, right=style.RIGHT, top=style.TOP - 0.005, bottom=0.155,
-        hspace=0.22,
-    )  # fmt: skip
-    upper, middle, lower = (figure.add_subplot(grid[i]) for i in range(3))
+def _search(
+    record: StudyRecord, trials: Sequence[Result], styles: Mapping[str, NetworkStyle]
+) -> Section:
     numbers = [_number(t) for t in trials]
     gains = [delta(record, t, "validation") for t in trials]
     costs = [t.gflops for t in trials]
-    chosen = {t.trial for t in front(record)}
-    colors = [style.ACCENT if t.trial in chosen else "#9fb0b3" for t in trials]
-    for axes, values in ((upper, gains), (middle, costs)):
-        axes.scatter(
-            numbers, values, c=colors, s=26, edgecolor="white", linewidth=0.6, zorder=3,
-            rasterized=style.is_crowded(numbers),
-        )  # fmt: skip
-    best = np.maximum.accumulate(gains)
-    upper.step(numbers, best, where="post", color=style.INK, linewidth=1.0, label="best so far")
-    upper.legend(loc="lower right")
-    upper.set_ylabel("Δ MTL, %")
-    middle.set_ylabel("GFLOPs")
+    colors = [_colour(t, styles) for t in trials]
+    lost = [_number(t) for t in record.trials if t.state != "complete"]
     corner = (min(gains), max(costs))
     volumes = _volumes(list(zip(gains, costs, strict=True)), corner)
-    lower.step(numbers, volumes, where="post", color=style.ACCENT, linewidth=1.6)
-    lower.fill_between(numbers, volumes, step="post", color=style.ACCENT, alpha=0.08)
-    lower.set_ylabel("Hypervolume, % × GFLOPs")
-    lower.set_xlabel("Trial")
-    lower.set_ylim(bottom=0)
-    lost = [_number(t) for t in record.trials if t.state != "complete"]
-    if lost:
-        middle.plot(
-            lost, [0.03] * len(lost), "x", color=style.ALARM, markersize=5, label="failed, stopped",
-            transform=middle.get_xaxis_transform(),
-        )  # fmt: skip
-        middle.legend(loc="upper right")
-    every = [*numbers, *lost]
-    for axes in (upper, middle, lower):
+
+    def points(values: Sequence[float]) -> Callable[[Axes, float, float], None]:
+        def draw(axes: Axes, width: float, height: float) -> None:
+            _scatter(axes, numbers, values, colors)
+            if values is gains:
+                best = np.maximum.accumulate(gains)
+                axes.step(numbers, best, where="post", color=style.INK, linewidth=1.0)
+            elif lost:
+                axes.plot(
+                    lost, [0.03] * len(lost), "x", color=style.ALARM, markersize=5,
+                    transform=axes.get_xaxis_transform(), rasterized=is_crowded(lost),
+                )  # fmt: skip
+            finish(axes, width, height)
+
+        return draw
+
+    def volume(axes: Axes, width: float, height: float) -> None:
+        axes.step(numbers, volumes, where="post", color=style.ACCENT, linewidth=1.6)
+        axes.fill_between(numbers, volumes, step="post", color=style.ACCENT, alpha=0.08)
+        axes.set_ylim(0, max(volumes) * 1.08 or 1.0)
+        finish(axes, width, height)
+
+    def finish(axes: Axes, width: float, height: float) -> None:
+        every = [*numbers, *lost]
         axes.set_xlim(min(every) - 0.6, max(every) + 0.6)
-        axes.yaxis.set_label_coords(-0.045, 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-    style.note(
-        figure,
-        "Green: on the front. Hypervolume: area of (Δ MTL, GFLOPs) that the trials so far "
-        f"dominate, down to the worst seen,\nΔ MTL {style.signed(corner[0])} % at "
-        f"{style.compact(corner[1])} GFLOPs.",
+        style.set_ticks(axes.xaxis, width, integer=True)
+        style.set_ticks(axes.yaxis, height)
+
+    panels = [
+        Panel("Δ MTL ↑, %", points(gains), "Trial"),
+        Panel("GFLOPs ↓", points(costs), "Trial"),
+        Panel("Hypervolume ↑, % × GFLOPs", volume, "Trial"),
+    ]
+    entries = [
+        Entry("on the front, darker = more GFLOPs", style.ACCENT, marker="o"),
+        Entry("other trials", style.OTHERS, marker="o"),
+        Entry("best so far", style.INK, dash="-"),
+    ]
+    entries += [Entry("failed or stopped", style.ALARM, marker="x")] if lost else []
+    return Section(
+        "The search",
+        "Every trial in order, judged on validation",
+        [panel_row(panels, columns=3, least=1.3), legend_block(entries)],
+        note="Hypervolume: area of (Δ MTL, GFLOPs) that the trials so far dominate, down to the "
+        f"worst seen, Δ MTL {style.signed(corner[0])} % at {style.compact(corner[1])} GFLOPs.",
+        keep=2,
     )
-    return figure
 
 
-def _draw_influence(record: StudyRecord, trials: Sequence[Result], names: Sequence[str]) -> Figure:
-    figure = style.page(
+def _influence(
+    record: StudyRecord,
+    trials: Sequence[Result],
+    names: Sequence[str],
+    styles: Mapping[str, NetworkStyle],
+) -> Section:
+    numbers = [t.numbers for t in trials]
+    colors = [_colour(t, styles) for t in trials]
+    rows = (
+        ("Δ MTL ↑, %", [delta(record, t, "validation") for t in trials]),
+        ("GFLOPs ↓", [t.gflops for t in trials]),
+    )
+    parts = split_pages(names, _PARAMETERS_PER_ROW)
+    columns = max(len(parts[0]), 2)
+
+    def panel(name: str, quantity: str, values: Sequence[float], *, named: bool) -> Panel:
+        points = [
+            (params[name], y, color)
+            for params, y, color in zip(numbers, values, colors, strict=True)
+            if name in params and math.isfinite(params[name])
+        ]
+        x, y = [point[0] for point in points], [point[1] for point in points]
+        shades = [point[2] for point in points]
+        log = name == "lambda_s" and bool(x) and min(x) > 0
+
+        def draw(axes: Axes, width: float, height: float) -> None:
+            if not points:
+                axes.set_axis_off()
+                return
+            _scatter(axes, x, y, shades)
+            if log:
+                axes.set_xscale("log")
+            low, high = _padded(values)
+            axes.set_ylim(low, high)
+            style.set_ticks(axes.xaxis, width, log=log)
+            style.set_ticks(axes.yaxis, height)
+
+        rho = spearman(x, y) if len(x) > 2 else math.nan
+        strong = math.isfinite(rho) and abs(rho) >= 0.5
+        remark = f"ρ {style.signed(rho)}" if math.isfinite(rho) else ""
+        return Panel(quantity, draw, _title(name) if named else "", remark, strong)
+
+    blocks = [
+        panel_row(
+            [panel(name, *row, named=row is rows[1]) for name in part],
+            columns=columns,
+            least=0.8,
+            most=1.9,
+        )
+        for part in parts
+        for row in rows
+    ]
+    # A row of gains stays with the row of costs below it, which names the parameters.
+    blocks = [replace(block, with_next=i % 2 == 0) for i, block in enumerate(blocks)]
+    return Section(
         "What the parameters do",
         f"Each parameter of the search against gain and cost, {len(trials)} complete trials, "
         "validation",
+        blocks,
+        note="ρ: Spearman's rank correlation (bold from 0.5 on); with few trials, or a sampler "
+        "that has gone where it is good, it is a hint and no more. Green: on the front.",
+        keep=2,
     )
-    count = len(names)
-    grid = figure.add_gridspec(
-        2, count, left=style.LEFT + 0.035, right=style.RIGHT, top=style.TOP - 0.03, bottom=0.15,
-        hspace=0.2, wspace=0.14,
-    )  # fmt: skip
-    chosen = {t.trial for t in front(record)}
-    numbers, good = [t.numbers for t in trials], [t.trial in chosen for t in trials]
-    rows = (
-        ("Δ MTL, %", [delta(record, t, "validation") for t in trials]),
-        ("GFLOPs", [t.gflops for t in trials]),
-    )
-    for i, (title, values) in enumerate(rows):
-        first: Axes | None = None
-        for j, name in enumerate(names):
-            axes = figure.add_subplot(grid[i, j], sharey=first)
-            first = first or axes
-            points = [
-                (params[name], y, on_front)
-                for params, y, on_front in zip(numbers, values, good, strict=True)
-                if name in params and math.isfinite(params[name])
-            ]
-            if not points:
-                continue
-            x, y, green = (list(column) for column in zip(*points, strict=True))
-            colors = [style.ACCENT if g else "#9fb0b3" for g in green]
-            axes.scatter(
-                x, y, c=colors, s=22, edgecolor="white", linewidth=0.5,
-                rasterized=style.is_crowded(x),
-            )  # fmt: skip
-            if name == "lambda_s" and min(x) > 0:
-                axes.set_xscale("log")
-                style.use_plain_log_ticks(axes.xaxis)
-            else:
-                axes.xaxis.set_major_locator(MaxNLocator(4))
-            rho = spearman(x, y) if len(x) > 2 else math.nan
-            strong = math.isfinite(rho) and abs(rho) >= 0.5
-            axes.set_title(
-                f"ρ = {style.signed(rho)}" if math.isfinite(rho) else "ρ –",
-                size=8, weight="bold" if strong else "normal",
-                color=style.INK if strong else style.MUTED,
-            )  # fmt: skip
-            if j:
-                axes.tick_params(labelleft=False)
-            else:
-                axes.set_ylabel(title)
-            if i:
-                axes.set_xlabel(_title(name, narrow=count >= 5))
-            axes.tick_params(axis="x", labelsize=6.5 if count > 5 else 7.5)
-    style.note(
-        figure,
-        "ρ: Spearman's rank correlation (bold from 0.5 on); with few trials, or a sampler that has "
-        "gone where it is good, it is a hint and no more. Green: on the front.",
-    )
-    return figure
+
+
+def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float], colors: Sequence[str]) -> None:
+    """Draw points, those of the front above the others."""
+    for front in (False, True):
+        chosen = [i for i, color in enumerate(colors) if (color != style.OTHERS) == front]
+        axes.scatter(
+            [x[i] for i in chosen], [y[i] for i in chosen], c=[colors[i] for i in chosen], s=20,
+            edgecolor="white", linewidth=0.5, zorder=3 + front, rasterized=is_crowded(chosen),
+        )  # fmt: skip
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - pad, high + pad
+
+
+def _colour(trial: Result, styles: Mapping[str, NetworkStyle]) -> str:
+    network = styles.get(network_label(trial))
+    return network.colour if network else style.OTHERS
 
 
 def _numeric_parameters(record: StudyRecord, trials: Sequence[Result]) -> list[str]:
@@ -175,13 +219,12 @@ def _numeric_parameters(record: StudyRecord, trials: Sequence[Result]) -> list[s
     return [name for name in dict.fromkeys([*known, *names]) if name in names]
 
 
-def _title(name: str, *, narrow: bool) -> str:
+def _title(name: str) -> str:
     """Title a parameter's column; one without a title of its own has its name."""
     if name == "lambda_s":
-        return "λ" if narrow else "λ, weight of sparsity"
+        return "λ, weight of sparsity"
     kind, _, task = name.partition(".")
-    title = {"tau": f"τ {task}", "share": f"open, {task}"}.get(kind, name)
-    return style.clip(title, 12 if narrow else 20)
+    return {"tau": f"τ {task}", "share": f"open, {task}"}.get(kind, name)
 
 
 def _number(trial: Result) -> int:

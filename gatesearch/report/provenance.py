@@ -1,45 +1,48 @@
 """Provenance: everything needed to judge the figures and to reproduce them."""
 
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from gatesearch.report import style
-from gatesearch.report.record_queries import network_label, split_pages
+from gatesearch.report.layout import COLUMN_GAP, WIDTH, Block, Box, Section, draw_lines
+from gatesearch.report.record_queries import network_label
+from gatesearch.report.text import line_height, text_width, wrap
 from gatesearch.results import STATES, Result, StudyRecord, front
 
-_LINES = 62  # of a column
-_WIDTH = 88  # of a line, characters
-_COLUMNS = (style.LEFT, 0.515)  # left edges, fractions of the page
+_SIZE, _HEADING = 7.0, 8.0  # points
+_COLUMNS = 3
+_WIDTH = (WIDTH - COLUMN_GAP * (_COLUMNS - 1)) / _COLUMNS  # of a column, inches
+_KEYS = 2.0  # width of keys beside values at most, inches
 _REASON_LINES = 4
-
-# Text, and whether it is a heading, which is bold; everything else is monospaced.
-Line = tuple[str, bool]
+_MOST = 40  # reasons, and networks of the front; the CSV has all of them
 
 
-def pages(record: StudyRecord) -> Iterator[Figure]:
-    """Draw as many pages of two columns as the text needs."""
-    columns = split_pages(list(_lines(_sections(record))), _LINES)
-    for pair in split_pages(columns, 2):
-        figure = style.page("Provenance", "Where every figure of this report comes from")
-        for x, column in zip(_COLUMNS, pair, strict=False):
-            for i, (text, heading) in enumerate(column):
-                figure.text(
-                    x,
-                    style.TOP - 0.012 * i,
-                    style.printable(text),
-                    size=7.5 if heading else 6.3,
-                    weight="bold" if heading else "normal",
-                    family="DejaVu Sans" if heading else "DejaVu Sans Mono",
-                    color=style.ACCENT if heading else style.INK,
-                    va="center",
-                )
-        yield figure
+def sections(record: StudyRecord) -> Iterator[Section]:
+    """Yield all of it as one section of three columns."""
+    blocks: list[Block] = []
+    for heading, lines in _chapters(record):
+        blocks.append(_line(heading, _HEADING, heading=True))
+        *most, last = lines or ["–"]
+        blocks += [_line(line, _SIZE) for line in most]
+        blocks.append(_line(last, _SIZE, space=0.08))
+    yield Section(
+        "Provenance", "Where every figure of this report comes from", blocks, columns=_COLUMNS,
+        keep=24,
+    )  # fmt: skip
 
 
-def _sections(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
+def _line(text: str, size: float, *, space: float = 0.0, heading: bool = False) -> Block:
+    def draw(box: Box) -> None:
+        draw_lines(
+            box, [text], 0, 0, size=size, weight="bold" if heading else "normal",
+            family="DejaVu Sans" if heading else "DejaVu Sans Mono",
+            color=style.ACCENT if heading else style.INK,
+        )  # fmt: skip
+
+    return Block(line_height(size) * 0.9 + space, draw, with_next=heading)
+
+
+def _chapters(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
     networks = (*record.baselines, *record.trials)
     states = [result.state for result in networks]
     yield (
@@ -62,7 +65,7 @@ def _sections(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
         _pairs(
             {
                 "PFLOPs": style.compact(record.training_pflops),
-                "hours": style.compact(record.training_seconds / 3600),
+                "time": style.duration(record.training_seconds),
                 "images": f"{record.training_images:,}".replace(",", " "),
             }
         ),
@@ -70,14 +73,15 @@ def _sections(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
     yield "Software and device", _pairs(_environment(networks))
     uncounted = _uncounted(networks)
     yield (
-        "Operators that no counter knew (most in one network)",
+        "Operators not counted (most in one network)",
         _pairs(uncounted) or ["none: every operator with a cost was counted"],
     )
     lost = [result for result in networks if result.state != "complete"]
     yield f"Failed or stopped ({len(lost)})", _reasons(lost) or ["none"]
     yield "Parameters of the front", _parameters(record) or ["no front"]
     defaults = "Options and ranges of methods not listed: the defaults of the version above."
-    yield "Definition", [*_pairs(flatten(record.definition)), defaults]
+    definition = _pairs(flatten(record.definition))
+    yield "Definition", [*definition, *wrap(defaults, _WIDTH, _SIZE, mono=True)]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -95,23 +99,19 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _lines(sections: Iterable[tuple[str, list[str]]]) -> Iterator[Line]:
-    for i, (heading, lines) in enumerate(sections):
-        if i:
-            yield "", False
-        yield heading, True
-        for line in lines or ["–"]:
-            yield line, False
-
-
 def _pairs(values: Mapping[str, Any]) -> list[str]:
-    width = min(max((len(key) for key in values), default=0), 34)
+    """Write keys and values in two aligned columns; what is too long for its column goes below."""
+    short = [key for key in values if text_width(key, _SIZE, mono=True) <= _KEYS]
+    width = max(map(len, short), default=0) + 2
+    room = _WIDTH - text_width(" " * width, _SIZE, mono=True)
     lines = []
     for key, value in values.items():
-        head = f"{style.clip(key, 34):<{width}}  "
-        body = textwrap.wrap(_text(value), _WIDTH - len(head)) or [""]
-        lines.append(head + body[0])
-        lines += [" " * len(head) + rest for rest in body[1:]]
+        first, *rest = wrap(_text(value), room, _SIZE, mono=True)
+        if key in short:
+            lines.append(f"{key:<{width}}{first}")
+        else:
+            lines += [*wrap(key, _WIDTH, _SIZE, mono=True), " " * width + first]
+        lines += [" " * width + line for line in rest]
     return lines
 
 
@@ -146,24 +146,29 @@ def _uncounted(results: Iterable[Result]) -> dict[str, int]:
 
 
 def _reasons(results: Iterable[Result]) -> list[str]:
-    lines = []
+    """Say why networks failed or were stopped, each reason once with all its networks."""
+    networks: dict[str, list[str]] = {}
     for result in results:
+        reason = " ".join(f"{result.state}: {result.reason or 'no reason'}".split())
         network = f"{network_label(result)} (seed {result.seed})"
-        text = f"{network} {result.state}: {result.reason or 'no reason'}"
-        wrapped = textwrap.wrap(
-            " ".join(text.split()), _WIDTH, subsequent_indent="  ",
-            max_lines=_REASON_LINES, placeholder=" …",
-        )  # fmt: skip
-        lines += wrapped
-    return lines
+        networks.setdefault(reason, []).append(network)
+    lines = []
+    for reason, names in list(networks.items())[:_MOST]:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        lines += wrap(f"{shown} {reason}", _WIDTH, _SIZE, lines=_REASON_LINES, mono=True)
+    return lines + _others(len(networks), "reasons")
 
 
 def _parameters(record: StudyRecord) -> list[str]:
     lines = []
-    for trial in front(record):
+    for trial in front(record)[:_MOST]:
         values = [f"{name.removeprefix('tau.')} {v:.4g}" for name, v in trial.numbers.items()]
         values += [v for v in trial.params.values() if isinstance(v, str)]
         values += [f"budget {trial.budget}"] if trial.budget else []
         text = f"{network_label(trial)}: {', '.join(values)}".replace("lambda_s", "λ")
-        lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
-    return lines
+        lines += wrap(text, _WIDTH, _SIZE, mono=True)
+    return lines + _others(len(front(record)), "networks")
+
+
+def _others(count: int, kind: str) -> list[str]:
+    return [f"and {count - _MOST} more {kind}, in the CSV"] if count > _MOST else []

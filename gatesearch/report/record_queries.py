@@ -126,6 +126,16 @@ def complete_trials(record: StudyRecord) -> list[Result]:
     return [trial for trial in record.trials if trial.state == "complete"]
 
 
+def count_trials(count: int) -> str:
+    """Write a number of trials, as `1 trial` or `5 trials`."""
+    return f"{count} trial" if count == 1 else f"{count} trials"
+
+
+def is_crowded(points: Sequence[object]) -> bool:
+    """Tell whether so many points are drawn as pixels, which a PDF reader opens faster."""
+    return len(points) > 1000
+
+
 def shown_split(record: StudyRecord) -> Split:
     """Choose the split of all pages: `test` where every baseline and the front have test figures.
 

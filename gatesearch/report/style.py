@@ -1,57 +1,30 @@
-"""Colours, fonts, number formats and page layout that all pages of the report share."""
+"""Colours, formats of numbers, and ticks of axes that all pages of the report share."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.lines import Line2D
-from matplotlib.textpath import TextPath
-from matplotlib.ticker import FuncFormatter, NullFormatter
-from numpy.typing import NDArray
+from matplotlib.ticker import Formatter, Locator, MaxNLocator, NullFormatter, NullLocator
 
-A4_LANDSCAPE = (11.69, 8.27)  # inches
-LEFT, RIGHT, TOP, BOTTOM = 0.06, 0.94, 0.845, 0.10  # of the page; where content goes
+from gatesearch.report.text import SANS
 
 INK, MUTED, FAINT, PAPER = "#16202b", "#64707d", "#d5dae0", "#f4f6f8"
 ACCENT, ALARM = "#0b7a75", "#b42318"
-CATEGORIES = (
-    "#3056a0",
-    "#c2571a",
-    "#7a3e9d",
-    "#2f7d32",
-    "#b0204f",
-    "#8a6d00",
-    "#0086a8",
-    "#555f6b",
-    "#d0568f",
-    "#6b8e23",
-    "#1d4e4a",
-    "#a0522d",
-)
+OTHERS = "#c0c4c9"  # trials beside the front
 SHARING = LinearSegmentedColormap.from_list("sharing", ["#edf3f3", "#7fc1b9", ACCENT, "#053b3a"])
-NETWORKS = LinearSegmentedColormap.from_list("networks", ["#8fd0c5", ACCENT, "#06302f"])
-
-_MARKERS = {"stl": "s", "mtl": "D", "cross_stitch": "^", "mtan": "v"}
-_COLOURS = {"stl": INK, "mtl": "#c2571a", "cross_stitch": "#3056a0", "mtan": "#7a3e9d"}
 
 RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": SANS,
     "font.size": 8.5,
     # Names and reasons come from outside and may hold a $.
     "text.parse_math": False,
     "text.color": INK,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
-    "axes.labelsize": 8.5,
-    "axes.titlesize": 9.5,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.linewidth": 0.7,
@@ -64,75 +37,34 @@ RC: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
     # Text of the PDF can be searched and copied.
     "pdf.fonttype": 42,
 }
-
-
-def page(title: str, subtitle: str) -> Figure:
-    """Make an empty page with its heading."""
-    figure = Figure(figsize=A4_LANDSCAPE)
-    figure.text(LEFT, 0.925, clip(title, 62), size=19, weight="bold", va="baseline")
-    figure.text(LEFT, 0.893, clip(subtitle, 150), size=9.5, color=MUTED, va="baseline")
-    _rule(figure, 0.876, color=INK, width=1.1)
-    return figure
-
-
-def footer(figure: Figure, text: str, number: str) -> None:
-    """Write a rule, the source and the page number at the foot of a page."""
-    _rule(figure, 0.052, color=FAINT, width=0.8)
-    figure.text(LEFT, 0.034, clip(text, 150), size=7, color=MUTED, va="center")
-    figure.text(RIGHT, 0.034, number, size=7, color=MUTED, va="center", ha="right")
-
-
-def note(figure: Figure, text: str) -> None:
-    """Write small print just above the footer; the caller breaks the lines."""
-    figure.text(LEFT, 0.062, printable(text), size=7, color=MUTED, va="bottom", linespacing=1.45)
-
-
-def colour(style_key: str, index: int) -> str:
-    """Choose a network's colour: its method's fixed one, else one by its index on the page."""
-    return _COLOURS.get(style_key, CATEGORIES[(index + 3) % len(CATEGORIES)])
-
-
-def marker(style_key: str, index: int) -> str:
-    """Choose a network's marker: its method's fixed one, else one by its index on the page."""
-    return _MARKERS.get(style_key, "PX<>ph*"[index % 7])
-
-
-def printable(text: str) -> str:
-    """Replace every character that the report's font cannot draw by `?`."""
-    known = _glyphs()
-    return "".join(c if c == "\n" or ord(c) in known else "?" for c in str(text))
-
-
-def clip(text: str, length: int) -> str:
-    """Cut text to one printable line of at most `length` characters, ending in an ellipsis."""
-    line = printable(" ".join(str(text).split()))
-    return line if len(line) <= length else line[: max(length - 1, 1)].rstrip() + "…"
 
 
 def signed(value: float, decimals: int = 2) -> str:
     """Write a number with its sign, as `+1.25` or `−0.50`; an en dash if it is not finite."""
     if not math.isfinite(value):
         return "–"
-    text = f"{abs(value):.{decimals}f}"
-    if float(text) == 0:
+    text = _plain(abs(value), decimals)
+    if float(text.replace(" ", "")) == 0:
         return text
     return f"{'+' if value > 0 else '−'}{text}"
 
 
 def number(value: float, decimals: int) -> str:
     """Write a number with fixed decimals; an en dash if it is not finite."""
-    return (
-        f"{value:,.{decimals}f}".replace(",", " ").replace("-", "−")
-        if math.isfinite(value)
-        else "–"
-    )
+    if not math.isfinite(value):
+        return "–"
+    return ("−" if value < 0 else "") + _plain(abs(value), decimals)
+
+
+def _plain(value: float, decimals: int) -> str:
+    if value >= 1e7:  # Digits of such a number say nothing, and take the room of its neighbours.
+        return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+    return f"{value:,.{decimals}f}".replace(",", " ")
 
 
 def decimals(values: Sequence[float], digits: int = 3) -> int:
@@ -149,120 +81,93 @@ def compact(value: float) -> str:
     return number(value, decimals([value]))
 
 
-@dataclass(frozen=True)
-class PointLabel:
-    """A label beside a point of a chart.
-
-    Attributes:
-        x: The point, data coordinates.
-        y: The point, data coordinates.
-        text: What is written.
-        color: Of the text.
-        size: Of the text, points of 1/72 inch.
-        weight: `normal` or `bold`.
-        needed: Whether it is written even where it covers something; others are left out there.
-    """
-
-    x: float
-    y: float
-    text: str
-    color: str = INK
-    size: float = 8.0
-    weight: str = "normal"
-    needed: bool = True
+def duration(seconds: float) -> str:
+    """Write a time in the unit that suits it, as `42 s`, `5.3 min`, `6.3 h` or `12.1 days`."""
+    for unit, length, least in (("days", 86400, 172800), ("h", 3600, 3600), ("min", 60, 60)):
+        if seconds >= least:
+            return f"{compact(seconds / length)} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{compact(seconds)} s"
 
 
-def use_plain_log_ticks(axis: Axis) -> None:
-    """Write plain numbers at the powers of ten of a logarithmic axis."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+def arrow(higher_is_better: bool) -> str:
+    """Choose the arrow that says which direction is better."""
+    return "↑" if higher_is_better else "↓"
 
 
-def place_labels(
-    axes: Axes, labels: Sequence[PointLabel], obstacles: Sequence[tuple[float, float]]
-) -> None:
-    """Write labels beside their points so that none covers another, or a point.
-
-    Places are tried nearest first, all in points of 1/72 inch; limits of the axes must be final.
-    A needed label without a free place goes where it covers least.
+def set_ticks(axis: Axis, length: float, *, log: bool = False, integer: bool = False) -> None:
+    """Choose ticks that have room beside each other, with plain numbers.
 
     Args:
-        axes: The chart.
-        labels: Those that come first choose their place first.
-        obstacles: Points in data coordinates that labels keep clear of.
+        axis: A horizontal or a vertical axis; its limits are read when it is drawn.
+        length: Inches.
+        log: Whether it is logarithmic.
+        integer: Whether only whole numbers are named.
     """
-    scale = 72.0 / axes.figure.dpi
-    frame = axes.get_window_extent()
-    inside = np.array([[frame.x0, frame.y0, frame.x1, frame.y1]]) * scale
-    points = axes.transData.transform(np.array(obstacles, float).reshape(-1, 2)) * scale
-    taken = np.hstack([points - 3.0, points + 3.0])
-    for label in labels:
-        x, y = axes.transData.transform((label.x, label.y)) * scale
-        width, height = _extent(label.text, label.size, label.weight)
-        options: list[tuple[float, int, float, float, tuple[float, float, float, float]]] = []
-        for dx, dy in _offsets(width, height):
-            box = (x + dx, y + dy, x + dx + width, y + dy + height)
-            overlap = _overlap(box, taken)
-            outside = width * height - _overlap(box, inside)
-            options.append((round(overlap + 4 * outside, 3), len(options), dx, dy, box))
-        cost, _, dx, dy, box = min(options)
-        if cost > 0 and not label.needed:
-            continue
-        taken = np.vstack([taken, box])
-        axes.annotate(
-            label.text,
-            (label.x, label.y),
-            xytext=(dx, dy),
-            textcoords="offset points",
-            size=label.size,
-            color=label.color,
-            weight=label.weight,
-            zorder=6,
-        )
+    room = 0.45 if isinstance(axis, XAxis) else 0.30
+    count = min(max(int(length / room), 2), 10)
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+    if log:
+        axis.set_major_locator(_LogTicks(count))
+    else:
+        least = 1 if integer else 2
+        steps = [1, 2, 5, 10] if integer else [1, 2, 2.5, 5, 10]
+        axis.set_major_locator(MaxNLocator(count, integer=integer, min_n_ticks=least, steps=steps))
+    axis.set_major_formatter(_PlainNumbers(same_digits=not log))
 
 
-def _offsets(width: float, height: float) -> list[tuple[float, float]]:
-    """List places for a label's lower left corner relative to its point, nearest first."""
-    corners = []
-    for gap in (5.0, 8.0, 12.0, 17.0, 24.0):
-        flat = gap * 0.6
-        corners += [
-            (gap, -height / 2),
-            (-width / 2, gap),
-            (-width / 2, -gap - height),
-            (-gap - width, -height / 2),
-            (flat, flat),
-            (-flat - width, flat),
-            (flat, -flat - height),
-            (-flat - width, -flat - height),
-        ]
-    return corners
+class _LogTicks(Locator):
+    """Ticks of a logarithmic axis: powers of ten, or also 2 and 5 times them where that is little.
+
+    There are at least two in any range.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self) -> list[float]:
+        low, high = sorted(self.axis.get_view_interval())  # type: ignore[union-attr]
+        return self.tick_values(low, high)
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        """Choose the ticks of a range."""
+        powers = range(math.floor(math.log10(vmin)) - 1, math.ceil(math.log10(vmax)) + 2)
+        tens = [10.0**p for p in powers if vmin <= 10.0**p <= vmax]
+        finer = [f * 10.0**p for p in powers for f in (1, 2, 5) if vmin <= f * 10.0**p <= vmax]
+        if 2 <= len(finer) <= self.count:
+            return finer
+        for ticks in (tens, finer):
+            if len(ticks) >= 2:
+                return ticks[:: -(-len(ticks) // self.count)]
+        values = MaxNLocator(self.count, min_n_ticks=2).tick_values(vmin, vmax)
+        return [float(value) for value in values if vmin <= value <= vmax]
 
 
-def is_crowded(points: Sequence[object]) -> bool:
-    """Tell whether so many points are drawn as pixels, which a PDF reader opens faster."""
-    return len(points) > 1000
+class _PlainNumbers(Formatter):
+    """Numbers without an offset or a factor aside, with as few digits as tell ticks apart.
 
+    Attributes:
+        same_digits: Whether all have as many digits after the point.
+    """
 
-def _overlap(box: Sequence[float], others: NDArray[np.float64]) -> float:
-    """Sum the areas of a box that others cover; boxes are (left, bottom, right, top)."""
-    width = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
-    height = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
-    return float((width.clip(min=0.0) * height.clip(min=0.0)).sum())
+    def __init__(self, *, same_digits: bool) -> None:
+        self.same_digits = same_digits
 
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        del pos
+        return self.format_ticks([value])[0]
 
-def _extent(text: str, size: float, weight: str) -> tuple[float, float]:
-    font = FontProperties(family="DejaVu Sans", weight=weight)
-    box = TextPath((0, 0), text or " ", size=size, prop=font).get_extents()
-    return float(box.width) + 1.5, size * 0.95
-
-
-def _rule(figure: Figure, y: float, *, color: str, width: float) -> None:
-    figure.add_artist(Line2D([LEFT, RIGHT], [y, y], color=color, linewidth=width))
-
-
-@cache
-def _glyphs() -> frozenset[int]:
-    families = ("DejaVu Sans", "DejaVu Sans Mono")
-    maps = [get_font(findfont(family)).get_charmap() for family in families]
-    return frozenset.intersection(*(frozenset(chars) for chars in maps))
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """Write all ticks of an axis."""
+        numbers = [float(value) for value in values]
+        size = max(map(abs, numbers), default=0.0)
+        for digits in range(6):
+            texts = [f"{value:.{digits}f}" for value in numbers]
+            lost = [abs(float(t) - v) for t, v in zip(texts, numbers, strict=True)]
+            if max(lost, default=0.0) <= 1e-6 * size and size < 1e6:
+                shown = texts if self.same_digits else [f"{value:.5g}" for value in numbers]
+                break
+        else:
+            shown = [f"{value:.3g}" for value in numbers]
+        plain = [text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e") for text in shown]
+        return [text.replace("-", "−") for text in plain]

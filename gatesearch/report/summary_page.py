@@ -1,197 +1,167 @@
 """The first page: Δ MTL against compute, the front beside the baselines, and a summary in words."""
 
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
 from gatesearch.report import style
+from gatesearch.report.headline import gflops, leading_trial, rival_of, summary_sentences
+from gatesearch.report.layout import PAGE_HEIGHT, PAGE_WIDTH, WIDTH, Block, Box, Section, paragraph
+from gatesearch.report.legend import Entry, draw_legend
+from gatesearch.report.network_styles import network_styles
+from gatesearch.report.panels import BELOW
+from gatesearch.report.point_labels import PointLabel, place_labels
 from gatesearch.report.published import PublishedRow, published_rows
 from gatesearch.report.record_queries import (
     baseline_groups,
     complete_trials,
+    count_trials,
     front_groups,
     group_of_method,
     has_weightings,
+    is_crowded,
     shown_split,
 )
-from gatesearch.results import (
-    MULTI_TASK,
-    SINGLE_TASK,
-    Result,
-    Split,
-    StudyRecord,
-    delta,
-    front,
-)
+from gatesearch.report.text import SMALLEST, fit, line_height, wrap
+from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, Split, StudyRecord, delta, front
+
+_COLUMN = 2.35  # width of the tiles and the legend, inches
+_GAP = 0.25  # between chart and tiles
+_LEFT, _ABOVE = 0.50, 0.24  # of the chart, for numbers and the title
+_LABEL = 0.18  # height of the name of the horizontal axis
+_TILE_PAD = 0.12
+_BIG, _SMALL = 14.0, 7.5  # sizes of a tile's text, points
+_GATED, _PUBLISHED = "#8cc4bd", "#b9c0c8"  # published rows
 
 
-def pages(record: StudyRecord) -> Iterator[Figure]:
-    """Draw the summary, always one page."""
+def sections(record: StudyRecord) -> Iterator[Section]:
+    """Yield the summary, which fills the first page."""
     split = shown_split(record)
-    figure = style.page(record.name, f"Δ MTL against compute on the {split} split")
-    sentences = summary_sentences(record, split)
-    lines = [(line, True) for line in textwrap.wrap(sentences[0], 118)]
-    lines += [(line, False) for text in sentences[1:] for line in textwrap.wrap(text, 150)]
-    for i, (line, first) in enumerate(lines):
-        figure.text(
-            style.LEFT,
-            0.846 - 0.026 * i,
-            style.printable(line),
-            size=9.8 if first else 9,
-            weight="bold" if first else "normal",
-            va="center",
-        )
-    top = 0.805 - 0.026 * (len(lines) - 1)
     rows, remark = _published_overlay(record)
-    axes = figure.add_axes((style.LEFT + 0.035, 0.155, 0.615, top - 0.155))
-    hidden = _draw_chart(axes, record, split, rows)
-    _draw_cards(figure, record, split, top)
-    _draw_legend(figure, record, split, rows)
-    style.note(figure, _caption(record, split, hidden, remark))
-    yield figure
+    sentences = summary_sentences(record, split)
+    floor, below = _floor(record, split, rows)
 
+    def draw(whole: Box) -> None:
+        box = whole.part(0, 0.12, WIDTH, whole.height - 0.12)
+        chart = box.part(0, 0, WIDTH - _COLUMN - _GAP, box.height)
+        _draw_chart(chart, record, split, rows, floor)
+        column = box.part(WIDTH - _COLUMN, 0, _COLUMN, box.height)
+        y = _draw_tiles(column, _tiles(record, split))
+        draw_legend(column, _legend(record, split, rows), y + 0.10)
 
-def summary_sentences(record: StudyRecord, split: Split) -> list[str]:
-    """Summarize the study in sentences whose every figure was measured.
-
-    The networks named are chosen by validation; their figures are of `split`.
-    """
-    if not record.trials:
-        return ["No trial has been run yet: the baselines stand alone."]
-    chosen = front(record)
-    completed = len(complete_trials(record))
-    if not chosen:
-        cause = (
-            "no single-task networks of the same seed to compare with"
-            if completed
-            else "none completed"
-        )
-        return [f"{_count_trials(len(record.trials))} and no front: {cause}."]
-    best = max(chosen, key=lambda trial: delta(record, trial, "validation"))
-    groups = baseline_groups(record)
-    stl, mtl = (group_of_method(groups, method) for method in (SINGLE_TASK, MULTI_TASK))
-    comparisons = [
-        _cost_change(best.gflops, group.mean(_gflops), group.label)
-        for group in (stl, mtl)
-        if group is not None
-    ]
-    lines = [
-        f"Trial {best.trial}, the best on validation, reaches Δ MTL "
-        f"{style.signed(delta(record, best, split))} % ({split}) at {style.compact(best.gflops)} "
-        f"GFLOPs: {', '.join(comparisons) or 'no baseline beside it'}."
-    ]
-    if mtl is None:
-        return lines
-    gain = mtl.mean(lambda r: delta(record, r, split))
-    validation_gain = mtl.mean(lambda r: delta(record, r, "validation"))
-    lines.append(
-        f"Plain sharing (MTL) costs {style.compact(mtl.mean(_gflops))} GFLOPs "
-        f"for {style.signed(gain)} %."
+    yield Section(
+        record.name,
+        f"Δ MTL against compute on the {split} split",
+        [
+            paragraph(sentences[0], size=10, bold=True),
+            *(paragraph(text, size=9) for text in sentences[1:]),
+            Block(4.5, draw, most=7.0),
+        ],
+        note=_caption(record, split, below, remark),
+        keep=1 + len(sentences),
     )
-    above = [trial for trial in chosen if delta(record, trial, "validation") > validation_gain]
-    if not above:
-        lines[-1] += " No network of the front beats it on validation."
-    elif above[0] is not best:
-        lines[-1] += (
-            f" The front's cheapest network ahead of it on validation, trial {above[0].trial}, has "
-            f"{style.signed(delta(record, above[0], split))} % at "
-            f"{style.compact(above[0].gflops)} GFLOPs."
-        )
-    return lines
 
 
-def _draw_chart(axes: Axes, record: StudyRecord, split: Split, rows: Sequence[PublishedRow]) -> int:
-    """Draw gain against cost.
+def _floor(record: StudyRecord, split: Split, rows: Sequence[PublishedRow]) -> tuple[float, int]:
+    """Choose the gain at which the chart ends, and count the trials below it.
 
-    Returns:
-        How many trials lie below the chart.
+    Every labelled network is drawn; other trials far below them would flatten the chart.
     """
+    groups = [*baseline_groups(record), *front_groups(record)]
+    results = [r for group in groups for r in group.results]
+    gains = [delta(record, r, split) for r in results] + [row.delta_mtl for row in rows] + [0.0]
+    finite = [gain for gain in gains if math.isfinite(gain)]
+    floor = min(finite) - 0.45 * max(max(finite) - min(finite), 1.0)
+    return floor, sum(delta(record, t, split) < floor for t in complete_trials(record))
+
+
+def _draw_chart(
+    box: Box, record: StudyRecord, split: Split, rows: Sequence[PublishedRow], floor: float
+) -> None:
+    """Draw gain against cost."""
 
     def gain(result: Result) -> float:
         return delta(record, result, split)
 
-    tags: list[style.PointLabel] = []
-    obstacles: list[tuple[float, float]] = []
+    width, height = box.width - _LEFT, box.height - _ABOVE - BELOW - _LABEL
+    box.text(0, _ABOVE / 2, f"Δ MTL ↑ on {split}, %", size=8, weight="bold")
+    name = "Inference cost of the whole network ↓, GFLOPs"
+    box.text(_LEFT + width / 2, box.height - _LABEL / 2, name, size=8, ha="center")
+    axes = box.axes(_LEFT, _ABOVE, width, height)
+    styles = network_styles(record)
     chosen = [g for g in front_groups(record) if math.isfinite(g.mean(gain))]
-    line = [(g.mean(_gflops), g.mean(gain)) for g in chosen]
+    line = [(g.mean(gflops), g.mean(gain)) for g in chosen]
     groups = [g for g in baseline_groups(record) if math.isfinite(g.mean(gain))]
     dots = [(t.gflops, gain(t)) for t in complete_trials(record) if math.isfinite(gain(t))]
-    # Every labelled network is drawn; other trials far below them would flatten the chart.
-    labelled = [y for _, y in line] + [gain(r) for g in groups for r in g.results] + [0.0]
-    labelled = [y for y in [*labelled, *(row.delta_mtl for row in rows)] if math.isfinite(y)]
-    height = max(max(labelled) - min(labelled), 1.0)
-    floor = min(labelled) - 0.45 * height
-    hidden = sum(y < floor for _, y in dots)
-    lowest = min([*labelled, *(y for _, y in dots if y >= floor)])
+    shown = [(x, y) for x, y in dots if y >= floor]
 
     axes.axhline(0, color=style.MUTED, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
-    shown = [(x, y) for x, y in dots if y >= floor]
-    _scatter(axes, shown, color="#9fb0b3", size=14, zorder=2)
+    _scatter(axes, shown, color=style.OTHERS, size=14, zorder=2)
     if line:
-        axes.plot(*zip(*line, strict=True), color=style.ACCENT, linewidth=1.6, zorder=3)
-        _scatter(axes, line, color=style.ACCENT, size=42, zorder=4)
+        axes.plot(*zip(*line, strict=True), color=style.ACCENT, linewidth=1.4, zorder=3)
+    tags, obstacles = [], [*shown]
     for group, (x, y) in zip(chosen, line, strict=True):
-        text = str(group.results[0].trial)
-        tags.append(style.PointLabel(x, y, text, color=style.ACCENT, weight="bold"))
+        _scatter(axes, [(x, y)], color=styles[group.label].colour, size=46, zorder=4)
+        tags.append(PointLabel(x, y, str(group.results[0].trial), color=style.ACCENT))
     baseline_tags = []
-    for i, group in enumerate(groups):
-        x, y = group.mean(_gflops), group.mean(gain)
-        color, mark = style.colour(group.style_key, i), style.marker(group.style_key, i)
+    for group in groups:
+        x, y = group.mean(gflops), group.mean(gain)
+        look = styles[group.label]
         if len(group.results) > 1 and group.is_uniform:
             error = group.deviation(gain)
-            axes.errorbar(x, y, yerr=error, color=color, capsize=3, linewidth=1.2, zorder=4)
+            axes.errorbar(x, y, yerr=error, color=look.colour, capsize=3, linewidth=1.2, zorder=4)
             seeds = [(r.gflops, gain(r)) for r in group.results if math.isfinite(gain(r))]
             obstacles += seeds
-            _scatter(axes, seeds, color=color, size=10, zorder=3, alpha=0.55)
-        axes.plot(x, y, mark, color=color, markersize=8.5, mec="white", mew=1.0, zorder=5)
-        baseline_tags.append(
-            style.PointLabel(x, y, style.clip(group.label, 22), color=color, weight="bold")
+            _scatter(axes, seeds, color=look.colour, size=10, zorder=3, alpha=0.55)
+        axes.plot(
+            x, y, look.marker, color=look.colour, markersize=8.5, mec="white", mew=1.0, zorder=5
         )
+        name = fit(group.label, 2.4, 8, bold=True)
+        baseline_tags.append(PointLabel(x, y, name, color=look.colour))
     tags = [*baseline_tags, *tags]
-    obstacles += [(tag.x, tag.y) for tag in tags] + shown
+    obstacles += [(tag.x, tag.y) for tag in tags]
     for row in rows:
-        same_method = row.family == "gates"
-        color = "#8cc4bd" if same_method else "#b9c0c8"
-        mark = "o" if same_method else "s"
+        gated = row.family == "gates"
+        color, mark = (_GATED, "o") if gated else (_PUBLISHED, "s")
         axes.plot(row.gflops, row.delta_mtl, mark, mfc="none", color=color, markersize=5.5)
         tags.append(
-            style.PointLabel(row.gflops, row.delta_mtl, row.method, "#8b96a1", size=6, needed=False)
-        )
+            PointLabel(
+                row.gflops, row.delta_mtl, row.method, "#7b8691", SMALLEST, bold=False,
+                needed=False,
+            )
+        )  # fmt: skip
         obstacles.append((row.gflops, row.delta_mtl))
-
-    xs = [x for x, _ in [*shown, *obstacles]] or [0.0, 1.0]
-    ys = [lowest, max(y for y in [*labelled, *(y for _, y in shown)])]
-    pad_x = 0.09 * (max(xs) - min(xs)) or 0.1 * max(xs) or 1.0
-    pad_y = 0.10 * (ys[1] - ys[0]) or 1.0
-    axes.set_xlim(min(xs) - pad_x, max(xs) + pad_x)
-    axes.set_ylim(ys[0] - pad_y, ys[1] + pad_y)
-    if not obstacles and not shown:
+    _set_limits(axes, obstacles)
+    if not obstacles:
         axes.text(
-            0.5, 0.6, "No Δ MTL to draw", transform=axes.transAxes, color=style.MUTED, ha="center"
-        )
-    axes.set_xlabel("Inference cost of the whole network, GFLOPs")
-    axes.set_ylabel(f"Δ MTL on {split}, %")
-    axes.annotate(
-        "single-task = 0", (0, 0), xycoords=axes.get_yaxis_transform(), xytext=(3, 2),
-        textcoords="offset points", size=6.5, color=style.MUTED,
-    )  # fmt: skip
-    zero = [(axes.get_xlim()[0], 0.0), *((x, 0.0) for x in sorted(xs)), (axes.get_xlim()[1], 0.0)]
-    style.place_labels(axes, tags, [*obstacles, *_points_along(line), *_points_along(zero)])
-    return hidden
+            0.5, 0.6, "No Δ MTL to draw", transform=axes.transAxes, color=style.MUTED, ha="center",
+            size=9,
+        )  # fmt: skip
+    style.set_ticks(axes.xaxis, width)
+    style.set_ticks(axes.yaxis, height)
+    low, high = axes.get_xlim()
+    zero = [(low, 0.0), (high, 0.0)]
+    place_labels(axes, tags, [*obstacles, *_points_along(line, 40), *_points_along(zero, 80)])
 
 
-def _points_along(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """List points on a line, close enough together for labels to keep off it."""
+def _set_limits(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    xs = [x for x, _ in points] or [0.0, 1.0]
+    ys = [0.0, *(y for _, y in points)]
+    pad_x = 0.09 * (max(xs) - min(xs)) or 0.1 * max(xs) or 1.0
+    pad_y = 0.10 * (max(ys) - min(ys)) or 1.0
+    axes.set_xlim(min(xs) - pad_x, max(xs) + pad_x)
+    axes.set_ylim(min(ys) - pad_y, max(ys) + pad_y)
+
+
+def _points_along(line: Sequence[tuple[float, float]], count: int) -> list[tuple[float, float]]:
+    """List points on a line, `count` per piece, for labels to keep off it."""
     return [
-        (x0 + (x1 - x0) * i / 8, y0 + (y1 - y0) * i / 8)
+        (x0 + (x1 - x0) * i / count, y0 + (y1 - y0) * i / count)
         for (x0, y0), (x1, y1) in pairwise(line)
-        for i in range(1, 8)
+        for i in range(1, count)
     ]
 
 
@@ -211,7 +181,7 @@ def _scatter(
             ys,
             s=size,
             color=color,
-            rasterized=style.is_crowded(xs),
+            rasterized=is_crowded(xs),
             edgecolor="white",
             linewidth=0.6,
             zorder=zorder,
@@ -219,99 +189,107 @@ def _scatter(
         )
 
 
-def _draw_cards(figure: Figure, record: StudyRecord, split: Split, top: float) -> None:
-    """Draw on the right the four figures that a reader looks for first, a card each."""
-    chosen = front(record)
-    lost = len(record.trials) - len(complete_trials(record))
-    hours = record.training_seconds / 3600
-    best = max(chosen, key=lambda t: delta(record, t, "validation"), default=None)
-    stl = group_of_method(baseline_groups(record), SINGLE_TASK)
-    cards = []
+def _tiles(record: StudyRecord, split: Split) -> list[tuple[str, str]]:
+    """Write the figures that a reader looks for first: a big text and a small one per tile."""
+    tiles = []
+    best = leading_trial(record)
     if best is not None:
-        cards.append(
-            (f"{style.signed(delta(record, best, split))} %", f"Δ MTL of trial {best.trial}")
-        )
-        if stl is not None and stl.mean(_gflops) > 0:
-            saved = 100 * (best.gflops / stl.mean(_gflops) - 1)
-            cards.append((f"{style.signed(saved, 1)} %", "its FLOPs against STL"))
-    failed = f" ({lost} lost)" if lost else ""
-    cards.append(
-        (str(len(chosen)), f"on the front, of {_count_trials(len(record.trials))}{failed}")
+        groups = baseline_groups(record)
+        stl, mtl = (group_of_method(groups, method) for method in (SINGLE_TASK, MULTI_TASK))
+        gain = style.signed(delta(record, best, split))
+        small = f"Δ MTL ↑ of trial {best.trial} on {split}"
+        beside = rival_of(record, best, split) or mtl
+        if beside is not None:
+            other = style.signed(beside.mean(lambda r: delta(record, r, split)))
+            small += f"; {beside.label} {other} %"
+        tiles.append((f"{gain} %", small))
+        changes = {
+            group.label: f"{style.signed(100 * (best.gflops / group.mean(gflops) - 1), 1)} %"
+            for group in (stl, mtl)
+            if group is not None and group.mean(gflops) > 0
+        }
+        if changes:
+            (first, change), *more = changes.items()
+            small = f"its FLOPs ↓ against {first}"
+            small += "".join(f"; {value} against {name}" for name, value in more)
+            tiles.append((change, small))
+    lost = len(record.trials) - len(complete_trials(record))
+    failed = f" ({lost} failed or stopped)" if lost else ""
+    on_front = f"on the front, of {count_trials(len(record.trials))}{failed}"
+    tiles.append((str(len(front(record))), on_front))
+    spent = style.duration(record.training_seconds)
+    tiles.append(
+        (f"{style.compact(record.training_pflops)} PFLOPs", f"training of the whole study, {spent}")
     )
-    cost = record.training_pflops
-    spent = f"{style.compact(hours)} h" if hours >= 1 else f"{style.compact(hours * 60)} min"
-    cards.append((f"{style.compact(cost)} PFLOPs", f"training of the whole study, {spent}"))
-    height, gap = 0.072, 0.012
-    for i, (big, small) in enumerate(cards):
-        y = top - height - i * (height + gap)
-        figure.add_artist(
+    return tiles
+
+
+def _draw_tiles(box: Box, tiles: Sequence[tuple[str, str]]) -> float:
+    """Draw tiles below each other, each as high as its text needs; return where they end."""
+    y = 0.0
+    room = box.width - 2 * _TILE_PAD
+    for big, small in tiles:
+        lines = wrap(small, room, _SMALL)
+        head = line_height(_BIG)
+        height = head + line_height(_SMALL) * len(lines) + 0.14
+        tile = box.part(0, y, box.width, height)
+        corner = tile.left / PAGE_WIDTH, 1 - (tile.top + height) / PAGE_HEIGHT
+        box.figure.add_artist(
             FancyBboxPatch(
-                (0.745, y), style.RIGHT - 0.745, height,
+                corner, box.width / PAGE_WIDTH, height / PAGE_HEIGHT,
                 boxstyle="round,pad=0,rounding_size=0.006", facecolor=style.PAPER, edgecolor="none",
-                transform=figure.transFigure,
+                transform=box.figure.transFigure,
             )
         )  # fmt: skip
-        figure.text(0.757, y + 0.039, big, size=14, weight="bold", color=style.ACCENT)
-        figure.text(0.757, y + 0.016, style.clip(small, 38), size=7.5, color=style.MUTED)
+        shown = fit(big, room, _BIG, bold=True)
+        tile.text(_TILE_PAD, 0.07 + head / 2, shown, size=_BIG, weight="bold", color=style.ACCENT)
+        for i, text in enumerate(lines):
+            middle = 0.07 + head + line_height(_SMALL) * (i + 0.5)
+            tile.text(_TILE_PAD, middle, text, size=_SMALL, color=style.MUTED)
+        y += height + 0.10
+    return y
 
 
-def _draw_legend(
-    figure: Figure, record: StudyRecord, split: Split, rows: Sequence[PublishedRow]
-) -> None:
-    def dot(color: str, size: float, label: str, **more: object) -> Line2D:
-        options = {"marker": "o", "linestyle": "none", "mec": "white"} | more
-        return Line2D([], [], color=color, markersize=size, label=label, **options)  # type: ignore[arg-type]
-
-    items = []
+def _legend(record: StudyRecord, split: Split, rows: Sequence[PublishedRow]) -> list[Entry]:
+    entries = []
     if front(record):
-        items.append(dot(style.ACCENT, 7, "Front (number = trial)", linestyle="-"))
+        entries.append(Entry("Front (number = trial)", style.ACCENT, marker="o", dash="-"))
     others = [trial for trial in complete_trials(record) if trial not in record.front]
     if any(math.isfinite(delta(record, trial, split)) for trial in others):
-        items.append(dot("#9fb0b3", 5, "Other trials"))
-    for i, group in enumerate(baseline_groups(record)):
-        several = len(group.results) > 1 and group.is_uniform
-        seeds = f" (mean of {len(group.results)} seeds)" if several else ""
-        items.append(
-            dot(
-                style.colour(group.style_key, i),
-                7,
-                style.clip(group.label, 24) + seeds,
-                marker=style.marker(group.style_key, i),
-            )
-        )
+        entries.append(Entry("Other trials", style.OTHERS, marker="o"))
     if rows:
-        items.append(dot("#b9c0c8", 5.5, "Published rows", marker="s", mfc="none", mec="#b9c0c8"))
+        entries.append(Entry("Published rows", _PUBLISHED, marker="s", hollow=True))
     gated = next((row.method.split()[0] for row in rows if row.family == "gates"), "")
     if gated:
-        items.append(dot("#8cc4bd", 5.5, f"Published {gated}", mfc="none", mec="#8cc4bd"))
-    if items:
-        figure.legend(
-            handles=items[:14], loc="lower left", bbox_to_anchor=(0.738, 0.13), labelspacing=0.55,
-            handlelength=1.6, borderpad=0,
-        )  # fmt: skip
+        entries.append(Entry(f"Published {gated}", _GATED, marker="o", hollow=True))
+    styles = network_styles(record)
+    for group in baseline_groups(record):
+        several = len(group.results) > 1 and group.is_uniform
+        seeds = f" (mean of {len(group.results)} seeds)" if several else ""
+        look = styles[group.label]
+        entries.append(Entry(group.label + seeds, look.colour, marker=look.marker))
+    return entries
 
 
-def _caption(record: StudyRecord, split: Split, hidden: int, remark: str) -> str:
-    first = (
-        "Δ MTL: mean relative gain over the single-task networks (STL) of the same seed; 0 = STL. "
-    )
-    first += (
+def _caption(record: StudyRecord, split: Split, below: int, remark: str) -> str:
+    parts = [
+        "Δ MTL: mean relative gain over the single-task networks (STL) of the same seed; dashed "
+        "line, 0 = STL. FLOPs = 2 x multiply-adds.",
         "The front was chosen on validation; the figures drawn are of the test split."
         if split == "test"
-        else "Chosen and drawn on validation: there are no test figures of every network."
-    )
-    more = []
+        else "Chosen and drawn on validation: there are no test figures of every network.",
+    ]
     if any(len(group.results) > 1 for group in baseline_groups(record)):
-        more.append("Error bars: standard deviation over seeds, a small dot each.")
+        parts.append("Error bars: standard deviation over seeds, a small dot each.")
         if has_weightings(record):
-            more.append("Without, for legibility: weightings, which are means too.")
+            parts.append("Without, for legibility: weightings, which are means too.")
     missing = sum(not math.isfinite(delta(record, t, split)) for t in complete_trials(record))
     if missing:
-        more.append(f"{_count_trials(missing)} without {split} figures not drawn.")
-    if hidden:
-        more.append(f"{_count_trials(hidden)} below the chart.")
-    more += [_unequal_training(record), remark]
-    return first + "\n" + " ".join(part for part in more if part)
+        parts.append(f"{count_trials(missing)} without {split} figures not drawn.")
+    if below:
+        parts.append(f"{count_trials(below)} below the chart.")
+    parts += [_unequal_training(record), remark]
+    return " ".join(part for part in parts if part)
 
 
 def _unequal_training(record: StudyRecord) -> str:
@@ -334,18 +312,3 @@ def _published_overlay(record: StudyRecord) -> tuple[tuple[PublishedRow, ...], s
     if published != studied:
         return (), f"Published rows not drawn: their tasks are {', '.join(sorted(published))}."
     return rows, "Published rows: as printed, against the paper's own single-task networks."
-
-
-def _gflops(result: Result) -> float:
-    return result.gflops
-
-
-def _cost_change(value: float, other: float, name: str) -> str:
-    percent = 100 * (value / other - 1) if other > 0 else 0.0
-    if abs(percent) < 0.5:
-        return f"as many as {name}"
-    return f"{abs(percent):.0f} % {'fewer' if percent < 0 else 'more'} than {name}"
-
-
-def _count_trials(count: int) -> str:
-    return f"{count} trial" if count == 1 else f"{count} trials"

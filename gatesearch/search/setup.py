@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from gatesearch.cost import Budget, measure_of, parse_budget
+from gatesearch.datasets import DATASETS
 from gatesearch.errors import UsageError
 from gatesearch.methods import (
     Method,
@@ -180,6 +181,8 @@ def parse_budgets(
 
 def task_infos(study: Study) -> tuple[TaskInfo, ...]:
     """Describe a study's tasks for reports."""
+    dataset = DATASETS.get(study.data.dataset)
+    class_names = dataset.class_names if dataset else {}
     return tuple(
         TaskInfo(
             name=name,
@@ -189,6 +192,7 @@ def task_infos(study: Study) -> tuple[TaskInfo, ...]:
             kind=study.tasks[name].kind,
             drawing=task.drawing,
             classes=study.tasks[name].classes,
+            class_names=class_names.get((name, study.tasks[name].classes), ()),
         )
         for name, task in build_tasks(study.tasks).items()
     )

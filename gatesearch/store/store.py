@@ -368,7 +368,7 @@ class Store:
             definition=attributes["definition"],
             protocol=attributes["definition"]["protocol"]["name"],
             published=attributes["definition"]["protocol"]["published"],
-            tasks=tuple(TaskInfo(**task) for task in attributes["tasks"]),
+            tasks=tuple(map(TaskInfo.from_json, attributes["tasks"])),
             baselines=tuple(baselines),
             trials=tuple(sorted(trials, key=lambda result: result.trial or 0)),
             starts=tuple(starts),

@@ -5,7 +5,11 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.style import context
 
+from gatesearch.report import style
+from gatesearch.report.layout import lay_out
 from gatesearch.results import Result, StudyRecord, TaskInfo
 
 TASKS = {
@@ -51,8 +55,8 @@ def record(
     single = {seed: _metrics(tasks, 0.0, rng, noise=0.004) for seed in seeds}
     baselines = tuple(
         _result(
-            method, seed, tasks, COSTS[method], GAINS[method], single[seed], rng, test,
-            weighting=weighting,
+            method, seed, tasks, COSTS.get(method, 10.0), GAINS.get(method, 0.0), single[seed], rng,
+            test, weighting=weighting,
         )
         for method in methods
         for weighting in (weightings if method != "stl" else ("uniform",))
@@ -139,10 +143,16 @@ def page_count(pdf: bytes) -> int:
     return len(re.findall(rb"/Type /Page\b", pdf))
 
 
+def pages(module: ModuleType, study: StudyRecord) -> list[Figure]:
+    """The pages of one module's sections alone."""
+    with context(style.RC, after_reset=True):
+        return lay_out(module.sections(study))
+
+
 def words(module: ModuleType, study: StudyRecord) -> str:
-    """All text of a kind of page, as matplotlib lays it out."""
+    """All text of a module's sections, as matplotlib lays it out."""
     texts = []
-    for figure in module.pages(study):
+    for figure in pages(module, study):
         texts += [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
     return "\n".join(texts)
 

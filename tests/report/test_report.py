@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import re
 import subprocess
 import sys
 import warnings
@@ -12,26 +11,31 @@ from functools import partial
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
-from gatesearch.errors import UsageError
-from gatesearch.files import FileRefusedError
+from gatesearch.drawing import DRAWINGS
+from gatesearch.errors import DataError, UsageError
 from gatesearch.report import (
     comparison,
     curves,
     document,
     history,
     provenance,
+    sharing,
     style,
     summary_page,
+    text,
     write_report,
 )
 from gatesearch.report import predictions as pictures
+from gatesearch.report.headline import summary_sentences
 from gatesearch.report.history import spearman
+from gatesearch.report.network_styles import COLOURS, network_styles
 from gatesearch.report.record_queries import baseline_groups, shown_split, training_ratio
 from gatesearch.report.results_csv import results_table
-from gatesearch.report.summary_page import summary_sentences
 from gatesearch.results import delta, front, summary
-from tests.report.synthetic import TASKS, page_count, predictions, record, words
+from tests.report.synthetic import TASKS, page_count, pages, predictions, record, words
 
 THREE = ("semseg", "depth", "normals")
 NINE = (
@@ -61,12 +65,14 @@ class TestFiles:
         write_report(study, folder=path.parent)
         assert {item.name: item.read_bytes() for item in path.parent.iterdir()} == before
 
-    def test_every_kind_of_page_is_there_once(self, drawn):
+    def test_every_kind_of_section_is_there_once(self, drawn):
         study, path = drawn
-        # Cover and table, maps (three a page), history and influence, predictions of three tasks,
-        # losses and gates, provenance.
-        maps = -(-min(len(front(study)), 6) // 3)
-        assert page_count(path.read_bytes()) == 2 + maps + 2 + 3 + 2 + 1
+        titles = [s.title for module in document.SECTIONS for s in module.sections(study)]
+        assert titles == [
+            "synthetic", "Networks compared", "What is shared, layer by layer", "The search",
+            "What the parameters do", "Predictions", "Training", "Gates", "Provenance",
+        ]  # fmt: skip
+        assert page_count(path.read_bytes()) == len(document.draw_pages(study))
 
     def test_text_of_the_pdf_can_be_searched(self, drawn):
         _, path = drawn
@@ -96,12 +102,15 @@ class TestFiles:
     def test_a_failure_leaves_the_old_report_alone(self, drawn, tmp_path, monkeypatch):
         study, _ = drawn
         (tmp_path / "synthetic.pdf").write_bytes(b"old")
-        (tmp_path / "p.npz").touch()
-        monkeypatch.setattr("gatesearch.report.provenance.pages", lambda record: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+
+        def fail(record):
+            raise DataError("no")
+
+        monkeypatch.setattr(document.provenance, "sections", fail)
+        with pytest.raises(DataError, match="no"):
             write_report(study, folder=tmp_path)
         assert (tmp_path / "synthetic.pdf").read_bytes() == b"old"
-        assert sorted(item.name for item in tmp_path.iterdir()) == ["p.npz", "synthetic.pdf"]
+        assert [item.name for item in tmp_path.iterdir()] == ["synthetic.pdf"]
 
     def test_what_is_imported_where(self):
         heavy = ("torch", "torchvision", "optuna", "matplotlib", "pandas")
@@ -133,13 +142,10 @@ class TestWeightings:
 
     def test_weights_are_drawn_as_shares(self):
         study = record(trials=2, failed=(), methods=("stl", "mtl"), weightings=("uniform", "rlw"))
-        (page,) = (
-            figure
-            for figure in curves.pages(study)
-            if any(text.get_text() == "Task weights" for text in figure.texts)
-        )
-        drawn = np.array([axes.lines[0].get_ydata() for axes in page.axes])
-        assert all(len(axes.lines) == 1 for axes in page.axes)
+        *_, page = pages(curves, study)
+        shares = [axes for axes in page.axes if axes.get_ylim()[1] == 1.03][-3:]
+        drawn = np.array([axes.lines[0].get_ydata() for axes in shares])
+        assert all(len(axes.lines) == 1 for axes in shares)
         assert drawn.sum(0) == pytest.approx(np.ones(30))
         mine = study.baselines[-1].curves
         assert drawn[0, 0] == pytest.approx(
@@ -174,7 +180,7 @@ class TestProtocols:
         assert "Published rows not drawn: their tasks are depth, normals, semseg." in text
 
 
-# Kinds of pages in the order of the report; summary, table and provenance are always there.
+# Modules in the order of the report; summary, table and provenance are always there.
 KINDS = ("summary_page", "comparison", "sharing", "history", "predictions", "curves", "provenance")
 
 
@@ -190,7 +196,6 @@ KINDS = ("summary_page", "comparison", "sharing", "history", "predictions", "cur
             lambda: record(trials=1, failed=(), tasks=("depth",), test=False),
             (1, 1, 1, 2, 0, 2, 1),
             id="one of all",
-            marks=pytest.mark.slow("pages"),
         ),
         pytest.param(
             lambda: record(trials=2, failed=(0, 1)), (1, 1, 0, 0, 0, 1, 1), id="every trial failed"
@@ -200,29 +205,25 @@ KINDS = ("summary_page", "comparison", "sharing", "history", "predictions", "cur
             lambda: record(trials=2, failed=(), methods=()),
             (1, 1, 0, 0, 0, 0, 1),
             id="no single-task networks",
-            marks=pytest.mark.slow("pages"),
         ),
         pytest.param(
             lambda: record(trials=2, failed=(), tasks=tuple(TASKS), seeds=(0, 1)),
             (1, 1, 1, 2, 0, 2, 1),
             id="six tasks",
-            marks=pytest.mark.slow("pages"),
         ),
-        # 1 + 3 x 9 baselines need a second page; weightings have curves of their weights.
+        # Weightings have curves of their weights.
         pytest.param(
             lambda: record(trials=2, failed=(), seeds=(0, 1), weightings=NINE),
-            (1, 2, 1, 2, 0, 3, 1),
+            (1, 1, 1, 2, 0, 3, 1),
             id="nine weightings",
-            marks=pytest.mark.slow("pages"),
         ),
     ],
 )
-def test_every_study_has_a_report(make, counts, tmp_path):
+def test_every_study_has_its_sections(make, counts):
     study = make()
-    kinds = [module.__name__.rpartition(".")[2] for module in document.PAGES]
-    drawn = [len(list(module.pages(study))) for module in document.PAGES]
+    kinds = [module.__name__.rpartition(".")[2] for module in document.SECTIONS]
+    drawn = [len(list(module.sections(study))) for module in document.SECTIONS]
     assert dict(zip(kinds, drawn, strict=True)) == dict(zip(KINDS, counts, strict=True))
-    assert page_count(write_report(study, folder=tmp_path).read_bytes()) == sum(counts)
 
 
 class TestHostile:
@@ -255,11 +256,10 @@ class TestHostile:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             pdf = write_report(study, folder=tmp_path).read_bytes()
-        # Summary, table, map, two of the search, losses, gates, provenance.
-        assert page_count(pdf) == 8
-        text = "".join(words(module, study) for module in document.PAGES)
-        # The table has room for 12 characters of a task's name.
-        assert "??_$x^2$_%\\… ↓" in text
+        assert page_count(pdf) == len(document.draw_pages(study))
+        text = "".join(words(module, study) for module in document.SECTIONS)
+        # The table breaks a task's name into three lines, the last of them shortened.
+        assert "??_$x^2$_%\\frac" in text.replace("\n", "")
         assert "$\\odd" in text
         assert not {"深", "日"} & set(text)
 
@@ -296,9 +296,9 @@ class TestHostile:
         )
         study = dataclasses.replace(study, trials=(ruined, *study.trials[1:]))
         assert delta(study, ruined, "test") < -50
-        (figure,) = summary_page.pages(study)
+        (figure,) = pages(summary_page, study)
         assert figure.axes[0].get_ylim()[0] > -20
-        assert "1 trial below the chart." in words(summary_page, study)
+        assert "1 trial below the chart." in words(summary_page, study).replace("\n", " ")
 
 
 class TestSentences:
@@ -313,6 +313,90 @@ class TestSentences:
             f"Trial {best.trial}, the best on validation, reaches Δ MTL {gain} % (test) at {cost} "
             f"GFLOPs: {fewer:.0f} % fewer than STL, {more:.0f} % more than MTL."
         )
+
+    @staticmethod
+    def with_gains(study, gains, costs):
+        """Give the complete trials these gains over STL on both splits, in percent, and costs."""
+        single = study.baselines[0].metrics
+        trials = tuple(
+            dataclasses.replace(
+                trial,
+                gflops=cost,
+                metrics={
+                    split: {
+                        task.name: values[task.name]
+                        * (1 + (1 if task.higher_is_better else -1) * gain / 100)
+                        for task in study.tasks
+                    }
+                    for split, values in single.items()
+                },
+            )
+            for trial, gain, cost in zip(study.trials, gains, costs, strict=True)
+        )
+        return dataclasses.replace(study, trials=trials)
+
+    def test_a_trial_that_a_baseline_dominates_never_leads(self):
+        study = record(trials=2, failed=(), methods=("stl", "mtl"))
+        mtl = delta(study, study.baselines[1], "test")
+        # MTL has 6.1 GFLOPs; both trials gain less and cost more.
+        study = self.with_gains(study, (mtl - 1, mtl - 2), (9.0, 7.0))
+        first = summary_sentences(study, "test")[0]
+        assert first == (
+            f"No network of the front gains more than MTL (Δ MTL {style.signed(mtl)} % on test at "
+            f"6.10 GFLOPs); trial 0, the best on validation, reaches Δ MTL "
+            f"{style.signed(mtl - 1)} % (test) at 9.00 GFLOPs: 27 % fewer than STL, 48 % more than "
+            "MTL."
+        )
+
+    def test_a_dominated_trial_gives_way_to_one_that_is_not(self):
+        study = record(trials=2, failed=(), methods=("stl", "mtl", "cross_stitch"))
+        stitch = delta(study, study.baselines[2], "validation")
+        # Trial 0 gains the most but Cross-stitch (12.5 GFLOPs) has more for less; trial 1 is free.
+        study = self.with_gains(study, (stitch - 0.1, stitch - 0.5), (13.0, 8.0))
+        first = summary_sentences(study, "validation")[0]
+        assert first.startswith(
+            "Trial 1, the best on validation that no baseline dominates there, reaches"
+        )
+        assert "at 8.00 GFLOPs" in first
+
+    def test_a_baseline_that_dominates_on_the_shown_split_comes_first(self):
+        study = record(trials=2, failed=(), methods=("stl", "mtl", "mtan"))
+        study = self.with_gains(study, (5.0, 4.0), (9.0, 8.5))
+        mtan = study.baselines[2]
+        # Better than both on test alone, at 7.9 GFLOPs.
+        single = study.baselines[0].metrics["test"]
+        better = {
+            task.name: single[task.name] * (1.08 if task.higher_is_better else 0.92)
+            for task in study.tasks
+        }
+        mtan = dataclasses.replace(mtan, metrics={**mtan.metrics, "test": better})
+        study = dataclasses.replace(study, baselines=(*study.baselines[:2], mtan))
+        assert summary_sentences(study, "test")[0].startswith(
+            "No network of the front gains more than MTAN (Δ MTL +8.00 % on test at 7.90 GFLOPs); "
+            "trial 0, the best on validation, reaches Δ MTL +5.00 % (test)"
+        )
+
+    def test_a_baseline_may_be_ahead_of_the_best_alone(self):
+        study = record(trials=2, failed=(), methods=("stl", "mtl"))
+        study = self.with_gains(study, (5.0, 4.0), (9.0, 8.0))
+        trials = [
+            dataclasses.replace(
+                trial,
+                metrics={
+                    "validation": trial.metrics["validation"],
+                    "test": {
+                        task.name: study.baselines[0].metrics["test"][task.name]
+                        * (1 + (1 if task.higher_is_better else -1) * gain / 100)
+                        for task in study.tasks
+                    },
+                },
+            )
+            for trial, gain in zip(study.trials, (-9.0, 3.0), strict=True)
+        ]
+        study = dataclasses.replace(study, trials=tuple(trials))
+        first = summary_sentences(study, "test")[0]
+        assert first.startswith("MTL (Δ MTL ")
+        assert "is ahead of trial 0, the best on validation, which reaches Δ MTL −9.00 %" in first
 
     def test_unequal_training_is_said(self):
         study = record(trials=3, failed=())
@@ -336,7 +420,7 @@ class TestSentences:
 
     def test_bold_marks_the_best_of_a_column(self):
         study = record(trials=0, methods=("stl", "mtl"))
-        (figure,) = comparison.pages(study)
+        (figure,) = pages(comparison, study)
         bold = {t.get_text() for t in figure.texts if t.get_weight() == "bold"}
         best = max(b.metrics["test"]["semseg"] for b in study.baselines)
         worst = min(b.metrics["test"]["semseg"] for b in study.baselines)
@@ -353,6 +437,14 @@ class TestSentences:
         for key in ("model.output_stride", "search.lambda_s", "fingerprint", "sha256", "torch"):
             assert key in text
 
+    def test_provenance_shortens_no_key(self):
+        study = record(trials=0)
+        key = "options." + "a_method_of_a_long_name." * 4 + "option"
+        study = dataclasses.replace(study, definition={**study.definition, key: "its value"})
+        told = words(provenance, study)
+        assert key in "".join(told.split())
+        assert "its value" in told
+
     def test_a_trial_that_was_stopped_is_called_so_on_every_page(self):
         study = record(trials=4, failed=(2,))
         stopped = dataclasses.replace(study.trials[1], state="stopped", reason="behind the median")
@@ -361,7 +453,7 @@ class TestSentences:
         assert "6 complete, 1 failed, 1 stopped" in text
         assert "Failed or stopped (2)" in text
         assert "Trial 1 (seed 0) stopped: behind the median" in text
-        assert "failed, stopped" in words(history, study)
+        assert "failed or stopped" in words(history, study)
         assert list(results_table(study)["state"])[4:] == [
             "complete", "stopped", "failed", "complete",
         ]  # fmt: skip
@@ -405,41 +497,51 @@ class TestSpearman:
 
 
 class TestPictures:
+    def test_frames_that_do_not_fit_are_left_out_with_a_word(self, tmp_path):
+        np.savez(
+            tmp_path / "p.npz",
+            image=np.zeros((2, 4, 4, 3), np.uint8),
+            **{"truth.depth": np.ones((1, 4, 4), np.float32)},
+        )
+        study = record(trials=0, tasks=("depth",), predictions=tmp_path / "p.npz")
+        text = words(pictures, study).replace("\n", " ")
+        assert "truth.depth must cover (2, 4, 4) frames, rows and columns, found (1, 4, 4)" in text
+        write_report(study, folder=tmp_path / "out")
+
     @pytest.mark.parametrize(
-        ("truth", "fault"),
+        ("task", "array"),
         [
-            (
-                np.ones((1, 4, 4), np.float32),
-                r"truth.depth must cover \(2, 4, 4\) frames, .* found",
-            ),
-            (np.ones((2, 4, 4, 3), np.float32), "Truth of depth cannot be drawn as range, found"),
-            (np.array([print], dtype=object), "truth.depth must hold numbers .* found object"),
-            (None, "File is not a zip file"),
+            ("semseg", np.zeros((1, 4, 4), np.float32)),
+            ("semseg", np.full((1, 4, 4), -1, np.int64)),
+            ("semseg", np.full((1, 4, 4), 256, np.int64)),
+            ("semseg", np.zeros((1, 4, 4, 3), np.uint8)),
+            ("depth", np.zeros((1, 4, 4, 3), np.float32)),
+            ("normals", np.zeros((1, 4, 4), np.float32)),
+            ("edges", np.zeros((1, 4, 4, 2), np.float32)),
         ],
     )
-    def test_pages_of_damaged_predictions_are_left_out_with_a_word(self, tmp_path, truth, fault):
-        path, told = tmp_path / "p.npz", []
-        if truth is None:
-            path.write_bytes(b"no archive")
-        else:
-            np.savez(path, image=np.zeros((2, 4, 4, 3), np.uint8), **{"truth.depth": truth})
-        study = record(trials=0, tasks=("depth",), predictions=path)
-        report = write_report(study, folder=tmp_path / "out", warn=told.append)
-        assert len(told) == 1
-        assert re.search(rf"p\.npz is damaged: {fault}.*delete it: .* without its pages$", told[0])
-        without = dataclasses.replace(study, predictions=None)
-        pages = page_count(write_report(without, folder=tmp_path / "none").read_bytes())
-        assert page_count(report.read_bytes()) == pages
-        assert path.exists()
+    def test_what_cannot_be_drawn_is_left_out_with_a_word(self, task, array, tmp_path):
+        image = np.zeros((1, 4, 4, 3), np.uint8)
+        np.savez(tmp_path / "p.npz", image=image, **{f"mtl.{task}": array})
+        study = record(trials=0, tasks=(task,), predictions=tmp_path / "p.npz")
+        text = words(pictures, study).replace("\n", " ")
+        assert f"Left out: {task}: predictions of {task} cannot be drawn as" in text
 
-    @pytest.mark.parametrize("harm", ["float", "above 255", "negative"])
-    def test_classes_that_are_none_are_not_drawn(self, tmp_path, harm):
-        values = {"float": 1.5, "above 255": 256, "negative": -1}[harm]
-        labels = {"truth.semseg": np.full((1, 4, 4), values)}
-        np.savez(tmp_path / "p.npz", image=np.zeros((1, 4, 4, 3), np.uint8), **labels)
-        study = record(trials=0, tasks=("semseg",), predictions=tmp_path / "p.npz")
-        with pytest.raises(FileRefusedError, match="Truth of semseg cannot be drawn as classes"):
-            list(pictures.pages(study))
+    def test_images_that_are_none_are_left_out_with_a_word(self, tmp_path):
+        np.savez(tmp_path / "p.npz", image=np.zeros((1, 4, 4)), **{"mtl.depth": np.ones((1, 4, 4))})
+        study = record(trials=0, tasks=("depth",), predictions=tmp_path / "p.npz")
+        text = words(pictures, study).replace("\n", " ")
+        assert (
+            "image must be uint8 (frames, height, width, 3), found float64 of shape (1, 4, 4)"
+            in text
+        )
+
+    @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut"])
+    def test_a_damaged_file_is_left_out_with_a_word(self, content, tmp_path):
+        (tmp_path / "p.npz").write_bytes(content)
+        study = record(trials=0, predictions=tmp_path / "p.npz")
+        assert "Left out: " in words(pictures, study)
+        assert page_count(write_report(study, folder=tmp_path / "out").read_bytes()) > 0
 
     def test_of_many_trials_the_cheapest_and_the_dearest_are_drawn(self, tmp_path):
         labels = ("stl", "mtl", "mtan", "trial 0", "trial 1", "trial 2")
@@ -452,6 +554,105 @@ class TestPictures:
         text = words(pictures, dataclasses.replace(study, trials=tuple(trials)))
         assert text.index("Trial 2") < text.index("Trial 1")
         assert "Trial 0" not in text
+
+    def test_nothing_read_from_disk_runs_code(self, tmp_path):
+        np.savez(tmp_path / "p.npz", image=np.array([print], dtype=object))
+        study = record(trials=0, predictions=tmp_path / "p.npz")
+        assert "Left out: " in words(pictures, study)
+
+    def test_classes_have_their_names_and_others_their_number(self, tmp_path):
+        # Class 2 is the most frequent; 255 is ignored.
+        truth = np.array([[[2, 2, 2], [0, 0, 3], [255, 255, 255]]], np.uint8)
+        image = np.zeros((1, 3, 3, 3), np.uint8)
+        np.savez(tmp_path / "p.npz", image=image, **{"truth.semseg": truth})
+        study = record(trials=0, tasks=("semseg",), predictions=tmp_path / "p.npz")
+        named = dataclasses.replace(study.tasks[0], class_names=("floor", "wall", "bed"))
+        shown = words(pictures, dataclasses.replace(study, tasks=(named,))).splitlines()
+        assert [name for name in shown if name in ("floor", "wall", "bed", "class 3")] == [
+            "bed", "floor", "class 3",
+        ]  # fmt: skip
+        assert "class 255" not in shown
+        assert "class 2" in words(pictures, study).splitlines()
+
+    def test_one_colour_scale_for_labels_and_predictions(self):
+        scale = DRAWINGS["range"]
+        truth = np.linspace(1, 3, 101, dtype=np.float32)[None, None]
+        # The 2nd and 98th percentiles of 1..3 are 1.04 and 2.96, of 1..4 1.06 and 3.94.
+        wide = np.linspace(1, 4, 101, dtype=np.float32)[None, None]
+        assert pictures.shared_limits(scale, truth, []) == pytest.approx((1.04, 2.96))
+        assert pictures.shared_limits(scale, truth, [wide]) == pytest.approx((1.04, 3.94))
+        # A diverged network widens the scale by the truth's own span at most.
+        assert pictures.shared_limits(scale, truth, [wide * 1e6]) == pytest.approx((1.04, 4.88))
+        lost = np.full_like(truth, np.nan)
+        assert pictures.shared_limits(scale, truth, [lost]) == pytest.approx((1.04, 2.96))
+
+    def test_predictions_beyond_the_truth_keep_their_colours(self, tmp_path):
+        image = np.zeros((1, 1, 101, 3), np.uint8)
+        truth = np.linspace(1, 3, 101, dtype=np.float32)[None, None]
+        guess = np.linspace(2, 4, 101, dtype=np.float32)[None, None]
+        below = np.full((1, 1, 101), -1, np.float32)
+        arrays = {"truth.depth": truth, "mtl.depth": guess, "stl.depth": below}
+        np.savez(tmp_path / "p.npz", image=image, **arrays)
+        study = record(trials=0, tasks=("depth",), predictions=tmp_path / "p.npz")
+        (figure,) = pages(pictures, study)
+        shown = {i: image.get_array()[0] for i, image in enumerate(figure.axes[0].images)}
+        # Image, truth, STL, MTL. 3 m and 4 m differ; a prediction below 0 m is no unknown label.
+        assert tuple(shown[3][50]) != tuple(shown[3][-10])
+        assert tuple(shown[2][0]) == tuple(shown[1][0])
+        assert tuple(shown[2][0]) != (0, 0, 0)
+
+
+class TestColours:
+    def test_a_network_has_the_same_style_on_all_pages(self):
+        study = record(trials=6, failed=(), weightings=NINE)
+        styles = network_styles(study)
+        assert len({(look.colour, look.marker) for look in styles.values()}) >= len(styles) - len(
+            front(study)
+        )
+        (first,) = pages(summary_page, study)
+        drawn = {
+            (line.get_color(), line.get_marker())
+            for line in first.axes[0].lines
+            if line.get_marker()
+        }
+        assert {
+            (styles[group.label].colour, styles[group.label].marker)
+            for group in baseline_groups(study)
+        } <= drawn
+        *_, losses = pages(curves, record(trials=6, failed=()))
+        plain = network_styles(record(trials=6, failed=()))
+        used = {line.get_color() for axes in losses.axes for line in axes.lines}
+        assert used <= {look.colour for look in plain.values()}
+
+    def test_colours_can_be_told_apart(self):
+        shades = [look.colour for look in network_styles(record(trials=0)).values()]
+        shades += [*COLOURS, style.ACCENT]
+        values = np.array([to_rgb(shade) for shade in dict.fromkeys(shades)]) * 255
+        distances = [np.linalg.norm(a - b) for i, a in enumerate(values) for b in values[i + 1 :]]
+        assert min(distances) > 30
+
+    def test_a_baseline_without_figures_changes_no_colour_of_the_others(self):
+        study = record(trials=0, methods=("stl", "mtl", "nddr", "other", "third"))
+        before = network_styles(study)["Third"]
+        spoilt = [
+            dataclasses.replace(r, metrics={}) if r.method == "nddr" else r for r in study.baselines
+        ]
+        assert (
+            network_styles(dataclasses.replace(study, baselines=tuple(spoilt)))["Third"] == before
+        )
+
+
+class TestSharing:
+    def test_layers_by_stages(self):
+        names = ["stem", "layer1.0.conv1", "layer1.0.downsample", "layer2.0.conv1"]
+        assert sharing.layer_names(names) == sharing.LayerNames(
+            ("stem", "0.conv1", "0.down", "0.conv1"), (("layer1", 1, 2), ("layer2", 3, 1))
+        )
+
+    def test_what_all_begin_with_is_left_out(self):
+        names = ["backbone.blocks.0.depthwise", "backbone.blocks.1.expand"]
+        assert sharing.layer_names(names).short == ("dw", "expand")
+        assert [stage for stage, _, _ in sharing.layer_names(names).stages] == ["0", "1"]
 
 
 class TestStyle:
@@ -468,6 +669,53 @@ class TestStyle:
     def test_compact(self, value, shown):
         assert style.compact(value) == shown
 
-    def test_clip_keeps_to_one_printable_line(self):
-        assert style.clip("a\n b\t深", 10) == "a b ?"
-        assert style.clip("abcdef", 4) == "abc…"
+    @pytest.mark.parametrize(
+        ("seconds", "shown"),
+        [(0.0, "0 s"), (5.3, "5.30 s"), (5.35 * 60, "5.35 min"), (7200, "2.00 h"),
+         (3 * 86400, "3.00 days"), (1e9, "11 574 days")],
+    )  # fmt: skip
+    def test_duration(self, seconds, shown):
+        assert style.duration(seconds) == shown
+
+    def test_fit_keeps_to_one_printable_line_and_both_ends(self):
+        assert text.fit("a\n b\t深", 9, 8) == "a b ?"
+        short = text.fit("a_task_with_a_long_name_1", 1.0, 8)
+        assert short.startswith("a_task")
+        assert short.endswith("_1")
+        assert "…" in short
+        assert text.text_width(short, 8) <= 1.0
+
+    def test_wrap_leaves_nothing_out(self):
+        words = "every one of these words, and_a_very_long_one_that_is_wider_than_a_line, +1.5 %"
+        lines = text.wrap(words, 1.2, 8)
+        assert "".join("".join(lines).split()) == "".join(words.split())
+        assert all(text.text_width(line, 8) <= 1.2 for line in lines)
+        assert not any(line.startswith("%") for line in lines)
+
+    @pytest.mark.parametrize(
+        ("low", "high"),
+        [(3.0, 3.02), (0.12, 0.39), (2.1, 4.9), (1e-3, 1e3), (0.01, 10.0), (7, 7.5)],
+    )
+    def test_a_logarithmic_axis_always_has_ticks(self, low, high):
+        axes = Figure().add_subplot()
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        style.set_ticks(axes.xaxis, 1.5, log=True)
+        ticks = [t for t in axes.xaxis.get_majorticklocs() if low <= t <= high]
+        assert 2 <= len(ticks) <= 8
+        texts = axes.xaxis.get_major_formatter().format_ticks(ticks)
+        assert len(set(texts)) == len(ticks)
+        assert [float(shown) for shown in texts] == pytest.approx(ticks)
+
+    @pytest.mark.parametrize(
+        ("values", "shown"),
+        [
+            ([0, 0.25, 0.5], ["0.00", "0.25", "0.50"]),
+            ([-2, 0, 2], ["−2", "0", "2"]),
+            ([1e8, 2e8], ["1e8", "2e8"]),
+        ],
+    )
+    def test_ticks_are_plain_numbers(self, values, shown):
+        axes = Figure().add_subplot()
+        style.set_ticks(axes.yaxis, 1.5)
+        assert axes.yaxis.get_major_formatter().format_ticks(values) == shown

@@ -1,0 +1,68 @@
+"""The colour, marker and line of each network, the same on all pages of a report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+
+from gatesearch.report.record_queries import baseline_groups, front_groups
+from gatesearch.report.style import INK
+from gatesearch.results import StudyRecord
+
+# Methods that most studies have look the same in all reports.
+_FIXED = {
+    "stl": (INK, "s"),
+    "mtl": ("#c2571a", "D"),
+    "cross_stitch": ("#3056a0", "^"),
+    "mtan": ("#7a3e9d", "v"),
+}
+# No two alike, and none like the green of trials.
+COLOURS = (
+    "#b0204f", "#0086c8", "#8a6d00", "#e377c2", "#6b3a1e", "#555f6b", "#e8a33d", "#9a9fe0",
+    "#d62728", "#9c8f7a",
+)  # fmt: skip
+MARKERS = ("P", "X", "<", ">", "p", "h", "*")
+Dash = Literal["", "-", "--", ":", "-."]
+DASHES: tuple[Dash, ...] = ("--", ":", "-.")
+_FRONT = LinearSegmentedColormap.from_list("front", ["#8fd0c5", "#0b7a75", "#06302f"])
+
+
+@dataclass(frozen=True)
+class NetworkStyle:
+    """How a network is drawn.
+
+    Attributes:
+        colour: Of its marker and line.
+        marker: matplotlib's letter.
+        dash: matplotlib's line style.
+    """
+
+    colour: str
+    marker: str
+    dash: Dash
+
+
+def network_styles(record: StudyRecord) -> Mapping[str, NetworkStyle]:
+    """Choose the style of every complete baseline and of the front's networks, by label.
+
+    Baselines have dashed lines. The front's networks are green, darker the more they cost.
+    """
+    styles: dict[str, NetworkStyle] = {}
+    count = 0
+    for group in baseline_groups(record):
+        if group.style_key in _FIXED:
+            styles[group.label] = NetworkStyle(*_FIXED[group.style_key], "--")
+            continue
+        # Seven markers and ten colours have no common factor: 70 networks differ.
+        styles[group.label] = NetworkStyle(
+            COLOURS[count % len(COLOURS)],
+            MARKERS[count % len(MARKERS)],
+            DASHES[count // len(COLOURS) % len(DASHES)],
+        )
+        count += 1
+    chosen = front_groups(record)
+    for i, group in enumerate(chosen):
+        share = i / (len(chosen) - 1) if len(chosen) > 1 else 0.5
+        styles[group.label] = NetworkStyle(to_hex(_FRONT(share)), "o", "-")
+    return styles
