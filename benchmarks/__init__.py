@@ -23,9 +23,10 @@ MEASUREMENTS: dict[str, str] = {
     "large_store": "opening, resuming, reporting 10,000 trials; their status",
     "workers": "trials per hour of two processes against one (minutes)",
     "scenes": "the whole of `gatesearch run --study scenes --n-trials 6` (minutes)",
+    "damage": "2,000 kinds of damage to the files of a run, against its commands (half an hour)",
     "one_shot": "one training for the front against eight separate searches (an hour, resumable)",
     "recipe": "InterroGate against MTL and Cross-stitch on real frames (a day, resumable)",
 }
 
 # Measured only when they are named.
-LONG = ("one_shot", "recipe")
+LONG = ("damage", "one_shot", "recipe")
