@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gatesearch.cli.console import err, print_json, print_table
+from gatesearch.cli.console import err, print_json, print_table, warn
 from gatesearch.cli.console import out as console
 from gatesearch.cli.options import (
     JsonOption,
@@ -61,11 +61,11 @@ def status(
         current = _read(folder)
     run_store = store_options(*run_place(study, out, name))
     run_command = shown_command("run", *_run_options(current), store=run_store)
+    if current["passed_over"]:
+        warn(f"{current['passed_over']}; counted in the database instead")
     if json:
         print_json({**current, "study": name, "command": run_command})
         return
-    if current["passed_over"]:
-        err.print(f"{current['passed_over']}; counted in the database instead", markup=False)
     for line in _lines(name, current):
         console.print(line, markup=False, soft_wrap=True)
     if current["alive"]:

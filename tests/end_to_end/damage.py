@@ -33,6 +33,7 @@ MEMORY = 3 * 2**30  # bytes; of a fork with torch in it
 CODES = (0, 2, 3, 4)
 
 STUDY = ("--study", "tiny.toml")
+PHOTOS = ("--image", "photos", "--to", "drawn")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "run": ("run", *STUDY, "--n-trials", "3", "--json"),
     "reuse": ("run", *STUDY, "--n-trials", "0", "--out", "runs/second", "--reuse", "runs/tiny",
@@ -42,10 +43,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "status": ("status", *STUDY, "--json"),
     "export trial": ("export", *STUDY, "--trial", "1", "--to", "again/net.safetensors", "--json"),
     "export stl": ("export", *STUDY, "--trial", "stl", "--to", "again/net.safetensors", "--json"),
-    "predict": ("predict", "--model", "exported/net.safetensors", "--image", "photos", "--to", "drawn"),
-    "predict onnx": ("predict", "--model", "exported/net.onnx", "--image", "photos", "--to", "drawn"),
-    "bench": ("bench", "--model", "exported/net.safetensors", "--runtime", "eager", "--seconds", "0",
-              "--json"),
+    "predict": ("predict", "--model", "exported/net.safetensors", *PHOTOS),
+    "predict onnx": ("predict", "--model", "exported/net.onnx", *PHOTOS),
+    "bench": ("bench", "--model", "exported/net.safetensors", "--runtime", "eager",
+              "--seconds", "0", "--json"),
     "data check": ("data", "check", "scenes"),
     "flops": ("flops", *STUDY, "--json"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whatever single file of a finished run is damaged, no command crashes, hangs or answers wrongly."""
+"""Whatever file of a finished run is damaged, no command crashes, hangs or answers wrongly."""
 
 import subprocess
 import sys
