@@ -41,7 +41,7 @@ def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Pixel
     Args:
         network: Image (B, 3, H, W) -> task -> (B, channels, H, W), on the processor.
         card: Card that is written with the network.
-        path: The file; it must end in the suffix of the format.
+        path: The file; it must end in the suffix of the format. Its folder is made if it is missing.
         form: A name in `FORMATS`.
         frames: Images 0..255 (B, 3, H, W) on which the check is made; None for noise.
 
@@ -55,6 +55,7 @@ def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Pixel
         unchecked = Path(folder) / path.name
         write_network(network, card, unchecked, form=form)
         difference = parity(network, unchecked, frames)
+        path.parent.mkdir(parents=True, exist_ok=True)
         # `path` is moved last: when it exists, the files beside it do too.
         for written in sorted(Path(folder).iterdir(), key=lambda file: file == unchecked):
             write_atomic(path.parent / written.name, written.read_bytes())

@@ -412,6 +412,12 @@ def test_outputs_of_other_shapes_than_on_the_card_are_refused(files) -> None:
         model.run(images(1, 3, 8, 8))
 
 
+def test_the_folder_of_the_file_is_made(networks, tmp_path) -> None:
+    path = tmp_path / "not" / "there" / "x.safetensors"
+    ship(networks["mtl"], card("mtl"), path, form="safetensors", frames=None)
+    assert read_model(path).card.network == "mtl"
+
+
 @pytest.mark.slow("exports")
 def test_a_program_has_its_checksum_beside_it(networks, tmp_path) -> None:
     ship(networks["mtl"], card("mtl"), tmp_path / "x.pt2", form="pt2", frames=None)
