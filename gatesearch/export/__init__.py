@@ -41,7 +41,7 @@ def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Pixel
     Args:
         network: Image (B, 3, H, W) -> task -> (B, channels, H, W), on the processor.
         card: Card that is written with the network.
-        path: The file; it must end in the suffix of the format. Its folder is made if it is missing.
+        path: The file; it must end in the suffix of the format. Its folder is made if missing.
         form: A name in `FORMATS`.
         frames: Images 0..255 (B, 3, H, W) on which the check is made; None for noise.
 
