@@ -1,13 +1,17 @@
 """What installers read: the version, and the extras that messages and documents advise."""
 
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
 import tomllib
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import gatesearch
 from gatesearch.version import version_of
@@ -77,3 +81,41 @@ print(gatesearch.__version__)
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert (done.stdout, done.stderr) == (f"{gatesearch.__version__}\n", "")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory) -> Path:
+    """The package as a wheel, and empty wheels in place of what it requires."""
+    folder = tmp_path_factory.mktemp("wheels")
+    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", str(ROOT)]
+    subprocess.run([sys.executable, "-m", "pip", *build, "-w", str(folder)], check=True)
+    for line in [*PROJECT["project"]["dependencies"], *(x for xs in EXTRAS.values() for x in xs)]:
+        required = Requirement(line)
+        name = required.name.replace("-", "_")
+        if name == "gatesearch":
+            continue
+        (version,) = [item.version for item in required.specifier] or ["1"]
+        described = f"Metadata-Version: 2.1\nName: {required.name}\nVersion: {version}\n"
+        described += "".join(f"Provides-Extra: {extra}\n" for extra in required.extras)
+        with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            info = f"{name}-{version}.dist-info"
+            wheel.writestr(f"{info}/METADATA", described)
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    return folder
+
+
+@pytest.mark.slow("installs")
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_is_installed_by_the_pip_that_python_brings(extra, wheels, tmp_path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--isolated"]
+    install = [*pip, "install", "-q", "--no-index", "--find-links", wheels, f"gatesearch[{extra}]"]
+    subprocess.run(install, check=True)
+    listed = subprocess.run(
+        [*pip, "list", "--format=json"], capture_output=True, text=True, check=True
+    )
+    installed = {item["name"].lower() for item in json.loads(listed.stdout)}
+    others = EXTRAS[extra] if extra != "dev" else [x for xs in EXTRAS.values() for x in xs]
+    assert {Requirement(line).name for line in others} <= installed

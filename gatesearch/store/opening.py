@@ -57,51 +57,56 @@ def open_store(
         DataError: The folder cannot be written, or the server cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with explained(folder, storage):
-        if not storage:
-            upgrade(folder)
-        opened = open_database(folder, storage)
-        held = "" if storage else _main_study(opened)
-        if held and held != study.name:
-            close_database(opened)
-            raise StudyRefusedError(
-                f"{folder} must hold study '{study.name}', found '{held}', whose networks lie in "
-                "the same folders; name another folder with --out"
+    with contextlib.ExitStack() as stack:
+        with explained(folder, storage):
+            if not storage:
+                upgrade(folder)
+            opened = open_database(folder, storage)
+            # Unless the store is returned: then the caller closes it.
+            stack.callback(close_database, opened)
+            held = "" if storage else _main_study(opened)
+            if held and held != study.name:
+                raise StudyRefusedError(
+                    f"{folder} must hold study '{study.name}', found '{held}', whose networks lie "
+                    "in the same folders; name another folder with --out"
+                )
+            handle = optuna.create_study(
+                study_name=study.name,
+                storage=opened,
+                directions=list(GAIN_AND_COST),
+                load_if_exists=True,
             )
-        handle = optuna.create_study(
-            study_name=study.name,
-            storage=opened,
-            directions=list(GAIN_AND_COST),
-            load_if_exists=True,
-        )
-        store = Store(folder, handle, opened)
-        _check_version(store, folder, storage)
-        stored = store.attribute(names.DEFINITION)
-        if stored is None:
-            name_metrics(handle)
-            store.keep("name", study.name)
-            store.keep(names.IDENTITY, uuid.uuid4().hex)
-            store.keep("tasks", [vars(task) for task in tasks])
-            store.keep(names.FORMAT, names.VERSION)
-            store.keep_definition(study)
-            return store
-    if store.attribute(names.FINGERPRINT) != study.fingerprint:
-        lines = _binding_differences(study, stored, store, complete, binding)
-        if not lines:
-            store.keep_definition(study)
-            return store
-        if not store.methods() and not store.numbers:
-            begin_anew(store, study, tasks)
-            return store
-        raise StudyRefusedError(
-            f"{folder} was made with another definition (fingerprint "
-            f"{store.attribute(names.FINGERPRINT)}, now {study.fingerprint}); results would not be "
-            "comparable. What differs (store -> now):\n  "
-            + "\n  ".join(lines)
-            + "\nName another folder with --out, where --reuse with this one takes over baselines "
-            "that would be trained the same; or go back to the old definition."
-        )
+            store = Store(folder, handle, opened)
+            _check_version(store, folder, storage)
+            stored = store.attribute(names.DEFINITION)
+            if stored is None:
+                name_metrics(handle)
+                store.keep("name", study.name)
+                store.keep(names.IDENTITY, uuid.uuid4().hex)
+                store.keep("tasks", [vars(task) for task in tasks])
+                store.keep(names.FORMAT, names.VERSION)
+                store.keep_definition(study)
+        if store.attribute(names.FINGERPRINT) != study.fingerprint:
+            lines = _binding_differences(study, stored, store, complete, binding)
+            if not lines:
+                store.keep_definition(study)
+            elif store.methods() or store.numbers:
+                raise _other_definition(study, store, lines)
+            else:
+                begin_anew(store, study, tasks)
+        stack.pop_all()
     return store
+
+
+def _other_definition(study: Study, store: Store, lines: Sequence[str]) -> StudyRefusedError:
+    return StudyRefusedError(
+        f"{store.folder} was made with another definition (fingerprint "
+        f"{store.attribute(names.FINGERPRINT)}, now {study.fingerprint}); results would not be "
+        "comparable. What differs (store -> now):\n  "
+        + "\n  ".join(lines)
+        + "\nName another folder with --out, where --reuse with this one takes over baselines "
+        "that would be trained the same; or go back to the old definition."
+    )
 
 
 def begin_anew(store: Store, study: Study, tasks: tuple[TaskInfo, ...]) -> None:

@@ -273,3 +273,37 @@ def test_a_seal_is_of_name_and_value() -> None:
     for name, stored in (("b", sealed), ("a", sealed | {"value": 2}), ("a", 1), ("a", None)):
         with pytest.raises(ValueError, match=f"attribute '{name}'"):
             unseal(name, stored)
+
+
+def test_a_change_on_a_server_is_refused(tmp_path, postgres_url) -> None:
+    study, folder = tiny(tmp_path).model_copy(update={"name": "sealed"}), tmp_path / "out"
+
+    def opened():
+        return open_store(study, folder=folder, tasks=TASKS, storage=postgres_url)
+
+    def read():
+        return read_store(folder, storage=postgres_url, name="sealed")
+
+    store = opened()
+    store.keep_result(result("stl", curves={"loss": [float("nan")]}))
+    ended(store, gain=1.0)
+    again = opened()
+    assert len(again.record().trials) == len(read().trials) == 1
+    again.close()
+    trial = (
+        "objective = 0 AND trial_id IN (SELECT trial_id FROM trials JOIN studies USING (study_id)"
+        " WHERE study_name LIKE 'sealed %%')"
+    )
+    for change in (
+        f"UPDATE trial_values SET value = 9.0 WHERE {trial}",
+        "UPDATE studies SET study_name = 'sealed x' WHERE study_name = 'sealed interrogate'",
+    ):
+        with store.storage.engine.begin() as connection:
+            assert connection.exec_driver_sql(change).rowcount == 1
+        for call in (opened, read):
+            with pytest.raises(StudyRefusedError, match=r"the store on .* is damaged") as told:
+                call()
+            assert "\n" not in str(told.value)
+        with store.storage.engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE trial_values SET value = 1.0 WHERE {trial}")
+    store.close()
