@@ -21,6 +21,9 @@ _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _EXTRAS = (*_PAX, tarfile.XGLTYPE, *_LONG_NAMES)
+# Fields of extended headers that are read. Names of all that describe a sparse file begin with one.
+_READ_FIELDS = ("path", "size")
+_SPARSE = "GNU.sparse"
 
 
 class TarRefusedError(Exception):
@@ -71,8 +74,8 @@ def tar_members(stream: Readable) -> Iterator[TarMember]:
         TarRefusedError: A link, a device, a sparse file, or an extended header larger than allowed.
         tarfile.TarError, ValueError, EOFError: The archive is damaged or was cut.
     """
-    common: dict[str, str] = {}  # of all members that follow
-    own: dict[str, str] = {}  # of the next member
+    for_all: dict[str, str] = {}  # fields of extended headers for all members that follow
+    for_next: dict[str, str] = {}  # those for the next member alone
     extras = 0
     while True:
         block = _read_exactly(stream, _BLOCK, "no end of archive")
@@ -85,15 +88,15 @@ def tar_members(stream: Readable) -> Iterator[TarMember]:
                 raise TarRefusedError(header.name, f"with a header of {header.size} bytes")
             data = _read_padded(stream, header.size)
             if header.type == tarfile.XGLTYPE:
-                common |= _pax_records(data)
+                for_all |= _pax_records(data)
             elif header.type in _PAX:
-                own |= _pax_records(data)
+                for_next |= _pax_records(data)
             elif header.type == tarfile.GNUTYPE_LONGNAME:
-                own["path"] = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+                for_next["path"] = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
             continue
-        fields = common | own
+        fields = for_all | for_next
         name, size = fields.get("path", header.name), int(fields.get("size", header.size))
-        if header.type == tarfile.GNUTYPE_SPARSE or any(f.startswith("GNU.sparse") for f in fields):
+        if header.type == tarfile.GNUTYPE_SPARSE or _SPARSE in fields:
             raise TarRefusedError(name, "a sparse file")
         if header.type not in (*_FILES, tarfile.DIRTYPE):
             raise TarRefusedError(name, "a link or a device")
@@ -103,7 +106,7 @@ def tar_members(stream: Readable) -> Iterator[TarMember]:
         content = _Content(stream, 0 if is_folder else size)
         yield TarMember(name, size, is_folder, content)
         content.skip()
-        own = {}
+        for_next = {}
     left = _MAX_PADDING
     while data := stream.read(_CHUNK):
         left -= len(data)
@@ -152,8 +155,11 @@ def _read_exactly(stream: Readable, size: int, fault: str) -> bytes:
 def _pax_records(data: bytes) -> dict[str, str]:
     r"""Read the records of an extended header, each `LENGTH KEY=VALUE\n`.
 
-    >>> _pax_records(b"12 path=abc\n")
-    {'path': 'abc'}
+    Only the fields that are used are kept: there may be a hundred thousand others, which would be
+    looked through at every member.
+
+    >>> _pax_records(b"12 path=abc\n11 mtime=1\n22 GNU.sparse.major=1\n")
+    {'path': 'abc', 'GNU.sparse': ''}
     """
     records = {}
     at = 0
@@ -163,7 +169,11 @@ def _pax_records(data: bytes) -> dict[str, str]:
         record = data[at : at + length]
         if len(record) != length or not record.endswith(b"\n"):
             raise ValueError("an extended header is damaged")
-        key, _, value = record[len(digits) + 1 : -1].partition(b"=")
-        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        encoded, _, value = record[len(digits) + 1 : -1].partition(b"=")
+        key = encoded.decode("utf-8", "surrogateescape")
+        if key in _READ_FIELDS:
+            records[key] = value.decode("utf-8", "surrogateescape")
+        elif key.startswith(_SPARSE):
+            records[_SPARSE] = ""
         at += length
     return records
