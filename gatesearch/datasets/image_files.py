@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from gatesearch.datasets.png_file import check_png, png_chunks
 from gatesearch.errors import DataError
 from gatesearch.files import MIB, FileRefusedError, read_bytes
 
@@ -135,6 +136,8 @@ def _decode(data: bytes, name: str, path: Path, max_pixels: int) -> Image.Image:
             with _silent_libtiff() if name == "TIFF" else nullcontext():
                 image = Image.open(io.BytesIO(strip(data)), formats=(name,))
                 _check_size(image, path, max_pixels)
+                if name == "PNG":
+                    check_png(data)
                 image.load()
         except Image.DecompressionBombError:
             raise _too_large(path, max_pixels, "many more") from None
@@ -200,16 +203,7 @@ def _as_it_is(data: bytes) -> bytes:
 
 def _without_png_metadata(data: bytes) -> bytes:
     keep = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
-    return data[:8] + b"".join(chunk for chunk in _png_chunks(data) if chunk[4:8] in keep)
-
-
-def _png_chunks(data: bytes) -> Iterator[bytes]:
-    """Yield the chunks of a PNG: length, name, content, sum."""
-    at = 8
-    while at < len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        yield data[at:end]
-        at = end
+    return data[:8] + b"".join(chunk for chunk in png_chunks(data) if chunk[4:8] in keep)
 
 
 def _without_jpeg_metadata(data: bytes, *, keep_exif: bool = False) -> bytes:

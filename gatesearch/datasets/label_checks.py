@@ -25,7 +25,7 @@ Array = NDArray[Any]
 GET_AGAIN = "get the release again"
 # Most pixels of a frame.
 MAX_PIXELS = 2**24
-# Bytes 24 and 25 of a PNG, which begins with its header.
+# Bytes 24 and 25 of a PNG, in its header, with which every PNG begins that is read.
 _PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
 # Metres; sensors that measure depth indoors reach 10.
 _MAX_DEPTH = 100.0
@@ -67,8 +67,6 @@ def read_label_map(path: Path) -> Array:
     image = decode_image(data, path, formats=("PNG",), max_pixels=MAX_PIXELS)
     if image.mode not in ("1", "L", "P", "I", "I;16"):
         raise DataError(f"{path}: labels must have one channel, found {image.mode}; {GET_AGAIN}")
-    if data[12:16] != b"IHDR":
-        raise DataError(f"{path} is a damaged PNG: it must begin with its header; {GET_AGAIN}")
     numbers = np.asarray(image)
     bits, colour_type = data[_PNG_BITS], data[_PNG_COLOUR_TYPE]
     if colour_type == _PNG_GREY and bits < 8:
