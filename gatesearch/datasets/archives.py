@@ -5,6 +5,7 @@ archive are files like any other.
 """
 
 import io
+import os
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ MAX_RATIO = 100
 RATIO_FROM = 256 * 2**20
 _LONGEST_NAME = 1000  # characters
 _DEEPEST_NAME = 32  # folders
+_LONGEST_PART = 255  # bytes of the name of a file or folder, on all common file systems
 # Largest piece of a .zip that zipfile may read at once: 100,000 entries of its list.
 _ZIP_READ = 8 * 2**20
 _CHUNK = 2**20
@@ -65,8 +67,8 @@ def unpack(archive: Path, into: Path, *, emit: Emit) -> None:
 
     Raises:
         DataError: A member is a link or a device, would land outside `into`, or is larger than
-            any data set's; there are more members, or they shrink more, than in any; the disk is
-            too small; or the archive is damaged. Names the member.
+            any data set's; two have one name; there are more members, or they shrink more, than in
+            any; the disk is too small; or the archive is damaged. Names the member.
     """
     total = max(1, archive.stat().st_size // _MEGABYTE)
     emitted = -1
@@ -96,14 +98,18 @@ def _extract(archive: Path, into: Path) -> Iterator[int]:
             _check_sizes(archive, member.name, member.size, total)
             need_space(into, member.size)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
+            with target.open("xb") as file:
                 _copy(member, file)
             yield member.read // _MEGABYTE
         yield archive.stat().st_size // _MEGABYTE + 1
     except DataError:
         raise
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        raise DataError(f"{archive}: two members claim {error.filename}; get it again") from error
+        name = _shown(os.path.relpath(error.filename, into))
+        raise DataError(
+            f"{archive}: members must have different names, found two that claim '{name}'; get it "
+            f"again, or {_BY_HAND}"
+        ) from error
     except TarRefusedError as error:
         raise _refused(archive, error.name, error.fault) from error
     # What the readers raise on damaged input is an open set (struct, zlib, Unicode, Runtime ...);
@@ -227,7 +233,8 @@ def _safe_name(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
         raise _refused(archive, name, "outside the folder it is unpacked into")
-    if len(name) > _LONGEST_NAME or len(path.parts) > _DEEPEST_NAME:
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if len(name) > _LONGEST_NAME or len(path.parts) > _DEEPEST_NAME or longest > _LONGEST_PART:
         raise _refused(archive, name, f"a name of {len(name)} characters")
     return path
 

@@ -13,7 +13,7 @@ layout one folder deep. The official validation part becomes the pack's `test`.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,48 +251,70 @@ def _prepare(
         raise UsageError("nyud needs its frames: name a folder or an archive with --source PATH")
     if size is not None and min(size) < 1:
         raise UsageError(f"size must be positive, found {size[0]} x {size[1]}")
-    with ExitStack() as stack:
-        root = source
-        if source.is_file() and is_archive(source):
+    if source.is_file() and is_archive(source):
+        with _unpacked(source, folder, emit) as root:
+            return _write(root, folder, size, train_frames, test_frames, emit)
+    if not source.is_dir():
+        what = "found another kind of file" if source.exists() else "found nothing there"
+        raise DataError(f"{source} must be a folder or {', '.join(SUFFIXES)}, {what}")
+    return _write(source, folder, size, train_frames, test_frames, emit)
+
+
+@contextmanager
+def _unpacked(archive: Path, folder: Path, emit: Emit) -> Iterator[Path]:
+    """Unpack an archive into a folder that is removed when the block ends.
+
+    Errors in the block name files by their place in the archive.
+    """
+    try:
+        with scratch_folder(folder / "nyud", purpose="unpacked") as root:
+            unpack(archive, root, emit=emit)
             try:
-                root = stack.enter_context(scratch_folder(folder / "nyud", purpose="unpacked"))
-            except OSError as error:
-                raise DataError(
-                    f"cannot write {folder}: {error.strerror}; name another --data"
-                ) from error
-            unpack(source, root, emit=emit)
-        elif not source.is_dir():
-            what = "found another kind of file" if source.exists() else "found nothing there"
-            raise DataError(f"{source} must be a folder or {', '.join(SUFFIXES)}, {what}")
-        layout = find_layout(root)
-        ids: dict[SplitName, tuple[str, ...]] = {
-            "train": _spread(layout.ids["train"], train_frames),
-            "test": _spread(layout.ids["test"], test_frames),
-        }
-        notes = [
-            f"{split}: {len(ids[split])} of the {official} official frames"
-            for split, official in _OFFICIAL.items()
-            if len(ids[split]) != official
-        ]
-        example = layout.read("train", ids["train"][0])
-        if "edges" not in example:
-            notes.append("edges are the boundaries of the labels")
-        return write_pack(
-            folder / f"nyud-{layout.classes}",
-            dataset="nyud",
-            size=size or example["image"].shape[:2],
-            classes={"semseg": layout.classes},
-            splits={
-                split: SplitFrames(
-                    ids=ids[split],
-                    frames=_frames(layout, split, ids[split], size=size, notes=notes, emit=emit),
-                )
-                for split in SPLITS
-            },
-            source=f"NYU Depth v2 labelled set, layout {layout.name}",
-            notes=notes,
-            emit=emit,
-        )
+                yield root
+            except DataError as error:
+                raise DataError(str(error).replace(str(root), str(archive))) from error
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror}; name another --data") from error
+
+
+def _write(
+    root: Path,
+    folder: Path,
+    size: tuple[int, int] | None,
+    train_frames: int,
+    test_frames: int,
+    emit: Emit,
+) -> Path:
+    """Write the pack of a layout in the folder `root`."""
+    layout = find_layout(root)
+    ids: dict[SplitName, tuple[str, ...]] = {
+        "train": _spread(layout.ids["train"], train_frames),
+        "test": _spread(layout.ids["test"], test_frames),
+    }
+    notes = [
+        f"{split}: {len(ids[split])} of the {official} official frames"
+        for split, official in _OFFICIAL.items()
+        if len(ids[split]) != official
+    ]
+    example = layout.read("train", ids["train"][0])
+    if "edges" not in example:
+        notes.append("edges are the boundaries of the labels")
+    return write_pack(
+        folder / f"nyud-{layout.classes}",
+        dataset="nyud",
+        size=size or example["image"].shape[:2],
+        classes={"semseg": layout.classes},
+        splits={
+            split: SplitFrames(
+                ids=ids[split],
+                frames=_frames(layout, split, ids[split], size=size, notes=notes, emit=emit),
+            )
+            for split in SPLITS
+        },
+        source=f"NYU Depth v2 labelled set, layout {layout.name}",
+        notes=notes,
+        emit=emit,
+    )
 
 
 def _spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:

@@ -1,12 +1,15 @@
 """NYUD-v2: two layouts, three kinds of source, one pack; and what is refused."""
 
 import os
+import re
+import shutil
 import struct
 import subprocess
 import sys
 import tracemalloc
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -317,6 +320,20 @@ def test_sources_that_are_none(tmp_path):
         DataError, match=r"no NYUD-v2 layout: .* found nothing; see: gatesearch data"
     ):
         prepare(tmp_path, tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda root: (root / "depth" / "12.npy").unlink(), "missing {}/rel/depth/12.npy"),
+    (lambda root: (root / "depth" / "12.npy").write_bytes(b""), "{}/rel/depth/12.npy is missing"),
+    (lambda root: (root / "gt_sets").rename(root / "lists"), "{} holds no NYUD-v2 layout"),
+])  # fmt: skip
+def test_files_are_named_by_their_place_in_the_archive(tmp_path, damage, message):
+    damage(write_nyud_mt(tmp_path / "a" / "rel"))
+    archive = shutil.make_archive(tmp_path / "x", "zip", tmp_path / "a")
+    with pytest.raises(DataError, match=re.escape(message.format(archive))) as error:
+        prepare(tmp_path / "data", Path(archive))
+    assert "unpacked" not in str(error.value)
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_study_without_its_pack_is_told_the_command(tmp_path):
