@@ -1,12 +1,13 @@
 """`gatesearch predict`: draw what an exported network predicts for images."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gatesearch.cli.console import out as console
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, UsageError
 
 EXAMPLES = """Examples:
 
@@ -47,6 +48,7 @@ def predict(
     from gatesearch.export.draw import draw_predictions
 
     network = read_model(model)
+    _refuse_overwriting(files, network.card.tasks, to)
     to.mkdir(parents=True, exist_ok=True)
     errors = []
     for path in files:
@@ -56,7 +58,27 @@ def predict(
                 console.print(f"{written.path}{scale}", markup=False, soft_wrap=True)
         except DataError as error:
             errors.append(str(error))
+        except OSError as error:  # such as a name that gets too long
+            reason = error.strerror or str(error)
+            errors.append(f"cannot write the pictures of {path} to {to}: {reason}")
     if errors:
         rest = len(errors) - _ERRORS_SHOWN
         more = [f"and {rest} more"] if rest > 0 else []
         raise DataError("\n".join(errors[:_ERRORS_SHOWN] + more))
+
+
+def _refuse_overwriting(files: Collection[Path], tasks: Collection[str], to: Path) -> None:
+    """Refuse a folder in which a picture would replace one of the images.
+
+    Raises:
+        UsageError: It is refused.
+    """
+    folder = to.resolve()
+    images = {path.name for path in files if path.parent.resolve() == folder}
+    for path in files:
+        for task in tasks:
+            if (name := f"{path.stem}.{task}.png") in images:
+                raise UsageError(
+                    f"pictures must not replace images, found that of {task} on {path.name} to be "
+                    f"{to / name}, one of the images; name another folder with --to"
+                )

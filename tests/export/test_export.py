@@ -504,6 +504,34 @@ class TestPredictions:
             for ending in ("semseg.png", "depth.png", "values.npz")
         }
 
+    def test_an_image_whose_pictures_cannot_be_written_is_listed(self, shipped, tmp_path) -> None:
+        photos, drawn = tmp_path / "photos", tmp_path / "drawn"
+        photos.mkdir()
+        image = Image.fromarray(images(9, 7, 3).astype(np.uint8))
+        image.save(photos / "b.png")
+        image.save(photos / f"{'a' * 250}.png")
+        with pytest.raises(DataError, match=r"^cannot write the pictures of .*File name too long$"):
+            predict(shipped["mtl", "onnx"], photos, drawn)
+        assert {path.name for path in drawn.iterdir()} == {
+            "b.semseg.png", "b.depth.png", "b.values.npz",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("to", ["photos", "link"])
+    def test_pictures_do_not_replace_images(self, shipped, tmp_path, to) -> None:
+        photos = tmp_path / "photos"
+        photos.mkdir()
+        (tmp_path / "link").symlink_to(photos)
+        image = Image.fromarray(images(9, 7, 3).astype(np.uint8))
+        for name in ("a.jpg", "a.depth.png"):
+            image.save(photos / name)
+        before = {path.name: path.read_bytes() for path in photos.iterdir()}
+        with pytest.raises(UsageError, match=r"that of depth on a\.jpg to be .*a\.depth\.png"):
+            predict(shipped["mtl", "onnx"], photos, tmp_path / to)
+        assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+        # The picture of an image that is not drawn itself is replaced, as at every second call.
+        predict(shipped["mtl", "onnx"], photos / "a.jpg", photos)
+        assert (photos / "a.depth.png").read_bytes() != before["a.depth.png"]
+
     def test_many_unreadable_images_fit_on_a_screen(self, shipped, tmp_path) -> None:
         for i in range(25):
             (tmp_path / f"{i}.jpg").write_text("no image")
