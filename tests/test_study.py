@@ -1,6 +1,8 @@
 """Reading, validating and fingerprinting study definitions."""
 
+import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -147,7 +149,10 @@ def test_a_file_nested_deep_is_refused_in_one_line(mine: Path, text: str) -> Non
         ("a=" + "{b=" * DEEP, "--set takes one value, nested 20 deep at most, found"),
         ("a=" + "[" * 25 + "]" * 25, "--set takes one value, nested 20 deep at most, found"),
         (".".join("a" * DEEP) + "=1", "--set takes a key of 20 parts at most, found"),
-        ("seed=1" + "0" * 5000, "--set takes one value, nested 20 deep at most, found"),
+        ("seed=1" + "0" * 5000, "--set takes whole numbers below 1e100 in size, found 'seed=1000"),
+        ("seed=0x1" + "0" * 5000, "--set takes whole numbers below 1e100 in size, found 'seed=0x1"),
+        ("a=[{b=0x1" + "0" * 84 + "}]", "--set takes whole numbers below 1e100 in size, found"),
+        ("a={" + "b." * 50_000 + "b=1}", "--set takes one value, nested 20 deep at most, found"),
         ("seed=1\nname=2", "--set takes one value, nested 20 deep at most, found 'seed=1 name"),
         ("a" * DEEP, "--set takes key=value, found 'aaa"),
         ("preset=" + "a" * DEEP, "unknown preset 'aaa"),
@@ -161,6 +166,29 @@ def test_an_override_nested_deep_is_refused_in_one_line(mine: Path, override: st
     assert len(str(caught.value)) < 200
 
 
+def test_a_key_of_60_000_parts_is_refused_before_it_is_parsed(mine: Path) -> None:
+    """It took 6 GB of memory and more than a minute."""
+    tracemalloc.start()
+    try:
+        said = refused(mine, MINIMAL + "\n[interrogate]\n" + "a." * 60_000 + "a = 1")
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    assert said == (f"{mine}: tables and lists may be nested 20 deep, found more; write it flatter")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a.b", "", "a\nb", "..", "a" * 101, "a:b"])
+def test_names_of_tasks_that_files_cannot_have_are_refused(mine: Path, name: str) -> None:
+    said = refused(mine, f"{MINIMAL}\n[tasks.{json.dumps(name)}]\nkind = 'depth'")
+    assert "a task's name must be of 1 to 100 letters, digits, blanks, '-' and '_', found" in said
+
+
+@pytest.mark.parametrize("name", ["a b", "tiefe-ü", "a_1", "a" * 100])
+def test_names_of_tasks_that_files_can_have_are_kept(mine: Path, name: str) -> None:
+    mine.write_text(f"{MINIMAL}\n[tasks.{json.dumps(name)}]\nkind = 'depth'")
+    assert name in load_study(mine).tasks
+
+
 def test_presets_must_be_tables(mine: Path) -> None:
     mine.write_text("presets = 3\n" + MINIMAL)
     with pytest.raises(UsageError, match="unknown preset 'x'"):
@@ -170,9 +198,13 @@ def test_presets_must_be_tables(mine: Path) -> None:
         load_study(mine, ["preset=x"])
 
 
-def test_a_number_of_thousands_of_digits_is_refused(mine: Path) -> None:
-    mine.write_text("seed = 1" + "0" * 5000 + "\n" + MINIMAL)
-    with pytest.raises(UsageError, match="is not valid TOML: Exceeds the limit") as caught:
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [("1" + "0" * 5000, "Exceeds the limit"), ("0x1" + "0" * 5000, "whole numbers must be below")],
+)
+def test_a_number_of_thousands_of_digits_is_refused(mine: Path, number: str, said: str) -> None:
+    mine.write_text(f"seed = {number}\n" + MINIMAL)
+    with pytest.raises(UsageError, match=f"is not valid TOML: {said}") as caught:
         load_study(mine)
     assert len(str(caught.value)) < 300
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gatesearch.errors import nearest
 from gatesearch.strict import Strict
@@ -23,6 +24,21 @@ from gatesearch.study.validation import merged, validated
 
 # Raised by 1 whenever a change of the code changes the results of the same definition.
 RESULTS_VERSION = 3
+
+# Files and modules of networks are named after tasks, exported ones too.
+_TASK_NAME = re.compile(r"[\w -]{1,100}")
+
+
+def _fit_for_files(name: str) -> str:
+    if not _TASK_NAME.fullmatch(name):
+        raise ValueError(
+            "a task's name must be of 1 to 100 letters, digits, blanks, '-' and '_', found "
+            f"{name[:100]!r}"
+        )
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_fit_for_files)]
 
 
 class Study(Strict):
@@ -54,7 +70,7 @@ class Study(Strict):
     weightings: tuple[str, ...] = Field(default=("uniform",), min_length=1)
     report_frames: int = Field(default=3, ge=0, le=16)
     protocol: ProtocolSpec
-    tasks: dict[str, TaskSpec] = Field(min_length=1)
+    tasks: dict[TaskName, TaskSpec] = Field(min_length=1)
     data: DataSpec
     model: ModelSpec
     training: TrainingSpec

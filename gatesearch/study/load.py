@@ -11,8 +11,13 @@ from gatesearch.files import FileRefusedError, read_bytes
 from gatesearch.study.definition import Study
 from gatesearch.study.validation import merged, validated
 
-# Bytes; built-in studies have some thousands. tomllib takes quadratic time for keys of many parts.
+# Bytes; built-in studies have some thousands.
 _LARGEST_STUDY = 2**17
+# tomllib takes memory and time that grow with the square of the parts of a key, `a.b.c`, which lies
+# on one line.
+_MOST_DOTS = 1000
+# Larger whole numbers can be written in hexadecimal, but Python cannot print them in an error.
+_LARGEST_INTEGER = 10**100
 # Levels of tables and lists; the built-in studies have up to 4.
 _DEEPEST = 20
 _SHOWN = 100  # characters
@@ -83,28 +88,41 @@ def _parse(text: str, *, where: str) -> dict[str, Any]:
     """Parse TOML within bounds of depth.
 
     Raises:
-        UsageError: It is no TOML, or is nested deeper than any study.
+        UsageError: It is no TOML, is nested deeper than any study, or has huge numbers.
     """
     try:
-        raw = tomllib.loads(text)
-    except RecursionError:
-        raw = None
+        raw = _loads(text)
     except ValueError as error:  # also of integers with thousands of digits
         raise UsageError(f"{where} is not valid TOML: {_shortened(str(error))}") from error
-    if raw is None or _is_deep(raw):
+    if raw is None:
         raise UsageError(
             f"{where}: tables and lists may be nested {_DEEPEST} deep, found more; write it flatter"
         )
     return raw
 
 
-def _is_deep(value: object) -> bool:
-    """Whether tables and lists are nested deeper than any study."""
-    level = [value]
+def _loads(text: str) -> dict[str, Any] | None:
+    """Parse TOML within bounds of time and memory.
+
+    Returns:
+        Its values; None if it is nested deeper than any study.
+
+    Raises:
+        ValueError: It is no TOML, or holds a huge whole number.
+    """
+    if max(line.count(".") for line in text.split("\n")) > _MOST_DOTS:
+        return None
+    try:
+        raw = tomllib.loads(text)
+    except RecursionError:
+        return None
+    level: list[object] = [raw]
     for _ in range(_DEEPEST + 1):
+        if any(isinstance(v, int) and abs(v) >= _LARGEST_INTEGER for v in level):
+            raise ValueError("whole numbers must be below 1e100 in size, found a larger one")
         nested = [v for v in level if isinstance(v, dict | list)]
         level = [v for part in nested for v in (part.values() if isinstance(part, dict) else part)]
-    return bool(level)
+    return None if level else raw
 
 
 def _preset(presets: object, name: str) -> dict[str, Any]:
@@ -120,12 +138,14 @@ def _preset(presets: object, name: str) -> dict[str, Any]:
 def _value(text: str, item: str) -> Any:
     """Read a value as in TOML; text that is no TOML value is a string, as a bare word."""
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = _loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text.strip()
-    except (RecursionError, ValueError):
-        parsed = None
-    if parsed is None or set(parsed) != {"value"} or _is_deep(parsed):
+    except ValueError as error:
+        raise UsageError(
+            f"--set takes whole numbers below 1e100 in size, found '{_shortened(item)}'"
+        ) from error
+    if parsed is None or set(parsed) != {"value"}:
         raise UsageError(
             f"--set takes one value, nested {_DEEPEST} deep at most, found '{_shortened(item)}'"
         )
