@@ -57,6 +57,12 @@ def prepare(
     from gatesearch.datasets.pack_writer import add_notes
 
     dataset = _dataset(name)
+    for text in note or []:
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise UsageError(
+                f"--note takes text in the encoding of file names here, found {text[:100]!a}; "
+                "write it in that encoding, or set another by LC_ALL, such as C.UTF-8"
+            )
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise UsageError(
             f"--size must have at most {MAX_PIXELS / 1e6:.0f} million pixels, found {size[0]} x "

@@ -1,5 +1,6 @@
 """`gatesearch predict`: draw what an exported network predicts for images."""
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
@@ -73,8 +74,8 @@ def _refuse_overwriting(files: Collection[Path], tasks: Collection[str], to: Pat
     Raises:
         UsageError: It is refused.
     """
-    folder = to.resolve()
-    images = {path.name for path in files if path.parent.resolve() == folder}
+    folder = os.path.realpath(to)
+    images = {path.name for path in files if os.path.realpath(path.parent) == folder}
     for path in files:
         for task in tasks:
             if (name := f"{path.stem}.{task}.png") in images:

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from gatesearch.cli.data import prepare
 from gatesearch.datasets.pack_reader import check_pack, open_pack
 from gatesearch.datasets.pack_writer import add_notes
 from gatesearch.datasets.scratch import scratch_folder
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, UsageError
 from tests.datasets.toys import frame, write
 
 
@@ -115,3 +116,9 @@ def test_free_space_is_looked_at_before_frames_are_written(tmp_path, monkeypatch
     with pytest.raises(DataError, match=r"cannot write .*found 0\.01 GB free; free space there"):
         write(tmp_path / "toy-5")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_note_that_is_no_text_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match=r"--note takes text .*, found 'a\\udcff'; write it"):
+        prepare("scenes", data=tmp_path / "data", note=["fine: ü", "a\udcff"])
+    assert not (tmp_path / "data").exists()

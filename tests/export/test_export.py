@@ -532,6 +532,15 @@ class TestPredictions:
         predict(shipped["mtl", "onnx"], photos / "a.jpg", photos)
         assert (photos / "a.depth.png").read_bytes() != before["a.depth.png"]
 
+    def test_a_folder_that_is_a_loop_of_links_is_an_error_of_the_system(
+        self, shipped, tmp_path
+    ) -> None:
+        image = tmp_path / "a.png"
+        Image.fromarray(images(9, 7, 3).astype(np.uint8)).save(image)
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(OSError, match="exists"):  # which the command line shows in one line
+            predict(shipped["mtl", "onnx"], image, tmp_path / "loop")
+
     def test_many_unreadable_images_fit_on_a_screen(self, shipped, tmp_path) -> None:
         for i in range(25):
             (tmp_path / f"{i}.jpg").write_text("no image")
