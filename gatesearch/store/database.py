@@ -164,7 +164,9 @@ def _server_error(url: str, cause: BaseException) -> DataError | StudyRefusedErr
     from psycopg import DataError as ValueRefused
     from psycopg import IntegrityError, NotSupportedError, ProgrammingError
 
-    if not isinstance(cause, (ProgrammingError, IntegrityError, NotSupportedError, ValueRefused)):
+    refusals = (ProgrammingError, IntegrityError, NotSupportedError, ValueRefused)
+    # Errors of the URL itself are ProgrammingErrors too, but have no code of a server.
+    if not isinstance(cause, refusals) or cause.sqlstate is None:
         return unreachable(url, cause)
     reason = without_secrets(str(cause), url)
     return StudyRefusedError(

@@ -68,7 +68,8 @@ def test_a_run_tells_its_rate_from_the_first_trial_that_it_ends(board, tmp_path,
     assert (told(tmp_path)["per_hour"], told(tmp_path)["wanted"]) == (None, 10)
     clock.now += 7200  # baselines are no trials
     board.baselines(2, 2)
-    board.search([TrialOutcome(0, "complete", 1.0, 5.0), TrialOutcome(1, "failed")])
+    for _ in range(2):  # those that are known count once
+        board.search([TrialOutcome(0, "complete", 1.0, 5.0), TrialOutcome(1, "failed")])
     assert told(tmp_path)["per_hour"] is None
     clock.now += 1800
     board.ended(TrialOutcome(2, "stopped"))
