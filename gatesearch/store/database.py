@@ -15,7 +15,7 @@ from optuna.storages import RDBStorage
 from gatesearch.errors import DataError, StudyRefusedError
 from gatesearch.store.backup import DATABASE, damage, damaged, last_backup
 from gatesearch.store.integrity import find_fault
-from gatesearch.store.server import server_url, shown, unreachable, without_secrets
+from gatesearch.store.server import connection_url, shown, unreachable, without_secrets
 from gatesearch.store.tidy import exists
 
 # Error codes of a disk or folder that cannot be written; the cure lies outside the store.
@@ -55,7 +55,7 @@ def open_database(folder: Path, url: str = "") -> RDBStorage:
 
 
 def _open_server(url: str) -> RDBStorage:
-    text = server_url(url).render_as_string(hide_password=False)
+    text = connection_url(url).render_as_string(hide_password=False)
     return RDBStorage(text.replace("{", "{{").replace("}", "}}"))  # Optuna fills in a version
 
 
