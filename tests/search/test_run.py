@@ -127,9 +127,9 @@ def test_the_status_of_a_finished_run_outlives_a_start_that_is_refused(
 def test_earlier_trials_count_while_another_baseline_is_trained(finished, data, tmp_path) -> None:
     _, study, record, _ = finished
     out = shutil.copytree(finished[0], tmp_path / "out")
-    more = study.model_copy(update={"methods": (*study.methods, "mtan")})
+    more = study.model_copy(update={"methods": (*study.methods, "cross_stitch")})
     with pytest.raises(KeyboardInterrupt):
-        run(more, n_trials=3, out=out, data=data, emit=interrupted_at("mtan", 1))
+        run(more, n_trials=3, out=out, data=data, emit=interrupted_at("cross_stitch", 1))
     status = read_status(out)
     assert (status["trials"]["complete"], status["wanted"], status["front"]) == (1, 3, 1)
     assert (status["best"]["trial"], status["best"]["gflops"]) == (0, record.trials[0].gflops)

@@ -9,7 +9,7 @@ import sys
 from contextlib import closing
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
@@ -111,6 +111,7 @@ def test_workers_are_told_while_they_work(board, tmp_path, clock) -> None:
 FIGURES = st.sampled_from([-1.0, 0.0, 0.5, 2.0, math.nan])
 
 
+@settings(deadline=None)  # it writes files
 @given(st.lists(st.tuples(FIGURES, st.sampled_from([1.0, 2.0, 3.0]))))
 def test_the_front_grows_to_that_of_all_trials(tmp_path_factory, points) -> None:
     folder = tmp_path_factory.mktemp("front")
