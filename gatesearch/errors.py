@@ -4,6 +4,8 @@ A message states the rule, the value found, and the cure.
 """
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable
 
 
@@ -17,6 +19,30 @@ class UsageError(GatesearchError):
     """Wrong use or definition: an unknown study, key, method or value."""
 
     code = 2
+
+
+def shell_command(*words: str) -> str:
+    r"""Spell a command for messages: it works as it stands in a shell, whatever its words hold.
+
+    A word with a character that no terminal shows is written in the form of bash and zsh that has
+    escapes, so that the command stays on one line.
+
+    >>> print(shell_command("gatesearch", "report", "--study", "my study.toml"))
+    gatesearch report --study 'my study.toml'
+    >>> print(shell_command("cd", "it's\ntwo\x1b lines"))
+    cd $'it\'s\x0atwo\x1b lines'
+    """
+    return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
+
+
+def _escaped(word: str) -> str:
+    return f"$'{''.join(map(_escape, word))}'"
+
+
+def _escape(character: str) -> str:
+    if not character.isprintable():
+        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+    return f"\\{character}" if character in "\\'" else character
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> UsageError:

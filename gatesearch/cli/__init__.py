@@ -14,6 +14,7 @@ A reader that closes the pipe of standard output early, such as `head`, changes 
 Heavy libraries are imported inside the commands, so that `--help` is instant.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -74,6 +75,7 @@ def main() -> None:
     make_lasting()
     try:
         _refuse_stray_urls(sys.argv)
+        _refuse_empty(sys.argv)
         code = _run()
         if code == 0 and (cause := output_error()) is not None:
             raise DataError(
@@ -87,6 +89,13 @@ def main() -> None:
     sys.exit(code)
 
 
+# The URL of a server, also within `--out=URL` or with a slash too few, or any with a password.
+_SERVER = re.compile(r"(?i)postgres(ql)?(\+\w+)?:/|://[^/@:]*:[^@]*@")
+
+
+_OPTION = re.compile(r"--[a-z][a-z-]*")
+
+
 def _refuse_stray_urls(arguments: Sequence[str]) -> None:
     """Refuse a server's URL outside --storage; other messages would quote it with its password.
 
@@ -94,10 +103,26 @@ def _refuse_stray_urls(arguments: Sequence[str]) -> None:
         UsageError: There is one.
     """
     for before, argument in pairwise(arguments):
-        if argument.startswith("postgres") and "://" in argument and before != "--storage":
+        if before == "--storage" or argument.startswith("--storage="):
+            continue
+        if _SERVER.search(argument):
             raise UsageError(
                 "a server's URL is the value of --storage alone, found one elsewhere; write "
                 "--storage postgresql://USER@HOST/DATABASE"
+            )
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an empty value, as of a shell's variable that is not set: it would be this folder.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for before, argument in pairwise(arguments):
+        option = before if argument == "" else argument.removesuffix("=")
+        if option != argument and _OPTION.fullmatch(option):
+            raise UsageError(
+                f"{option} takes a value, found an empty one; give it, or leave {option} out"
             )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gatesearch.errors import DataError, UsageError, unknown
+from gatesearch.errors import DataError, UsageError, shell_command, unknown
 
 if TYPE_CHECKING:
     from gatesearch.datasets import Dataset, Pack
@@ -85,10 +85,10 @@ def check(name: Name, data: Data = Path("data")) -> None:
     remove_leftovers(data)
     folders = sorted(path for path in data.glob(f"{name}-*") if path.is_dir())
     if not folders:
-        source = "" if dataset.automatic else " --source PATH"
+        source = [] if dataset.automatic else ["--source", "PATH"]
         raise DataError(
             f"no pack of {name} in {data}; make one with: "
-            f"gatesearch data prepare {name}{source} --data {data}"
+            + shell_command("gatesearch", "data", "prepare", name, *source, "--data", str(data))
         )
     for folder in folders:
         print(f"whole: {_summary(check_pack(folder))}")

@@ -17,6 +17,7 @@ from gatesearch.cli.options import (
     record_of,
     storage_url,
 )
+from gatesearch.errors import UsageError
 
 if TYPE_CHECKING:
     from gatesearch.export import Card
@@ -69,14 +70,16 @@ def export(
     check_names(to=to)
     store, record = record_of(study, out, storage_url(storage, storage_file))
 
-    from gatesearch.errors import unknown
     from gatesearch.export import FORMATS, card_of, choose, ship
     from gatesearch.study import Study
     from gatesearch.trials.kept_networks import as_compact, kept_network
 
     form = format_ or to.suffix.removeprefix(".")
     if form not in FORMATS:
-        raise unknown("format", form, FORMATS)
+        raise UsageError(
+            f"--to must end in {', '.join(f'.{name}' for name in FORMATS)}, or --format name one "
+            f"of them; found '{format_ or to.name}'"
+        )
     result = choose(record, trial, budget=budget, seed=seed)
     card = card_of(record, result)
     definition = Study.from_definition(record.definition)

@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ import typer
 
 from gatesearch.cli.console import err
 from gatesearch.cli.stores import find_store
-from gatesearch.errors import DataError, UsageError, unknown
+from gatesearch.errors import DataError, UsageError, shell_command, unknown
 from gatesearch.files import MIB, read_text
 from gatesearch.store.server import hides_something, masked, shown
 
@@ -227,7 +226,7 @@ def storage_url(storage: str, file: Path | None) -> str:
     if mode & 0o077:
         raise DataError(
             f"{file} must be readable by its owner alone, found mode {mode:o}; change it: "
-            f"chmod 600 {shlex.quote(str(file))}"
+            f"{shell_command('chmod', '600', str(file))}"
         )
     shown(text)  # refuses what is no URL
     return text
@@ -254,7 +253,7 @@ def shown_command(verb: str, *options: str, store: Sequence[str]) -> str:
     >>> shown_command("export", "--trial", "mtl + pcgrad", store=["--study", "my study.toml"])
     "gatesearch export --study 'my study.toml' --trial 'mtl + pcgrad'"
     """
-    return shlex.join(["gatesearch", verb, *store, *options])
+    return shell_command("gatesearch", verb, *store, *options)
 
 
 def shown_storage_options(shown_url: str) -> list[str]:
@@ -285,7 +284,7 @@ def record_of(study: str, out: Path | None, storage: str = "") -> "tuple[Path, S
         status = read_status(folder)
         name = name or status["study"]
         if status["storage"] and not storage:
-            again = shlex.join(shown_storage_options(masked(status["storage"])))
+            again = shell_command(*shown_storage_options(masked(status["storage"])))
             raise UsageError(f"{folder} has its store on a server; name it: {again}")
     record = read_store(folder, storage=storage, name=name if storage else "")
     if name not in ("", record.name):

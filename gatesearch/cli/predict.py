@@ -32,10 +32,12 @@ def predict(
     there, without loss. Depth has a colour bar below its picture. If some images of a folder cannot
     be read, the others are drawn and the exit code is 3.
     """
+    if not image.exists():
+        raise DataError(f"no file or folder {image}; name an image or a folder of images")
     files = [image]
     if image.is_dir():
         files = sorted(path for path in image.iterdir() if path.suffix.lower() in _ENDINGS)
-    if not files or not image.exists():
+    if not files:
         raise DataError(f"no images in {image}; they must end in {', '.join(_ENDINGS)}")
     by_stem: dict[str, Path] = {}
     for path in files:

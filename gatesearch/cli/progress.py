@@ -25,7 +25,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
-from gatesearch.cli.console import err
+from gatesearch.cli.console import err, visible
 from gatesearch.errors import DataError, StudyRefusedError
 from gatesearch.events import Emit, Event, Log, NetworkTrained, Progress, Warned, to_json
 from gatesearch.files import FileRefusedError, open_regular
@@ -126,7 +126,7 @@ class _BarsAndValues(Bars):
         yield from super().get_renderables()
         for line in self.lines.values():
             # The console wraps no lines, which is right for messages that are copied.
-            yield Text(line, style="dim", no_wrap=False, overflow="fold")
+            yield Text(visible(line), style="dim", no_wrap=False, overflow="fold")
 
 
 @contextmanager
@@ -220,7 +220,7 @@ def _print_message(event: Log | Warned | NetworkTrained) -> None:
 
 def _print(text: str, *, style: str = "") -> None:
     stamp = "" if err.is_terminal else f"{datetime.now():%H:%M:%S} "
-    err.print(Text(stamp + text, style=style), soft_wrap=True)
+    err.print(Text(stamp + visible(text), style=style), soft_wrap=True)
     sys.stderr.flush()
 
 

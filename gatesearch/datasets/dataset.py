@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gatesearch.datasets.pack_reader import Pack, open_pack
 from gatesearch.datasets.scratch import remove_leftovers
-from gatesearch.errors import DataError, UsageError
+from gatesearch.errors import DataError, UsageError, shell_command
 from gatesearch.events import Emit, Warned
 
 
@@ -122,7 +122,7 @@ def ensure_pack(
         raise DataError(
             f"{dataset.name} is not prepared: no {folder}.\n"
             f"Prepare it once with: gatesearch data prepare {dataset.name} --source PATH "
-            f"--data {data}\n\n{dataset.info()}"
+            f"{shell_command('--data', str(data))}\n\n{dataset.info()}"
         )
     if classes is not None and pack.classes.get("semseg") != classes:
         raise UsageError(

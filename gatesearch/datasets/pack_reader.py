@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, model_validator
 
 from gatesearch.datasets.scratch import restore_replaced
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, shell_command
 from gatesearch.files import MIB, FileRefusedError, open_regular, read_json
 from gatesearch.strict import Strict
 from gatesearch.tasks import TASKS
@@ -190,7 +190,13 @@ class Pack:
         return array
 
     def _cure(self) -> str:
-        return f"delete {self.folder} and run: gatesearch data prepare {self.manifest.dataset}"
+        return f"delete {self.folder} and run: {_prepare_command(self.folder)}"
+
+
+def _prepare_command(folder: Path) -> str:
+    """Spell the command that makes a pack; names of packs begin with that of their data set."""
+    name = folder.name.partition("-")[0]
+    return shell_command("gatesearch", "data", "prepare", name, "--data", str(folder.parent))
 
 
 def map_array(path: Path, *, cure: str, follow_links: bool = False) -> NDArray[Any]:
@@ -256,7 +262,7 @@ def open_pack(folder: Path) -> Pack:
         manifest = read_json(path, Manifest, limit=_LARGEST_MANIFEST)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
-            f"no pack at {folder} ({MANIFEST} is missing); make it with: gatesearch data prepare"
+            f"no pack at {folder} ({MANIFEST} is missing); make it with: {_prepare_command(folder)}"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from gatesearch.errors import UsageError
@@ -220,21 +221,39 @@ def open_executor(
         UsageError: Unknown executor, too few devices, or Ray is not installed.
         DataError: The Ray cluster cannot be reached.
     """
-    if name == "ray" or name.startswith("ray://"):
+    check_executor(name, devices=devices)
+    if name != "process":
         from gatesearch.execution.ray_executor import RayExecutor
 
         return RayExecutor(name.removeprefix("ray"), devices=devices)
-    if name != "process":
-        raise UsageError(f"--executor must be process, ray or ray://ADDRESS, found '{name}'")
     if workers == 1 and devices == 1:
         return ThisProcess(perform, _worker_like_this())
-    available, threads = visible_devices(), max(1, (os.cpu_count() or 1) // workers)
-    if 0 < len(available) < devices:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    return Processes(workers, devices=visible_devices(), each=devices, threads=threads)
+
+
+def check_executor(name: str, *, devices: int) -> None:
+    """Refuse an executor that cannot be opened here, before a store is made.
+
+    Args:
+        name: As for `open_executor`.
+        devices: Number of devices that train one network together.
+
+    Raises:
+        UsageError: Unknown executor, too few devices, or Ray is not installed.
+    """
+    if name == "ray" or name.startswith("ray://"):
+        if find_spec("ray") is None:
+            raise UsageError("--executor ray needs Ray; install it: pip install 'gatesearch[ray]'")
+        return
+    if name != "process":
+        raise UsageError(f"--executor must be process, ray or ray://ADDRESS, found '{name}'")
+    available = len(visible_devices()) if devices > 1 else 0
+    if 0 < available < devices:
         raise UsageError(
-            f"--devices-per-trial must be at most the devices there are, {len(available)}; "
-            f"found {devices}"
+            f"--devices-per-trial must be at most the devices there are, {available}; found "
+            f"{devices}"
         )
-    return Processes(workers, devices=available, each=devices, threads=threads)
 
 
 def _worker_like_this() -> Processes:

@@ -6,10 +6,9 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Future
-from importlib.util import find_spec
 from typing import Any
 
-from gatesearch.errors import DataError, UsageError
+from gatesearch.errors import DataError
 from gatesearch.events import Emit
 from gatesearch.execution.jobs import STOP, Job
 from gatesearch.execution.worker import work
@@ -28,13 +27,10 @@ class RayExecutor:
         devices: Number of CUDA devices per task if the cluster has any.
 
     Raises:
-        UsageError: Ray is not installed.
         DataError: The cluster cannot be reached.
     """
 
     def __init__(self, address: str, *, devices: int = 1) -> None:
-        if find_spec("ray") is None:
-            raise UsageError("--executor ray needs Ray; install it: pip install 'gatesearch[ray]'")
         import ray
 
         self._ray = ray

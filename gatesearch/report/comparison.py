@@ -142,13 +142,16 @@ def _make_columns(record: StudyRecord, split: Split, groups: Sequence[SeedGroup]
         "MR ↓", "mean rank", "", lambda g: ranks.get(g.label, math.nan), lambda g: math.nan, False,
         decimals=1,
     )  # fmt: skip
+    letter, factor = style.operations_unit(
+        max((group.mean(lambda r: r.train_pflops) for group in groups), default=0.0)
+    )
     return [
         *columns,
         rank,
         column("FLOPs", "network", "G", lambda r: r.gflops),
         column("FLOPs", "backbone", "G", lambda r: r.backbone_gflops),
         column("Params", "network", "M", lambda r: r.params_m),
-        column("Training", "FLOPs", "P", lambda r: r.train_pflops),
+        column("Training", "FLOPs", letter, lambda r: r.train_pflops * factor),
         *(
             [column("Training", "x uniform", "", partial(training_ratio, record))]
             if has_weightings(record)

@@ -60,11 +60,12 @@ def _chapters(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
         ),
     )
     yield "Data", _pairs(flatten(record.data))
+    letter, factor = style.operations_unit(record.training_pflops)
     yield (
         "Training cost of the whole study",
         _pairs(
             {
-                "PFLOPs": style.compact(record.training_pflops),
+                f"{letter}FLOPs": style.compact(record.training_pflops * factor),
                 "time": style.duration(record.training_seconds),
                 "images": f"{record.training_images:,}".replace(",", " "),
             }

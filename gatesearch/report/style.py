@@ -81,6 +81,16 @@ def compact(value: float) -> str:
     return number(value, decimals([value]))
 
 
+def operations_unit(pflops: float) -> tuple[str, float]:
+    """Choose the unit in which a number of training FLOPs is shown, as `("T", 1000.0)`.
+
+    Returns:
+        The letter before `FLOPs`, and how many of that unit a PFLOP is.
+    """
+    units = (("P", 1.0), ("T", 1e3), ("G", 1e6))
+    return next((unit for unit in units if pflops * unit[1] >= 1), units[-1])
+
+
 def duration(seconds: float) -> str:
     """Write a time in the unit that suits it, as `42 s`, `5.3 min`, `6.3 h` or `12.1 days`."""
     for unit, length, least in (("days", 86400, 172800), ("h", 3600, 3600), ("min", 60, 60)):

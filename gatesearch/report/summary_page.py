@@ -218,9 +218,9 @@ def _tiles(record: StudyRecord, split: Split) -> list[tuple[str, str]]:
     on_front = f"on the front, of {count_trials(len(record.trials))}{failed}"
     tiles.append((str(len(front(record))), on_front))
     spent = style.duration(record.training_seconds)
-    tiles.append(
-        (f"{style.compact(record.training_pflops)} PFLOPs", f"training of the whole study, {spent}")
-    )
+    letter, factor = style.operations_unit(record.training_pflops)
+    trained = f"{style.compact(record.training_pflops * factor)} {letter}FLOPs"
+    tiles.append((trained, f"training of the whole study, {spent}"))
     return tiles
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gatesearch.cost import name_of
 from gatesearch.errors import StudyRefusedError
 from gatesearch.events import Emit, Progress, Warned
-from gatesearch.execution.executors import open_executor
+from gatesearch.execution.executors import JobExecutor, open_executor
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import perform
 from gatesearch.methods import Context, NetworkSpec, binding_methods, check_study
@@ -22,6 +22,7 @@ from gatesearch.stopping import Stop, stoppable
 from gatesearch.store.backup import Backups
 from gatesearch.store.database import explained
 from gatesearch.store.lock import advisory_lock, locked
+from gatesearch.store.names import search_name
 from gatesearch.store.opening import begin_anew, open_store
 from gatesearch.store.status import StatusFile
 from gatesearch.store.store import Store
@@ -102,15 +103,18 @@ def run(
             name: method.default_trials if n_trials is None else n_trials
             for name, method in setup.tuned.items()
         }
+        executor = _executor(context, options, stop)
+        stack.callback(executor.shutdown)
+        # A start that was refused leaves the status of the run before it.
         status = _status(setup, out, options, wanted=sum(trials.values()), n_trials=n_trials)
         stack.callback(status.close)
-        pool = _pool(context, options, emit, stop, status)
-        stack.callback(pool.executor.shutdown)
+        pool = WorkerPool(executor, options.workers, emit, stop, status)
         changed = stack.enter_context(_backed_up(study, out, emit, on=not options.storage))
         search = Search(
             store, context, pool, status, data=data, changed=changed, devices=options.devices,
             reuse=reuse, retry_failed=retry_failed,
         )  # fmt: skip
+        search.show_earlier(search_name(name, name_of(setup.budgets)) for name in setup.tuned)
         search.train_bases(setup.baselines)
 
         def single_task() -> Result:
@@ -144,16 +148,13 @@ def _status(
     )
 
 
-def _pool(
-    context: Context, options: ExecutionOptions, emit: Emit, stop: Stop, status: StatusFile
-) -> WorkerPool:
-    executor = open_executor(
+def _executor(context: Context, options: ExecutionOptions, stop: Stop) -> JobExecutor:
+    return open_executor(
         options.executor,
         options.workers,
         devices=options.devices,
         perform=lambda job, emit: perform(job, context, emit=emit, stop=stop),
     )
-    return WorkerPool(executor, options.workers, emit, stop, status)
 
 
 @contextlib.contextmanager

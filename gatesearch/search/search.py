@@ -1,7 +1,7 @@
 """Train the baselines and trials of a store; keep each result at its end, and do nothing twice."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +66,11 @@ class Search:
             if (result.method, result.seed, result.part, result.weighting) == key:
                 return result
         return None
+
+    def show_earlier(self, searches: Iterable[str]) -> None:
+        """Show in the status which trials of these searches earlier runs ended."""
+        for name in searches:
+            self.status.search(self._outcome(result) for result in self.store.results(name))
 
     def train_bases(self, methods: Sequence[str]) -> None:
         """Train the baselines that are missing or that failed in the last run.

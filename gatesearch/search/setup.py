@@ -9,6 +9,7 @@ import torch
 from gatesearch.cost import Budget, measure_of, parse_budget
 from gatesearch.datasets import DATASETS
 from gatesearch.errors import UsageError
+from gatesearch.execution.executors import check_executor
 from gatesearch.methods import (
     Method,
     Stopwatch,
@@ -85,6 +86,7 @@ def check_run(study: Study, budgets: Sequence[str], options: ExecutionOptions) -
     Raises:
         UsageError: The definition cannot be built, or a budget cannot be reached.
     """
+    check_executor(options.executor, devices=options.devices)
     study = check_study(study)
     tuned = tuned_methods(study)
     _check_weightings(study)

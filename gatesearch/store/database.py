@@ -15,7 +15,7 @@ from optuna.storages import RDBStorage
 from gatesearch.errors import DataError, StudyRefusedError
 from gatesearch.store.backup import DATABASE, damage, damaged, last_backup
 from gatesearch.store.integrity import find_fault
-from gatesearch.store.server import server_url, shown, unreachable, without_secrets
+from gatesearch.store.server import connection_url, shown, unreachable, without_secrets
 from gatesearch.store.tidy import exists
 
 # Error codes of a disk or folder that cannot be written; the cure lies outside the store.
@@ -55,7 +55,7 @@ def open_database(folder: Path, url: str = "") -> RDBStorage:
 
 
 def _open_server(url: str) -> RDBStorage:
-    text = server_url(url).render_as_string(hide_password=False)
+    text = connection_url(url).render_as_string(hide_password=False)
     return RDBStorage(text.replace("{", "{{").replace("}", "}}"))  # Optuna fills in a version
 
 
@@ -164,7 +164,9 @@ def _server_error(url: str, cause: BaseException) -> DataError | StudyRefusedErr
     from psycopg import DataError as ValueRefused
     from psycopg import IntegrityError, NotSupportedError, ProgrammingError
 
-    if not isinstance(cause, (ProgrammingError, IntegrityError, NotSupportedError, ValueRefused)):
+    refusals = (ProgrammingError, IntegrityError, NotSupportedError, ValueRefused)
+    # Errors of the URL itself are ProgrammingErrors too, but have no code of a server.
+    if not isinstance(cause, refusals) or cause.sqlstate is None:
         return unreachable(url, cause)
     reason = without_secrets(str(cause), url)
     return StudyRefusedError(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from gatesearch.errors import DataError, StudyRefusedError
 from gatesearch.files import FileRefusedError, open_regular, parse_json
-from gatesearch.store.server import server_url, unreachable
+from gatesearch.store.server import connection_url, unreachable
 from gatesearch.store.tidy import refusing_files, tidy
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def advisory_lock(url: str, name: str) -> Iterator[None]:
 
     me = myself()
     engine = sqlalchemy.create_engine(
-        server_url(url),
+        connection_url(url),
         poolclass=sqlalchemy.NullPool,
         isolation_level="AUTOCOMMIT",
         pool_reset_on_return=None,  # there is no transaction, and perhaps no server any more

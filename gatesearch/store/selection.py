@@ -1,14 +1,13 @@
 """Choose a network of a store, under budgets and by the weights of tasks. Needs no torch."""
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from gatesearch.cost.budget import Budget, parse_budget
+from gatesearch.cost.budget import Budget, measure_of, parse_budget
 from gatesearch.cost.cost import Cost
-from gatesearch.errors import UsageError
+from gatesearch.errors import UsageError, shell_command
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, gain_of
 
 
@@ -93,7 +92,7 @@ def _too_costly(
             f"; latency was measured for {len(measured)} of them, those that a budget of latency "
             "bounded"
         )
-    options = shlex.join(chain.from_iterable(("--budget", text) for text in budgets))
+    options = shell_command(*chain.from_iterable(("--budget", text) for text in budgets))
     return UsageError(
         f"none of {len(results)} finished networks, baselines included, keeps to "
         f"{', '.join(budgets)}; the cheapest, {least.name}, takes {least.gflops:.4g} GFLOPs and "
@@ -102,6 +101,8 @@ def _too_costly(
 
 
 def _parsed(record: StudyRecord, budgets: Sequence[str], run: str) -> list[Budget]:
+    for text in budgets:
+        measure_of(text)  # refuses what is no budget before anything is said of the store
     if not budgets:
         return []
     ends = {r.method: _cost(r) for r in record.baselines if r.state == "complete"}

@@ -74,6 +74,18 @@ def server_url(url: str) -> "sqlalchemy.URL":
     return parsed.set(drivername="postgresql+psycopg")
 
 
+def connection_url(url: str) -> "sqlalchemy.URL":
+    """Return the URL by which the driver connects to the server of `url`, and reads texts as UTF-8.
+
+    Otherwise a database of the encoding SQL_ASCII, which `initdb` makes where no locale is set,
+    would answer in bytes.
+
+    Raises:
+        UsageError: As for `server_url`.
+    """
+    return server_url(url).update_query_dict({"client_encoding": "utf8"})
+
+
 def shown(url: str) -> str:
     """Write the URL of a server without its secrets, for messages and files.
 

@@ -198,6 +198,7 @@ class StatusFile:
             "process": {"pid": me.pid, "host": me.host},
         }
         self._counts = dict.fromkeys(("complete", "failed", "stopped"), 0)
+        self._counted: set[int] = set()
         self._front: list[TrialOutcome] = []
         self._workers: dict[str, dict[str, Any]] = {}
         self._search_start, self._ended_before = clock(), 0
@@ -209,7 +210,11 @@ class StatusFile:
         self._write()
 
     def search(self, known: Iterable[TrialOutcome]) -> None:
-        """Begin the search: add trials of earlier runs, and measure the rate of trials from now."""
+        """Begin the search: add trials of earlier runs, and measure the rate of trials from now.
+
+        Args:
+            known: Those that were added before are passed over.
+        """
         for trial in known:
             self._count(trial)
         self._search_start, self._ended_before = self._clock(), self._ended_trials
@@ -266,6 +271,9 @@ class StatusFile:
         return sum(self._counts.values())
 
     def _count(self, trial: TrialOutcome) -> None:
+        if trial.trial in self._counted:
+            return
+        self._counted.add(trial.trial)
         self._counts[trial.state] += 1
         if trial.state != "complete" or not math.isfinite(trial.gain):
             return

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gatesearch.cli import console
 from gatesearch.cli.result import print_result
 from gatesearch.results import Result, StudyRecord, TaskInfo
 
@@ -54,6 +55,17 @@ def test_table_shows_the_front_beside_the_baselines(capsys: pytest.CaptureFixtur
         "trials: 1 complete, 1 failed, 1 stopped",
         "report: reports/rooms.pdf",
     ]
+
+
+@pytest.mark.parametrize("width", [1, 20, 40])
+def test_no_column_is_lost_on_a_narrow_terminal(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.out, "_width", width)
+    print_result(RECORD, Path("r.pdf"), as_json=False)
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if "44.000" in line).split()
+    assert row[-5:] == ["44.000", "0.450", "+10.00", "2.500", "0.000"]
 
 
 def test_json_is_one_strict_object_on_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """Which store a command line names, and where the URL of its server comes from."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,47 @@ def test_a_store_is_found_by_its_name_and_by_its_folder(here, name) -> None:
     assert find_store(name, None) == NamedStore(Path("runs") / name, "", defined=False)
     for path in (f"runs/{name}", f"./runs/{name}/", str(folder)):
         assert find_store(path, None) == NamedStore(Path(path), "", defined=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["a:smile:b", "[red]x", "it's", "two\nlines", "bell\x07", "\x1b[31mred", "a\r", "a\tb"]
+)
+def test_a_printed_command_works_as_it_stands(cli, here, name) -> None:
+    folder = store(here / name, "mine")
+    last = cli("status", "--study", str(folder)).stdout.splitlines()[-1]
+    label, command = last[:10], last[10:]
+    assert (label, command.isprintable()) == ("continue: ", True)
+    script = f"gatesearch() {{ printf '%s\\0' \"$@\"; }}; {command}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+    expected = ["run", "--study", "FILE.toml", "--out", str(folder), "--n-trials", "4", ""]
+    assert os.fsdecode(done.stdout).split("\0") == expected
+
+
+def test_no_name_steers_the_terminal(cli) -> None:
+    said = cli("report", "--study", "scenes", "--out", "a\x1b[2J\x9b\u202e:smile:").stderr
+    assert said.startswith(r"gatesearch: error: no store in a\x1b[2J\x9b\u202e:smile:; run the")
+
+
+def test_a_key_may_be_set_to_an_empty_value(cli) -> None:
+    for arguments in (("--set", "protocol.published="), ("--set=protocol.published=",)):
+        assert cli("flops", "--study", "scenes", "--method", "mtl", *arguments).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("run", "--study", "scenes", "--out", ""), "--out"),
+        (("run", "--study", "scenes", "--reuse="), "--reuse"),
+        (("run", "--data", "", "--study", "scenes"), "--data"),
+        (("report", "--study", ""), "--study"),
+        (("data", "check", "scenes", "--data="), "--data"),
+    ],
+)
+def test_an_empty_value_is_no_name_of_this_folder(cli, here, arguments, option) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout, list(here.iterdir())) == (2, "", [])
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"gatesearch: error: {option} takes a value, found an empty one; ")
 
 
 def test_with_another_folder_the_name_is_that_of_the_study() -> None:
@@ -193,6 +236,15 @@ def test_no_command_prints_a_url_that_it_refuses(cli, here, command, url) -> Non
         ("run", "--study", "scenes", f"--storge={SECRET}"),
         ("run", "--study", "scenes", "--storage-file", SECRET),
         ("report", "--study", "scenes", "--storage", SECRET, SECRET),
+        ("report", "--study", "scenes", f"--out={SECRET}"),
+        ("run", "--study", "scenes", f"--reuse={SECRET}"),
+        ("run", f"--study={SECRET}"),
+        ("bench", f"--model={SECRET}"),
+        ("run", "--study", "scenes", "--set", f"storage={SECRET}"),
+        ("report", "--study", "scenes", "--out", f" {SECRET}"),
+        ("report", "--study", "scenes", "--out", SECRET.upper().replace("S3CRET", "s3cret")),
+        ("report", "--study", "scenes", "--out", SECRET.replace("//", "/")),
+        ("report", "--study", "scenes", "--out", SECRET.replace("ql:", "ql+psycopg:")),
         (SECRET,),
     ],
 )

@@ -201,5 +201,6 @@ def test_what_is_no_manifest_is_refused(folder, data):
 
 
 def test_no_pack(tmp_path):
-    with pytest.raises(DataError, match=r"no pack at .*gatesearch data prepare"):
-        open_pack(tmp_path / "nothing")
+    command = f"gatesearch data prepare nyud --data '{tmp_path}/my data'"
+    with pytest.raises(DataError, match=f"no pack at .*; make it with: {command}$"):
+        open_pack(tmp_path / "my data" / "nyud-480x640")

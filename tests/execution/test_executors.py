@@ -53,7 +53,7 @@ def test_the_executor_of_a_run(monkeypatch) -> None:
         assert isinstance(many, Processes)
     with pytest.raises(UsageError, match=r"--executor must be process, ray .*, found 'thread'"):
         open_executor("thread", 1, perform=never_performed)
-    monkeypatch.setattr("gatesearch.execution.ray_executor.find_spec", lambda name: None)
+    monkeypatch.setattr("gatesearch.execution.executors.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'gatesearch\[ray\]'"):
         open_executor("ray", 1, perform=never_performed)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")

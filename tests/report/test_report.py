@@ -677,6 +677,13 @@ class TestStyle:
     def test_duration(self, seconds, shown):
         assert style.duration(seconds) == shown
 
+    @pytest.mark.parametrize(
+        ("pflops", "unit"),
+        [(12.0, ("P", 1.0)), (0.4, ("T", 1e3)), (1.3e-7, ("G", 1e6)), (0.0, ("G", 1e6))],
+    )
+    def test_training_is_shown_in_a_unit_that_suits_it(self, pflops, unit):
+        assert style.operations_unit(pflops) == unit
+
     def test_fit_keeps_to_one_printable_line_and_both_ends(self):
         assert text.fit("a\n b\t深", 9, 8) == "a b ?"
         short = text.fit("a_task_with_a_long_name_1", 1.0, 8)

@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from gatesearch.datasets import scenes
-from gatesearch.errors import StudyRefusedError
+from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.events import NetworkTrained, Warned
 from gatesearch.pruning import load_compact
 from gatesearch.results import StudyRecord, front
@@ -101,6 +102,37 @@ def test_nothing_left_to_do_changes_nothing(finished, data) -> None:
         assert again == record
     assert {p: p.stat().st_mtime_ns for p in out.rglob("model.*")} == kept
     assert not [event for event in events if isinstance(event, NetworkTrained)]
+
+
+def test_the_status_of_a_finished_run_outlives_a_start_that_is_refused(
+    finished, data, tmp_path, monkeypatch
+) -> None:
+    _, study, _, _ = finished
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    before, events = (out / "status.json").read_bytes(), []
+    again = partial(run, study, n_trials=9, out=out, data=data, emit=events.append)
+    with pytest.raises(UsageError, match="--executor must be process"):
+        again(options=ExecutionOptions(executor="thread"))
+    assert events == []
+
+    def unreachable(*arguments, **options):
+        raise DataError("no Ray cluster")
+
+    monkeypatch.setattr("gatesearch.search.run.open_executor", unreachable)
+    with pytest.raises(DataError, match="no Ray cluster"):
+        again()
+    assert (out / "status.json").read_bytes() == before
+
+
+def test_earlier_trials_count_while_another_baseline_is_trained(finished, data, tmp_path) -> None:
+    _, study, record, _ = finished
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    more = study.model_copy(update={"methods": (*study.methods, "cross_stitch")})
+    with pytest.raises(KeyboardInterrupt):
+        run(more, n_trials=3, out=out, data=data, emit=interrupted_at("cross_stitch", 1))
+    status = read_status(out)
+    assert (status["trials"]["complete"], status["wanted"], status["front"]) == (1, 3, 1)
+    assert (status["best"]["trial"], status["best"]["gflops"]) == (0, record.trials[0].gflops)
 
 
 def test_an_interrupted_run_ends_as_one_in_one_go(finished, data, tmp_path) -> None:

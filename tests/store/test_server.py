@@ -5,7 +5,9 @@ import pytest
 import sqlalchemy
 
 from gatesearch.errors import DataError, StudyRefusedError, UsageError
-from gatesearch.store.database import explained
+from gatesearch.store.database import explained, open_database
+from gatesearch.store.lock import advisory_lock
+from gatesearch.store.opening import open_store, read_store
 from gatesearch.store.server import (
     hides_something,
     masked,
@@ -14,6 +16,8 @@ from gatesearch.store.server import (
     unreachable,
     without_secrets,
 )
+from tests.search.tiny import tiny
+from tests.store.test_store import TASKS
 
 SHOWN = {
     "postgresql://server/studies": "postgresql://server/studies",
@@ -164,3 +168,28 @@ def test_errors_of_a_server_name_it_and_no_file(tmp_path, error, kind) -> None:
     assert "backup" not in text
     assert "study.db" not in text
     assert "\n" not in text
+
+
+def test_a_database_without_an_encoding_keeps_a_store(tmp_path, postgres_url) -> None:
+    """As `initdb` makes it where no locale is set."""
+    with psycopg.connect(postgres_url, autocommit=True, client_encoding="utf8") as connection:
+        connection.execute("CREATE DATABASE plain TEMPLATE template0 ENCODING 'SQL_ASCII'")
+    url = postgres_url.replace("/postgres?", "/plain?")
+    study = tiny(tmp_path).model_copy(update={"summary": "Δ"})
+    with advisory_lock(url, study.name):
+        store = open_store(study, folder=tmp_path / "out", tasks=TASKS, storage=url)
+        store.keep("note", "Δ")
+        store.close()
+    record = read_store(tmp_path / "out", storage=url, name=study.name)
+    assert (record.name, record.tasks) == (study.name, TASKS)
+    again = open_store(study, folder=tmp_path / "out", tasks=TASKS, storage=url)
+    assert again.attribute("note") == "Δ"
+    again.close()
+
+
+def test_a_key_of_the_url_that_there_is_none_of_is_no_fault_of_the_server(tmp_path) -> None:
+    url = "postgresql://me@127.0.0.1:1/a?passwd=s3cret"
+    with pytest.raises(DataError, match="mend its URL") as refused, explained(tmp_path, url):
+        open_database(tmp_path, url)
+    assert 'invalid connection option "passwd"' in str(refused.value)
+    assert "s3cret" not in str(refused.value)
