@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor, Future
 from importlib.util import find_spec
 from typing import Any
 
-from gatesearch.errors import DataError, UsageError
+from gatesearch.errors import DataError, UsageError, first_line
 from gatesearch.events import Emit
 from gatesearch.execution.jobs import STOP, Job
 from gatesearch.execution.worker import work
@@ -63,7 +63,7 @@ class RayExecutor:
             if error is None:
                 future.set_result(None)
             elif isinstance(error, crashes):
-                future.set_exception(BrokenExecutor(str(error).splitlines()[0]))
+                future.set_exception(BrokenExecutor(first_line(error)))
             else:
                 # Ray wraps the exception of a task.
                 future.set_exception(getattr(error, "cause", None) or error)
