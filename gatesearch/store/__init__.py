@@ -3,9 +3,12 @@
 | file | contents |
 |---|---|
 | `store.py` | the store: definition, baselines, trials and test figures, in Optuna studies |
+| `optuna_trials.py` | the store's searches and trials in Optuna: drawn, read, copied |
+| `patterns.py` | configurations that are tried on a supernet without training |
 | `opening.py` | opens a store to be written or read; refuses one of another definition |
 | `names.py` | names of searches and attributes |
 | `database.py` | opens and checks the database under the store, and explains its errors |
+| `server.py` | the URL of a server: parsed, shown without secrets, its errors explained |
 | `backup.py` | backs the database up and restores it |
 | `integrity.py` | checksums of what the database holds |
 | `lock.py` | lets one process at a time write to a store |
