@@ -15,6 +15,7 @@
 | `predictions.py` | reads and checks the file of predictions for the report |
 | `tidy.py` | refuses links and pipes in a store's folder, and removes leftovers |
 | `status.py` | progress of a run, as a small file beside the database |
+| `status_form.py` | the form of that file, by which it is validated |
 | `selection.py` | chooses a network of a store |
 | `upgrade.py`, `old_form.py` | converts stores of gatesearch 0.1.0 |
 """
