@@ -13,7 +13,8 @@ from gatesearch.search.setup import task_infos
 from gatesearch.search.space import draw, sampler
 from gatesearch.store.names import search_name
 from gatesearch.store.opening import open_store
-from gatesearch.store.store import GAIN_AND_COST, PREDICTIONS, Store
+from gatesearch.store.optuna_trials import GAIN_AND_COST
+from gatesearch.store.store import PREDICTIONS, Store
 from gatesearch.study import Study
 
 _ERRORS = {"semseg": 40.0, "depth": 0.8, "normals": 25.0, "edges": 0.05}

@@ -73,6 +73,29 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def one_line(error: BaseException) -> str:
+    """Shorten the message of another library's error to one line of at most 200 characters.
+
+    Returns:
+        The message, or the name of the error's type where it has none.
+
+    >>> one_line(ValueError("cut  short "))
+    'cut short'
+    >>> one_line(EOFError())
+    'EOFError'
+    """
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it has none.
+
+    >>> first_line(RuntimeError())
+    'RuntimeError'
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 class DataError(GatesearchError):
     """Data are missing, damaged or not as the study expects, or a file cannot be written."""
 

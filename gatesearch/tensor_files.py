@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gatesearch.errors import one_line
 from gatesearch.files import MIB, FileRefusedError, open_regular
 
 # Largest file that is read or hashed. 20 single-task networks on a ResNet-50 take about 3 GiB.
@@ -71,8 +72,7 @@ def read_tensors(
         raise
     # A damaged header can make the reader raise nearly anything.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FileRefusedError(path, f"is damaged: {reason}") from error
+        raise FileRefusedError(path, f"is damaged: {one_line(error)}") from error
 
 
 def _compare(

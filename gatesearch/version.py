@@ -1,7 +1,5 @@
 """The version of this code, and those of packages that it runs with."""
 
-import importlib.metadata
-
 # pyproject.toml reads it from here, so that code that was never installed knows it too.
 __version__ = "0.1.0"
 
@@ -12,6 +10,9 @@ def version_of(package: str) -> str:
     >>> version_of("no-such-package")
     'unknown'
     """
+    # Imported where it is needed: it takes a fifth of the time of `gatesearch --help`.
+    import importlib.metadata
+
     try:
         found: str | None = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -16,7 +16,7 @@ from typing import IO
 from gatesearch.datasets.free_space import need_space
 from gatesearch.datasets.gunzip import Gunzip
 from gatesearch.datasets.tar_stream import Readable, TarRefusedError, tar_members
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, one_line
 from gatesearch.events import Emit, Progress
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar", ".zip")
@@ -120,8 +120,9 @@ def _extract(archive: Path, into: Path) -> Iterator[int]:
                 f"cannot unpack {archive} into {into.parent}: {error.strerror}; "
                 "free space there, or name another folder with --data"
             ) from error
-        text = " ".join(str(error).split())[:200]
-        raise DataError(f"{archive} is damaged or incomplete ({text}); get it again") from error
+        raise DataError(
+            f"{archive} is damaged or incomplete ({one_line(error)}); get it again"
+        ) from error
 
 
 def _copy(member: _Member, file: IO[bytes]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from gatesearch.datasets.png_file import check_png, png_chunks
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, one_line
 from gatesearch.files import MIB, FileRefusedError, read_bytes
 
 # Largest image file that is read, bytes; 64 megapixels of RGB take 192 MiB without compression.
@@ -52,7 +52,7 @@ def read_user_file(path: Path, *, limit: int) -> bytes:
     except FileRefusedError as error:
         raise DataError(f"{path} {error.fault}") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {_one_line(error)}") from error
+        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
 
 
 def read_image(
@@ -147,7 +147,7 @@ def _decode(data: bytes, name: str, path: Path, max_pixels: int) -> Image.Image:
             fault = "its header is damaged"
         # What Pillow raises on damaged input is an open set.
         except Exception as error:
-            fault = _one_line(error)
+            fault = _reason(error)
         else:
             return image
     raise DataError(f"{path} cannot be read as an image ({name}): {fault}; get it again")
@@ -233,7 +233,6 @@ def _either(words: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def _one_line(error: Exception) -> str:
-    """Put an error's text into one line of a bounded length."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:200] or type(error).__name__
+def _reason(error: Exception) -> str:
+    """Say in one line why a file cannot be read."""
+    return (isinstance(error, OSError) and error.strerror) or one_line(error)

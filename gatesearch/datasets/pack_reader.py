@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, model_validator
 
 from gatesearch.datasets.scratch import restore_replaced
-from gatesearch.errors import DataError, shell_command
+from gatesearch.errors import DataError, one_line, shell_command
 from gatesearch.files import MIB, FileRefusedError, open_regular, read_json
 from gatesearch.strict import Strict
 from gatesearch.tasks import TASKS
@@ -226,9 +226,8 @@ def map_array(path: Path, *, cure: str, follow_links: bool = False) -> NDArray[A
         raise DataError(f"{path} {error.fault}") from error
     # What numpy's header parser raises on damaged input is an open set.
     except Exception as error:
-        text = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path} is missing or is no whole array of plain numbers ({text}); {cure}"
+            f"{path} is missing or is no whole array of plain numbers ({one_line(error)}); {cure}"
         ) from error
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gatesearch.errors import first_line
 from gatesearch.events import Emit, Event, Warned, from_json
 from gatesearch.execution.executors import JobExecutor
 from gatesearch.execution.jobs import EVENTS, RESULT, STOP, Attempts, Job, read_result
@@ -125,7 +126,7 @@ class WorkerPool:
             return False
         except RankError as error:
             # The worker itself did not crash, and it has counted the attempt.
-            self._submit_again(running, str(error).splitlines()[0])
+            self._submit_again(running, first_line(error))
             return False
         except Preempted as error:
             raise KeyboardInterrupt from error

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, first_line
 from gatesearch.events import Emit
 from gatesearch.execution.jobs import STOP, Job
 from gatesearch.execution.worker import work
@@ -59,7 +59,7 @@ class RayExecutor:
             if error is None:
                 future.set_result(None)
             elif isinstance(error, crashes):
-                future.set_exception(BrokenExecutor(str(error).splitlines()[0]))
+                future.set_exception(BrokenExecutor(first_line(error)))
             else:
                 # Ray wraps the exception of a task.
                 future.set_exception(getattr(error, "cause", None) or error)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import torch
 
-from gatesearch.errors import StudyRefusedError
+from gatesearch.errors import StudyRefusedError, first_line
 from gatesearch.events import Emit, Event, Warned, to_json
 from gatesearch.execution import executors
 from gatesearch.execution.jobs import EVENTS, STOP, Attempts, Job, keep_result, read_result
@@ -134,7 +134,7 @@ def _attempt(job: Job, context: Context, emit: Emit, stop: Stop) -> Result:
         else:
             result = _train(job, context, emit, stop, Ranks())
     except RankError as error:
-        attempts.crash(str(error).splitlines()[0])
+        attempts.crash(first_line(error))
         raise
     except BaseException as error:
         attempts.end(f"{type(error).__name__}: {error}")

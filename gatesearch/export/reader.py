@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gatesearch.checksums import file_checksum
-from gatesearch.errors import DataError, UsageError
+from gatesearch.errors import DataError, UsageError, one_line
 from gatesearch.export.seals import open_card, open_onnx
 from gatesearch.export.shipped import CARD, Card, Shipped
 from gatesearch.files import FileRefusedError, read_bytes
@@ -138,7 +138,7 @@ def _onnx(path: Path) -> Model:
         metadata = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise FileRefusedError(
-            path, f"is no ONNX model that can be read: {_one_line(error)}"
+            path, f"is no ONNX model that can be read: {one_line(error)}"
         ) from error
     if CARD not in metadata:
         raise FileRefusedError(path, f"was not written by `gatesearch export`: it holds no {CARD}")
@@ -212,7 +212,7 @@ def _checked(card: Card, run: Run, path: Path) -> Model:
         except Exception as error:
             raise UsageError(
                 f"{path} cannot be run on images of {image.shape[2]} x {image.shape[3]} pixels: "
-                f"{_one_line(error)}"
+                f"{one_line(error)}"
             ) from error
         for (name, task), scores in zip(card.tasks.items(), outputs, strict=True):
             shape = (len(image), task.channels, *image.shape[2:])
@@ -237,10 +237,6 @@ def _real(path: Path) -> Path:
     if real.exists() and not real.is_file():
         raise FileRefusedError(path, "must be a regular file or a link to one; move it away")
     return real
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 _READERS: dict[str, Callable[[Path], Model]] = {".onnx": _onnx, ".safetensors": _safetensors}

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gatesearch.errors import GatesearchError, UsageError
+from gatesearch.errors import GatesearchError, UsageError, first_line
 from gatesearch.export.reader import Pixels, read_exported
 from gatesearch.export.shipped import Shipped
 
@@ -84,5 +84,4 @@ def error_line(error: Exception) -> str:
     """Describe an error in a line; errors of runtimes are named by their type."""
     if isinstance(error, GatesearchError):
         return str(error)
-    first_line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first_line[:200]}"
+    return f"{type(error).__name__}: {first_line(error)[:200]}"

@@ -101,7 +101,8 @@ class AttentionNet(nn.Module):
             if i < len(self.refine):
                 refined = self.refine[i](masked)
                 if self.halves[i]:
-                    refined = F.max_pool2d(refined, kernel_size=2, stride=2)
+                    # A strided convolution rounds an odd size up.
+                    refined = F.max_pool2d(refined, kernel_size=2, stride=2, ceil_mode=True)
         return masked
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gatesearch.checksums import file_checksum
-from gatesearch.errors import DataError, UsageError
+from gatesearch.errors import DataError, UsageError, first_line
 from gatesearch.files import FileRefusedError
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
@@ -115,7 +115,7 @@ def _torchvision(backbone: str) -> Mapping[str, Tensor]:
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise DataError(
             f"torchvision's weights of {backbone} arrived damaged "
-            f"({str(error).partition(chr(10))[0][:200]}); run the same command again"
+            f"({first_line(error)[:200]}); run the same command again"
         ) from error
     except OSError as error:
         raise DataError(

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from gatesearch.errors import UsageError
+from gatesearch.errors import UsageError, first_line
 from gatesearch.files import FileRefusedError, read_json, write_atomic
 from gatesearch.models.channel_ops import Read
 from gatesearch.models.heads import HEADS
@@ -147,9 +147,8 @@ def read_compact(description_file: Path, weights_file: Path) -> CompactNet:
                 shape = CompactNet(description)
         # Unknown heads and impossible names of modules are KeyErrors; torch raises the others.
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0][:200]
             raise FileRefusedError(
-                description_file, f"describes an impossible network: {reason}"
+                description_file, f"describes an impossible network: {first_line(error)[:200]}"
             ) from error
         state, _ = read_tensors(weights_file, shape.state_dict())
     except OSError as error:

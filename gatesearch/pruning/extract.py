@@ -1,13 +1,14 @@
 """From a trained supernet to the compact network that computes the same."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.encoder import Encoder, module_key
@@ -45,17 +46,38 @@ def extract(supernet: GatedSupernet) -> CompactNet:
     return compact.eval()
 
 
+class _CopyOfComputed(TorchFunctionMode):
+    """Lets `copy.deepcopy` copy the values of tensors that were computed from others.
+
+    Torch refuses to copy these. Modules hold them under `weight_norm`, `spectral_norm` and pruning
+    of torch, or where they remember what they computed last.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., object],
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Call a function of torch, or copy the tensor."""
+        if function is Tensor.__deepcopy__ and isinstance(args[0], Tensor) and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return function(*args, **(kwargs or {}))
+
+
 def _copied_heads(supernet: GatedSupernet) -> dict[str, nn.Module]:
-    """Copy every task's head to the CPU, in the dtype and memory format of a new network."""
-    heads = {}
-    for task in supernet.tasks:
-        head = copy.deepcopy(supernet.heads[task])
-        head.cpu().to(memory_format=torch.contiguous_format)
-        # A head's tensors of another dtype stay as they are, unless the whole supernet was cast.
-        if next(supernet.parameters()).dtype != torch.get_default_dtype():
-            head.to(torch.get_default_dtype())
-        heads[task] = head
-    return heads
+    """Copy every task's head to the CPU, in the dtype and memory format of a new network.
+
+    Tasks that share a head, or layers of it, share the copy too.
+    """
+    with _CopyOfComputed():
+        heads = copy.deepcopy(supernet.heads)
+    heads.cpu().to(memory_format=torch.contiguous_format)
+    # A head's tensors of another dtype stay as they are, unless the whole supernet was cast.
+    if next(supernet.parameters()).dtype != torch.get_default_dtype():
+        heads.to(torch.get_default_dtype())
+    return {task: heads[task] for task in supernet.tasks}
 
 
 class _Plan:

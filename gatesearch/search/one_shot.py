@@ -23,7 +23,9 @@ from gatesearch.methods.space import Choice, Range, space_of
 from gatesearch.results import Result
 from gatesearch.search.space import Params, draw
 from gatesearch.store import names
-from gatesearch.store.store import Store, ask, keep_pattern, pattern_metrics, was_measured
+from gatesearch.store.optuna_trials import ask
+from gatesearch.store.patterns import keep_pattern, pattern_metrics, was_measured
+from gatesearch.store.store import Store
 from gatesearch.trials.kept_networks import network_state
 
 # Number of configurations that are tried first: all parameters at the lowest value, at the highest,

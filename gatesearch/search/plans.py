@@ -17,7 +17,8 @@ from gatesearch.results import Result
 from gatesearch.search import one_shot
 from gatesearch.search.space import Params, draw, untried_first, weight_space
 from gatesearch.store.names import search_name, weight_search_name
-from gatesearch.store.store import GAIN, GAIN_AND_COST, PendingTrial, Store
+from gatesearch.store.optuna_trials import GAIN, GAIN_AND_COST
+from gatesearch.store.store import PendingTrial, Store
 from gatesearch.study import Study
 
 # Trial index -> fixed parameters, or None to let the sampler draw.

@@ -12,7 +12,7 @@ import sqlalchemy
 import sqlalchemy.exc
 from optuna.storages import RDBStorage
 
-from gatesearch.errors import DataError, StudyRefusedError
+from gatesearch.errors import DataError, StudyRefusedError, first_line
 from gatesearch.store.backup import DATABASE, damage, damaged, last_backup
 from gatesearch.store.integrity import find_fault
 from gatesearch.store.server import connection_url, shown, unreachable, without_secrets
@@ -49,7 +49,7 @@ def open_database(folder: Path, url: str = "") -> RDBStorage:
     except RuntimeError as error:  # The tables are those of another version of Optuna.
         place = f"the store on {shown(url)}" if url else str(folder / DATABASE)
         raise StudyRefusedError(
-            f"{place} cannot be used: {str(error).splitlines()[0]}; name another "
+            f"{place} cannot be used: {first_line(error)}; name another "
             + ("--storage" if url else "folder with --out")
         ) from error
 
@@ -142,7 +142,7 @@ def explained(folder: Path, url: str = "") -> Iterator[None]:
         if code in _UNWRITABLE_SQLITE:
             raise _unwritable(folder / DATABASE, str(cause)) from error
         raise StudyRefusedError(
-            f"{folder / DATABASE} cannot be used: {str(cause).splitlines()[0]}; if it is damaged, "
+            f"{folder / DATABASE} cannot be used: {first_line(cause)}; if it is damaged, "
             "move it away and put a backup in its place, or name another folder with --out"
         ) from error
     except json.JSONDecodeError as error:

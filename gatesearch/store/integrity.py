@@ -24,6 +24,7 @@ from operator import itemgetter
 from typing import Any
 
 from gatesearch.checksums import checksum, with_checksum, without_checksum
+from gatesearch.errors import first_line
 from gatesearch.store import names
 
 # Executes a query, and yields its rows.
@@ -131,7 +132,7 @@ def find_fault(rows: Rows, study: str = "") -> str | None:
         for main in mains:
             _verify_store(rows, main, studies)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        return first_line(error)[:200]
     return None
 
 

@@ -22,8 +22,9 @@ from gatesearch.store.database import (
     open_database,
 )
 from gatesearch.store.integrity import is_sealed
+from gatesearch.store.optuna_trials import GAIN_AND_COST, name_metrics
 from gatesearch.store.server import shown
-from gatesearch.store.store import GAIN_AND_COST, Store, name_metrics
+from gatesearch.store.store import Store
 from gatesearch.store.tidy import exists
 from gatesearch.store.upgrade import upgrade, upgrade_alone
 from gatesearch.study import Study, differences

@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gatesearch.errors import one_line
 from gatesearch.files import MIB, FileRefusedError, open_regular
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,8 +40,7 @@ def read_predictions(path: Path) -> Arrays:
             _check(arrays)
         # A damaged archive can make its readers raise nearly anything.
         except Exception as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise FileRefusedError(path, f"is damaged: {reason}; {_CURE}") from error
+            raise FileRefusedError(path, f"is damaged: {one_line(error)}; {_CURE}") from error
     return arrays
 
 

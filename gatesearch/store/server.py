@@ -34,9 +34,9 @@ _SHOWN = (
 )
 # What names of users, hosts and databases are made of. Anything else may be a piece of a password
 # whose special characters were not encoded.
-_NAME = re.compile(r"[\w.,/:-]*", re.ASCII)
-_HOST = re.compile(r"[\w.-]*|[0-9A-Fa-f:.]*", re.ASCII)
-_KEY = re.compile("[a-z_]{1,30}")
+_NAME = r"(?a)[\w.,/:-]*"
+_HOST = r"(?a)[\w.-]*|[0-9A-Fa-f:.]*"
+_KEY = "[a-z_]{1,30}"
 _OTHER_KINDS = ("sqlite", "mysql", "mariadb", "oracle", "mssql", "redis", "http", "https")
 
 
@@ -60,7 +60,7 @@ def server_url(url: str) -> "sqlalchemy.URL":
         known = f"{kind}://" if kind in _OTHER_KINDS else "a URL of another kind"
         raise UsageError(f"--storage takes {FORM}, found {known}")
     # A second @ would be one of the password, of which the rest was taken for the host.
-    if url.count("@") > 1 or not _HOST.fullmatch(parsed.host or ""):
+    if url.count("@") > 1 or not re.fullmatch(_HOST, parsed.host or ""):
         raise UsageError(
             f"--storage takes {FORM}, found @ or another special character where the host is; in "
             "a name or password write it percent-encoded, @ as %40, or leave the password to "
@@ -100,7 +100,7 @@ def shown(url: str) -> str:
     place = f"[{host}]" if ":" in host else host
     port = "" if parsed.port is None else f":{parsed.port}"
     items = [
-        f"{key if _KEY.fullmatch(key) else HIDDEN}={value if _is_shown(key, value) else HIDDEN}"
+        f"{key if re.fullmatch(_KEY, key) else HIDDEN}={value if _is_shown(key, value) else HIDDEN}"
         for key, values in parsed.normalized_query.items()
         for value in values
     ]
@@ -137,7 +137,7 @@ def unreachable(url: str, reason: object) -> DataError:
 
 
 def _is_name(value: str) -> bool:
-    return _NAME.fullmatch(value) is not None
+    return re.fullmatch(_NAME, value) is not None
 
 
 def _is_shown(key: str, value: str) -> bool:

@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from typing import Any
 
 from gatesearch.errors import UsageError
 from gatesearch.events import Event, Progress
@@ -32,24 +30,12 @@ from gatesearch.store.backup import (
 )
 from gatesearch.store.lock import holder, locked, myself
 from gatesearch.store.tidy import entries_of, exists, is_regular
-from gatesearch.strict import Strict
 
 BOARD = "status.json"
 # Raised by 1 whenever the format of the file changes.
 FORMAT = 2
 # Longest time that is shown as time left, seconds: a thousand years.
 MOST_SECONDS = 1000 * 366 * 86400
-
-
-def _check_time(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("a time must have its zone")
-    return text
-
-
-# A time as ISO 8601.
-Time = Annotated[str, AfterValidator(_check_time)]
-
 # Size in bytes up to which every page of a database is checked for damage; checking a larger one
 # takes too long for a status.
 _MOST_CHECKED = 32 * 2**20
@@ -73,65 +59,6 @@ _EMPTY: Mapping[str, Any] = {
     "updated": None,
     "process": None,
 }
-
-
-class _Strict(Strict):
-    model_config = ConfigDict(strict=True)
-
-
-class _Counts(_Strict):
-    complete: NonNegativeInt
-    failed: NonNegativeInt
-    stopped: NonNegativeInt
-    running: NonNegativeInt
-
-
-class _Best(_Strict):
-    trial: NonNegativeInt
-    delta_mtl: FiniteFloat
-    gflops: FiniteFloat
-
-
-class _Baselines(_Strict):
-    done: NonNegativeInt
-    wanted: NonNegativeInt | None
-
-
-class _Worker(_Strict):
-    name: str
-    job: str
-    attempt: NonNegativeInt
-    since: Time
-    stage: str
-    seen: Time
-
-
-class _Process(_Strict):
-    pid: NonNegativeInt
-    host: str
-
-
-class _Board(_Strict):
-    """Contents of `status.json`."""
-
-    format: Literal[2]
-    study: str
-    fingerprint: str
-    tune: list[str]
-    budget: str
-    storage: str
-    wanted: NonNegativeInt
-    n_trials: NonNegativeInt | None
-    trials: _Counts
-    per_hour: Annotated[FiniteFloat, Field(ge=0)] | None
-    seconds_left: Annotated[FiniteFloat, Field(ge=0, le=MOST_SECONDS)] | None
-    best: _Best | None
-    front: NonNegativeInt
-    baselines: _Baselines
-    workers: list[_Worker]
-    started: Time
-    updated: Time
-    process: _Process
 
 
 @dataclass(frozen=True)
@@ -402,7 +329,10 @@ def _read_board(folder: Path) -> dict[str, Any] | None:
         return None
     if status.get("format") in range(1, FORMAT):
         return None
-    parse_json(json.dumps(status), _Board, path)
+    # Imported only here: a status must come at once, and pydantic takes a while.
+    from gatesearch.store.status_form import StatusForm
+
+    parse_json(json.dumps(status), StatusForm, path)
     return status
 
 

@@ -10,37 +10,39 @@ Optuna commits every parameter that it draws. A kill between two commits would l
 So trials are drawn in a mirror of their search in memory, and then written in one commit.
 """
 
-import contextlib
 import functools
-import gc
 import itertools
 import json
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from gatesearch.measures import Gain
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, TaskInfo
 from gatesearch.store import names
 from gatesearch.store.database import close_database
-from gatesearch.store.integrity import TrialRows, seal, unseal
+from gatesearch.store.integrity import seal, unseal
+from gatesearch.store.optuna_trials import (
+    GAIN_AND_COST,
+    ask,
+    begun_trials,
+    distributions_as_json,
+    ended_trials,
+    name_metrics,
+    rows_of,
+    without_garbage_collection,
+    without_results,
+)
 from gatesearch.store.tidy import entries_of, exists, is_regular
 from gatesearch.study import Study
 
 PREDICTIONS = "predictions.npz"
-
-# Δ_MTL is maximised and GFLOPs are minimised; Δ_MTL alone where all trials of a search cost the
-# same.
-GAIN_AND_COST: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
-GAIN: Sequence[StudyDirection] = GAIN_AND_COST[:1]
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,6 @@ class PendingTrial:
     params: Mapping[str, float | str]
     index: int
     drawn_from: Mapping[str, str]
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Pause the garbage collector, which would scan everything read so far again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class Store:
@@ -135,7 +125,7 @@ class Store:
         return {
             trial.user_attrs[names.NUMBER]
             for search in self.searches.values()
-            for trial in _begun_trials(search)
+            for trial in begun_trials(search)
         }
 
     @functools.cached_property
@@ -162,7 +152,11 @@ class Store:
             asked, drawn = ask(mirror, sampler, draw, params)
             frozen = mirror.get_trials(deepcopy=False)[asked.number]
             pending = PendingTrial(
-                name, next(self._next_numbers), drawn, asked.number, _as_json(frozen.distributions)
+                name,
+                next(self._next_numbers),
+                drawn,
+                asked.number,
+                distributions_as_json(frozen.distributions),
             )
             # Some samplers keep their state in the system attributes.
             self._write(pending, frozen.system_attrs)
@@ -183,7 +177,7 @@ class Store:
             system_attrs=dict(system_attrs or {}),
         )
         search = self.searches[trial.search]
-        template.user_attrs[names.BEGUN] = _rows(search, template).seal_begun(trial.number)
+        template.user_attrs[names.BEGUN] = rows_of(search, template).seal_begun(trial.number)
         search.add_trial(template)
         self.numbers.add(trial.number)
 
@@ -192,7 +186,7 @@ class Store:
         if name not in self._mirrors:
             search = self.searches[name]
             self._mirrors[name] = optuna.create_study(directions=search.directions)
-            self._mirrors[name].add_trials(map(_without_results, search.get_trials(deepcopy=False)))
+            self._mirrors[name].add_trials(map(without_results, search.get_trials(deepcopy=False)))
         return self._mirrors[name]
 
     def unfinished(self) -> list[PendingTrial]:
@@ -203,10 +197,10 @@ class Store:
                 trial.user_attrs[names.NUMBER],
                 dict(trial.params),
                 trial.number,
-                _as_json(trial.distributions),
+                distributions_as_json(trial.distributions),
             )
             for name, search in self.searches.items()
-            for trial in _begun_trials(search)
+            for trial in begun_trials(search)
             if not trial.state.is_finished()
         ]
         return sorted(pending, key=lambda trial: trial.number)
@@ -282,7 +276,7 @@ class Store:
         if values is None:
             # Optuna's name for a trial that was stopped early.
             state = TrialState.PRUNED if result.state == "stopped" else TrialState.FAIL
-        rows = _rows(search, storage.get_trial(trial_id), state=state, values=values or ())
+        rows = rows_of(search, storage.get_trial(trial_id), state=state, values=values or ())
         rows.attributes[names.VALIDATION] = dict(result.metrics.get("validation", {}))
         sealed = rows.seal_result(trial.number, json.dumps(result.to_json()))
         for name, value in (
@@ -295,12 +289,12 @@ class Store:
                 told = None if values is not None else state
                 optuna_study.tell(trial.index, values, state=told)
 
-    @_without_garbage_collection()
+    @without_garbage_collection()
     def results(self, name: str) -> list[Result]:
         """List the results of a search, failures included, in the order in which trials began."""
         if name not in self.searches:
             return []
-        return [self._result(trial) for trial in _ended_trials(self.searches[name])]
+        return [self._result(trial) for trial in ended_trials(self.searches[name])]
 
     def _result(self, trial: FrozenTrial) -> Result:
         """Parse the result of a trial that ended; once, because it cannot change any more."""
@@ -334,10 +328,10 @@ class Store:
         )  # fmt: skip
         return baselines, starts
 
-    @_without_garbage_collection()
+    @without_garbage_collection()
     def methods(self) -> set[str]:
         """Names of the methods that have a result in the store."""
-        trials = [t for search in self.searches.values() for t in _ended_trials(search)]
+        trials = [t for search in self.searches.values() for t in ended_trials(search)]
         return {result.method for result in (*self.bases, *map(self._result, trials))}
 
     def keep_definition(self, study: Study) -> None:
@@ -345,7 +339,7 @@ class Store:
         self.keep(names.FINGERPRINT, study.fingerprint)
         self.keep(names.DEFINITION, study.definition())
 
-    @_without_garbage_collection()
+    @without_garbage_collection()
     def record(self) -> StudyRecord:
         """Read everything in the store, for reports."""
         attributes = self._attributes
@@ -353,13 +347,13 @@ class Store:
         trials = [
             _with_test_figures(self._result(trial), attributes)
             for name, search in self.searches.items()
-            for trial in _ended_trials(search)
+            for trial in ended_trials(search)
             if not names.searches_weights(name)
         ]
         ended = {
             trial.user_attrs[names.NUMBER]
             for search in self.searches.values()
-            for trial in _ended_trials(search)
+            for trial in ended_trials(search)
         }
         predictions = self.folder / PREDICTIONS
         return StudyRecord(
@@ -376,119 +370,6 @@ class Store:
             predictions=predictions if is_regular(predictions) else None,
             untaken=_numbers_of_results(self.folder / "trials", besides=ended),
         )
-
-
-def ask(
-    study: optuna.Study,
-    sampler: optuna.samplers.BaseSampler,
-    draw: Callable[[optuna.Trial], Mapping[str, float | str]],
-    params: Mapping[str, float | str] | None = None,
-) -> tuple[optuna.Trial, dict[str, float | str]]:
-    """Draw the next trial of an Optuna study: the trial and its parameters.
-
-    Args:
-        study: The Optuna study.
-        sampler: The sampler of this trial.
-        draw: Suggests every parameter on the trial; returns parameter -> value.
-        params: Fixed parameters; the sampler draws the others, or all of them when None.
-    """
-    study.sampler = sampler
-    if params is not None:
-        study.enqueue_trial(dict(params))
-    trial = study.ask()
-    return trial, dict(draw(trial))
-
-
-def keep_pattern(
-    patterns: optuna.Study,
-    trial: optuna.Trial,
-    metrics: Mapping[str, float],
-    gain: Gain,
-    gflops: float,
-) -> None:
-    """Write the figures of a configuration that was tried on a supernet, which ends its trial.
-
-    Args:
-        patterns: The Optuna study of the configurations.
-        trial: The trial of this one. If its gain is undefined, Optuna holds it for failed.
-        metrics: Task -> metric on the validation part.
-        gain: Δ_MTL of its network.
-        gflops: Cost of its network.
-    """
-    values = [] if gain.fault else [gain.percent, gflops]
-    frozen = patterns.get_trials(deepcopy=False)[trial.number]
-    rows = _rows(patterns, frozen, values=values)
-    trial.set_user_attr(names.PATTERN_METRICS, rows.seal_metrics(dict(metrics), gain.fault))
-    if gain.fault:
-        patterns.tell(trial, state=TrialState.FAIL)
-    else:
-        patterns.tell(trial, values)
-
-
-def was_measured(trial: FrozenTrial) -> bool:
-    """Tell whether a configuration was measured, even if its Δ_MTL is undefined."""
-    sealed = trial.user_attrs.get(names.PATTERN_METRICS, {"fault": ""})
-    return trial.state == TrialState.COMPLETE or bool(sealed["fault"])
-
-
-def pattern_metrics(trial: FrozenTrial) -> dict[str, float]:
-    """Return the metrics of a configuration that was tried."""
-    return dict(trial.user_attrs[names.PATTERN_METRICS]["value"])
-
-
-def _rows(
-    study: optuna.Study,
-    trial: FrozenTrial,
-    *,
-    state: TrialState = TrialState.COMPLETE,
-    values: Sequence[float] = (),
-) -> TrialRows:
-    """Describe a trial as Optuna's tables are going to hold it."""
-    return TrialRows(
-        # Names of studies have no spaces.
-        study.study_name.partition(" ")[2],
-        trial.number,
-        state.name,
-        [float(value) for value in values],
-        {
-            name: [float(drawn.to_internal_repr(trial.params[name])), distribution_to_json(drawn)]
-            for name, drawn in trial.distributions.items()
-        },
-        dict(trial.system_attrs),
-    )
-
-
-def name_metrics(handle: optuna.Study) -> None:
-    """Name the objectives of an Optuna study, for its dashboard."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        handle.set_metric_names(names.METRICS[: len(handle.directions)])
-
-
-def _as_json(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
-    return {name: distribution_to_json(drawn) for name, drawn in distributions.items()}
-
-
-def _without_results(trial: FrozenTrial) -> FrozenTrial:
-    """Copy a trial for the mirror; one without a number was never begun, and counts as failed."""
-    return create_trial(
-        state=trial.state if names.NUMBER in trial.user_attrs else TrialState.FAIL,
-        values=trial.values,
-        params=trial.params,
-        distributions=trial.distributions,
-        system_attrs=trial.system_attrs,
-    )
-
-
-@_without_garbage_collection()
-def _begun_trials(search: optuna.Study) -> list[FrozenTrial]:
-    return [
-        trial for trial in search.get_trials(deepcopy=False) if names.NUMBER in trial.user_attrs
-    ]
-
-
-def _ended_trials(search: optuna.Study) -> list[FrozenTrial]:
-    return [trial for trial in _begun_trials(search) if trial.state.is_finished()]
 
 
 def _numbers_of_results(trials: Path, *, besides: Collection[int]) -> tuple[int, ...]:

@@ -16,19 +16,20 @@ from gatesearch.errors import StudyRefusedError
 from gatesearch.files import FileRefusedError, open_regular, refuse_irregular
 
 _FOLDERS = ("baselines", "starts", "trials")
+# Patterns are compiled when they are first used, since a status must come at once.
 # Files of a store and of its networks.
-_FILES = re.compile(
+_FILES = (
     r"study\.db(-journal|-wal|-shm|\.backup|\.backup\.1)?|lock|status\.json|log\.jsonl"
     r"|predictions\.npz|(spec|attempts|result|model)\.json|events\.jsonl|stop|model\.safetensors"
     r"|checkpoint-\d+\.safetensors"
 )
 # A file that is being written has a dot before its name, and behind it the number of the process.
-_UNFINISHED = re.compile(
+_UNFINISHED = (
     r"\.(study\.db(\.backup)?|status\.json|predictions\.npz|(spec|attempts|result)\.json|model\.\w+"
     r"|checkpoint-\d+\.safetensors)\.\d+(-journal|-wal|-shm)?"
     r"|\.study\.db\.upgrade(-journal)?|\.study\.db\.0\.1\.0"
 )
-_NETWORK_FOLDER = re.compile(r"\d+|.+-seed\d+")
+_NETWORK_FOLDER = r"\d+|.+-seed\d+"
 
 
 @contextlib.contextmanager
@@ -77,13 +78,13 @@ def tidy(folder: Path) -> None:
             for entry in entries:
                 path = place / entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if _FILES.fullmatch(entry.name):
+                    if re.fullmatch(_FILES, entry.name):
                         refuse(path, "must be a regular file, found a folder")
                     places.append(path)
                 elif entry.is_file(follow_symlinks=False):
                     if _is_folder(path, folder):
                         refuse(path, "must be a folder, found a file")
-                    if _UNFINISHED.fullmatch(entry.name):
+                    if re.fullmatch(_UNFINISHED, entry.name):
                         unfinished.setdefault(place, []).append(path)
                 else:
                     with contextlib.suppress(FileNotFoundError):
@@ -108,7 +109,7 @@ def _is_folder(path: Path, store: Path) -> bool:
     if path.parent == store:
         return path.name in _FOLDERS
     within = path.parent.parent == store and path.parent.name in _FOLDERS
-    return within and _NETWORK_FOLDER.fullmatch(path.name) is not None
+    return within and re.fullmatch(_NETWORK_FOLDER, path.name) is not None
 
 
 @contextlib.contextmanager

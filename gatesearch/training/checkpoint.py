@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatesearch.errors import one_line
 from gatesearch.files import FileRefusedError, write_atomic
 from gatesearch.stopping import Stop, never
 from gatesearch.tensor_files import read_tensors
@@ -81,8 +82,7 @@ class Checkpoints:
                 newest = self._read(path)
             # Its state can be any text, nested too deep for example.
             except Exception as error:
-                reason = error.fault if isinstance(error, FileRefusedError) else str(error)
-                reason = " ".join(reason.split())[:200] or type(error).__name__
+                reason = error.fault if isinstance(error, FileRefusedError) else one_line(error)
                 complaints.append(f"the checkpoint {path} cannot be used: {reason}")
                 self._refused.add(path)
             else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from gatesearch.errors import first_line
 from gatesearch.training.micro_batches import Learn
 from gatesearch.training.split_data import Batch
 
@@ -85,7 +86,7 @@ class CudaGraphStep:
             with torch.cuda.graph(graph):
                 self._losses = self._learn(self._part, 1.0)
         except RuntimeError as error:  # of which lack of memory is one
-            self._give_up(str(error).splitlines()[0])
+            self._give_up(first_line(error))
             for parameter in self._parameters:
                 parameter.grad = None
             return

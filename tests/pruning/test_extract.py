@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from gatesearch.cost import PatternCost, count_macs
 from gatesearch.errors import UsageError
@@ -454,6 +455,52 @@ def test_a_users_head_is_carried_over_as_a_copy(way: str, memory_format) -> None
     twice = extract(users_supernet(way).double())
     assert twice.heads["b"].weight.dtype == torch.float32
     assert all(x.isfinite().all() for x in twice(image).values())
+
+
+class RememberingHead(nn.Module):
+    """A head that keeps what it computed last, as modules do to look at it later."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.last: list[Tensor] = []
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        self.last = [self.conv(features)]
+        return nn.functional.interpolate(self.last[0], size=size)
+
+
+HEADS_THAT_HOLD_COMPUTED_TENSORS = {
+    "remembers": lambda conv: conv,
+    "weight_norm": nn.utils.parametrizations.weight_norm,
+    "old_weight_norm": nn.utils.weight_norm,
+    "old_spectral_norm": nn.utils.spectral_norm,
+    "pruned": lambda conv: prune.l1_unstructured(conv, "weight", amount=0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("kind", HEADS_THAT_HOLD_COMPUTED_TENSORS)
+def test_a_head_is_carried_over_after_a_training_step(kind: str) -> None:
+    graph = BACKBONES["resnet18"](output_stride=32, width=0.05)
+    model = GatedSupernet(parts(graph))
+    change = HEADS_THAT_HOLD_COMPUTED_TENSORS[kind]
+    model.heads["b"] = RememberingHead(change(nn.Conv2d(graph.outputs, HEADS["b"], 1)))
+    put(scattered(model), np.random.default_rng(5))
+    image = torch.randn(2, *SHAPE[1:])
+    model.train()(image)["b"].square().mean().backward()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    compact = extract(model)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert gap(compact, model.eval(), image) < 1e-5
+
+
+def test_tasks_that_share_a_head_share_its_copy() -> None:
+    graph = BACKBONES["resnet18"](output_stride=32, width=0.05)
+    model = GatedSupernet(parts(graph))
+    model.heads["a"] = model.heads["b"] = UsersHead(graph.outputs, 2)
+    compact = extract(model)
+    assert compact.heads["a"] is compact.heads["b"] is not model.heads["b"]
 
 
 @pytest.mark.parametrize("way", ["module", "specification"])

@@ -24,7 +24,8 @@ from gatesearch.search.one_shot import (
 )
 from gatesearch.search.run import run
 from gatesearch.store.opening import read_store
-from gatesearch.store.store import GAIN_AND_COST, pattern_metrics
+from gatesearch.store.optuna_trials import GAIN_AND_COST
+from gatesearch.store.patterns import pattern_metrics
 from gatesearch.tasks import build_tasks
 from gatesearch.trials.costs import costs
 from tests.search.tiny import epochs_of, ignore, interrupted_at, tiny

@@ -7,7 +7,7 @@ import pytest
 
 from gatesearch.methods.space import Choice, Range, task_values
 from gatesearch.search.space import draw, sampler, untried_first, weight_space
-from gatesearch.store.store import GAIN, GAIN_AND_COST
+from gatesearch.store.optuna_trials import GAIN, GAIN_AND_COST
 from gatesearch.study import SearchSpec
 
 TASKS = ("semseg", "depth")

@@ -18,7 +18,8 @@ from gatesearch.measures import Gain
 from gatesearch.store.backup import DATABASE, back_up, damage, last_backup, restore
 from gatesearch.store.integrity import is_sealed, seal, unseal
 from gatesearch.store.opening import open_store, read_store
-from gatesearch.store.store import GAIN_AND_COST, keep_pattern
+from gatesearch.store.optuna_trials import GAIN_AND_COST
+from gatesearch.store.patterns import keep_pattern
 from tests.search.tiny import tiny
 from tests.store.test_store import FREE, TASKS, begun, ended, result
 

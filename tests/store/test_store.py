@@ -14,7 +14,8 @@ from gatesearch.results import Result, TaskInfo
 from gatesearch.store.backup import DATABASE
 from gatesearch.store.names import search_name
 from gatesearch.store.opening import open_store, read_store
-from gatesearch.store.store import GAIN, GAIN_AND_COST, PendingTrial, Store
+from gatesearch.store.optuna_trials import GAIN, GAIN_AND_COST
+from gatesearch.store.store import PendingTrial, Store
 from tests.search.tiny import tiny
 
 TASKS = (

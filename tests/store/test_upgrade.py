@@ -33,7 +33,8 @@ from gatesearch.search.setup import task_infos
 from gatesearch.store.backup import DATABASE
 from gatesearch.store.integrity import seal
 from gatesearch.store.opening import open_store, read_store
-from gatesearch.store.store import GAIN, GAIN_AND_COST, Store
+from gatesearch.store.optuna_trials import GAIN, GAIN_AND_COST
+from gatesearch.store.store import Store
 from gatesearch.store.upgrade import OLD_COPY, upgradable, upgrade
 from gatesearch.study import load_study
 from tests.cli.conftest import cli  # noqa: F401 - a fixture
