@@ -509,6 +509,7 @@ def import_all() -> None:
 
     matplotlib.use("agg")
     import onnxruntime  # noqa: F401
+    import torchvision  # noqa: F401
 
     import gatesearch.cli
     import gatesearch.export

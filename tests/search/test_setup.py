@@ -50,6 +50,21 @@ def test_what_cannot_run_is_refused_before_anything_is_made(
     assert events == []
 
 
+def test_more_networks_than_patterns_are_refused_before_anything_is_made(data, tmp_path) -> None:
+    def run_with(n_trials, *overrides):
+        run(tiny(tmp_path, 'tune=["one_shot"]', *overrides), n_trials=n_trials,
+            out=tmp_path / "out", data=data, emit=print)  # fmt: skip
+
+    wanted = r"trials of 'one_shot' must be at most one_shot.patterns, {}, .* found {}: .* --set"
+    with pytest.raises(UsageError, match=wanted.format(5, 6)):
+        run_with(6, "one_shot.patterns=5")
+    with pytest.raises(UsageError, match=wanted.format(5, 8)):  # the default number of trials
+        run_with(None, "one_shot.patterns=5")
+    with pytest.raises(UsageError, match=wanted.format(1000, 1001)):
+        run_with(1001)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_start_that_there_is_none_of_is_refused_when_it_is_read(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"options\.mtl\.start: .* found 'here'"):
         tiny(tmp_path, "options.mtl.start=here")
