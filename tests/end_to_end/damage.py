@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import fnmatch
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -508,8 +509,8 @@ def import_all() -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    import onnxruntime  # noqa: F401
-    import torchvision  # noqa: F401
+    for name in ("onnxruntime", "optuna.storages", "torch._dynamo", "torchmetrics", "torchvision"):
+        importlib.import_module(name)
 
     import gatesearch.cli
     import gatesearch.export
