@@ -155,6 +155,42 @@ def test_devices_on_which_batch_norm_has_enough_are_let_in(tmp_path, overrides, 
     check_run(tiny(tmp_path, *overrides), (), ExecutionOptions(devices=devices))
 
 
+LOOKING = 'weightings=["auto_lambda"]'
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "message"),
+    [
+        ((LOOKING, "data.validation=1"), 1,
+         "weighting 'auto_lambda' passes .* through 'mtl', .*; found data.validation 1 on 1 device"
+         "; take 2,"),
+        ((LOOKING, "data.validation=3", "training.batch_size=4"), 2,
+         "found data.validation 3 on 2 devices; take 4, or leave"),
+        ((LOOKING, "data.validation=1", "training.batch_size=4", "protocol.size=[64, 64]"), 2,
+         "found data.validation 1 on 2 devices"),
+        (('search.weighting=["auto_lambda"]', "data.validation=1"), 1, "through 'interrogate'"),
+    ],
+)  # fmt: skip
+def test_too_few_frames_for_a_weighting_that_looks_at_the_validation_part_are_refused(
+    tmp_path, overrides, devices, message
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_run(tiny(tmp_path, *overrides), (), ExecutionOptions(devices=devices))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (LOOKING, "data.validation=2"),
+        ("data.validation=1",),
+        (LOOKING, "data.validation=1", "protocol.size=[64, 64]"),
+        (LOOKING, "data.validation=1", 'methods=["stl"]'),
+    ],
+)
+def test_validation_parts_that_no_weighting_finds_too_small_are_let_in(tmp_path, overrides) -> None:
+    check_run(tiny(tmp_path, *overrides), (), ExecutionOptions())
+
+
 @pytest.mark.parametrize("key", ["seed", "data.validation_seed"])
 def test_seeds_have_bounds(tmp_path, key) -> None:
     build_model(check_study(tiny(tmp_path, f"{key}={2**63 - 1}")), "mtl")
