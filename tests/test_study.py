@@ -89,6 +89,8 @@ def test_a_missing_key_is_named(mine: Path, change: str, said: str) -> None:
         ("[tasks.seg]\nkind = 'semseg'\nclasses = 0", "tasks.seg.classes"),
         ("[search]\nlambda_s = [2.0, 1.0]", "ascending positive range"),
         ("[search]\nlambda_s = [0.0, 1.0]", "ascending positive range"),
+        ("[search]\nlambda_s = [1.0, inf]", "range of finite numbers, found (1.0, inf)"),
+        ("[search]\nscalar = [1.0, inf]", "range of finite numbers, found (1.0, inf)"),
         ("[search]\ntau = [0.0, 1.5]", "within [0, 1]"),
         ("[[search.first]]\nlambda_ = 1.0\ntau = {}", "did you mean 'lambda_s'?"),
         ("[[search.first]]\nlambda_s = 1.0\ntau = { dept = 1.0 }", "tau must name every task"),

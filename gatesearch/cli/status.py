@@ -65,17 +65,21 @@ def status(
         warn(f"{current['passed_over']}; counted in the database instead")
     if json:
         print_json({**current, "study": name, "command": run_command})
-        return
+    else:
+        _print(name, current, run_command)
+    if current["damage"]:
+        restore_command = shown_command("status", "--restore", store=store_options(study, out))
+        for line in _damage_lines(folder, current, restore_command):
+            err.print(line, style="red", markup=False)
+
+
+def _print(name: str, current: dict[str, Any], run_command: str) -> None:
     for line in _lines(name, current):
         console.print(line, markup=False, soft_wrap=True)
     if current["alive"]:
         _print_workers(current["workers"])
     elif _count_left(current) != 0:
         console.print(f"continue: {run_command}", markup=False, soft_wrap=True)
-    if current["damage"]:
-        restore_command = shown_command("status", "--restore", store=store_options(study, out))
-        for line in _damage_lines(folder, current, restore_command):
-            err.print(line, style="red", markup=False)
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -174,8 +178,10 @@ def _since(then: str) -> str:
 
 
 def _damage_lines(folder: Path, status: dict[str, Any], restore_command: str) -> list[str]:
+    from gatesearch.store.backup import DATABASE
+
     backup = status["backup"]
-    damage = f"the store's database in {folder} is damaged: {status['damage']}"
+    damage = f"the store's database {folder / DATABASE} is damaged: {status['damage']}"
     if backup is None:
         return [damage, "there is no sound backup of it; start a new --out folder"]
     return [

@@ -71,6 +71,39 @@ def measure_of(text: str) -> Measure:
     return _UNITS[unit][0] if unit in _UNITS else "macs"
 
 
+def reference_of(text: str) -> str:
+    """Return the method whose cost a budget is a multiple of, `mtl` or `stl`; empty for none.
+
+    Raises:
+        UsageError: The text has none of the `FORMS`.
+
+    >>> reference_of("1.3xMTL"), reference_of("892G")
+    ('mtl', '')
+    """
+    unit = _read(text)[1]
+    return "" if unit in _UNITS else unit[1:]
+
+
+def read_budget(text: str, *, mtl: Cost | None, stl: Cost | None) -> Budget:
+    """Read a budget, whether or not networks can keep to it.
+
+    Args:
+        text: One of `FORMS`.
+        mtl: Cost of the multi-task network; needed where `reference_of` is `mtl`.
+        stl: Cost of the single-task networks; needed where `reference_of` is `stl`.
+
+    Raises:
+        UsageError: The text has none of the `FORMS`.
+    """
+    amount, unit = _read(text)
+    if unit in _UNITS:
+        measure, scale = _UNITS[unit]
+        return Budget(text.strip().replace(" ", ""), measure, amount * scale)
+    reference = mtl if unit == "xmtl" else stl
+    assert reference is not None
+    return Budget(f"{amount:g}x{unit[1:].upper()}", "macs", amount * reference.macs)
+
+
 def parse_budget(
     text: str, *, mtl: Cost, stl: Cost, latency: tuple[float, float] | None = None
 ) -> Budget:
@@ -86,13 +119,7 @@ def parse_budget(
         UsageError: The text has none of the `FORMS`, or the budget is out of the networks' range,
             which the error states.
     """
-    amount, unit = _read(text)
-    if unit in _UNITS:
-        measure, scale = _UNITS[unit]
-        budget = Budget(text.strip().replace(" ", ""), measure, amount * scale)
-    else:
-        reference = mtl if unit == "xmtl" else stl
-        budget = Budget(f"{amount:g}x{unit[1:].upper()}", "macs", amount * reference.macs)
+    budget = read_budget(text, mtl=mtl, stl=stl)
     bounds = latency
     if budget.measure != "latency":
         bounds = (float(getattr(mtl, budget.measure)), float(getattr(stl, budget.measure)))

@@ -279,6 +279,8 @@ class Method(Generic[Options]):
         supernet: (request for a trial, budgets) -> supernet on which configurations are tried to
             choose those that trials train; None for a method whose trials draw their parameters.
         default_trials: Number of trials of its search where the run gives none.
+        most_trials: Study -> (most trials that its search can have, the option that raises this
+            number); None for a method whose trials have no such bound.
         baseline: True if the method can be trained without a search.
         unpriced: Reason why its cost is not known before training; empty if it is known.
         read: Reads a trained network from the path of its files without their suffix. When None,
@@ -307,6 +309,7 @@ class Method(Generic[Options]):
     unmeasured_parts: frozenset[str] = frozenset()
     supernet: Callable[[TrainingRequest, Sequence[Budget]], Supernet] | None = None
     default_trials: int = 20
+    most_trials: Callable[[Study], tuple[int, str]] | None = None
     baseline: bool = True
     unpriced: str = ""
     read: Callable[[Path], nn.Module] | None = None

@@ -30,7 +30,7 @@ class Range:
         """Replace the bounds by those that a study gives.
 
         Raises:
-            UsageError: The values are not an ascending pair of numbers within `legal`.
+            UsageError: The values are not an ascending pair of finite numbers within `legal`.
         """
         low, high = self.legal
         numbers = [float(v) for v in values if isinstance(v, int | float)]
@@ -39,11 +39,12 @@ class Range:
             not ascending
             or (self.log and numbers[0] <= 0)
             or not low <= numbers[0] <= numbers[1] <= high
+            or not all(map(math.isfinite, numbers))
         ):
             kind = "ascending positive" if self.log else "ascending"
-            within = f" within [{low:g}, {high:g}]" if math.isfinite(low) else ""
+            finite = f" within [{low:g}, {high:g}]" if math.isfinite(low) else " of finite numbers"
             raise UsageError(
-                f"search.{name} must be an {kind} range{within}, found {_shown(values)}"
+                f"search.{name} must be an {kind} range{finite}, found {_shown(values)}"
             )
         return replace(self, low=numbers[0], high=numbers[1])
 

@@ -60,6 +60,9 @@ def chooser(
 
     Returns:
         Trial index in its search -> parameters of its network.
+
+    Raises:
+        UsageError: Fewer configurations than points are within the budgets.
     """
     study = context.study
     spec = NetworkSpec(method.name, study.seed, 0, budgets=tuple(budgets))
@@ -87,6 +90,7 @@ def chooser(
             scores.append(PatternScore(trial.params, macs, share, percent))
         within = sum(score.share <= 1 for score in scores)
         if within >= points or count >= supernet.most_patterns:
+            chosen(scores, points)  # refuses more networks than there are before any is trained
             return lambda point: dict(chosen(scores, point + 1)[-1].params)
         count = min(count + _POPULATION, supernet.most_patterns)
 

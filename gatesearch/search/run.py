@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gatesearch.cost import name_of
-from gatesearch.errors import StudyRefusedError
+from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.events import Emit, Progress, Warned
 from gatesearch.execution.executors import JobExecutor, open_executor
 from gatesearch.execution.pool import WorkerPool
@@ -82,6 +82,7 @@ def run(
     """
     setup = check_run(study, budgets, options)
     study = setup.study
+    trials = _numbers_of_trials(setup, n_trials)
     if reuse is not None:
         check_reuse(reuse)
     with contextlib.ExitStack() as stack:
@@ -99,10 +100,6 @@ def run(
         )  # fmt: skip
         stack.callback(store.close)
         context = _context(setup, store, opened, emit=emit)
-        trials = {
-            name: method.default_trials if n_trials is None else n_trials
-            for name, method in setup.tuned.items()
-        }
         executor = _executor(context, options, stop)
         stack.callback(executor.shutdown)
         # A start that was refused leaves the status of the run before it.
@@ -131,6 +128,27 @@ def run(
                 plan = replace(plan, stage=f"search {plan.name}")
             search.run_trials(plan, trials[name])
         return _measure_chosen(context, store, emit)
+
+
+def _numbers_of_trials(setup: Setup, n_trials: int | None) -> dict[str, int]:
+    """Return the total number of trials of each search: name of the method -> number.
+
+    Raises:
+        UsageError: A search cannot have so many.
+    """
+    numbers = {}
+    for name, method in setup.tuned.items():
+        number = method.default_trials if n_trials is None else n_trials
+        if method.most_trials is not None:
+            most, option = method.most_trials(setup.study)
+            if number > most:
+                raise UsageError(
+                    f"trials of '{name}' must be at most {option}, {most}, of which they are "
+                    f"chosen; found {number}: ask for fewer, or raise it by --set {option}=N in a "
+                    "store of its own (--out DIR)"
+                )
+        numbers[name] = number
+    return numbers
 
 
 def _status(

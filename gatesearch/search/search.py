@@ -18,7 +18,7 @@ from gatesearch.search.reuse import take_over
 from gatesearch.search.space import sampler
 from gatesearch.store.status import StatusFile, TrialOutcome
 from gatesearch.store.store import PendingTrial, Store
-from gatesearch.training import TrainingError
+from gatesearch.training import Checkpoints, TrainingError
 from gatesearch.trials.early_stopping import rivals_of
 from gatesearch.trials.kept_networks import copy_network
 
@@ -191,6 +191,7 @@ class Search:
         job = self._job(spec)
         result = take_over(job, source, lambda message: self.emit(Log(message)))
         if result is not None:
+            _clear_checkpoints(job)
             self._keep(job, result)
             self._emit_trained(f"{spec.label}, from {source}", result, trial=False)
         return result is not None
@@ -280,7 +281,8 @@ class Search:
         for trial in self.store.unfinished():
             job = read_spec(trial_folder(self.store.folder, trial.number) / SPEC)
             result = None if job is None else read_result(job)
-            if result is not None:
+            if job is not None and result is not None:
+                _clear_checkpoints(job)
                 self._finish(trial, result)
 
     def _adopt_unknown_trials(self) -> None:
@@ -348,7 +350,8 @@ class Search:
             self.emit(
                 Warned(
                     f"Δ_MTL is undefined for every network of this seed: {fault}; all trials will "
-                    "fail for it: raise training.epochs or data.validation"
+                    "fail for it: raise training.epochs or data.validation in a store of its own "
+                    "(--out DIR)"
                 )
             )
 
@@ -373,6 +376,15 @@ class Search:
             shown = "undefined, " if gained.fault else f"{gained.percent:+.2f} %, "
             shown = f"Δ_MTL {shown}"
         return f"{label}: {shown}{result.gflops:.3f} GFLOPs, validation {metrics}"
+
+
+def _clear_checkpoints(job: Job) -> None:
+    """Remove the checkpoints of a training whose result came without `perform`, which does that.
+
+    A worker that was killed just after it had kept its result leaves them, and so does a baseline
+    that was cut off and is then taken over from another store.
+    """
+    Checkpoints(job.folder, identity=job.identity).clear()
 
 
 def _with_cost_of_all(result: Result, tried: Sequence[Result]) -> Result:

@@ -26,7 +26,7 @@ from gatesearch.store.server import shown
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks
 from gatesearch.training import resolve_runtime
-from gatesearch.training.weightings import build_weighting
+from gatesearch.training.weightings import WEIGHTINGS, build_weighting
 from gatesearch.trials.context import check_dataset
 from gatesearch.trials.costs import costs
 
@@ -108,6 +108,8 @@ def check_run(study: Study, budgets: Sequence[str], options: ExecutionOptions) -
             )
         stopwatch = start_stopwatch(study, options.device)
     _check_devices(study, [SINGLE_TASK, *study.methods, *tuned], devices=options.devices)
+    _check_held_out(study, study.weightings, study.methods, devices=options.devices)
+    _check_held_out(study, study.search.weighting, list(tuned), devices=options.devices)
     shared = [m for m in study.methods if m != SINGLE_TASK and method_of(m).baseline]
     parsed = parse_budgets(study, budgets, stopwatch)
     return Setup(study, (SINGLE_TASK, *shared), tuned, parsed, stopwatch)
@@ -236,6 +238,27 @@ def _check_devices(study: Study, methods: Sequence[str], *, devices: int) -> Non
                 f"batch norm of '{name}' needs two frames per device at this image size, found 1: "
                 f"{key} {size} on {devices} devices; take {2 * devices}, or fewer "
                 "--devices-per-trial"
+            )
+
+
+def _check_held_out(
+    study: Study, weightings: Sequence[str], methods: Sequence[str], *, devices: int
+) -> None:
+    """Refuse a validation part that is too small for weightings that look at batches of it.
+
+    Raises:
+        UsageError: It leaves no frame to a device, or one where batch norm needs two.
+    """
+    looking = [name for name in weightings if WEIGHTINGS[name].held_out]
+    for method in [name for name in methods if looking and name != SINGLE_TASK]:
+        frames = study.data.validation
+        size = min(training_of(study, method).batch_size, frames) // devices
+        if size == 0 or (size == 1 and not _trains_on_one_frame(study, method)):
+            raise UsageError(
+                f"the weighting '{looking[0]}' passes batches of the validation part through "
+                f"'{method}', whose batch norm needs two frames per device at this image size; "
+                f"found data.validation {frames} on {devices} device{'s' * (devices > 1)}; take "
+                f"{2 * devices}, or leave the weighting out"
             )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from gatesearch.cost.budget import Budget, measure_of, parse_budget
+from gatesearch.cost.budget import Budget, parse_budget, read_budget, reference_of
 from gatesearch.cost.cost import Cost
 from gatesearch.errors import UsageError, shell_command
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, gain_of
@@ -46,8 +46,9 @@ def select(
         run: The command that runs the study, for errors.
 
     Raises:
-        UsageError: A budget is out of reach, or no finished network keeps to the budgets or has a
-            Δ_MTL; the error names the cheapest, or says why there is no Δ_MTL.
+        UsageError: A budget is a multiple of a baseline that is missing, or no finished network
+            keeps to the budgets or has a Δ_MTL; the error names the cheapest, or says why there is
+            no Δ_MTL.
     """
     bounds = _parsed(record, budgets, run)
     finished = [r for r in (*record.trials, *record.baselines) if r.state == "complete"]
@@ -68,6 +69,7 @@ def select(
         )
     within = [r for r in defined if _fits(r, bounds)]
     if not within:
+        _check_within_reach(record, bounds)
         raise _too_costly(defined, bounds, budgets, run)
 
     def best(results: Sequence[Result]) -> Result | None:
@@ -100,22 +102,41 @@ def _too_costly(
     )
 
 
+def _ends(record: StudyRecord) -> dict[str, Cost]:
+    return {r.method: _cost(r) for r in record.baselines if r.state == "complete"}
+
+
 def _parsed(record: StudyRecord, budgets: Sequence[str], run: str) -> list[Budget]:
+    """Read budgets; only those that are multiples of a baseline need it.
+
+    A bound above the most expensive network of a search is one too: other baselines cost more.
+    """
+    ends, bounds = _ends(record), []
     for text in budgets:
-        measure_of(text)  # refuses what is no budget before anything is said of the store
-    if not budgets:
-        return []
-    ends = {r.method: _cost(r) for r in record.baselines if r.state == "complete"}
-    if MULTI_TASK not in ends or SINGLE_TASK not in ends:
-        raise UsageError(
-            "budgets are checked against the baselines mtl and stl, and this store does not have "
-            f"both; train them: {run} --methods stl,mtl --n-trials 0"
-        )
-    # Any latency is within reach of some device.
-    return [
-        parse_budget(text, mtl=ends[MULTI_TASK], stl=ends[SINGLE_TASK], latency=(0.0, math.inf))
-        for text in budgets
-    ]
+        reference = reference_of(text)
+        if reference and reference not in ends:
+            raise UsageError(
+                f"budget {text} is a multiple of the cost of {reference}, which this store does "
+                f"not have; state it as 892G or 20M, or train {reference}: {run} --methods "
+                "stl,mtl --n-trials 0"
+            )
+        bounds.append(read_budget(text, mtl=ends.get(MULTI_TASK), stl=ends.get(SINGLE_TASK)))
+    return bounds
+
+
+def _check_within_reach(record: StudyRecord, bounds: Sequence[Budget]) -> None:
+    """Refuse bounds below the cost of any network that a search could find.
+
+    Raises:
+        UsageError: One is.
+    """
+    ends = _ends(record)
+    if not {MULTI_TASK, SINGLE_TASK} <= ends.keys():
+        return
+    mtl, stl = ends[MULTI_TASK], ends[SINGLE_TASK]
+    for bound in bounds:
+        if bound.measure != "latency" and bound.share(mtl) > 1:
+            parse_budget(bound.text, mtl=mtl, stl=stl)
 
 
 def _fits(result: Result, budgets: Sequence[Budget]) -> bool:

@@ -242,7 +242,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         `alive`: whether a coordinator runs; `holder`: its process; `unfinished`: number of trials
         that were begun and left no result; `damage`: the fault of the database, None where it is
         sound; `backup`: its last sound backup, where it is damaged; `passed_over`: the fault of
-        `status.json`, None where it is whole or missing.
+        `status.json`, None where it is whole or of an earlier version.
 
     Raises:
         UsageError: There is no store in that folder.
@@ -263,6 +263,8 @@ def read_status(folder: Path) -> dict[str, Any]:
         fault = damage(path, thorough=not large)
     if status is None:
         status = dict(_EMPTY) if fault or not local else _counted(path)
+        if passed_over is None and not exists(folder / BOARD):
+            passed_over = f"{folder / BOARD} is missing"
     if coordinator is None:
         status |= {"workers": [], "trials": {**status["trials"], "running": 0}}
     backup = last_backup(folder) if fault else None

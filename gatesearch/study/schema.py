@@ -3,6 +3,7 @@
 Methods define their options themselves (`gatesearch.methods`).
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -213,8 +214,10 @@ class SearchSpec(Strict):
 
     @model_validator(mode="after")
     def _check_scalar(self) -> "SearchSpec":
-        if not 0 < self.scalar[0] <= self.scalar[1]:
-            raise ValueError(f"scalar must be an ascending positive range, found {self.scalar}")
+        if not 0 < self.scalar[0] <= self.scalar[1] < math.inf:
+            raise ValueError(
+                f"scalar must be an ascending positive range of finite numbers, found {self.scalar}"
+            )
         return self
 
     @property

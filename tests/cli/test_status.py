@@ -91,7 +91,8 @@ def test_damage_is_red_and_mended_by_the_command_that_it_names(cli, folder) -> N
     (folder / DATABASE).write_bytes(b"garbage" * 1000)
     done = cli("status", "--study", "scenes")
     assert done.returncode == 0
-    assert "is damaged: file is not a database" in done.stderr
+    assert "/study.db is damaged: file is not a database" in done.stderr
+    assert cli("status", "--study", "scenes", "--json").stderr == done.stderr
     assert "study.db.backup, is of 20" in done.stderr
     assert (
         "has 2 trials; put it in place: gatesearch status --study scenes --restore" in done.stderr

@@ -8,12 +8,18 @@ not end in half a minute, takes gigabytes, touches what a link points to, or end
 another answer than the undamaged files give without naming the damaged file. After each `run`, the
 undamaged file is put back, and the same command must give the right answer again.
 
+There are four states of a store (`TREES`). A run that was cut off must come to the answers and
+networks of one that was not, whichever of its files was damaged, or refuse that file. A store of
+gatesearch 0.1.0 has no checksums, so that a changed figure in it is taken for the truth.
+
 Commands run in forks of this process, which has imported everything; so a case takes a second.
 """
 
 import argparse
+import contextlib
 import fnmatch
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -23,12 +29,15 @@ import sqlite3
 import sys
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 TINY = Path(__file__).with_name("tiny.toml")
+OLD_STORE = Path(__file__).parents[1] / "store" / "gatesearch_0_1_0.zip"
 PATIENCE = 30  # seconds
+WHOLE_RUN = 600  # seconds; for undamaged files, on a busy machine
 MEMORY = 3 * 2**30  # bytes; of a fork with torch in it
 CODES = (0, 2, 3, 4)
 
@@ -67,6 +76,23 @@ READERS: dict[str, tuple[str, ...]] = {
     "exported/net.[!o]*": ("predict", "bench"),
     "photos/*": ("predict",),
     "data/*": ("run", "data check"),
+}
+# Tree -> share of the cases, which is small where `run` trains on:
+# `finished`; `behind`, whose database lacks a trial that has its result on disk; `cut off`, killed
+# in the training of its last trial; `0.1.0`, written by that version and cut off alike.
+TREES = {"finished": 9, "behind": 4, "cut off": 2, "0.1.0": 1}
+# Of trees in which not all of `READERS` are damaged: file -> commands that read it.
+OTHER_READERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cut off": {
+        "runs/tiny/trials/0002/*": ("run", "run", "run", "status"),
+        "runs/tiny/[sl]*": ("run", "report", "status"),
+    },
+    "0.1.0": {
+        "runs/tiny/study.db": ("run", "report", "select", "status", "export stl"),
+        "runs/tiny/status.json": ("run", "status"),
+        "runs/tiny/trials/*": ("run", "report"),
+        "runs/tiny/[bw]*/*": ("run", "report", "export stl"),
+    },
 }
 # Keys of answers that differ from call to call.
 VOLATILE = {
@@ -210,7 +236,7 @@ DAMAGES: tuple[Callable[[Path, random.Random], str], ...] = (
 # --- one command in a fork ----------------------------------------------------------------------
 
 
-def give(command: str, home: Path) -> Outcome:
+def give(command: str, home: Path, *, patience: float = PATIENCE) -> Outcome:
     """Give a command in a folder."""
     started = time.monotonic()
     texts = [home / "stdout", home / "stderr"]
@@ -220,7 +246,7 @@ def give(command: str, home: Path) -> Outcome:
     if pid == 0:
         _become(COMMANDS[command], home, texts)
     code, usage = None, None
-    while usage is None and time.monotonic() - started < PATIENCE:
+    while usage is None and time.monotonic() - started < patience:
         done, status, used = os.wait4(pid, os.WNOHANG)
         if done:
             code, usage = os.waitstatus_to_exitcode(status), used
@@ -275,7 +301,7 @@ class Case:
 
     Attributes:
         number: Draws everything else.
-        tree: `finished`, or `behind`, whose database lacks a trial that has its result on disk.
+        tree: A key of `TREES`.
         file: The damaged file, relative to the tree.
         damage: How it is damaged.
         command: A key of `COMMANDS`.
@@ -290,8 +316,9 @@ class Case:
     @classmethod
     def draw(cls, number: int, trees: Path) -> "Case":
         draw = random.Random(number)
-        tree = draw.choice(["finished", "finished", "behind"])
-        pattern = draw.choice(list(READERS))
+        (tree,) = draw.choices(list(TREES), list(TREES.values()))
+        readers = OTHER_READERS.get(tree, READERS)
+        pattern = draw.choice(list(readers))
         files = sorted(
             str(path.relative_to(trees / tree))
             for path in (trees / tree).rglob("*")
@@ -300,7 +327,7 @@ class Case:
         files = [file for file in files if fnmatch.fnmatch(file, pattern)]
         files = files or ["runs/tiny/study.db"]
         file = draw.choice(files)
-        command = draw.choice(READERS[pattern] if fnmatch.fnmatch(file, pattern) else ANY)
+        command = draw.choice(readers[pattern] if fnmatch.fnmatch(file, pattern) else ANY)
         kinds = [d for d in DAMAGES if d is not retyped or file.endswith((".json", ".jsonl"))]
         return cls(number, tree, file, draw.choice(kinds), command)
 
@@ -323,13 +350,21 @@ def judge(case: Case, trees: Path, home: Path, right: Mapping[tuple[str, str], o
         os.chdir(here)
     outcome = give(case.command, home)
     bad = _faults(case, outcome, right[case.tree, case.command])
+    if case.tree == "cut off" and case.command == "run" and outcome.code == 0:
+        bad += _left_by_training(home, trees / "finished")
     if sentinel.read_text() != "not to be touched":
         bad.append("the target of a link was changed")
-    if case.command == "run" and not bad:
+    # A store of 0.1.0 that was taken for whole has another form now, with other files.
+    upgraded = case.tree == "0.1.0" and outcome.code == 0
+    if case.command == "run" and not bad and not upgraded:
         _put_back(case.file, trees / case.tree, home)
         again = give("run", home)
         if again.code != 0 or again.answer != right[case.tree, "run"]:
             bad.append(f"with the file put back: code {again.code}, {again.stderr[-600:]}")
+        if case.tree == "cut off":
+            left = _left_by_training(home, trees / "finished")
+            # A checkpoint that was put back after the training had ended stays.
+            bad += [fault for fault in left if case.file not in fault]
     if not bad:
         return ""
     return (
@@ -350,9 +385,25 @@ def _faults(case: Case, outcome: Outcome, right: object) -> list[str]:
         bad.append("more than a screen of words")
     if outcome.code == 0 and case.file.startswith("photos/"):
         return bad  # another picture has other pixels
+    if outcome.code == 0 and case.tree == "0.1.0":
+        return bad  # without checksums
     named = Path(case.file).name in outcome.stderr or Path(case.file).stem in outcome.stderr
     if outcome.code == 0 and outcome.answer != right and not named:
         bad.append(f"silently another answer: {outcome.answer} in place of {right}"[:1500])
+    return bad
+
+
+def _left_by_training(home: Path, finished: Path) -> list[str]:
+    """Compare networks with those of a run that was not cut off, and look for its checkpoints."""
+    store = Path("runs/tiny")
+    bad = [f"{path} is left" for path in (home / store).rglob("checkpoint-*")]
+    networks = sorted(path.relative_to(finished) for path in finished.glob("runs/tiny/*/*/model.*"))
+    bad += [
+        f"{path} differs from an undisturbed run"
+        for path in networks
+        if not (home / path).is_file()
+        or (home / path).read_bytes() != (finished / path).read_bytes()
+    ]
     return bad
 
 
@@ -370,7 +421,7 @@ def _put_back(file: str, tree: Path, home: Path) -> None:
 
 
 def make_trees(folder: Path) -> Path:
-    """Run the tiny study, export a network, and make the two trees, unless they are there."""
+    """Run the tiny study, export a network, and make all trees, unless they are there."""
     trees = folder / "trees"
     if (trees / "made").exists():
         return trees
@@ -381,22 +432,50 @@ def make_trees(folder: Path) -> Path:
     _make_photos(finished / "photos")
     two = ("run", *STUDY, "--n-trials", "2", "--json")
     COMMANDS["two"] = two
-    _must(give("two", finished))
+    _must(give("two", finished, patience=WHOLE_RUN))
     database = trees / "two.db"
     with sqlite3.connect(finished / "runs/tiny/study.db") as old, sqlite3.connect(database) as new:
         old.backup(new)
-    _must(give("run", finished))
+    _cut_off(shutil.copytree(finished, trees / "cut off"))
+    _must(give("run", finished, patience=WHOLE_RUN))
     (finished / "exported").mkdir()
     for suffix in ("safetensors", "onnx"):
         COMMANDS["export"] = (
             *("export", *STUDY, "--trial", "1", "--to", f"exported/net.{suffix}", "--json"),
         )
-        _must(give("export", finished))
+        _must(give("export", finished, patience=WHOLE_RUN))
     del COMMANDS["export"], COMMANDS["two"]
     behind = shutil.copytree(finished, trees / "behind")
     shutil.move(database, behind / "runs/tiny/study.db")
+    with zipfile.ZipFile(OLD_STORE) as old:
+        old.extractall(trees / "0.1.0")
     (trees / "made").touch()
     return trees
+
+
+def _cut_off(home: Path) -> None:
+    """Kill `run` as soon as the training of the third trial has two checkpoints."""
+    before = shutil.copytree(home, home.with_name("before"))
+    trial = home / "runs/tiny/trials/0002"
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            often = ("--set", "execution.checkpoint_minutes=1e-6")
+            _become((*COMMANDS["run"], *often), home, [home / "stdout", home / "stderr"])
+        while len(list(trial.glob("checkpoint-*"))) < 2 and os.waitpid(pid, os.WNOHANG)[0] == 0:
+            time.sleep(0.001)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if not (trial / "result.json").exists():
+            break
+        shutil.rmtree(home)
+        shutil.copytree(before, home)
+    shutil.rmtree(before)
+    for name in ("stdout", "stderr"):
+        (home / name).unlink()
+    # As if a worker process had trained; a run in one process writes none.
+    (trial / "events.jsonl").write_text('{"event": "log", "message": "measuring"}\n')
 
 
 def _make_photos(folder: Path) -> None:
@@ -418,11 +497,12 @@ def _must(outcome: Outcome) -> Outcome:
 def right_answers(trees: Path, home: Path) -> dict[tuple[str, str], object]:
     """Give every command in copies of the undamaged trees: (tree, command) -> answer."""
     right = {}
-    for tree in ("finished", "behind"):
-        for command in COMMANDS:
+    for tree in TREES:
+        readers = OTHER_READERS.get(tree, {})
+        for command in {c for cs in readers.values() for c in cs} or COMMANDS:
             shutil.rmtree(home, ignore_errors=True)
             shutil.copytree(trees / tree, home)
-            right[tree, command] = _must(give(command, home)).answer
+            right[tree, command] = _must(give(command, home, patience=WHOLE_RUN)).answer
     return right
 
 
@@ -431,7 +511,8 @@ def import_all() -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    import onnxruntime  # noqa: F401
+    for name in ("onnxruntime", "optuna.storages", "torch._dynamo", "torchmetrics", "torchvision"):
+        importlib.import_module(name)
 
     import gatesearch.cli
     import gatesearch.export

@@ -1,5 +1,7 @@
 """Hyperparameters: ranges, words, and what of a study does not suit them."""
 
+import math
+
 import pytest
 
 from gatesearch.errors import UsageError
@@ -38,8 +40,13 @@ def test_one_entry_per_parameter_and_task(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"strength": [2, 1]}, r"search.strength must be an ascending positive range, found \(2"),
+        (
+            {"strength": [2, 1]},
+            r"search.strength must be an ascending positive range of finite .* \(2",
+        ),
         ({"strength": [0, 1]}, "ascending positive range"),
+        ({"strength": [1, math.inf]}, r"range of finite numbers, found \(1.0, inf\)"),
+        ({"strength": [math.nan, 1]}, r"range of finite numbers, found \(nan, 1.0\)"),
         ({"strength": [1, 2, 3]}, "ascending positive range"),
         ({"strength": ["a", "b"]}, "ascending positive range"),
         ({"share": [-0.5, 1]}, r"ascending range within \[0, 1\], found \(-0.5, 1"),

@@ -34,8 +34,13 @@ def reused(there, tmp_path, *overrides):
 
 def test_what_would_be_trained_the_same_is_not_trained(there, tmp_path) -> None:
     folder, known = there
+    # Left by a training of the single-task networks here that was cut off.
+    checkpoint = tmp_path / "runs" / "baselines" / "stl-seed0" / "checkpoint-1.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"a state")
     record, trained, _ = reused(folder, tmp_path, "search.lambda_s=[0.5, 2]", "model.init=scratch")
     assert trained == set()
+    assert not checkpoint.exists()
     assert record.fingerprint != known.fingerprint
     assert [b.name for b in record.baselines] == ["stl", "mtl"]
     assert record.baselines == known.baselines

@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import event
 
 from gatesearch.events import Log, NetworkTrained, Progress, Warned
-from gatesearch.execution.jobs import RESULT, keep_result, read_spec
+from gatesearch.execution.jobs import RESULT, keep_result, read_result, read_spec
 from gatesearch.methods import METHODS, Context, NetworkSpec, check_study
 from gatesearch.methods.base import Method, NoOptions
 from gatesearch.methods.mtl import MTL
@@ -428,6 +428,19 @@ def test_results_of_a_run_that_died_are_told(opened, tmp_path) -> None:
     assert again.trained == ["trial 1"]
     told = [e.message.split(":")[0] for e in again.told if isinstance(e, NetworkTrained)]
     assert told == ["trial 0", "trial 1"]
+
+
+def test_a_worker_killed_before_it_cleared_its_checkpoints_leaves_none(opened, tmp_path) -> None:
+    cut_off(opened(RANDOM), 1)
+    job = read_spec(tmp_path / "out" / "trials" / "0000" / "spec.json")
+    keep_result(job, result_of(job))
+    left = [job.folder / name for name in ("checkpoint-1.safetensors", "checkpoint-2.safetensors")]
+    left.append(job.folder / ".checkpoint-3.safetensors.17")
+    for path in left:
+        path.write_bytes(b"a state")
+    assert [r.state for r in opened(RANDOM).tune(1)] == ["complete"]
+    assert [path.name for path in left if path.exists()] == []
+    assert read_result(job) is not None
 
 
 def test_trials_behind_the_last_backup_are_taken_up(opened, tmp_path) -> None:

@@ -50,6 +50,21 @@ def test_what_cannot_run_is_refused_before_anything_is_made(
     assert events == []
 
 
+def test_more_networks_than_patterns_are_refused_before_anything_is_made(data, tmp_path) -> None:
+    def run_with(n_trials, *overrides):
+        run(tiny(tmp_path, 'tune=["one_shot"]', *overrides), n_trials=n_trials,
+            out=tmp_path / "out", data=data, emit=print)  # fmt: skip
+
+    wanted = r"trials of 'one_shot' must be at most one_shot.patterns, {}, .* found {}: .* --set"
+    with pytest.raises(UsageError, match=wanted.format(5, 6)):
+        run_with(6, "one_shot.patterns=5")
+    with pytest.raises(UsageError, match=wanted.format(5, 8)):  # the default number of trials
+        run_with(None, "one_shot.patterns=5")
+    with pytest.raises(UsageError, match=wanted.format(1000, 1001)):
+        run_with(1001)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_start_that_there_is_none_of_is_refused_when_it_is_read(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"options\.mtl\.start: .* found 'here'"):
         tiny(tmp_path, "options.mtl.start=here")
@@ -138,6 +153,42 @@ def test_one_frame_per_device_is_refused_where_batch_norm_needs_two(
 )
 def test_devices_on_which_batch_norm_has_enough_are_let_in(tmp_path, overrides, devices) -> None:
     check_run(tiny(tmp_path, *overrides), (), ExecutionOptions(devices=devices))
+
+
+LOOKING = 'weightings=["auto_lambda"]'
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "message"),
+    [
+        ((LOOKING, "data.validation=1"), 1,
+         "weighting 'auto_lambda' passes .* through 'mtl', .*; found data.validation 1 on 1 device"
+         "; take 2,"),
+        ((LOOKING, "data.validation=3", "training.batch_size=4"), 2,
+         "found data.validation 3 on 2 devices; take 4, or leave"),
+        ((LOOKING, "data.validation=1", "training.batch_size=4", "protocol.size=[64, 64]"), 2,
+         "found data.validation 1 on 2 devices"),
+        (('search.weighting=["auto_lambda"]', "data.validation=1"), 1, "through 'interrogate'"),
+    ],
+)  # fmt: skip
+def test_too_few_frames_for_a_weighting_that_looks_at_the_validation_part_are_refused(
+    tmp_path, overrides, devices, message
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_run(tiny(tmp_path, *overrides), (), ExecutionOptions(devices=devices))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (LOOKING, "data.validation=2"),
+        ("data.validation=1",),
+        (LOOKING, "data.validation=1", "protocol.size=[64, 64]"),
+        (LOOKING, "data.validation=1", 'methods=["stl"]'),
+    ],
+)
+def test_validation_parts_that_no_weighting_finds_too_small_are_let_in(tmp_path, overrides) -> None:
+    check_run(tiny(tmp_path, *overrides), (), ExecutionOptions())
 
 
 @pytest.mark.parametrize("key", ["seed", "data.validation_seed"])

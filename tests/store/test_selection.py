@@ -44,6 +44,8 @@ RECORD = StudyRecord(
         (("1.25xMTL",), {"b": 9.0}, "mtl", 1.4, "trial 0", 0.8),
         (("1.1xMTL",), {}, "mtl", 3.0, None, math.nan),  # no trial is as cheap
         (("1.9G",), {}, "trial 0", 4.0, "mtl", 3.0),
+        # All keep to them, though no search needs as much.
+        (("9G", "2xSTL"), {}, "mtan", 9.0, "trial 2", 7.5),
         (("2M", "0.45xSTL"), {"b": 2.0}, "trial 1", 4.0, "mtl", (5 + 2 * 1) / 3),
         # Latency was measured of these trials alone.
         (("5ms",), {}, "trial 1", 3.5, None, math.nan),
@@ -77,7 +79,10 @@ def test_single_task_networks_are_candidates_too() -> None:
             r"mtl, takes 1 GFLOPs and 1 M .*; latency was measured for 2 of them, .*: go "
             r"--study 'a b' --budget 3ms --budget 2G$",
         ),
-        (("9G",), r"out of reach: this study's networks go from 1 GFLOPs \(mtl\) to 3 GFLOPs"),
+        (
+            ("0.9G",),
+            r"0.9G is 0.9 GFLOPs, out of reach: .* networks go from 1 GFLOPs \(mtl\) to 3",
+        ),
         (("soon",), "a budget must be a number with a unit"),
     ],
 )
@@ -93,8 +98,14 @@ def test_stores_that_cannot_answer() -> None:
     with pytest.raises(UsageError, match="no finished network to select; trial 3 failed: a nan;"):
         select(failed)
     alone = StudyRecord("s", "f", {}, "p", "", TASKS, RECORD.baselines[:1], RECORD.trials)
-    with pytest.raises(UsageError, match=r"checked against .*: go --methods stl,mtl --n-trials 0"):
-        select(alone, budgets=["2G"], run="go")
+    missing = r"1.3xMTL is a multiple of the cost of mtl, which .*: go --methods stl,mtl --n-trials"
+    with pytest.raises(UsageError, match=missing):
+        select(alone, budgets=["1.3xMTL"], run="go")
+    # Bounds that are no multiple of a baseline, or of one that is there, need no other.
+    for budgets in (["2G"], ["0.7xSTL"], ["2.1M"]):
+        assert select(alone, budgets=budgets).result.name == "trial 2"
+    with pytest.raises(UsageError, match=r"none of 4 .* keeps to 1.1G; the cheapest, trial 0, ta"):
+        select(alone, budgets=["1.1G"], run="go")
 
 
 def test_a_gain_that_is_undefined_says_why() -> None:

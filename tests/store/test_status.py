@@ -157,6 +157,8 @@ def test_without_its_word_the_database_is_counted(tmp_path, kept) -> None:
     assert (found["study"], found["baselines"]["done"], found["wanted"]) == ("tiny", 1, None)
     assert (found["damage"], found["alive"]) == (None, False)
     assert {path.name for path in tmp_path.iterdir()} == before
+    if kept is None:
+        assert found["passed_over"] == f"{tmp_path / BOARD} is missing"
 
 
 def test_trials_that_left_no_result_are_counted(tmp_path) -> None:

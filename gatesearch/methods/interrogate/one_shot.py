@@ -54,6 +54,11 @@ def training_of_one_shot(study: Study) -> TrainingSpec:
     return spec
 
 
+def most_trials(study: Study) -> tuple[int, str]:
+    """Return how many patterns trials are chosen from, at most, and the option that states it."""
+    return options_of(study, ONE_SHOT).patterns or MOST_PATTERNS, "one_shot.patterns"
+
+
 def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
     """Let a trial start from the supernet, and the supernet from the warm-up if there is one.
 
@@ -245,6 +250,7 @@ ONE_SHOT = Method(
     space=ONE_SHOT_SPACE,
     bounds=frozenset({"macs", "params", "latency"}),
     unmeasured_parts=frozenset({SUPERNET}),
+    most_trials=most_trials,
     supernet=OneShotSupernet,
     default_trials=8,
     baseline=False,

@@ -54,6 +54,7 @@ class Entry:
             parameters θ.
         passes: (T, share of a forward pass that is in shared layers) -> what a step computes beyond
             a uniform one, in forward passes; a backward pass counts as two.
+        held_out: True if it looks at batches of the validation part (`Weighting.before_step`).
     """
 
     build: Callable[..., Weighting]
@@ -63,6 +64,7 @@ class Entry:
     kind: Literal["loss", "gradient"] = "loss"
     cost: str = "none"
     passes: Callable[[int, float], float] = lambda tasks, shared: 0.0
+    held_out: bool = False
 
 
 def _gradient(build: Callable[..., Weighting], paper: str, year: int, summary: str) -> Entry:
@@ -96,6 +98,7 @@ WEIGHTINGS: dict[str, Entry] = {
         "weights that lower the validation loss one step ahead",
         cost="4 forward, 2 backward passes, 3 |θ| memory",
         passes=lambda tasks, shared: 8.0,
+        held_out=True,
     ),
     "rlw": Entry(
         RandomLossWeighting, "Lin et al., TMLR", 2022, "random weights in each step",
