@@ -56,7 +56,8 @@ def augment(
     )
     size = 1 / (warp.zoom * uniform(*scale))  # side of the window over side of the frame
     shift_x, shift_y = ((1 - size).clamp(min=0) * uniform(-1, 1) for _ in range(2))
-    if not (warp.flip.any() or (size != 1).any() or rotate):
+    # A zoom divides depths, also where a scale gives the window the size of the frame again.
+    if not (warp.flip.any() or (size != 1).any() or (warp.zoom != 1).any() or rotate):
         return {"image": image.float(), **{name: batch[name] for name in tasks}}
     if rotate or image.device.type != "cpu":
         return _warp_by_grid(batch, tasks, warp, size=size, shift=(shift_x, shift_y))

@@ -110,6 +110,13 @@ def test_rows_and_columns_are_sampled_as_by_a_grid(seed, flip, zoom, scale, size
     assert {k: v.stride() for k, v in ours.items()} == {k: v.stride() for k, v in by_grid.items()}
 
 
+def test_a_zoom_that_the_scale_takes_back_still_divides_depths() -> None:
+    frames = batch(3, 8, 8)
+    out = changed(frames, zoom=(2.0,), scale=(0.5, 0.5))
+    assert torch.equal(out["depth"], frames["depth"] / 2)
+    assert torch.equal(out["semseg"], frames["semseg"])
+
+
 def test_a_ramp_enlarged_twice_rises_half_as_fast() -> None:
     frames = batch(1, 8, 8)
     frames["image"] = (10 * torch.arange(8)[:, None] + torch.arange(8)).expand(1, 3, 8, 8).byte()
