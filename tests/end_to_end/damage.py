@@ -5,8 +5,8 @@
 A case is drawn from its number alone: a file, a kind of damage, and a command that reads the file.
 It is judged bad if the command ends with a traceback, with a code that no user's fault has, does
 not end in half a minute, takes gigabytes, touches what a link points to, or ends with success and
-another answer than the undamaged files give without naming the damaged file. After each `run`, the
-undamaged file is put back, and the same command must give the right answer again.
+another answer than the undamaged files give without naming the damaged file. After a `run` that was
+refused, the undamaged file is put back, and the right answer must be given again.
 
 There are four states of a store (`TREES`). A run that was cut off must come to the answers and
 networks of one that was not, whichever of its files was damaged, or refuse that file. A store of
@@ -327,7 +327,9 @@ class Case:
         files = [file for file in files if fnmatch.fnmatch(file, pattern)]
         files = files or ["runs/tiny/study.db"]
         file = draw.choice(files)
-        command = draw.choice(readers[pattern] if fnmatch.fnmatch(file, pattern) else ANY)
+        commands = readers[pattern] if fnmatch.fnmatch(file, pattern) else ANY
+        # `run` takes longest.
+        (command,) = draw.choices(commands, [1 if name == "run" else 2 for name in commands])
         kinds = [d for d in DAMAGES if d is not retyped or file.endswith((".json", ".jsonl"))]
         return cls(number, tree, file, draw.choice(kinds), command)
 
@@ -356,10 +358,12 @@ def judge(case: Case, trees: Path, home: Path, right: Mapping[tuple[str, str], o
         bad.append("the target of a link was changed")
     # A store of 0.1.0 that was brought to this version's form has other files.
     upgraded = case.tree == "0.1.0" and (home / "runs/tiny/starts").exists()
-    if case.command == "run" and not bad and not upgraded:
+    # The store of a finished run is the same if another command finds the same.
+    after = "select" if case.tree == "finished" else "run"
+    if case.command == "run" and outcome.code and not bad and not upgraded:
         _put_back(case.file, trees / case.tree, home)
-        again = give("run", home)
-        if again.code != 0 or again.answer != right[case.tree, "run"]:
+        again = give(after, home)
+        if again.code != 0 or again.answer != right[case.tree, after]:
             bad.append(f"with the file put back: code {again.code}, {again.stderr[-600:]}")
         if case.tree == "cut off":
             left = _left_by_training(home, trees / "finished")
@@ -535,8 +539,6 @@ def bad_cases(folder: Path, numbers: range, told: Callable[[str], None]) -> list
     trees = make_trees(folder)
     home = folder / f"case-{os.getpid()}"
     right = right_answers(trees, home)
-    if right != right_answers(trees, home):
-        raise RuntimeError("undamaged files give different answers when asked twice")
     bad = []
     for number in numbers:
         case = Case.draw(number, trees)

@@ -10,7 +10,7 @@ from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.events import Log
 from gatesearch.execution.jobs import keep_result, read_result, read_spec
 from gatesearch.search.run import run
-from tests.search.tiny import epochs_of, ignore, tiny
+from tests.search.tiny import epochs_of, ignore, interrupted_at, tiny
 
 pytestmark = pytest.mark.slow("whole run")
 
@@ -34,9 +34,13 @@ def reused(there, tmp_path, *overrides):
 
 def test_what_would_be_trained_the_same_is_not_trained(there, tmp_path) -> None:
     folder, known = there
-    # Left by a training of the single-task networks here that was cut off.
+    # The single-task networks' training here was cut off, and left a checkpoint.
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            tiny(tmp_path, "search.lambda_s=[0.5, 2]", "model.init=scratch"), n_trials=0,
+            out=tmp_path / "runs", data=folder / "data", emit=interrupted_at("stl", 1),
+        )  # fmt: skip
     checkpoint = tmp_path / "runs" / "baselines" / "stl-seed0" / "checkpoint-1.safetensors"
-    checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"a state")
     record, trained, _ = reused(folder, tmp_path, "search.lambda_s=[0.5, 2]", "model.init=scratch")
     assert trained == set()
