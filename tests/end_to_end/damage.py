@@ -387,8 +387,8 @@ def _faults(case: Case, outcome: Outcome, right: object) -> list[str]:
         bad.append(f"{outcome.memory / 2**30:.1f} GiB")
     if outcome.code and len(outcome.stderr.splitlines()) > 24:
         bad.append("more than a screen of words")
-    if outcome.code == 0 and case.file.startswith("photos/"):
-        return bad  # another picture has other pixels
+    if outcome.code == 0 and (case.file.startswith("photos/") or case.file == "tiny.toml"):
+        return bad  # another picture has other pixels, another definition other results
     if outcome.code == 0 and case.tree == "0.1.0":
         return bad  # without checksums
     named = Path(case.file).name in outcome.stderr or Path(case.file).stem in outcome.stderr
