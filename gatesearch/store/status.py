@@ -268,11 +268,12 @@ def read_status(folder: Path) -> dict[str, Any]:
     if coordinator is None:
         status |= {"workers": [], "trials": {**status["trials"], "running": 0}}
     backup = last_backup(folder) if fault else None
+    ended = sum(number for state, number in status["trials"].items() if state != "running")
     return status | {
         "alive": coordinator is not None,
         "holder": None if coordinator is None else asdict(coordinator),
         "passed_over": passed_over,
-        "unfinished": _count_unfinished(folder / "trials"),
+        "unfinished": _count_unfinished(folder / "trials", ended=ended),
         "damage": fault,
         "backup": None
         if backup is None
@@ -359,9 +360,11 @@ def _counted(path: Path) -> dict[str, Any]:
     }
 
 
-def _count_unfinished(trials: Path) -> int:
-    folders = entries_of(trials)
-    return sum(exists(path / "spec.json") and not exists(path / "result.json") for path in folders)
+def _count_unfinished(trials: Path, *, ended: int) -> int:
+    """Count trials that were begun and have no result; a lost file of one that ended is none."""
+    begun = [path for path in entries_of(trials) if exists(path / "spec.json")]
+    without_result = sum(not exists(path / "result.json") for path in begun)
+    return min(without_result, max(0, len(begun) - ended))
 
 
 def _dominates(one: TrialOutcome, other: TrialOutcome) -> bool:

@@ -163,11 +163,15 @@ def test_without_its_word_the_database_is_counted(tmp_path, kept) -> None:
 
 def test_trials_that_left_no_result_are_counted(tmp_path) -> None:
     database(tmp_path)
-    for number, files in enumerate([["spec", "result"], ["spec"], [], ["spec"]]):
+    both = ["spec", "result"]
+    for number, files in enumerate([both, both, ["spec"], [], ["spec"]]):
         folder = tmp_path / "trials" / f"{number:04d}"
         folder.mkdir(parents=True)
         for name in files:
             (folder / f"{name}.json").touch()
+    assert read_status(tmp_path)["unfinished"] == 2
+    # The database has the results of two trials, so that a lost file makes none unfinished.
+    (tmp_path / "trials" / "0000" / "result.json").unlink()
     assert read_status(tmp_path)["unfinished"] == 2
 
 
