@@ -15,7 +15,6 @@ from gatesearch.methods import (
     Stopwatch,
     build_model,
     check_study,
-    method_of,
     training_of,
     tuned_methods,
 )
@@ -110,7 +109,7 @@ def check_run(study: Study, budgets: Sequence[str], options: ExecutionOptions) -
     _check_devices(study, [SINGLE_TASK, *study.methods, *tuned], devices=options.devices)
     _check_held_out(study, study.weightings, study.methods, devices=options.devices)
     _check_held_out(study, study.search.weighting, list(tuned), devices=options.devices)
-    shared = [m for m in study.methods if m != SINGLE_TASK and method_of(m).baseline]
+    shared = [m for m in study.methods if m != SINGLE_TASK]
     parsed = parse_budgets(study, budgets, stopwatch)
     return Setup(study, (SINGLE_TASK, *shared), tuned, parsed, stopwatch)
 
