@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from gatesearch.datasets.png_file import check_png, png_chunks
 from gatesearch.errors import DataError, one_line
-from gatesearch.files import MIB, FileRefusedError, read_bytes
+from gatesearch.files import MIB, FileRefusedError, open_regular, read_bytes
 
 # Largest image file that is read, bytes; 64 megapixels of RGB take 192 MiB without compression.
 LARGEST_IMAGE_FILE = 256 * MIB
@@ -49,6 +49,21 @@ def read_user_file(path: Path, *, limit: int) -> bytes:
     """
     try:
         return read_bytes(Path(os.path.realpath(path)), limit=limit)
+    except FileRefusedError as error:
+        raise DataError(f"{path} {error.fault}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def read_user_start(path: Path, count: int) -> bytes:
+    """Read the first bytes of a file of the user's; see `read_user_file`.
+
+    Raises:
+        DataError: It is missing, no regular file, or cannot be read.
+    """
+    try:
+        with os.fdopen(open_regular(Path(os.path.realpath(path))), "rb") as file:
+            return file.read(count)
     except FileRefusedError as error:
         raise DataError(f"{path} {error.fault}") from error
     except (OSError, ValueError) as error:
