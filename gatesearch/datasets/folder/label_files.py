@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gatesearch.datasets.folder.faults import FileFaultError
+from gatesearch.datasets.faults import FileFaultError
 from gatesearch.datasets.folder.photos import UPRIGHT, orientation_of
 from gatesearch.datasets.image_files import (
     LARGEST_IMAGE_FILE,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gatesearch.datasets.folder.faults import Fault, first_names, shown_path
+from gatesearch.datasets.faults import Fault, first_names, shown_path
 from gatesearch.datasets.folder.image_lists import read_list
 from gatesearch.datasets.folder.options import FolderSource
 from gatesearch.datasets.folder.patterns import (
@@ -294,7 +294,7 @@ class _Lister:
             chosen = [table.columns[name] for name in columns]
             cells = {i: tuple(column[at] for column in chosen) for i, at in rows.rows.items()}
             found = {i: row for i, row in cells.items() if any(row)}
-            if self.source.tasks[task].dense:
+            if self.source.tasks[task].storage.dense:
                 found = self._files_in_cells(found, where, table)
         if images and not found:
             self._add(
@@ -386,9 +386,8 @@ class _Lister:
             units = make_units(frames, groups=groups, features=features)
             parts.update(draw_parts(units, shares, seed=options.split_seed))
 
-        from_list = options.validation if isinstance(options.validation, str) else ""
-        carve = not isinstance(options.validation, int) and "validation" not in listed
-        validation = options.fractions.validation if carve and not from_list else 0.0
+        drawn = self.source.validation == 0 and "validation" not in listed
+        validation = options.fractions.validation if drawn else 0.0
         test = options.fractions.test if "test" not in listed else 0.0
         if "train" not in listed:
             draw(rest, {"train": 1 - validation - test, "validation": validation, "test": test})
@@ -409,6 +408,7 @@ class _Lister:
                 shares: dict[PartName, float] = {"train": 1 - validation, "validation": validation}
                 draw(listed["train"], shares)
         self._refuse_empty_parts(parts, images)
+        self._refuse_unlabelled_parts(parts, labels)
         self._warn_of_torn_groups(parts, groups)
         return parts
 
@@ -418,7 +418,7 @@ class _Lister:
         options = self.source.options
         lists: dict[PartName, str | int] = {
             "train": options.train,
-            "validation": options.validation,
+            "validation": self.source.validation,
             "test": options.test,
         }
         listed: dict[PartName, tuple[str, ...]] = {}
@@ -498,8 +498,7 @@ class _Lister:
         self, parts: Mapping[str, PartName], images: Mapping[str, Path]
     ) -> None:
         counts = Counter(parts.values())
-        has_number = isinstance(self.source.options.validation, int)
-        needed = [part for part in PARTS if part != "validation" or not has_number]
+        needed = self._needed_parts()
         empty = [part for part in needed if not counts[part]]
         if empty and images:
             shown = ", ".join(f"{part} {counts[part]}" for part in needed)
@@ -509,6 +508,28 @@ class _Lister:
                 f"every part must have frames, found {shown} of {len(images)} images",
                 "give more images, or correct the lists or data.fractions",
             )
+
+    def _needed_parts(self) -> tuple[PartName, ...]:
+        """Parts that must have frames; a number of validation frames is taken later from train."""
+        taken_later = isinstance(self.source.validation, int) and self.source.validation > 0
+        return ("train", "test") if taken_later else PARTS
+
+    def _refuse_unlabelled_parts(
+        self, parts: Mapping[str, PartName], labels: Mapping[str, Mapping[str, Label]]
+    ) -> None:
+        """Refuse a task without labels in a part, of which nothing could be learnt or measured."""
+        filled = set(parts.values())
+        for task, by_id in labels.items():
+            counts = Counter(part for frame_id, part in parts.items() if frame_id in by_id)
+            needed = [part for part in self._needed_parts() if part in filled]
+            if by_id and any(not counts[part] for part in needed):
+                shown = ", ".join(f"{counts[part]} in {part}" for part in needed)
+                self._add(
+                    "part without labels",
+                    f"tasks.{task}",
+                    f"every part must have labels of every task, found {shown}",
+                    "label more frames, or correct the lists, data.fractions or data.split_seed",
+                )
 
     def _warn_of_torn_groups(
         self, parts: Mapping[str, PartName], groups: Mapping[str, str]

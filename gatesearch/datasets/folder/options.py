@@ -7,8 +7,11 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from gatesearch.datasets.folder.fit import Fit, Size
+from gatesearch.errors import UsageError
 from gatesearch.strict import Strict
-from gatesearch.tasks import Task
+from gatesearch.study import Study
+from gatesearch.study.validation import validated
+from gatesearch.tasks import Task, build_tasks
 
 
 class Fractions(Strict):
@@ -39,9 +42,9 @@ class FolderOptions(Strict):
             its column `image` holds their paths, or its column `id` their ids; its column `split`,
             if there is one, says `train`, `validation` or `test`.
         train: List of the frames to train on: a file with an id or image path per line.
-        validation: The same for the frames on which choices are made, or a number of frames that
-            are taken from those to train on.
-        test: The same for the frames on which results are measured.
+        test: The same for the frames on which results are measured. (That of the frames on which
+            choices are made is `validation`, which may also be a number of frames to take from
+            those to train on.)
         fractions: Shares of the parts for which there is no list.
         split_seed: Seed by which these are drawn.
         group: Frames of one group are kept in one part: a pattern of the id as `{group}_*`, or
@@ -52,7 +55,6 @@ class FolderOptions(Strict):
     images: str = ""
     table: str = ""
     train: str = ""
-    validation: str | int = ""
     test: str = ""
     fractions: Fractions = Fractions()
     split_seed: int = Field(default=0, ge=0, le=2**63 - 1)
@@ -77,14 +79,51 @@ class FolderSource:
         name: Name of the study.
         root: Folder of the study's file.
         options: Keys of `[data]`.
+        validation: Key of `[data]`: a list of the frames of the validation part, a number of frames
+            that are taken from the training part when it is read, or 0 for a share of all.
         tasks: Task name -> task.
         labels: Task name -> its `label`: a pattern, or columns of a table.
+        class_names: Task name -> names of its classes; empty for none.
         size: Height and width of the protocol, pixels.
     """
 
     name: str
     root: Path
     options: FolderOptions
+    validation: str | int
     tasks: Mapping[str, Task]
     labels: Mapping[str, str]
+    class_names: Mapping[str, tuple[str, ...]]
     size: Size
+
+
+def source_of(study: Study) -> FolderSource:
+    """Read what a study says of its folder.
+
+    Raises:
+        UsageError: A key or value that is not allowed, a task without `label`, or a study without
+            a file.
+    """
+    if study.folder is None:
+        raise UsageError(
+            f"the files of {study.name} lie beside its study file, which is not known here; run a "
+            "command with --study FILE.toml where they are"
+        )
+    where = f"study {study.name}, data"
+    options: FolderOptions = validated(FolderOptions, study.data.further, where=where)
+    bare = [name for name, spec in study.tasks.items() if not spec.label]
+    if bare:
+        raise UsageError(
+            f"tasks.{bare[0]}.label must say where the labels lie, as 'masks/{{id}}.png' or "
+            "'table.csv:age', found none"
+        )
+    return FolderSource(
+        name=study.name,
+        root=study.folder,
+        options=options,
+        validation=study.data.validation,
+        tasks=build_tasks(study.tasks),
+        labels={name: spec.label for name, spec in study.tasks.items()},
+        class_names={name: spec.class_names for name, spec in study.tasks.items()},
+        size=study.protocol.size,
+    )

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from gatesearch.datasets.folder.faults import FileFaultError
+from gatesearch.datasets.faults import FileFaultError
 from gatesearch.datasets.image_files import convert_to_rgb, read_image
 from gatesearch.datasets.label_checks import MAX_PIXELS
 
