@@ -53,6 +53,7 @@ def prepare(
 ) -> None:
     """Turn a data set into a pack for training; an old pack stays until the new one is whole."""
     from gatesearch.cli.progress import emitter
+    from gatesearch.datasets import PackRequest
     from gatesearch.datasets.label_checks import MAX_PIXELS
     from gatesearch.datasets.pack_writer import add_notes
 
@@ -69,9 +70,8 @@ def prepare(
             f"{size[1]}; name a smaller one"
         )
     with emitter(log=None) as emit:
-        folder = dataset.prepare(
-            folder=data, source=source, size=size, train_frames=0, test_frames=0, emit=emit
-        )
+        request = PackRequest(size=size)
+        folder = dataset.prepare(folder=data, source=source, request=request, emit=emit)
     print(_summary(add_notes(folder, note or [])))
 
 

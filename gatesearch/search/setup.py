@@ -194,8 +194,9 @@ def task_infos(study: Study) -> tuple[TaskInfo, ...]:
             higher_is_better=task.higher_is_better,
             kind=study.tasks[name].kind,
             drawing=task.drawing,
-            classes=study.tasks[name].classes,
-            class_names=class_names.get((name, study.tasks[name].classes), ()),
+            classes=task.classes,
+            class_names=study.tasks[name].class_names
+            or class_names.get((study.tasks[name].label or name, task.classes), ()),
         )
         for name, task in build_tasks(study.tasks).items()
     )
@@ -250,7 +251,7 @@ def _check_held_out(
     """
     looking = [name for name in weightings if WEIGHTINGS[name].held_out]
     for method in [name for name in methods if looking and name != SINGLE_TASK]:
-        frames = study.data.validation
+        frames = study.data.carved
         size = min(training_of(study, method).batch_size, frames) // devices
         if size == 0 or (size == 1 and not _trains_on_one_frame(study, method)):
             raise UsageError(

@@ -4,9 +4,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from gatesearch.errors import nearest
 from gatesearch.strict import Strict
@@ -30,6 +31,8 @@ _TASK_NAME = re.compile(r"[\w -]{1,100}")
 
 
 def _fit_for_files(name: str) -> str:
+    if name == "image":
+        raise ValueError("a task cannot be named 'image', which is what all tasks read")
     if not _TASK_NAME.fullmatch(name):
         raise ValueError(
             "a task's name must be of 1 to 100 letters, digits, blanks, '-' and '_', found "
@@ -78,6 +81,7 @@ class Study(Strict):
     execution: ExecutionSpec = ExecutionSpec()
     options: dict[str, MethodOptions] = Field(default={})
     balance: dict[str, dict[str, Any]] = Field(default={})
+    _folder: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +102,20 @@ class Study(Strict):
         rest = {key: value for key, value in raw.items() if key not in method_tables}
         options = rest.get("options", {})
         return rest | {"options": merged(options, method_tables) if method_tables else options}
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the file that the study was read from, which paths of its data are relative to.
+
+        None for a study that was read from a store or made in Python without one.
+        """
+        return self._folder
+
+    def placed(self, folder: Path) -> "Study":
+        """Return the study with its `folder`, which changes no result."""
+        study = self.model_copy()
+        study._folder = folder
+        return study
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -123,7 +141,9 @@ class Study(Strict):
         """Return all that changes results, as plain JSON values.
 
         Left out are the seed, which is kept with every result, and values that only add results to
-        a store: methods, tuned methods, weightings, first configurations, frames in the report.
+        a store: methods, tuned methods, weightings, first configurations, frames in the report,
+        names of classes. A task's keys `label` and `head` are left out where they are not given, as
+        in the definitions of stores that were begun before there were such keys.
         """
         kept = self.model_dump(
             mode="json",
@@ -131,6 +151,10 @@ class Study(Strict):
                 "summary": True, "seed": True, "methods": True, "tune": True,
                 "weightings": True, "report_frames": True, "execution": True, "search": {"first"},
                 "options": {name: {"start"} for name, o in self.options.items() if o.start is None},
+                "tasks": {
+                    name: {"class_names", *(k for k in ("label", "head") if not getattr(task, k))}
+                    for name, task in self.tasks.items()
+                },
             },
         )  # fmt: skip
         return {"results_version": RESULTS_VERSION, **kept}

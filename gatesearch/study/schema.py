@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from gatesearch.errors import nearest
 from gatesearch.strict import Strict
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -30,37 +31,113 @@ class ProtocolSpec(Strict):
     published: Literal["", "nyud", "pascal"] = ""
 
 
-class TaskSpec(Strict):
+class _Open(BaseModel):
+    """A table that takes keys beyond its own, which those who know them check later.
+
+    A further key that is near to one of the table's is taken for a typing error, and refused.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_misspelt(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping):
+            for key in raw:
+                hint = "" if key in cls.model_fields else nearest(key, cls.model_fields, cutoff=0.8)
+                if hint:
+                    raise ValueError(f"unknown key '{key}'{hint}")
+        return raw
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """The keys beyond the table's own."""
+        return dict(self.model_extra or {})
+
+
+class TaskSpec(_Open):
     """One task.
+
+    All further keys are options of its kind (`gatesearch.tasks`).
 
     Attributes:
         kind: A name in `gatesearch.tasks.TASKS`.
-        classes: Number of classes, which are stored in a byte; 1 for a kind without classes.
+        classes: Number of classes, or their names; 1 for a kind without classes.
+        class_names: Names of the classes by index, for reports; empty where none are given. A list
+            of names given as `classes` becomes these.
         weight: ω_t, the weight of its loss.
+        label: Where its labels lie. For the data set `folder`: a pattern of files, as
+            `masks/{id}.png`, or columns of a table, as `labels.csv:age`. For others: a field of the
+            data set; the task's name by default.
+        head: A name in `gatesearch.models.heads.HEADS`; by default that of its kind, or
+            `model.head`.
     """
 
     kind: str
     classes: int = Field(default=1, ge=1, le=255)
+    class_names: tuple[str, ...] = ()
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    label: str = ""
+    head: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_names(cls, raw: Any) -> Any:
+        """Turn a list of names given as `classes` into their number and `class_names`."""
+        if isinstance(raw, Mapping) and isinstance(raw.get("classes"), list | tuple):
+            names = raw["classes"]
+            return {**raw, "classes": len(names), "class_names": names}
+        return raw
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> "TaskSpec":
+        names = self.class_names
+        if names and len(names) != self.classes:
+            raise ValueError(
+                f"class_names must name every class, {self.classes}, found {len(names)}"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"names of classes must differ, found {', '.join(names)}")
+        return self
+
+    @property
+    def kind_options(self) -> dict[str, Any]:
+        """Options for the kind."""
+        return {"classes": self.classes, **self.further}
 
 
-class DataSpec(Strict):
+def _bounded(frames: int | str) -> int | str:
+    if isinstance(frames, int) and not 0 <= frames <= 10**9:
+        bound = "greater than or equal to 0" if frames < 0 else "less than or equal to 1000000000"
+        raise ValueError(f"Input should be {bound}, found {frames}")
+    return frames
+
+
+class DataSpec(_Open):
     """The data set, and how its official training part is split.
+
+    All further keys are options of the data set (`Dataset.options`).
 
     Attributes:
         dataset: A name in `gatesearch.datasets.DATASETS`.
         train_frames: Number of frames of the official training part to use, spread evenly; 0 = all.
         test_frames: Number of frames of the official test part to use, spread evenly; 0 = all.
         validation: Number of frames of the training part that become the validation part, on which
-            all choices are made.
+            all choices are made. 0 takes the validation part that the data set has. For data sets
+            that take one (`folder`), a file that lists the frames of that part.
         validation_seed: Seed by which these frames are chosen, the same for every trial.
     """
 
     dataset: str
     train_frames: int = Field(default=0, ge=0, le=10**9)
     test_frames: int = Field(default=0, ge=0, le=10**9)
-    validation: int = Field(gt=0, le=10**9)
+    validation: Annotated[int | str, AfterValidator(_bounded)] = 0
     validation_seed: int = Field(default=0, ge=-(2**63), le=2**63 - 1)
+
+    @property
+    def carved(self) -> int:
+        """Number of frames to take from the training part for validation."""
+        return self.validation if isinstance(self.validation, int) else 0
 
 
 class ModelSpec(Strict):

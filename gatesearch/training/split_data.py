@@ -15,7 +15,7 @@ from torch import Tensor
 from gatesearch.datasets import Pack
 from gatesearch.datasets.frame_size import resize_image
 from gatesearch.datasets.pack_reader import IMAGE, SplitName
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, UsageError
 from gatesearch.tasks import Task
 from gatesearch.tasks.labels import to_tensor
 
@@ -25,6 +25,9 @@ STD = (0.229, 0.224, 0.225)
 IN_MEMORY_BYTES = 4 * 2**30
 
 Batch = dict[str, Tensor]
+# Key of a batch: which frames have labels of each task, (B, T) bool, in the order of the tasks. It
+# is there only where some frame of the data lacks labels of a task. No task can have this name.
+LABELLED = ".labelled"
 
 
 class SplitData:
@@ -34,11 +37,9 @@ class SplitData:
         pack: The pack.
         split: `train` or `test`.
         indices: Which frames of the split, in this order.
-        tasks: Task name (= field of the pack) -> task, which knows how its labels are resized.
+        tasks: Task name -> task, which knows how its labels are resized.
         size: Height and width of the batches.
-
-    Raises:
-        DataError: The pack has no labels for a task.
+        fields: Task name -> field of the pack that has its labels; that of its name by default.
     """
 
     def __init__(
@@ -49,28 +50,32 @@ class SplitData:
         indices: Sequence[int],
         tasks: Mapping[str, Task],
         size: tuple[int, int],
+        fields: Mapping[str, str] | None = None,
     ) -> None:
-        missing = [name for name in tasks if name not in pack.fields]
-        if missing:
-            raise DataError(
-                f"{pack.name} has no labels for {', '.join(missing)} (its fields: "
-                f"{', '.join(pack.fields)}); leave the task out or prepare another source"
-            )
         self.tasks = dict(tasks)
         self.size = size
         self._indices = np.asarray(indices, dtype=np.int64)
         # Position of each frame in `_memory`; a part of a split shares the memory of the whole.
         self._rows = torch.arange(len(self._indices))
-        names = ["image", *tasks]
-        self._arrays = {name: pack.array(split, name) for name in names}
+        fields = {IMAGE: IMAGE, **{name: (fields or {}).get(name, name) for name in tasks}}
+        self._arrays = {name: pack.array(split, field) for name, field in fields.items()}
+        self._labelled = _labelled(pack, split, [fields[name] for name in tasks], self._indices)
         bytes_per_frame = sum(array[:1].nbytes for array in self._arrays.values())
         self._memory: Batch | None = None
         if bytes_per_frame * len(self._indices) <= IN_MEMORY_BYTES:
             chunks = [self._read(part) for part in np.array_split(self._indices, 64) if len(part)]
-            self._memory = {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
+            self._memory = {name: torch.cat([chunk[name] for chunk in chunks]) for name in fields}
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    @property
+    def labelled(self) -> dict[str, int]:
+        """Task -> number of frames that have labels of it in the pack."""
+        if self._labelled is None:
+            return dict.fromkeys(self.tasks, len(self))
+        counts = self._labelled[self._rows].sum(0).tolist()
+        return dict(zip(self.tasks, counts, strict=True))
 
     def part(self, index: int, of: int) -> "SplitData":
         """Take one of several disjoint shares of the frames, which together are all of them.
@@ -99,21 +104,24 @@ class SplitData:
         """Return the frames at some positions.
 
         Returns:
-            `image` uint8 (B, 3, H, W), and labels in their encodings.
+            `image` uint8 (B, 3, H, W), labels in their encodings, and `LABELLED` if some frame of
+            the split lacks labels of a task.
         """
         if self._memory is not None:
             rows = self._rows[positions].to(self._memory["image"].device)
-            return {name: tensor[rows] for name, tensor in self._memory.items()}
-        return self._read(self._indices[positions.numpy()])
+            batch = {name: tensor[rows] for name, tensor in self._memory.items()}
+        else:
+            batch = self._read(self._indices[positions.numpy()])
+        if self._labelled is not None:
+            batch[LABELLED] = self._labelled[self._rows[positions]].to(batch[IMAGE].device)
+        return batch
 
     def labels(self, position: int, task: str) -> Tensor:
         """Return the labels of one frame of a task, without reading its image."""
         if self._memory is not None:
             return self._memory[task][self._rows[position]]
         labels = to_tensor(self._arrays[task][[int(self._indices[position])]])
-        if tuple(labels.shape[-2:]) != tuple(self.size):
-            labels = self.tasks[task].resize_labels(labels, self.size)
-        return labels[0]
+        return self._resized(task, labels)[0]
 
     def keep_on(self, device: str) -> None:
         """Move what is held in memory to a CUDA device that has ten times its size free."""
@@ -165,12 +173,29 @@ class SplitData:
         back = torch.from_numpy(np.argsort(order, kind="stable"))
         batch = {}
         for name, array in self._arrays.items():
-            tensor = to_tensor(array[rows[order]])[back]
-            if tuple(tensor.shape[-2:]) != tuple(self.size):
-                resize = resize_image if name == IMAGE else self.tasks[name].resize_labels
-                tensor = resize(tensor, self.size)
-            batch[name] = tensor
+            batch[name] = self._resized(name, to_tensor(array[rows[order]])[back])
         return batch
+
+    def _resized(self, name: str, stored: Tensor) -> Tensor:
+        """Resize images or dense labels (B, ...), named as in a batch, to the study's size."""
+        if name != IMAGE and not self.tasks[name].storage.dense:
+            return stored
+        if tuple(stored.shape[-2:]) == tuple(self.size):
+            return stored
+        resize = resize_image if name == IMAGE else self.tasks[name].resize_labels
+        return resize(stored, self.size)
+
+
+def _labelled(
+    pack: Pack, split: SplitName, fields: Sequence[str], indices: NDArray[Any]
+) -> Tensor | None:
+    """Which frames have labels of which field, (N, fields); None if all frames have all."""
+    columns = [pack.labelled(split, field) for field in fields]
+    if all(column is None or column[indices].all() for column in columns):
+        return None
+    return torch.from_numpy(
+        np.stack([np.ones(len(indices), bool) if c is None else c[indices] for c in columns], 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -201,21 +226,57 @@ def channel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     return mean[:, None, None], std[:, None, None]
 
 
-def split_validation(frames: int, *, validation: int, seed: int) -> tuple[list[int], list[int]]:
+def split_validation(
+    frames: int, *, validation: int, seed: int, labelled: NDArray[np.bool_] | None = None
+) -> tuple[list[int], list[int]]:
     """Split the official training part: (training, validation) indices, each ascending.
 
-    The validation part is drawn by `seed` alone, so that every method and trial has the same.
+    The validation part is drawn by `seed` alone, so that every method and trial has the same. Where
+    frames lack labels, it is stratified: frames with labels of the same tasks are drawn in
+    proportion to their number.
+
+    Args:
+        frames: Number of frames.
+        validation: Number of frames to draw.
+        seed: Seed of the draw.
+        labelled: (frames, tasks) whether a frame has labels of a task; None if all have all.
 
     Raises:
+        UsageError: No frames are to be drawn.
         DataError: Fewer than two frames would be left to train on.
     """
+    if validation < 1:
+        raise UsageError(
+            "data.validation must be at least 1, the number of frames of the training part on "
+            f"which choices are made, found {validation}"
+        )
     if frames - validation < 2:
         raise DataError(
             f"data.validation must leave frames to train on: {validation} of {frames} are carved "
             "off; lower data.validation or raise data.train_frames"
         )
     order = torch.randperm(frames, generator=torch.Generator().manual_seed(seed)).tolist()
+    if labelled is not None:
+        order = _stratified(order, labelled)
     return sorted(order[validation:]), sorted(order[:validation])
+
+
+def _stratified(order: list[int], labelled: NDArray[np.bool_]) -> list[int]:
+    """Order frames so that each beginning has every pattern of labels in proportion.
+
+    Frames of the same pattern keep their order. A frame's place is its rank among those of its
+    pattern over their number; patterns of few frames come first where places are equal.
+    """
+    patterns: dict[bytes, list[int]] = {}
+    for frame in order:
+        patterns.setdefault(labelled[frame].tobytes(), []).append(frame)
+    ranked = sorted(patterns.values(), key=len)
+    places = [
+        ((rank + 0.5) / len(group), number, frame)
+        for number, group in enumerate(ranked)
+        for rank, frame in enumerate(group)
+    ]
+    return [frame for _, _, frame in sorted(places)]
 
 
 def spread_evenly(frames: int, wanted: int) -> list[int]:

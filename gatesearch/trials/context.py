@@ -1,8 +1,12 @@
 """Open a study's data and choose its runtime; all trainings of a run share both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gatesearch.datasets import DATASETS, Pack, ensure_pack
 from gatesearch.errors import DataError, UsageError, unknown
@@ -10,7 +14,8 @@ from gatesearch.events import Emit, Log
 from gatesearch.methods import Context, build_model, training_of
 from gatesearch.results import MULTI_TASK
 from gatesearch.study import Study
-from gatesearch.tasks import TASKS, Task, build_tasks
+from gatesearch.tasks import Task, build_tasks
+from gatesearch.tasks.labels import labelled_frames
 from gatesearch.training import (
     Runtime,
     SplitData,
@@ -42,7 +47,8 @@ class OpenedData:
         train: The official training part without the validation part.
         validation: Frames taken from the official training part.
         test: The official test part.
-        description: Description for the store: pack, its SHA-256, number of frames.
+        description: Description for the store: pack, its SHA-256, number of frames, and number of
+            labelled frames per task where some lack labels.
     """
 
     tasks: dict[str, Task]
@@ -65,42 +71,36 @@ def open_data(study: Study, *, data: Path, emit: Emit) -> OpenedData:
     Raises:
         DataError: Data are missing or damaged, fewer than a batch, or a part of them has no labels
             of a task.
-        UsageError: Unknown data set, or a task whose name and kind do not go together.
+        UsageError: Unknown data set or option of it, or a task that its labels do not fit.
     """
     check_dataset(study)
     spec = study.data
-    tasks = build_tasks(study.tasks)
-    pack = ensure_pack(
-        DATASETS[spec.dataset],
-        data=data,
-        size=study.protocol.size,
-        train_frames=spec.train_frames,
-        test_frames=spec.test_frames,
-        classes=study.tasks["semseg"].classes if "semseg" in study.tasks else None,
-        emit=emit,
-    )
-    for name, task in study.tasks.items():
-        if name in TASKS and task.kind != name:
-            raise UsageError(
-                f"tasks.{name}.kind must be '{name}', as the labels of that name are; "
-                f"found '{task.kind}'"
-            )
+    dataset = DATASETS[spec.dataset]
+    pack = ensure_pack(dataset, study, data=data, emit=emit)
+    fields = {name: dataset.field_of(name, task) for name, task in study.tasks.items()}
+    tasks = {
+        name: task.fitted(pack.fields[fields[name]].figures)
+        for name, task in build_tasks(study.tasks).items()
+    }
+    frames = partial(SplitData, pack, tasks=tasks, size=study.protocol.size, fields=fields)
     chosen = spread_evenly(pack.frames("train"), spec.train_frames)
-    train_at, validation_at = split_validation(
-        len(chosen), validation=spec.validation, seed=spec.validation_seed
-    )
-    size = study.protocol.size
-    train = SplitData(pack, "train", indices=[chosen[i] for i in train_at], tasks=tasks, size=size)
-    validation = SplitData(
-        pack, "train", indices=[chosen[i] for i in validation_at], tasks=tasks, size=size
-    )
-    test_at = spread_evenly(pack.frames("test"), spec.test_frames)
-    test = SplitData(pack, "test", indices=test_at, tasks=tasks, size=size)
+    if "validation" in pack.splits:
+        train = frames("train", indices=chosen)
+        validation = frames("validation", indices=range(pack.frames("validation")))
+    else:
+        train_at, validation_at = split_validation(
+            len(chosen),
+            validation=spec.carved,
+            seed=spec.validation_seed,
+            labelled=_labelled_fields(pack, list(fields.values()), chosen),
+        )
+        train = frames("train", indices=[chosen[i] for i in train_at])
+        validation = frames("train", indices=[chosen[i] for i in validation_at])
+    test = frames("test", indices=spread_evenly(pack.frames("test"), spec.test_frames))
     _check_batch_sizes(study, len(train))
     parts = {"train": train, "validation": validation, "test": test}
     _check_labels(parts, tasks, pack)
-    counts = {name: len(part) for name, part in parts.items()}
-    return OpenedData(tasks, train, validation, test, _digest(pack, counts))
+    return OpenedData(tasks, train, validation, test, _description(pack, parts))
 
 
 def open_context(
@@ -181,7 +181,7 @@ def _labelled(part: SplitData, task: Task, name: str, *, most: int) -> int:
     count = 0
     for position in range(len(part)):
         labels = part.labels(position, name)
-        if bool((labels.isfinite() & (labels != task.unknown_value)).any()):
+        if bool(labelled_frames(labels[None], task.unknown_value)):
             count += 1
             if count == most:
                 break
@@ -203,5 +203,21 @@ def _runtime(study: Study, stored: Mapping[str, str] | None, emit: Emit) -> Runt
     return runtime
 
 
-def _digest(pack: Pack, counts: Mapping[str, int]) -> dict[str, object]:
-    return {"pack": pack.name, "sha256": pack.digest, **counts, "notes": list(pack.manifest.notes)}
+def _labelled_fields(
+    pack: Pack, fields: Sequence[str], frames: Sequence[int]
+) -> NDArray[np.bool_] | None:
+    """Which frames of the training part have labels of which field; None if all have all."""
+    columns = [pack.labelled("train", field) for field in fields]
+    known = [column[frames] for column in columns if column is not None]
+    if len(known) < len(columns) or all(column.all() for column in known):
+        return None
+    return np.stack(known, 1)
+
+
+def _description(pack: Pack, parts: Mapping[str, SplitData]) -> dict[str, object]:
+    counts = {name: len(part) for name, part in parts.items()}
+    described = {"pack": pack.name, "sha256": pack.digest, **counts}
+    labelled = {name: part.labelled for name, part in parts.items()}
+    if any(count < counts[name] for name in parts for count in labelled[name].values()):
+        described["labelled"] = labelled
+    return {**described, "notes": list(pack.manifest.notes)}

@@ -236,5 +236,5 @@ def test_labels_stay_exact_through_resizing() -> None:
 
 
 def test_unknown_kind_is_named_with_its_task() -> None:
-    with pytest.raises(UsageError, match="kind of task far 'dept'; did you mean 'depth'"):
+    with pytest.raises(UsageError, match=r"kind of tasks\.far 'dept'; did you mean 'depth'"):
         build_tasks({"far": TaskSpec(kind="dept")})
