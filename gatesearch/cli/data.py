@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gatesearch.cli.options import JsonOption
 from gatesearch.errors import DataError, UsageError, shell_command, unknown
 
 if TYPE_CHECKING:
     from gatesearch.datasets import Dataset, Pack
+    from gatesearch.study import Study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,7 +18,12 @@ app = typer.Typer(
     epilog="Example: gatesearch data info nyud",
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set: scenes, nyud.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|FILE", help="A data set: scenes, nyud, folder; or a study's TOML file."
+    ),
+]
 Data = Annotated[
     Path,
     typer.Option(
@@ -25,15 +32,22 @@ Data = Annotated[
 ]
 
 
-@app.command(epilog="Example: gatesearch data info nyud")
+@app.command(epilog="Examples:\n\ngatesearch data info nyud\n\ngatesearch data info parts.toml")
 def info(name: Name) -> None:
-    """Say where a data set comes from, which layouts are read, and the command that prepares it."""
-    print(_dataset(name).info())
+    """Say where a data set comes from, which layouts are read, and the command that prepares it.
+
+    Of a study of your own files: how many frames and labels each part has.
+    """
+    dataset, study = _dataset(name)
+    if study is None or dataset.files is None:
+        print(dataset.info())
+    else:
+        print(dataset.files.describe(study))
 
 
 @app.command(
     epilog="Examples:\n\ngatesearch data prepare nyud --source NYUD_MT.tgz --data data\n\n"
-    "gatesearch data prepare scenes --size 64 64"
+    "gatesearch data prepare scenes --size 64 64\n\ngatesearch data prepare parts.toml"
 )
 def prepare(
     name: Name,
@@ -57,7 +71,7 @@ def prepare(
     from gatesearch.datasets.label_checks import MAX_PIXELS
     from gatesearch.datasets.pack_writer import add_notes
 
-    dataset = _dataset(name)
+    dataset, study = _dataset(name)
     for text in note or []:
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise UsageError(
@@ -69,41 +83,89 @@ def prepare(
             f"--size must have at most {MAX_PIXELS / 1e6:.0f} million pixels, found {size[0]} x "
             f"{size[1]}; name a smaller one"
         )
+    request = PackRequest(size=size)
+    if study is not None and dataset.automatic:
+        if size is not None:
+            raise UsageError("--size is that of the study's file; leave it out, or change it there")
+        request = PackRequest.of(study)
     with emitter(log=None) as emit:
-        request = PackRequest(size=size)
         folder = dataset.prepare(folder=data, source=source, request=request, emit=emit)
     print(_summary(add_notes(folder, note or [])))
 
 
-@app.command(epilog="Example: gatesearch data check nyud --data data")
-def check(name: Name, data: Data = Path("data")) -> None:
-    """Compare every prepared file of a data set with the sums taken when it was written."""
-    from gatesearch.datasets import check_pack
+@app.command(
+    epilog="Examples:\n\ngatesearch data check nyud --data data\n\ngatesearch data check parts.toml"
+)
+def check(name: Name, data: Data = Path("data"), json: JsonOption = False) -> None:
+    """Compare every prepared file of a data set with the sums taken when it was written.
+
+    Of a study of your own files: read all of them, and list everything that is wrong with any.
+    """
+    from gatesearch.cli.console import print_json
+    from gatesearch.datasets import PackRequest, check_pack
     from gatesearch.datasets.scratch import remove_leftovers
 
-    dataset = _dataset(name)
-    remove_leftovers(data)
-    folders = sorted(path for path in data.glob(f"{name}-*") if path.is_dir())
-    if not folders:
-        source = [] if dataset.automatic else ["--source", "PATH"]
-        raise DataError(
-            f"no pack of {name} in {data}; make one with: "
-            + shell_command("gatesearch", "data", "prepare", name, *source, "--data", str(data))
-        )
-    for folder in folders:
-        print(f"whole: {_summary(check_pack(folder))}")
+    dataset, study = _dataset(name)
+    if study is not None and dataset.files is not None:
+        _check_files(dataset, study, as_json=json)
+        folders = [data / dataset.pack_name(PackRequest.of(study))]
+        folders = [folder for folder in folders if folder.is_dir()]
+    else:
+        remove_leftovers(data)
+        folders = sorted(path for path in data.glob(f"{dataset.name}-*") if path.is_dir())
+        if not folders:
+            source = [] if dataset.automatic else ["--source", "PATH"]
+            words = ("data", "prepare", dataset.name, *source, "--data", str(data))
+            raise DataError(
+                f"no pack of {dataset.name} in {data}; make one with: "
+                + shell_command("gatesearch", *words)
+            )
+    packs = [check_pack(folder) for folder in folders]
+    for pack in packs:
+        print(f"whole: {_summary(pack)}")
+    if json:
+        print_json({"faults": [], "packs": {str(p.folder): p.digest for p in packs}})
 
 
-def _dataset(name: str) -> "Dataset":
+def _check_files(dataset: "Dataset", study: "Study", *, as_json: bool) -> None:
+    """Read all files of a study.
+
+    Raises:
+        FaultyDataError: Some have faults; the message is the table of all of them.
+    """
+    from gatesearch.cli.console import print_json, warn
+    from gatesearch.cli.progress import emitter
+    from gatesearch.datasets.faults import FaultyDataError, fault_table
+
+    assert dataset.files is not None
+    with emitter(log=None) as emit:
+        faults = dataset.files.check(study, emit)
+    if any(not fault.is_warning for fault in faults):
+        if as_json:
+            print_json({"faults": [fault.to_json() for fault in faults], "packs": {}})
+        raise FaultyDataError(faults, where=study.name)
+    if faults:
+        warn(fault_table(faults, where=study.name))
+    print(f"all files can be used: {dataset.files.describe(study)}")
+
+
+def _dataset(name: str) -> "tuple[Dataset, Study | None]":
+    """Find a data set by its name, or by the file of a study that uses it."""
     from gatesearch.datasets import DATASETS
+    from gatesearch.datasets.dataset import check_options
+    from gatesearch.study import load_study
 
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return DATASETS[name]
+    study = load_study(name) if name.endswith(".toml") else None
+    key = name if study is None else study.data.dataset
+    if key not in DATASETS:
+        raise unknown("data set", key, DATASETS)
+    if study is not None:
+        check_options(DATASETS[key], study)
+    return DATASETS[key], study
 
 
 def _summary(pack: "Pack") -> str:
-    frames = f"{pack.frames('train')} train + {pack.frames('test')} test frames"
+    frames = " + ".join(f"{pack.frames(split)} {split}" for split in pack.splits) + " frames"
     lines = [
         f"{pack.folder}: {frames}, {pack.size[0]}x{pack.size[1]}, {', '.join(pack.fields)}, "
         f"sha256 {pack.digest[:12]}"

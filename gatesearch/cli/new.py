@@ -18,7 +18,7 @@ gatesearch new parts --images 'photos/*.jpg' --label clothes=masks/{id}.png
 
 gatesearch new people --images 'photos/**/*.jpg' --label age=table.csv:age --kind age=regression
 
-gatesearch new rooms --images 'rgb/*.png' --label depth=depth/{id}.png --test test.txt --size 96x128"""
+gatesearch new rooms --images 'rgb/*.png' --label depth=d/{id}.png --test test.txt --size 96x128"""
 
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 

@@ -16,14 +16,18 @@
 | `image_files.py` | reads image files from untrusted sources: formats, sizes, broken metadata |
 | `label_checks.py` | checks files of a release and converts them to the pack's encodings |
 | `edges.py` | edges of a label map |
+| `folder/` | a folder of a user's own images and labels |
+| `faults.py` | what is wrong with a user's files, as one table |
 | `archives.py` | unpacks archives from untrusted sources |
 | `tar_stream.py`, `gunzip.py` | read tar and gzip within bounds |
 """
 
-from gatesearch.datasets import nyud, scenes
+from gatesearch.datasets import folder, nyud, scenes
 from gatesearch.datasets.dataset import Dataset, PackRequest, ensure_pack
 from gatesearch.datasets.pack_reader import Pack, check_pack, open_pack
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (scenes.DATASET, nyud.DATASET)}
+DATASETS: dict[str, Dataset] = {
+    dataset.name: dataset for dataset in (scenes.DATASET, nyud.DATASET, folder.DATASET)
+}
 
 __all__ = ["DATASETS", "Dataset", "Pack", "PackRequest", "check_pack", "ensure_pack", "open_pack"]

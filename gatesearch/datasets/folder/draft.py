@@ -18,14 +18,14 @@ from gatesearch.datasets.folder.guess import (
     spread,
     survey_labels,
 )
-from gatesearch.datasets.folder.listing import Listing, list_frames
+from gatesearch.datasets.folder.listing import list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource
 from gatesearch.datasets.folder.patterns import find_files, image_pattern, label_pattern
 from gatesearch.datasets.folder.photos import is_turned, orientation_of
 from gatesearch.datasets.folder.splits import PARTS
 from gatesearch.datasets.folder.tables import column_reference, image_names, read_table, rows_by_id
 from gatesearch.datasets.image_files import peek_image
-from gatesearch.errors import DataError, UsageError
+from gatesearch.errors import DataError
 from gatesearch.study.validation import validated
 from gatesearch.tasks import build_task
 

@@ -190,9 +190,7 @@ def _kind_of_values(
     return "depth", f"{what} in {seen}, up to {max(values):g}"
 
 
-def _binary(
-    kind: str, survey: Survey, values: Sequence[float], given: tuple[str, ...]
-) -> Guess:
+def _binary(kind: str, survey: Survey, values: Sequence[float], given: tuple[str, ...]) -> Guess:
     """Guess which value of a mask is positive, or where to cut degrees."""
     positive = [value for value in values if value > 0]
     if len(positive) == 1 or (len(positive) == 2 and positive == [1, IGNORE]):
@@ -260,9 +258,7 @@ def _depth_scale(survey: Survey) -> tuple[float, str]:
     return 1.0, f"metres: values up to {known[-1]:g}"
 
 
-def guess_from_columns(
-    name: str, columns: Mapping[str, Sequence[str]], *, kind: str = ""
-) -> Guess:
+def guess_from_columns(name: str, columns: Mapping[str, Sequence[str]], *, kind: str = "") -> Guess:
     """Guess the task of columns of a table.
 
     Args:

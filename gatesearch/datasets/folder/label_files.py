@@ -76,9 +76,9 @@ def _read_picture(path: Path) -> Array:
         raise _lossy(path, form)
     if form == "TIFF" and image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
         raise _lossy(path, "TIFF compressed by JPEG")
-    if getattr(image, "n_frames", 1) > 1:
+    if (pages := getattr(image, "n_frames", 1)) > 1:
         raise FileFaultError(
-            "several images in one file", path, f"must hold one label, found {image.n_frames}",
+            "several images in one file", path, f"must hold one label, found {pages}",
             "save each one to a file of its own",
         )  # fmt: skip
     if (orientation := orientation_of(image)) != UPRIGHT:

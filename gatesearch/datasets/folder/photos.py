@@ -52,7 +52,7 @@ def read_photo(path: Path) -> Photo:
         )  # fmt: skip
     orientation = orientation_of(image)
     upright = ImageOps.exif_transpose(image) if orientation != UPRIGHT else image
-    pixels = np.asarray(convert_to_rgb(upright, path))
+    pixels = np.array(convert_to_rgb(upright, path))
     return Photo(pixels, is_grey(image), orientation in _TURNED)
 
 

@@ -9,7 +9,7 @@ from gatesearch.datasets.dataset import Dataset, PackRequest, StudyFiles
 from gatesearch.datasets.faults import Fault, FaultyDataError, warn_of
 from gatesearch.datasets.folder.check import check_files, warn_of_grey
 from gatesearch.datasets.folder.frame import FaultyFrameError, FrameReader, read_frame
-from gatesearch.datasets.folder.listing import FrameFiles, Listing, list_frames
+from gatesearch.datasets.folder.listing import FrameFiles, list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource, source_of
 from gatesearch.datasets.folder.splits import PARTS
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
