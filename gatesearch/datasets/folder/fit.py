@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gatesearch.datasets.frame_size import resize_image
-from gatesearch.tasks import Task
+from gatesearch.tasks import Task, Warp
 
 Fit = Literal["stretch", "crop", "pad", "none"]
 Size = tuple[int, int]  # height and width, pixels
@@ -28,6 +28,7 @@ class Placement:
     """Where a frame lies in the frame of the protocol's size.
 
     Attributes:
+        frame: Height and width of the frame.
         top: First row of the window of the frame that is shown.
         left: First column of it.
         window: Height and width of the window.
@@ -37,6 +38,7 @@ class Placement:
         size: Height and width of the protocol.
     """
 
+    frame: Size
     top: int
     left: int
     window: Size
@@ -44,6 +46,37 @@ class Placement:
     down: int
     right: int
     size: Size
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the frame's borders are those of the protocol's frame."""
+        return self.shown == self.size and self.window == self.frame
+
+    @property
+    def warp(self) -> Warp:
+        """The change of the geometry, for labels per image that follow it."""
+        down, right = (
+            _axis(frame, start, window, shown, before, length)
+            for frame, start, window, shown, before, length in (
+                (self.frame[0], self.top, self.window[0], self.shown[0], self.down, self.size[0]),
+                (self.frame[1], self.left, self.window[1], self.shown[1], self.right, self.size[1]),
+            )
+        )
+        matrix = torch.tensor([[right[0], 0.0, right[1]], [0.0, down[0], down[1]]])
+        return Warp(
+            flip=torch.zeros(1, dtype=torch.bool),
+            zoom=torch.ones(1),
+            angle=torch.zeros(1),
+            matrix=matrix[None],
+        )
+
+
+def _axis(
+    frame: int, start: int, window: int, shown: int, before: int, length: int
+) -> tuple[float, float]:
+    """Factor and shift of places along one axis, both in -1..1 from border to border."""
+    factor = shown / window
+    return frame * factor / length, 2 * ((frame / 2 - start) * factor + before) / length - 1
 
 
 def place(frame: Size, size: Size, fit: Fit) -> Placement:
@@ -67,7 +100,7 @@ def place(frame: Size, size: Size, fit: Fit) -> Placement:
         else:
             window = (height, max(1, round(height * target_width / target_height)))
         top, left = (height - window[0]) // 2, (width - window[1]) // 2
-        return Placement(top, left, window, size, 0, 0, size)
+        return Placement(frame, top, left, window, size, 0, 0, size)
     if fit == "pad":
         factor = min(target_height / height, target_width / width)
         shown = (
@@ -75,8 +108,8 @@ def place(frame: Size, size: Size, fit: Fit) -> Placement:
             min(target_width, max(1, round(width * factor))),
         )
         down, right = (target_height - shown[0]) // 2, (target_width - shown[1]) // 2
-        return Placement(0, 0, frame, shown, down, right, size)
-    return Placement(0, 0, frame, size, 0, 0, size)
+        return Placement(frame, 0, 0, frame, shown, down, right, size)
+    return Placement(frame, 0, 0, frame, size, 0, 0, size)
 
 
 def fit_image(image: Tensor, placement: Placement) -> Tensor:
@@ -99,6 +132,13 @@ def fit_labels(labels: Tensor, task: Task, placement: Placement) -> Tensor:
         return shown
     empty = torch.full((*shown.shape[:-2], *placement.size), task.unknown_value, dtype=shown.dtype)
     return _on(empty, shown, placement)
+
+
+def fit_row(labels: Tensor, task: Task, placement: Placement) -> Tensor:
+    """Labels per image (1, ...): places in the image follow it, all others stay."""
+    if placement.is_whole:
+        return labels
+    return task.transform_labels(labels, placement.warp)
 
 
 def _window(tensor: Tensor, placement: Placement) -> Tensor:

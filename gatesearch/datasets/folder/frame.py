@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatesearch.datasets.faults import Fault, FileFaultError, as_fault
-from gatesearch.datasets.folder.fit import Placement, fit_image, fit_labels, place
+from gatesearch.datasets.folder.fit import Placement, fit_image, fit_labels, fit_row, place
 from gatesearch.datasets.folder.label_files import read_label
 from gatesearch.datasets.folder.listing import FrameFiles
 from gatesearch.datasets.folder.options import FolderSource
@@ -90,7 +90,9 @@ def examine_frame(source: FolderSource, frame: FrameFiles) -> FrameReport:
                     fitted = fit_labels(to_tensor(encoded[None]), task, placement)
                     fields[name] = to_array(fitted)[0]
             else:
-                fields[name] = _encode_row(task, label, source.class_names[name])
+                row = to_tensor(_encode_row(task, label, source.class_names[name])[None])
+                if placement is not None:
+                    fields[name] = to_array(fit_row(row, task, placement))[0]
         except ValueError as error:
             place = f"tasks.{name} of '{frame.id}'"
             faults.append(Fault("bad value", place, str(error), "correct the table"))
