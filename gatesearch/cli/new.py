@@ -92,17 +92,23 @@ def new(
         group=group if "{group}" in group else placed(group),
     )
     draft = draft_study(wishes, to.parent.absolute(), accelerated=_has_gpu())
-    _check_study(draft.text, to)
+    text = f"# {shell_command('gatesearch', *_run(to))}\n{draft.text}"
+    _check_study(text, to)
     to.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(to, draft.text.encode())
+    write_atomic(to, text.encode())
     _tell(draft.reasons)
     for fault in draft.faults:
         warn(f"{fault.kind} ({fault.count}): {fault.place}: {fault.found}; {fault.cure}")
     out.print(f"\nwrote {to}; next:", markup=False)
-    for words in (("data", "check", str(to)), ("run", "--study", str(to), "--n-trials", "6")):
+    for words in (("data", "check", str(to)), _run(to)):
         out.print(f"  {shell_command('gatesearch', *words)}", markup=False, soft_wrap=True)
     if json:
         print_json({"study": str(to), "guesses": dict(draft.reasons)})
+
+
+def _run(to: Path) -> tuple[str, ...]:
+    """Words of the command that runs a study."""
+    return "run", "--study", str(to), "--n-trials", "6"
 
 
 def _tell(reasons: Sequence[tuple[str, str]]) -> None:
@@ -140,9 +146,9 @@ def _check(name: str, to: Path, labels: dict[str, str], kinds: dict[str, str]) -
         raise UsageError(f"the file of a study must end in .toml, found '{to}'; name another --to")
     if os.path.lexists(to):
         raise UsageError(f"{to} is there already and is not overwritten; name another with --to")
-    if not re.fullmatch(r"[\w][\w .-]{0,99}", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UsageError(
-            "a study's name must be of 1 to 100 letters, digits, blanks, '.', '-' and '_', found "
+            "a study's name must be of 1 to 100 letters (A to Z), digits, '.', '-' and '_', found "
             f"{name[:100]!r}; name another"
         )
     for task in kinds:

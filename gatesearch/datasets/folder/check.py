@@ -7,7 +7,7 @@ from functools import partial
 
 from gatesearch.datasets.faults import Fault, first_names
 from gatesearch.datasets.folder.frame import WRONG_FRAME_SIZE, FrameReport, examine_frame
-from gatesearch.datasets.folder.listing import FrameFiles, Listing
+from gatesearch.datasets.folder.listing import ListedFrame, Listing
 from gatesearch.datasets.folder.options import FolderSource
 from gatesearch.datasets.folder.photos import is_grey
 from gatesearch.datasets.image_files import peek_image
@@ -52,7 +52,7 @@ def warn_of_grey(listing: Listing) -> tuple[Fault, ...]:
     return _grey_warning(grey, len(frames))
 
 
-def _examine(source: FolderSource, frame: FrameFiles) -> FrameReport:
+def _examine(source: FolderSource, frame: ListedFrame) -> FrameReport:
     report = examine_frame(source, frame)
     return FrameReport({}, report.faults, report.is_grey)
 

@@ -26,8 +26,9 @@ from gatesearch.datasets.folder.splits import PARTS
 from gatesearch.datasets.folder.tables import column_reference, image_names, read_table, rows_by_id
 from gatesearch.datasets.image_files import peek_image
 from gatesearch.errors import DataError
+from gatesearch.study import TaskSpec
 from gatesearch.study.validation import validated
-from gatesearch.tasks import build_task
+from gatesearch.tasks import build_tasks
 
 _HEADERS = 256  # images whose size is looked at
 _SAME_SHAPE = 0.03  # relative difference of aspect ratios that no one sees
@@ -66,7 +67,7 @@ class Draft:
     """A study that was written.
 
     Attributes:
-        text: Its TOML.
+        text: Its TOML, but for a first line with the command that runs it.
         reasons: What was guessed and why, (subject, text) a line each.
         faults: What is wrong with the listing of the files.
     """
@@ -184,16 +185,14 @@ def _source(
     wishes: Wishes, guesses: Mapping[str, Guess], root: Path, size: Size, fit: Fit
 ) -> FolderSource:
     options: FolderOptions = validated(FolderOptions, _data(wishes, fit), where="data")
-    tasks = {}
-    for name, guess in guesses.items():
-        classes = guess.options.get("classes", 1)
-        count = len(classes) if isinstance(classes, list) else classes
-        tasks[name] = build_task(
-            guess.kind, {**guess.options, "classes": count}, where=f"tasks.{name}"
-        )
+    specs = {
+        name: validated(TaskSpec, {"kind": guess.kind, **guess.options}, where=f"tasks.{name}")
+        for name, guess in guesses.items()
+    }
     return FolderSource(
         name=wishes.name, root=root, options=options,
-        validation=wishes.lists.get("validation", 0), tasks=tasks, labels=wishes.labels,
+        validation=wishes.lists.get("validation", 0), tasks=build_tasks(specs),
+        labels=wishes.labels,
         class_names=dict.fromkeys(guesses, ()), size=size,
     )  # fmt: skip
 
@@ -215,7 +214,6 @@ def _text(
     epochs = min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS)
     device = "a GPU" if accelerated else "no GPU"
     lines = [
-        f"# gatesearch run --study {wishes.name}.toml --n-trials 6",
         f"name = {_value(wishes.name)}",
         'methods = ["stl", "mtl", "cross_stitch", "mtan"]',
         "",

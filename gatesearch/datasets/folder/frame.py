@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gatesearch.datasets.faults import Fault, FileFaultError, as_fault
 from gatesearch.datasets.folder.fit import Placement, fit_image, fit_labels, fit_row, place
 from gatesearch.datasets.folder.label_files import read_label
-from gatesearch.datasets.folder.listing import FrameFiles
+from gatesearch.datasets.folder.listing import ListedFrame
 from gatesearch.datasets.folder.options import FolderSource
 from gatesearch.datasets.folder.photos import Photo, read_photo
 from gatesearch.datasets.pack_reader import IMAGE, Frame
@@ -20,7 +20,6 @@ from gatesearch.tasks.labels import to_array, to_tensor
 
 Array = NDArray[Any]
 WRONG_FRAME_SIZE = "frame of another size"
-_CLASSES_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class FrameReader:
     """
 
     source: FolderSource
-    frames: tuple[FrameFiles, ...]
+    frames: tuple[ListedFrame, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def read_frame(reader: FrameReader, index: int) -> Frame:
     return report.fields
 
 
-def examine_frame(source: FolderSource, frame: FrameFiles) -> FrameReport:
+def examine_frame(source: FolderSource, frame: ListedFrame) -> FrameReport:
     """Read all files of a frame, and gather the faults of all of them."""
     faults: list[Fault] = []
     fields: dict[str, Array] = {}
@@ -90,9 +89,10 @@ def examine_frame(source: FolderSource, frame: FrameFiles) -> FrameReport:
                     fitted = fit_labels(to_tensor(encoded[None]), task, placement)
                     fields[name] = to_array(fitted)[0]
             else:
-                row = to_tensor(_encode_row(task, label, source.class_names[name])[None])
                 if placement is not None:
-                    fields[name] = to_array(fit_row(row, task, placement))[0]
+                    row = task.encode(np.array(label), size=placement.frame)
+                    fitted = fit_row(to_tensor(row[None]), task, placement)
+                    fields[name] = to_array(fitted)[0]
         except ValueError as error:
             place = f"tasks.{name} of '{frame.id}'"
             faults.append(Fault("bad value", place, str(error), "correct the table"))
@@ -157,29 +157,6 @@ def _check_size(label: Array, path: Path, photo: Photo, image: Path) -> None:
         if turned
         else "make the label anew at the size of its image",
     )
-
-
-def _encode_row(task: Task, cells: tuple[str, ...], names: tuple[str, ...]) -> Array:
-    """Convert cells of a table to the encoding of the pack.
-
-    Args:
-        task: The task.
-        cells: Its columns of one row; an empty one is no label.
-        names: Names of its classes, which a single cell holds; empty where cells hold numbers.
-
-    Raises:
-        ValueError: A value that is not allowed.
-    """
-    if len(cells) > 1 or len(names) < 2:  # names are then those of the columns
-        return task.encode(np.array(cells))
-    indices = {name: str(index) for index, name in enumerate(names)} | {"": ""}
-    for cell in cells:
-        if cell not in indices:
-            more = f" and {len(names) - _CLASSES_SHOWN} more" * (len(names) > _CLASSES_SHOWN)
-            raise ValueError(
-                f"must be one of {', '.join(names[:_CLASSES_SHOWN])}{more}, found '{cell}'"
-            )
-    return task.encode(np.array([indices[cell] for cell in cells]))
 
 
 def _no_label(task: Task, size: tuple[int, int]) -> Array:

@@ -28,6 +28,11 @@ _EDGE_WORDS = re.compile(r"(?i)edge|bound|contour|border")
 _SEGMENT_WORDS = re.compile(r"(?i)seg|class|part|categor")
 _FEW_CLASSES = 20
 _PER_CLASS = 3  # frames
+_MOST_NAMES = 1000
+_GIVEN = "kind was given"
+_X = re.compile(r"(?i)^x[_. -]|[_. -]?x$")  # of the column of a point's x
+_TRUE_OR_FALSE = {"true", "True", "TRUE", "false", "False", "FALSE"}
+_NEARLY_ALL = 0.8
 _METRES = 100.0
 _MILLIMETRES = 300.0  # median from which whole numbers are no metres
 
@@ -110,15 +115,17 @@ def _three_channels(path: Path) -> Array | None:
         array = read_label(path, channels=3)
     except DataError:
         return None
-    return array if abs(_length(array) - 1) < 0.15 else None
+    return array if _are_units(array) else None
 
 
-def _length(vectors: Array) -> float:
-    """Mean length of vectors, which bytes store around 127.5."""
-    scaled = vectors / 127.5 - 1 if vectors.dtype == np.uint8 else vectors.astype(np.float64)
+def _are_units(vectors: Array) -> bool:
+    """Whether nearly all vectors that are not zero have length 1; bytes store them around 127.5."""
+    scaled = vectors.astype(np.float64)
+    if vectors.dtype == np.uint8:
+        scaled = np.where(vectors.any(-1, keepdims=True), vectors / 127.5 - 1, 0)
     lengths = np.linalg.norm(scaled.reshape(-1, 3), axis=1)
-    known = np.isfinite(lengths) & (lengths > 0.1)
-    return float(lengths[known].mean()) if known.any() else 0.0
+    known = lengths[np.isfinite(lengths) & (lengths > 0.1)]
+    return bool(known.size) and bool((np.abs(known - 1) < 0.1).mean() > _NEARLY_ALL)
 
 
 def _add(survey: Survey, array: Array) -> None:
@@ -148,7 +155,7 @@ def guess_from_files(name: str, survey: Survey, *, kind: str = "") -> Guess:
     seen = f"{survey.files} file{'s' * (survey.files != 1)}"
     values = sorted(survey.values)
     if kind:
-        given = ("kind was given",)
+        given = (_GIVEN,)
     elif survey.vectors:
         why = f"three numbers per pixel of length 1 in {seen}"
         return Guess("normals", {"encoding": "rgb"} if survey.bits == 8 else {}, (why,))
@@ -216,10 +223,11 @@ def _classes(
 ) -> Guess:
     odd, why = _odd_one_out(values)
     classes = [int(value) for value in values if value != odd]
-    if not classes or classes[0] < 0 or classes[-1] > MOST_CLASSES:
+    if not classes or classes[0] < 0 or len(classes) > MOST_CLASSES:
         raise DataError(
-            f"labels of classes must be whole numbers 0..{MOST_CLASSES}, found "
-            f"{values[0]:g}..{values[-1]:g} in {seen}; renumber them, or name another --kind"
+            f"labels of classes must be at most {MOST_CLASSES} whole numbers from 0, found "
+            f"{len(classes)}, {values[0]:g} to {values[-1]:g}, in {seen}; renumber them, or name "
+            "another --kind"
         )
     count = classes[-1] + 1
     options: dict[str, Any] = {"classes": max(count, 2)}
@@ -236,11 +244,14 @@ def _classes(
 
 def _odd_one_out(values: Sequence[float]) -> tuple[float | None, str]:
     """Tell the value of pixels without a label, and why."""
-    if values and values[-1] == IGNORE:
+    if len(values) < 3:
+        return None, ""
+    if values[-1] == IGNORE:
         return values[-1], "255 marks pixels without a label"
-    if values and values[0] == -1:
+    if values[0] == -1:
         return values[0], "-1 is no class"
-    if len(values) > 2 and values[-1] > 2 * values[-2] + 1 and values[-1] > values[-2] + 10:
+    follow = values[-2] - values[0] == len(values) - 2
+    if follow and values[-1] > 2 * values[-2] + 1 and values[-1] > values[-2] + 10:
         return values[-1], f"far from the others, which end at {values[-2]:g}"
     return None, ""
 
@@ -271,25 +282,15 @@ def guess_from_columns(name: str, columns: Mapping[str, Sequence[str]], *, kind:
     """
     filled = {column: [cell for cell in cells if cell] for column, cells in columns.items()}
     numbers = {column: _numbers(cells) for column, cells in filled.items()}
-    are_numbers = all(values is not None for values in numbers.values())
-    distinct = {value for values in numbers.values() if values for value in values}
-    if len(columns) > 1:
-        if kind:
-            return Guess(kind, {}, ("kind was given",))
-        if are_numbers and distinct <= {-1.0, 0.0, 1.0}:
-            return Guess("attributes", {}, (f"{len(columns)} columns of 0 and 1",))
-        if are_numbers:
-            return Guess("regression", {}, (f"{len(columns)} columns of numbers",))
-        text = next(column for column, values in numbers.items() if values is None)
-        raise UsageError(
-            f"several columns of one task must hold numbers, found text in '{text}'; make a task "
-            f"of each: --label NAME=FILE:{text}"
-        )
+    if kind == "keypoints":
+        return _points(list(columns))
+    if len(columns) > 1 or kind in ("attributes", "regression"):
+        return _several(filled, numbers, kind)
     cells = next(iter(filled.values()))
     names = _sorted_names(set(cells))
     why = f"{len(names)} distinct values in {len(cells)} rows"
     if kind and kind != "classification":
-        return Guess(kind, {}, ("kind was given",))
+        return Guess(kind, {}, (_GIVEN,))
     values = next(iter(numbers.values()))
     if not kind and values is not None and not _are_classes(values):
         span = f"numbers from {min(values):g} to {max(values):g}"
@@ -299,12 +300,63 @@ def guess_from_columns(name: str, columns: Mapping[str, Sequence[str]], *, kind:
             f"a column of names must have each name several times, found {why} in "
             f"'{next(iter(columns))}'; name another column"
         )
-    if not 2 <= len(names) <= IGNORE:
+    if not 2 <= len(names) <= _MOST_NAMES:
         raise UsageError(
-            f"classes must be 2 to {IGNORE}, found {why} of '{next(iter(columns))}'; name another "
-            "column"
+            f"classes must be 2 to {_MOST_NAMES}, found {why} of '{next(iter(columns))}'; name "
+            "another column"
         )
-    return Guess("classification", {"classes": names}, (*(("kind was given",) * bool(kind)), why))
+    return Guess("classification", {"classes": names}, (*((_GIVEN,) * bool(kind)), why))
+
+
+def _several(
+    filled: Mapping[str, Sequence[str]], numbers: Mapping[str, list[float] | None], kind: str
+) -> Guess:
+    """Guess the task of several columns: attributes, or values.
+
+    Raises:
+        UsageError: A column holds text.
+    """
+    count = f"{len(filled)} column{'s' * (len(filled) != 1)}"
+    cells = {cell for column in filled.values() for cell in column}
+    values = {value for column in numbers.values() if column for value in column}
+    are_numbers = all(column is not None for column in numbers.values())
+    names: dict[str, Any] = {"names": list(filled)}
+    is_binary = are_numbers and (values <= {0.0, 1.0} or values <= {-1.0, 1.0})
+    if kind == "attributes" or (not kind and (is_binary or cells <= _TRUE_OR_FALSE)):
+        negative = {"negative": -1} if -1.0 in values else {}
+        found = ", ".join(_sorted_names(cells)[:3])
+        why = _GIVEN if kind else f"{count} of {found}"
+        return Guess("attributes", names | negative, (why,))
+    if kind in ("", "regression") and are_numbers:
+        why = _GIVEN if kind else f"{count} of numbers"
+        return Guess("regression", names if len(filled) > 1 else {}, (why,))
+    text = next(column for column, read in numbers.items() if read is None)
+    raise UsageError(
+        f"several columns of one task must hold numbers, found text in '{text}'; make a task of "
+        f"each: --label NAME=FILE:{text}"
+    )
+
+
+def _points(columns: Sequence[str]) -> Guess:
+    """Read columns x and y of each point, perhaps with its visibility, and name the points.
+
+    Raises:
+        UsageError: There is another number of columns.
+    """
+    with_visibility = len(columns) % 3 == 0 and all(
+        re.search(r"(?i)(^|[^a-z])v(is(ib.*)?)?$", column) for column in columns[2::3]
+    )
+    step = 3 if with_visibility else 2
+    if len(columns) % step:
+        raise UsageError(
+            f"keypoints need two columns per point, x and y, found {len(columns)} columns; name "
+            "them all, as FILE:nose_x,nose_y"
+        )
+    groups = [columns[i : i + step] for i in range(0, len(columns), step)]
+    names = [_X.sub("", group[0]) for group in groups]
+    named = all(names) and len(set(names)) == len(names)
+    options = {"names": names} if named else {"count": len(groups)}
+    return Guess("keypoints", options, (_GIVEN, f"{len(groups)} points of {step} columns"))
 
 
 def _numbers(cells: Sequence[str]) -> list[float] | None:

@@ -47,7 +47,7 @@ Label = Path | tuple[str, ...]  # a file, or cells of a table
 
 
 @dataclass(frozen=True)
-class FrameFiles:
+class ListedFrame:
     """A frame.
 
     Attributes:
@@ -71,7 +71,7 @@ class Listing:
         digest: Changes whenever a file is added, removed or written.
     """
 
-    frames: Mapping[PartName, tuple[FrameFiles, ...]]
+    frames: Mapping[PartName, tuple[ListedFrame, ...]]
     faults: tuple[Fault, ...]
     digest: str
 
@@ -80,7 +80,7 @@ class Listing:
         """Whether the frames cannot be used."""
         return any(not fault.is_warning for fault in self.faults)
 
-    def all_frames(self) -> tuple[FrameFiles, ...]:
+    def all_frames(self) -> tuple[ListedFrame, ...]:
         """Frames of all parts, in the parts' order."""
         return tuple(frame for part in PARTS for frame in self.frames.get(part, ()))
 
@@ -123,9 +123,11 @@ class _Lister:
             left_out = set(bare)
             images = {i: path for i, path in images.items() if i not in left_out}
         parts = self._parts(images, manifest, names, labels)
-        frames: dict[PartName, tuple[FrameFiles, ...]] = {
+        frames: dict[PartName, tuple[ListedFrame, ...]] = {
             part: tuple(
-                FrameFiles(i, images[i], {t: by_id[i] for t, by_id in labels.items() if i in by_id})
+                ListedFrame(
+                    i, images[i], {t: by_id[i] for t, by_id in labels.items() if i in by_id}
+                )
                 for i in sorted(images)
                 if parts.get(i) == part
             )

@@ -9,7 +9,7 @@ from gatesearch.datasets.dataset import Dataset, PackRequest, StudyFiles
 from gatesearch.datasets.faults import Fault, FaultyDataError, warn_of
 from gatesearch.datasets.folder.check import check_files, warn_of_grey
 from gatesearch.datasets.folder.frame import FaultyFrameError, FrameReader, read_frame
-from gatesearch.datasets.folder.listing import FrameFiles, list_frames
+from gatesearch.datasets.folder.listing import ListedFrame, list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource, source_of
 from gatesearch.datasets.folder.splits import PARTS
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
@@ -56,7 +56,7 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
         raise FaultyDataError(faults, where=study.name) from error
 
 
-def _split(source: FolderSource, frames: tuple[FrameFiles, ...]) -> SplitFrames:
+def _split(source: FolderSource, frames: tuple[ListedFrame, ...]) -> SplitFrames:
     reader = FrameReader(source, frames)
     return SplitFrames(
         ids=[frame.id for frame in frames],
