@@ -96,7 +96,9 @@ def draw_parts(
         for name, count in unit.features.items():
             lacking_of[name][part] -= count
 
-    for feature in sorted(having, key=lambda feature: (len(having[feature]), feature)):
+    # What fewer units have than there are parts cannot be in every part.
+    shared = [feature for feature, units_with in having.items() if len(units_with) >= len(parts)]
+    for feature in sorted(shared, key=lambda feature: (len(having[feature]), feature)):
         # Large groups first, as small ones can fill what is left.
         for index in sorted(having[feature], key=lambda index: -len(order[index].frames)):
             if index not in result:

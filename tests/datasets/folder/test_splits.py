@@ -80,3 +80,14 @@ def test_one_large_group_leaves_the_others_to_the_small_parts():
     groups = {f"{i}": "big" if i < 60 else f"g{i // 5}" for i in range(100)}
     counts = Counter(draw({i: ["mask"] for i in groups}, groups).values())
     assert counts == {"train": 70, "validation": 10, "test": 20}
+
+
+def test_values_of_which_there_is_one_each_do_not_fill_one_part():
+    features = {f"{i}": ["age", f"age {i}"] for i in range(50)}
+    assert Counter(draw(features).values()) == {"train": 35, "validation": 5, "test": 10}
+
+
+def test_hundreds_of_classes_take_no_time_and_keep_the_shares():
+    features = {f"{i}": [f"{name}{i % (name + 2)}" for name in range(40)] for i in range(5000)}
+    counts = Counter(draw(features).values())
+    assert counts["train"] == pytest.approx(3500, abs=100)
