@@ -1,0 +1,76 @@
+"""What mkdocs calls while it builds the site (`hooks` in mkdocs.yml).
+
+Pages hold lines `<!-- generated: NAME -->`; each is replaced by what the code says at that moment,
+so that no fact is written twice. Pages that lie beside docs/, such as CONTRIBUTING.md, become pages
+of the site, and links to them are turned accordingly.
+"""
+
+import posixpath
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from generate import commands, names, study_keys
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "backbones": names.backbones,
+    "commands": commands.commands,
+    "datasets": names.datasets,
+    "estimators": names.estimators,
+    "exit codes": commands.exit_codes,
+    "extras": names.extras,
+    "formats": names.formats,
+    "heads": names.heads,
+    "kinds of task": names.kinds,
+    "methods": names.methods,
+    "python": lambda: _public_names(),
+    "studies": names.studies,
+    "study keys": study_keys.study_keys,
+    "weightings": names.weightings,
+}
+
+# Files beside docs/ that the site shows, by their path in the repository.
+BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "reports/sample/README.md")
+# Files that those pages show or link to.
+SHOWN = ("reports/sample/front.png", "reports/sample/nyud-small.pdf")
+
+_LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)((?:#[^)\s]*)?(?=\)))")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the files that lie beside docs/."""
+    for path in (*BESIDE, *SHOWN):
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Turn links, and put what the code says in place of the lines that ask for it."""
+    here = page.file.src_uri
+    home = here if here in BESIDE else f"docs/{here}"
+
+    def turned(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(home), link[1]))
+        target = path.removeprefix("docs/")
+        if home == f"docs/{here}" and target != path:
+            return link[0]  # from a page in docs/ to another one
+        return posixpath.relpath(target, posixpath.dirname(here) or ".") + link[2]
+
+    return re.sub(
+        r"^<!-- generated: (.*) -->$",
+        lambda line: GENERATED[line[1]](),
+        _LINK.sub(turned, markdown),
+        flags=re.MULTILINE,
+    )
+
+
+def _public_names() -> str:
+    """Ask mkdocstrings for every public name of the package."""
+    import gatesearch
+
+    names = [name for name in gatesearch.__all__ if not name.startswith("__")]
+    return "\n\n".join(f"::: gatesearch.{name}" for name in names)
