@@ -1,8 +1,8 @@
 """What mkdocs calls while it builds the site (`hooks` in mkdocs.yml).
 
-Pages hold lines `<!-- generated: NAME -->`; each is replaced by what the code says at that moment,
-so that no fact is written twice. Pages that lie beside docs/, such as CONTRIBUTING.md, become pages
-of the site, and links to them are turned accordingly.
+Pages hold lines `> Taken from the code when the site is built: NAME`; each is replaced by what the
+code says at that moment, so that no fact is written twice. Pages that lie beside docs/, such as
+CONTRIBUTING.md, become pages of the site, and links to them are turned accordingly.
 """
 
 import posixpath
@@ -27,7 +27,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "heads": names.heads,
     "kinds of task": names.kinds,
     "methods": names.methods,
-    "python": lambda: _public_names(),
+    "public names": lambda: _public_names(),
     "studies": names.studies,
     "study keys": study_keys.study_keys,
     "weightings": names.weightings,
@@ -61,7 +61,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return posixpath.relpath(target, posixpath.dirname(here) or ".") + link[2]
 
     return re.sub(
-        r"^<!-- generated: (.*) -->$",
+        r"^> Taken from the code when the site is built: (.*)$",
         lambda line: GENERATED[line[1]](),
         _LINK.sub(turned, markdown),
         flags=re.MULTILINE,
@@ -72,5 +72,14 @@ def _public_names() -> str:
     """Ask mkdocstrings for every public name of the package."""
     import gatesearch
 
-    names = [name for name in gatesearch.__all__ if not name.startswith("__")]
-    return "\n\n".join(f"::: gatesearch.{name}" for name in names)
+    asked = []
+    for name in gatesearch.__all__:
+        item = getattr(gatesearch, name)
+        if not name.startswith("__"):
+            # The function `extract` lies in a module of the same name: say where.
+            place = f"{item.__module__}.{item.__qualname__}"
+            heading = f"gatesearch.{name}"
+            asked.append(
+                f"::: {place}\n    options:\n      heading: {heading}\n      toc_label: {name}"
+            )
+    return "\n\n".join(asked)

@@ -8,6 +8,9 @@ from typer.main import get_command
 
 from .text import prose, table
 
+# Bounds from here on only catch slips of the keyboard, and are not shown.
+_CATCHES_SLIPS = 10**6
+
 
 def commands() -> str:
     """Describe every command: what it does, its arguments, options and examples."""
@@ -77,7 +80,7 @@ def _meaning(item: Any) -> str:
     low, high = item.min, item.max
     named = f" Environment: `{item.envvar}`." if item.envvar else ""
     bounds = "" if low is None else f" At least {low:g}."
-    if low is not None and high is not None and high < 10**9:
+    if low is not None and high is not None and high < _CATCHES_SLIPS:
         bounds = f" {low:g} to {high:g}."
     return prose(item.help or "") + bounds + named
 

@@ -24,9 +24,11 @@ def methods() -> str:
 
 
 def _method(name: str, method: Any) -> str:
-    parts = [f"### {name}", text_of(method.options)]
+    parts = [f"### {name}"]
     if method.options.model_fields:
-        parts.append(keys(method.options))
+        parts += [text_of(method.options), keys(method.options)]
+    else:
+        parts.append("It has no options of its own.")
     if method.space:
         rows = [[f"`{key}`", *_range(item)] for key, item in method.space.items()]
         parts.append(table(["`search.` key", "range or words", "a study may allow"], rows))
@@ -66,6 +68,7 @@ def _options(build: Callable[..., Any]) -> str:
     return ", ".join(
         f"`{item.name}`" if item.default is item.empty else f"`{item.name} = {item.default!r}`"
         for item in taken
+        if item.default is not None  # which the search gives, not the study
     )
 
 
@@ -76,16 +79,16 @@ def kinds() -> str:
     sections = []
     for name, kind in TASKS.items():
         task = _example(name)
-        facts = [["what it is", text_of(kind).replace("\n\n", " ")]]
+        facts = []
         if task is not None:
             better = "higher" if task.higher_is_better else "lower"
-            facts += [
-                ["metric", f"{task.metric}{f' ({task.unit})' if task.unit else ''}, {better} is "
-                 "better"],
-                ["what `predict` and exported files give", prose(task.output_meaning)],
-                ["drawn as", f"`{task.drawing}`"],
-            ]  # fmt: skip
-        parts = [f"### {name}", table(["", ""], facts)]
+            unit = f", {task.unit}" if task.unit else ""
+            facts = [
+                f"- Metric: {task.metric}{unit}; {better} is better.",
+                f"- Exported files and `predict` give: {prose(task.output_meaning)}.",
+                f"- Drawn as `{task.drawing}`.",
+            ]
+        parts = [f"### {name}", text_of(kind), "\n".join(facts)]
         options = getattr(kind, "options", None)
         if hasattr(options, "model_fields") and options.model_fields:
             parts.append(keys(options))

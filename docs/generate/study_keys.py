@@ -23,30 +23,44 @@ _WORDS = {
     "object": "table",
 }
 
+# Tables of the package -> the section of names.md that lists what they hold.
+_LISTS = {
+    "BACKBONES": "backbones",
+    "DATASETS": "data sets",
+    "HEADS": "heads",
+    "METHODS": "methods",
+    "TASKS": "kinds of task",
+    "WEIGHTINGS": "weightings",
+}
+
 
 def study_keys() -> str:
     """Describe every table of a study's file."""
     from gatesearch.study import Study
 
     return "\n\n".join(
-        f"## {_heading(path)}\n\n{text_of(model)}\n\n{keys(model)}"
+        f"## {_heading(path)}\n\n{_linked(text_of(model))}\n\n{keys(model, path)}"
         for path, model in _tables(Study, "")
     )
 
 
-def keys(model: type[BaseModel]) -> str:
-    """List the keys of one table; keys that are tables themselves only by their form."""
+def keys(model: type[BaseModel], path: str = "") -> str:
+    """List the keys of one table; those that are tables themselves link to their own section."""
     schema = model.model_json_schema()
     meanings = attributes_of(model)
     required = schema.get("required", [])
+    inner = {name: found for name, field in model.model_fields.items()
+             for found in _models_of(field)[:1]}  # fmt: skip
     return table(
         ["key", "type", "default", "meaning"],
         [
             [
                 f"`{name}`",
-                kind_of_value(entry, schema.get("$defs", {})),
+                f"[table](#{_anchor(_path_of(path, name, model.model_fields[name]))})"
+                if name in inner
+                else kind_of_value(entry, schema.get("$defs", {})),
                 "required" if name in required else _default(entry),
-                meanings.get(name, ""),
+                _linked(meanings.get(name) or (text_of(inner[name]) if name in inner else "")),
             ]
             for name, entry in schema.get("properties", {}).items()
         ],
@@ -80,7 +94,7 @@ def kind_of_value(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
     if entry.get("type") == "object":
         inner = entry.get("additionalProperties")
         if isinstance(inner, dict) and inner:
-            return f"table: name → {kind_of_value(inner, definitions)}"
+            return f"table (name → {kind_of_value(inner, definitions)})"
         return _WORDS["object"]
     return _WORDS.get(entry.get("type", ""), "any value") + _bounds(entry)
 
@@ -127,7 +141,7 @@ def _figure(value: float) -> str:
 def _default(entry: dict[str, Any]) -> str:
     value = entry.get("default")
     if value is None:
-        return "none"
+        return "not given"
     if isinstance(value, dict):
         return "as in its table" if value else "empty"
     if value in ("", []):
@@ -140,9 +154,30 @@ def _tables(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseM
     yield path, model
     for name, field in model.model_fields.items():
         for inner in _models_of(field):
-            keyed = "dict" in str(field.annotation)
-            inner_path = ".".join(filter(None, [path, name, "NAME" if keyed else ""]))
-            yield from _tables(inner, inner_path)
+            yield from _tables(inner, _path_of(path, name, field))
+
+
+def _path_of(path: str, name: str, field: FieldInfo) -> str:
+    """Return the path of a field's tables; those of a dictionary have names of their own."""
+    keyed = "dict" in str(field.annotation)
+    return ".".join(filter(None, [path, name, "NAME" if keyed else ""]))
+
+
+def _anchor(path: str) -> str:
+    """Return the anchor that mkdocs gives the heading of a table."""
+    return path.replace(".", "").lower()
+
+
+def _linked(text: str) -> str:
+    """Link tables of the package, such as `gatesearch.tasks.TASKS`, to what they hold."""
+    named = "|".join(_LISTS)
+    return re.sub(
+        rf"`(?:gatesearch\.[\w.]+\.)?({named})`",
+        lambda name: (
+            f"the list of [{_LISTS[name[1]]}](names.md#{_LISTS[name[1]].replace(' ', '-')})"
+        ),
+        text,
+    )
 
 
 def _models_of(field: FieldInfo) -> list[type[BaseModel]]:

@@ -12,12 +12,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     | key | type |
     |---|---|
     | size | a \| b |
+    >>> print(table(["command"], [["`a|b`"]]))
+    | command |
+    |---|
+    | `a|b` |
     """
     return "\n".join([_row(header), "|---" * len(header) + "|", *map(_row, rows)])
 
 
 def _row(cells: Sequence[str]) -> str:
-    shown = [text.replace("|", r"\|").replace("\n", " ") for text in cells]
+    shown = [_outside_code(text.replace("\n", " "), {"|": r"\|"}) for text in cells]
     return f"| {' | '.join(shown)} |"
 
 
@@ -27,11 +31,15 @@ def prose(text: str) -> str:
     >>> prose("NAME.<task> of `a<b`")
     'NAME.&lt;task> of `a<b`'
     """
+    return _outside_code(text, {"<": "&lt;", "*": r"\*"})
+
+
+def _outside_code(text: str, replaced: dict[str, str]) -> str:
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(
-        part if part.startswith("`") else part.replace("<", "&lt;").replace("*", r"\*")
-        for part in parts
-    )
+    for i in range(0, len(parts), 2):  # what lies between two pieces of code
+        for old, new in replaced.items():
+            parts[i] = parts[i].replace(old, new)
+    return "".join(parts)
 
 
 def text_of(documented: object) -> str:
