@@ -3,6 +3,7 @@
 import html
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from gatesearch.methods.interrogate.options import InterroGateOptions
 from gatesearch.study.schema import TrainingSpec
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BESIDE_THE_SITE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/sample/README.md")
 
 
@@ -158,3 +160,33 @@ def test_names_have_their_options_metrics_and_ranges() -> None:
 
 def test_pipes_and_line_ends_stay_in_their_cell() -> None:
     assert table(["a"], [["x | y\n`p|q`"]]).splitlines()[2] == r"| x \| y `p|q` |"
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The command lines of gatesearch in a page's code blocks, without comments."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("gatesearch ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_documents_are_ones(page) -> None:
+    for words in commands_of(page):
+        command = get_command(app)
+        for word in words[1:]:
+            if not hasattr(command, "commands"):
+                break
+            command = command.commands[word]
+        options = {name for item in command.params for name in item.opts}
+        taken = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert taken <= options, words
+        needed = {item.opts[0] for item in command.params if item.required}
+        assert {name for name in needed if name.startswith("--")} <= taken, words
+
+
+def test_commands_are_found_in_documents() -> None:
+    found = commands_of(ROOT / "docs" / "how-to" / "balance-tasks.md")
+    assert found[0][:4] == ["gatesearch", "run", "--study", "nyud-small"]
+    assert "--weightings" in found[0]
+    assert len([page for page in PAGES if commands_of(page)]) >= 6

@@ -20,14 +20,14 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set: scenes, n
 Data = Annotated[
     Path,
     typer.Option(
-        "--data", metavar="DIR", envvar="GATESEARCH_DATA", help="Folder of prepared packs."
+        "--data", metavar="DIR", envvar="GATESEARCH_DATA", help="Folder of prepared data sets."
     ),
 ]
 
 
 @app.command(epilog="Example: gatesearch data info nyud")
 def info(name: Name) -> None:
-    """Say where a data set comes from, which layouts are read, and the command that prepares it."""
+    """Say where to get a data set, in which layouts it is read, and how to prepare it."""
     print(_dataset(name).info())
 
 
@@ -39,7 +39,9 @@ def prepare(
     name: Name,
     source: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="The release: a folder, .tgz, .tar.gz, .tar or .zip."),
+        typer.Option(
+            metavar="PATH", help="Data set as downloaded: a folder, .tgz, .tar.gz, .tar or .zip."
+        ),
     ] = None,
     data: Data = Path("data"),
     size: Annotated[
@@ -48,10 +50,10 @@ def prepare(
     ] = None,
     note: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="What readers of results should know; repeatable."),
+        typer.Option(metavar="TEXT", help="Remark that readers of results should see; repeatable."),
     ] = None,
 ) -> None:
-    """Turn a data set into a pack for training; an old pack stays until the new one is whole."""
+    """Prepare a data set for training; an older one stays in place until the new one is whole."""
     from gatesearch.cli.progress import emitter
     from gatesearch.datasets import PackRequest
     from gatesearch.datasets.label_checks import MAX_PIXELS
@@ -77,7 +79,7 @@ def prepare(
 
 @app.command(epilog="Example: gatesearch data check nyud --data data")
 def check(name: Name, data: Data = Path("data")) -> None:
-    """Compare every prepared file of a data set with the sums taken when it was written."""
+    """Compare every prepared file of a data set with its checksum of when it was written."""
     from gatesearch.datasets import check_pack
     from gatesearch.datasets.scratch import remove_leftovers
 
