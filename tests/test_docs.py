@@ -133,6 +133,7 @@ def test_keys_of_a_study_have_type_bounds_default_and_meaning() -> None:
     page = study_keys()
     assert "| `augment` | [table](#trainingaugment) | as in its table | Augmentation of " in page
     assert "## `[training.augment]`" in page
+    assert "| `tasks` | name → [table](#tasksname) | required |" in page
     assert "## `[tasks.NAME]`" in page
     assert "A name in the list of [kinds of task](names.md#kinds-of-task)." in page
 

@@ -56,7 +56,7 @@ def keys(model: type[BaseModel], path: str = "") -> str:
         [
             [
                 f"`{name}`",
-                f"[table](#{_anchor(_path_of(path, name, model.model_fields[name]))})"
+                _link(_path_of(path, name, model.model_fields[name]))
                 if name in inner
                 else kind_of_value(entry, schema.get("$defs", {})),
                 "required" if name in required else _default(entry),
@@ -163,9 +163,10 @@ def _path_of(path: str, name: str, field: FieldInfo) -> str:
     return ".".join(filter(None, [path, name, "NAME" if keyed else ""]))
 
 
-def _anchor(path: str) -> str:
-    """Return the anchor that mkdocs gives the heading of a table."""
-    return path.replace(".", "").lower()
+def _link(path: str) -> str:
+    """Link the section of a table, by the anchor that mkdocs gives its heading."""
+    named = "name → " if path.endswith(".NAME") else ""
+    return f"{named}[table](#{path.replace('.', '').lower()})"
 
 
 def _linked(text: str) -> str:
