@@ -73,7 +73,7 @@ def _options(build: Callable[..., Any]) -> str:
 
 
 def kinds() -> str:
-    """List the kinds of task: metric, output, loss."""
+    """List the kinds of task: loss, metric, output, options."""
     from gatesearch.tasks import TASKS
 
     sections = []
@@ -86,12 +86,13 @@ def kinds() -> str:
             facts = [
                 f"- Metric: {task.metric}{unit}; {better} is better.",
                 f"- Exported files and `predict` give: {prose(task.output_meaning)}.",
-                f"- Drawn as `{task.drawing}`.",
+                f"- Labels: {'per pixel' if task.storage.dense else 'per image'}, "
+                f"drawn as `{task.drawing}`.",
+                f"- Head, unless the study names one: `{task.head or 'model.head'}`.",
             ]
         parts = [f"### {name}", text_of(kind), "\n".join(facts)]
-        options = getattr(kind, "options", None)
-        if hasattr(options, "model_fields") and options.model_fields:
-            parts.append(keys(options))
+        if kind.model_fields:
+            parts.append(keys(kind))
         sections.append("\n\n".join(parts))
     return "\n\n".join(sections)
 
@@ -145,16 +146,22 @@ def formats() -> str:
 
 
 def datasets() -> str:
-    """List the data sets."""
+    """List the data sets with the keys of `[data]` that only they have."""
     from gatesearch.datasets import DATASETS
 
-    return table(
+    overview = table(
         ["`data.dataset`", "what it is", "prepared by itself"],
         [
             [f"`{name}`", prose(dataset.summary), "yes" if dataset.automatic else "no"]
             for name, dataset in DATASETS.items()
         ],
     )
+    options = [
+        f"### {name}\n\n{text_of(dataset.options)}\n\n{keys(dataset.options)}"
+        for name, dataset in DATASETS.items()
+        if dataset.options.model_fields
+    ]
+    return "\n\n".join([overview, *options])
 
 
 def studies() -> str:

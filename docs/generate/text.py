@@ -49,7 +49,7 @@ def text_of(documented: object) -> str:
 
 
 def attributes_of(documented: type) -> dict[str, str]:
-    """Read the section `Attributes:` of a class's docstring, name -> meaning.
+    """Read the sections `Attributes:` of a class and of those it builds on, name -> meaning.
 
     >>> class Box:
     ...     '''A box.
@@ -61,9 +61,14 @@ def attributes_of(documented: type) -> dict[str, str]:
     >>> attributes_of(Box)
     {'width': 'Its width, pixels.'}
     """
-    doc = inspect.getdoc(documented) or ""
-    section = re.search(r"^Attributes:\n((?:[ \n].*\n?)*)", doc, re.MULTILINE)
-    if section is None:
-        return {}
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section[1], re.MULTILINE)
-    return {name: prose(" ".join(meaning.split())) for name, meaning in entries}
+    meanings: dict[str, str] = {}
+    package = documented.__module__.partition(".")[0]
+    for ancestor in reversed(documented.__mro__):
+        if ancestor.__module__.partition(".")[0] != package:
+            continue
+        doc = inspect.cleandoc(ancestor.__doc__ or "")
+        section = re.search(r"^Attributes:\n((?:[ \n].*\n?)*)", doc, re.MULTILINE)
+        entries = section[1] if section else ""
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", entries, re.MULTILINE):
+            meanings[name] = prose(" ".join(text.split()))
+    return meanings

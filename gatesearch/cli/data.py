@@ -27,7 +27,7 @@ Data = Annotated[
 
 @app.command(epilog="Example: gatesearch data info nyud")
 def info(name: Name) -> None:
-    """Say where to get a data set, in which layouts it is read, and how to prepare it."""
+    """Say where a data set comes from, which layouts are read, and the command that prepares it."""
     print(_dataset(name).info())
 
 
@@ -79,7 +79,7 @@ def prepare(
 
 @app.command(epilog="Example: gatesearch data check nyud --data data")
 def check(name: Name, data: Data = Path("data")) -> None:
-    """Compare every prepared file of a data set with its checksum of when it was written."""
+    """Compare every prepared file of a data set with the sums taken when it was written."""
     from gatesearch.datasets import check_pack
     from gatesearch.datasets.scratch import remove_leftovers
 
