@@ -69,17 +69,25 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def _public_names() -> str:
-    """Ask mkdocstrings for every public name of the package."""
+    """Ask mkdocstrings for every public name of the package, where it is defined."""
     import gatesearch
 
+    source = Path(gatesearch.__file__).read_text(encoding="utf-8")
     asked = []
     for name in gatesearch.__all__:
+        if name.startswith("__"):
+            continue
         item = getattr(gatesearch, name)
-        if not name.startswith("__"):
-            # The function `extract` lies in a module of the same name: say where.
-            place = f"{item.__module__}.{item.__qualname__}"
-            heading = f"gatesearch.{name}"
-            asked.append(
-                f"::: {place}\n    options:\n      heading: {heading}\n      toc_label: {name}"
-            )
+        # A function may lie in a module of its own name, such as `extract`, which a path through
+        # the packages would lead to. What is no function or class says nothing of its place.
+        imported = re.search(rf"from ([\w.]+) import .*\b{name}\b", source)
+        package = imported[1] if imported else "gatesearch"
+        place = (
+            f"{item.__module__}.{item.__qualname__}"
+            if hasattr(item, "__qualname__")
+            else f"{package}.{name}"
+        )
+        asked.append(
+            f"::: {place}\n    options:\n      heading: gatesearch.{name}\n      toc_label: {name}"
+        )
     return "\n\n".join(asked)

@@ -1,6 +1,7 @@
 """The documents: the site builds without a warning, and its reference holds what the code has."""
 
 import html
+import inspect
 import os
 import re
 import shlex
@@ -62,10 +63,10 @@ def test_the_site_has_every_command_option_and_public_name(site) -> None:
     for name in gatesearch.__all__:
         if name != "__version__":
             assert f"gatesearch.{name}" in python
-            assert re.search(rf"^{name}\(", python, re.MULTILINE) or not callable(
-                getattr(gatesearch, name)
-            )
+            if inspect.isfunction(getattr(gatesearch, name)):
+                assert re.search(rf"^{name}\(", python, re.MULTILINE), name
     assert "130" in commands.partition("Exit codes")[2]
+    assert ">>> pareto_front(" in python  # an example, not a quotation
 
 
 @pytest.mark.slow("builds the site")
@@ -129,6 +130,9 @@ def test_keys_of_a_study_have_type_bounds_default_and_meaning() -> None:
         in ("\n".join(rows))
     )
     assert "| `momentum` | number ≥ 0 and < 1 | `0.9` | Momentum of `sgd`. |" in rows
+    assert "| `augment.flip` | `true` or `false` | `true` | Mirror left to right with " in (
+        "\n".join(rows)
+    )
     assert '| `precision` | `auto`, `fp32`, `bf16` | `"auto"` |' in "\n".join(rows)
     page = study_keys()
     assert "| `augment` | [table](#trainingaugment) | as in its table | Augmentation of " in page

@@ -44,27 +44,35 @@ def study_keys() -> str:
     )
 
 
-def keys(model: type[BaseModel], path: str = "") -> str:
-    """List the keys of one table; those that are tables themselves link to their own section."""
+def keys(model: type[BaseModel], path: str | None = None) -> str:
+    """List the keys of one table.
+
+    Args:
+        model: The class that reads the table.
+        path: Where the table is in a study, on the page that has a section for every table: keys
+            that are tables then link to theirs. If None, they are followed by their own keys.
+    """
+    return table(["key", "type", "default", "meaning"], _rows(model, path, ""))
+
+
+def _rows(model: type[BaseModel], path: str | None, prefix: str) -> Iterator[list[str]]:
     schema = model.model_json_schema()
     meanings = attributes_of(model)
     required = schema.get("required", [])
-    inner = {name: found for name, field in model.model_fields.items()
-             for found in _models_of(field)[:1]}  # fmt: skip
-    return table(
-        ["key", "type", "default", "meaning"],
-        [
-            [
-                f"`{name}`",
-                _link(_path_of(path, name, model.model_fields[name]))
-                if name in inner
-                else kind_of_value(entry, schema.get("$defs", {})),
-                "required" if name in required else _default(entry),
-                _linked(meanings.get(name) or (text_of(inner[name]) if name in inner else "")),
-            ]
-            for name, entry in schema.get("properties", {}).items()
-        ],
-    )
+    for name, entry in schema.get("properties", {}).items():
+        field = model.model_fields[name]
+        inner = next(iter(_models_of(field)), None)
+        linked = inner is not None and path is not None
+        yield [
+            f"`{prefix}{name}`",
+            _link(_path_of(path or "", name, field))
+            if linked
+            else kind_of_value(entry, schema.get("$defs", {})),
+            "required" if name in required else _default(entry),
+            _linked(meanings.get(name) or (text_of(inner) if inner else "")),
+        ]
+        if inner is not None and not linked:
+            yield from _rows(inner, path, f"{prefix}{name}.")
 
 
 def kind_of_value(entry: dict[str, Any], definitions: dict[str, Any]) -> str:
