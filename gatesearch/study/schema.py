@@ -126,6 +126,9 @@ class DataSpec(_Open):
             all choices are made. 0 takes the validation part that the data set has. For data sets
             that take one (`folder`), a file that lists the frames of that part.
         validation_seed: Seed by which these frames are chosen, the same for every trial.
+        tasks: Tasks whose labels the data set has, in a study of several; all of them if empty.
+        share: Share of the frames of an epoch that it gives, in a study of several
+            (`Study.mixing`), relative to those of the others.
     """
 
     dataset: str
@@ -133,6 +136,8 @@ class DataSpec(_Open):
     test_frames: int = Field(default=0, ge=0, le=10**9)
     validation: Annotated[int | str, AfterValidator(_bounded)] = 0
     validation_seed: int = Field(default=0, ge=-(2**63), le=2**63 - 1)
+    tasks: tuple[str, ...] = ()
+    share: Positive | None = None
 
     @property
     def carved(self) -> int:

@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from gatesearch.tasks.task import Task
 
 # Label of a pixel that loss and metric ignore, where labels are classes or 0 and 1.
 IGNORE = 255
@@ -63,6 +66,18 @@ def labelled_frames(target: Tensor, unknown_value: float) -> Tensor:
     if not math.isnan(unknown_value):
         known = known & (target != unknown_value)
     return known.flatten(1).any(1) if target.ndim > 1 else known
+
+
+def unknown_labels(task: "Task", frames: int, size: tuple[int, int]) -> NDArray[Any]:
+    """Labels of frames that have none, as a pack stores them.
+
+    Args:
+        task: Their task.
+        frames: Number of frames.
+        size: Height and width of the frames, pixels.
+    """
+    shape = (frames, *task.storage.shape(size))
+    return np.full(shape, task.unknown_value, task.storage.dtype)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
