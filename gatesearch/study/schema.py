@@ -7,12 +7,22 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from gatesearch.errors import nearest
 from gatesearch.strict import Strict
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Side of a window over that of the frame.
+Side = Annotated[float, Field(ge=0.01, le=1)]
 
 
 class ProtocolSpec(Strict):
@@ -170,27 +180,63 @@ class ModelSpec(Strict):
     weights: str = "imagenet"
 
 
+class ColourSpec(Strict):
+    """Random changes of the colours of training images, in units of torchvision's `ColorJitter`.
+
+    Attributes:
+        brightness: b; brightness is multiplied by a factor in [max(0, 1 - b), 1 + b].
+        contrast: c; contrast is multiplied by a factor in [max(0, 1 - c), 1 + c].
+        saturation: s; saturation is multiplied by a factor in [max(0, 1 - s), 1 + s].
+        hue: h; hue is turned by a share of the circle of colours in [-h, h].
+    """
+
+    brightness: float = Field(default=0.0, ge=0, le=100)
+    contrast: float = Field(default=0.0, ge=0, le=100)
+    saturation: float = Field(default=0.0, ge=0, le=100)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
+
+
 class AugmentSpec(Strict):
-    """Augmentation of whole training batches; each task transforms its own labels.
+    """Augmentation of whole training batches; labels of every kind follow.
 
     Attributes:
         flip: Mirror left to right with probability 1/2.
-        zoom: Factors, at least 1, by which a crop is enlarged; depth is divided by the factor.
+        zoom: Factors, at least 1, by which a window of the frame is enlarged; depth is divided by
+            the factor.
         scale: Range of factors by which frames are rescaled without a change of depth
-            (PASCAL-Context).
+            (PASCAL-Context). Above 1, a window of 1 / factor of either side is enlarged to the
+            frame.
         rotate: Largest rotation, degrees.
+        crop: Range of the sides of a random window that is enlarged to the frame, as shares of the
+            frame's sides, without a change of depth. Width and height are drawn each by itself, so
+            that the aspect ratio changes too, as with torchvision's `RandomResizedCrop` (which
+            draws the area and the aspect ratio).
+        colour: Random changes of colours, which no label follows.
     """
 
     flip: bool = True
     zoom: tuple[Annotated[float, Field(ge=1, le=100)], ...] = Field(default=(1.0,), min_length=1)
     scale: tuple[Positive, Positive] = (1.0, 1.0)
     rotate: float = Field(default=0.0, ge=0, le=180)
+    crop: tuple[Side, Side] = (1.0, 1.0)
+    colour: ColourSpec = ColourSpec()
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentSpec":
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale must be an ascending range, found {self.scale}")
+        for key in ("scale", "crop"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key} must be an ascending range, found {(low, high)}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out options at their default that stores begun before them do not have."""
+        table: dict[str, Any] = serialize(self)
+        for key in ("crop", "colour"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                table.pop(key, None)
+        return table
 
 
 class TrainingSpec(Strict):

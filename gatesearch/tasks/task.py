@@ -20,17 +20,22 @@ from gatesearch.tasks.labels import Storage
 class Warp:
     """The geometric change of each sample of a batch, for labels whose values follow it.
 
-    A sample is first rotated, then mirrored.
+    A sample is first rotated, then a window of it is resized to the frame, then it is mirrored.
 
     Attributes:
         flip: (B,) bool, mirrored left to right.
         zoom: (B,) enlargement that brings the scene nearer (depth is divided by it).
         angle: (B,) counter-clockwise rotation in the image, radians.
+        matrix: (B, 2, 3) map from places (x, y) of the input to places of the output, both in -1..1
+            from border to border, x to the right and y down: a place p moves to
+            matrix[:, :, :2] @ p + matrix[:, :, 2]. It holds all of the change of the geometry,
+            shifts and resizing included. What was not in the window comes to lie outside -1..1.
     """
 
     flip: Tensor
     zoom: Tensor
     angle: Tensor
+    matrix: Tensor
 
 
 class Meter(Protocol):
