@@ -84,7 +84,7 @@ class TaskSpec(_Open):
     """
 
     kind: str
-    classes: int = Field(default=1, ge=1, le=255)
+    classes: int = Field(default=1, ge=1, le=2**15 - 1)
     class_names: tuple[str, ...] = ()
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     label: str = ""
@@ -113,7 +113,8 @@ class TaskSpec(_Open):
     @property
     def kind_options(self) -> dict[str, Any]:
         """Options for the kind."""
-        return {"classes": self.classes, **self.further}
+        names = {"class_names": self.class_names} if self.class_names else {}
+        return {"classes": self.classes, **names, **self.further}
 
 
 def _bounded(frames: int | str) -> int | str:
