@@ -21,6 +21,7 @@ from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.space import Choice, choice_of, space_of, task_values
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.models import GatedSupernet, Parts, parts_of
+from gatesearch.models.gates import temperature_at
 from gatesearch.pruning import CompactNet, extract, load_compact, sharing
 from gatesearch.pruning.description import Description
 from gatesearch.study import Study
@@ -207,12 +208,11 @@ def _gate_hooks(
     )
     regulariser = choice_of(SPACE, request.study, params, "regulariser")
     cost = pattern_cost(supernet, request) if budgets else None
-    hot, cold = options.temperature
     ramp_share = 1.0
 
     def anneal(share: float) -> None:
         nonlocal ramp_share
-        supernet.temperature = hot * (cold / hot) ** share
+        supernet.temperature = temperature_at(share, options.temperature)
         ramp_share = min(1.0, share / options.ramp) if options.ramp else 1.0
 
     def observe(epoch: int) -> dict[str, float]:
