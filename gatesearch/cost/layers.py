@@ -113,7 +113,7 @@ class _Layers:
         if isinstance(spec, OwnHead):
             head = copy.deepcopy(head)
         heads = Heads({"head": self.runtime.place(head).eval()})
-        return self._seconds(heads.predict, "head", self._noise(spec.inputs, features), image)
+        return self._seconds(heads.call_head, "head", self._noise(spec.inputs, features), image)
 
     def _noise(self, channels: int, size: Size) -> Tensor:
         return noise((1, channels, *size), self.runtime)

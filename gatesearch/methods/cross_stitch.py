@@ -56,7 +56,7 @@ class CrossStitchNet(nn.Module):
             ]
             streams = [mixing_sum(streams, weights) for weights in stitch]
         return {
-            task: self.heads.predict(task, x, image.shape[-2:])
+            task: self.heads.call_head(task, x, image.shape[-2:])
             for task, x in zip(self.heads, streams, strict=True)
         }
 

@@ -81,7 +81,7 @@ class AttentionNet(nn.Module):
             inputs.append(last_block_input)
             outputs.append(x)
         return {
-            task: self.heads.predict(
+            task: self.heads.call_head(
                 task, self._attended(task, inputs[1:], outputs[1:]), image.shape[-2:]
             )
             for task in self.heads

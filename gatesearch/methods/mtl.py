@@ -19,7 +19,7 @@ class MultiTaskNet(nn.Module):
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         features = self.encoder(image)
         size = image.shape[-2:]
-        return {task: self.heads.predict(task, features, size) for task in self.heads}
+        return {task: self.heads.call_head(task, features, size) for task in self.heads}
 
 
 MTL = Method(

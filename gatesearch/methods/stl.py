@@ -23,7 +23,7 @@ class SingleTaskNets(nn.Module):
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         size = image.shape[-2:]
         return {
-            task: self.heads.predict(task, encoder(image), size)
+            task: self.heads.call_head(task, encoder(image), size)
             for task, encoder in self.encoders.items()
         }
 

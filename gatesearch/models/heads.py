@@ -1,4 +1,4 @@
-"""Heads: features -> a dense prediction at the size of the image, or whatever a user's head gives."""
+"""Heads: features -> a dense prediction at the size of the image, or what a user's head gives."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -32,14 +32,27 @@ class Head(nn.Module):
         return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
+class FunctionHead(nn.Module):
+    """A head that is a function without weights, called as `takes_size` says."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: object) -> object:
+        """Call the function."""
+        return self.function(*inputs)
+
+
 def takes_size(head: nn.Module) -> bool:
     """Tell whether a head is called with features and image size, or with features alone.
 
     It is called with both if its `forward` has a second positional parameter that is named `size`
     or has no default. A `forward` without a signature, as of a scripted module, gets features.
     """
+    forward = head.function if isinstance(head, FunctionHead) else head.forward
     try:
-        parameters = inspect.signature(head.forward).parameters.values()
+        parameters = inspect.signature(forward).parameters.values()
     except (TypeError, ValueError):
         return False
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -59,7 +72,7 @@ class Heads(nn.ModuleDict):
         super().__setitem__(task, head)
         self._takes_size[task] = takes_size(head)
 
-    def predict(self, task: str, features: Tensor, size: Sequence[int]) -> Tensor:
+    def call_head(self, task: str, features: Tensor, size: Sequence[int]) -> Tensor:
         """Compute a task's prediction from features (B, C, h, w) of an image of `size` (H, W)."""
         head = self[task]
         prediction: Tensor = head(features, size) if self._takes_size[task] else head(features)

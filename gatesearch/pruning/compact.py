@@ -59,7 +59,7 @@ class CompactNet(nn.Module):
             for tensor in unread:
                 tensors[tensor] = None
         return {
-            task: self.heads.predict(task, self._head_readers[task](tensors), image.shape[-2:])
+            task: self.heads.call_head(task, self._head_readers[task](tensors), image.shape[-2:])
             for task in self.heads
         }
 
@@ -122,7 +122,9 @@ def _file(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
-def _described_heads(description: Description, own: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def _described_heads(
+    description: Description, own: Mapping[str, nn.Module]
+) -> dict[str, nn.Module]:
     """Build the heads that a description names, with fresh weights, and add a user's.
 
     Args:
@@ -225,9 +227,7 @@ def read_compact(
     return model.eval()
 
 
-def _check_own_heads(
-    description: Description, heads: Mapping[str, nn.Module], file: Path
-) -> None:
+def _check_own_heads(description: Description, heads: Mapping[str, nn.Module], file: Path) -> None:
     """Refuse modules for other tasks than those whose heads are a user's.
 
     Raises:

@@ -62,13 +62,13 @@ def extract(supernet: GatedSupernet) -> CompactNet:
 def not_a_supernet(function: str, found: object) -> UsageError:
     """Make the error for a function that was called with something else than a supernet."""
     return UsageError(
-        f"{function} takes a supernet, as of gs.InterroGate, found {type(found).__name__}; pass the "
-        "network itself: `.module` of DataParallel, `._orig_mod` of torch.compile, the attribute "
-        "of a LightningModule that holds it"
+        f"{function} takes a supernet, as of gs.InterroGate, found {type(found).__name__}; pass "
+        "the network itself: `.module` of DataParallel, `._orig_mod` of torch.compile, or the "
+        "attribute of a LightningModule that holds it"
     )
 
 
-class _CopyOfComputed(TorchFunctionMode):
+class CopyOfComputed(TorchFunctionMode):
     """Lets `copy.deepcopy` copy the values of tensors that were computed from others.
 
     Torch refuses to copy these. Modules hold them under `weight_norm`, `spectral_norm` and pruning
@@ -93,7 +93,7 @@ def copied_heads(supernet: GatedSupernet) -> dict[str, nn.Module]:
 
     Tasks that share a head, or layers of it, share the copy too.
     """
-    with _CopyOfComputed():
+    with CopyOfComputed():
         heads = copy.deepcopy(supernet.heads)
     heads.cpu().to(memory_format=torch.contiguous_format)
     # A head's tensors of another dtype stay as they are, unless the whole supernet was cast.
