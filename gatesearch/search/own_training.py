@@ -38,7 +38,7 @@ from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.options import SPACE, InterroGateOptions
 from gatesearch.methods.space import choice_of, task_values
 from gatesearch.models import Parts, parts_of
-from gatesearch.models.model_factory import OwnHead
+from gatesearch.models.model_factory import OWN, OwnHead
 from gatesearch.pruning import extract, sharing
 from gatesearch.pruning.compact import check_saveable
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord
@@ -58,7 +58,7 @@ from gatesearch.study.validation import validated
 from gatesearch.tasks import Task, build_tasks
 from gatesearch.training import ParameterGroup, TrainingError, resolve_runtime
 from gatesearch.training.optimizer import build_optimizer
-from gatesearch.trials.kept_networks import keep_network, network_state
+from gatesearch.trials.kept_networks import HEADS, keep_network, network_state
 
 HeadFactory = Callable[[], Mapping[str, HeadLike]]
 
@@ -291,6 +291,8 @@ def search(
 
 
 def _log(event: Event) -> None:
+    if not event.message:
+        return
     level = logging.WARNING if isinstance(event, Warned) else logging.INFO
     _LOG.log(level, "%s", event.message)
 
@@ -448,7 +450,7 @@ def _train(job: Job, study: Study, train: Train, heads: HeadFactory | None, emit
         reused_seconds=reused,
         layers=final.layers,
         sharing=final.sharing or {},
-        environment={"training": "function of the user"},
+        environment={"training": "function of the user"} | ({} if heads is None else {HEADS: OWN}),
         files=keep_network(module, job.folder),
     )
 
