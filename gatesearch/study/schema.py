@@ -30,7 +30,7 @@ class ProtocolSpec(Strict):
 
     Attributes:
         name: Stands for classes, size, encodings and metrics. A report never compares figures of
-            two protocols.
+            two protocols. By default the name of the study.
         size: Height and width of images and labels, pixels.
         published: Table of published results of the same protocol to show in the report; empty for
             none.
@@ -172,7 +172,7 @@ class ModelSpec(Strict):
             extra `efficientnet`), or a .safetensors file with the same names of tensors.
     """
 
-    backbone: str
+    backbone: str = "resnet18"
     width: float = Field(default=1.0, ge=0.01, le=100)
     output_stride: Literal[8, 16, 32] = 8
     head: str = "deeplabv3"
@@ -256,9 +256,9 @@ class TrainingSpec(Strict):
     """
 
     epochs: int = Field(ge=1, le=10**6)
-    batch_size: int = Field(ge=2, le=10**6)
+    batch_size: int = Field(default=8, ge=2, le=10**6)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Positive
+    lr: Positive = 1e-3
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     schedule: Literal["poly", "constant"] = "poly"
