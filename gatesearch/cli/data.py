@@ -27,7 +27,7 @@ Name = Annotated[
 Data = Annotated[
     Path,
     typer.Option(
-        "--data", metavar="DIR", envvar="GATESEARCH_DATA", help="Folder of prepared packs."
+        "--data", metavar="DIR", envvar="GATESEARCH_DATA", help="Folder of prepared data sets."
     ),
 ]
 
@@ -53,7 +53,9 @@ def prepare(
     name: Name,
     source: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="The release: a folder, .tgz, .tar.gz, .tar or .zip."),
+        typer.Option(
+            metavar="PATH", help="Data set as downloaded: a folder, .tgz, .tar.gz, .tar or .zip."
+        ),
     ] = None,
     data: Data = Path("data"),
     size: Annotated[
@@ -62,10 +64,10 @@ def prepare(
     ] = None,
     note: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="What readers of results should know; repeatable."),
+        typer.Option(metavar="TEXT", help="Remark that readers of results should see; repeatable."),
     ] = None,
 ) -> None:
-    """Turn a data set into a pack for training; an old pack stays until the new one is whole."""
+    """Prepare a data set for training; an older one stays in place until the new one is whole."""
     from gatesearch.cli.progress import emitter
     from gatesearch.datasets import PackRequest
     from gatesearch.datasets.label_checks import MAX_PIXELS

@@ -30,7 +30,7 @@ class ProtocolSpec(Strict):
 
     Attributes:
         name: Stands for classes, size, encodings and metrics. A report never compares figures of
-            two protocols.
+            two protocols. By default the name of the study.
         size: Height and width of images and labels, pixels.
         published: Table of published results of the same protocol to show in the report; empty for
             none.
@@ -84,7 +84,7 @@ class TaskSpec(_Open):
     """
 
     kind: str
-    classes: int = Field(default=1, ge=1, le=255)
+    classes: int = Field(default=1, ge=1, le=2**15 - 1)
     class_names: tuple[str, ...] = ()
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     label: str = ""
@@ -113,7 +113,8 @@ class TaskSpec(_Open):
     @property
     def kind_options(self) -> dict[str, Any]:
         """Options for the kind."""
-        return {"classes": self.classes, **self.further}
+        names = {"class_names": self.class_names} if self.class_names else {}
+        return {"classes": self.classes, **names, **self.further}
 
 
 def _bounded(frames: int | str) -> int | str:
@@ -136,6 +137,9 @@ class DataSpec(_Open):
             all choices are made. 0 takes the validation part that the data set has. For data sets
             that take one (`folder`), a file that lists the frames of that part.
         validation_seed: Seed by which these frames are chosen, the same for every trial.
+        tasks: Tasks whose labels the data set has, in a study of several; all of them if empty.
+        share: Share of the frames of an epoch that it gives, in a study of several
+            (`Study.mixing`), relative to those of the others.
     """
 
     dataset: str
@@ -143,6 +147,8 @@ class DataSpec(_Open):
     test_frames: int = Field(default=0, ge=0, le=10**9)
     validation: Annotated[int | str, AfterValidator(_bounded)] = 0
     validation_seed: int = Field(default=0, ge=-(2**63), le=2**63 - 1)
+    tasks: tuple[str, ...] = ()
+    share: Positive | None = None
 
     @property
     def carved(self) -> int:
@@ -166,7 +172,7 @@ class ModelSpec(Strict):
             extra `efficientnet`), or a .safetensors file with the same names of tensors.
     """
 
-    backbone: str
+    backbone: str = "resnet18"
     width: float = Field(default=1.0, ge=0.01, le=100)
     output_stride: Literal[8, 16, 32] = 8
     head: str = "deeplabv3"
@@ -250,9 +256,9 @@ class TrainingSpec(Strict):
     """
 
     epochs: int = Field(ge=1, le=10**6)
-    batch_size: int = Field(ge=2, le=10**6)
+    batch_size: int = Field(default=8, ge=2, le=10**6)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Positive
+    lr: Positive = 1e-3
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     schedule: Literal["poly", "constant"] = "poly"

@@ -4,6 +4,7 @@ Images are sampled bilinearly, labels by nearest neighbour. Pixels from outside 
 mean colour in the image and "unknown" in every label.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -161,6 +162,7 @@ def _stacked(samples: Iterator[Tensor], count: int) -> Tensor:
     return stack
 
 
+@functools.cache
 def _centres(length: int, device: torch.device) -> Tensor:
     """Return the centres of pixels along an axis, (length,) in -1..1 from border to border."""
     return torch.linspace(-1, 1, length, device=device) * (length - 1) / length

@@ -258,6 +258,25 @@ def test_f_is_of_sums_over_frames_and_thresholds_differ() -> None:
     assert [float(f) for f in ods_ois(*counts)] == pytest.approx([0.8, 1.0])
 
 
+def test_a_probability_equal_to_a_threshold_reaches_it() -> None:
+    counts = edge_counts(0.5 * vertical(50), vertical(50).byte(), thresholds=3)
+    assert counts[1].tolist() == [96, 96, 0]
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("size", [(6, 8), (1, 5), (5, 1), (1, 1)])
+def test_a_constant_map_is_one_line_at_its_end(value: float, size: tuple[int, int]) -> None:
+    thin = thin_edges(np.full((1, *size), value))
+    expected = np.zeros_like(thin)
+    expected[..., -1] = value
+    assert (thin == expected).all()
+
+
+def test_rounding_errors_of_a_slope_set_no_direction() -> None:
+    slope = np.broadcast_to(0.1 + 0.01 * np.arange(60), (1, 40, 60))
+    assert not thin_edges(slope)[0, :, 10:-10].any()  # its neighbour to the right is higher
+
+
 def test_each_true_pixel_is_matched_once() -> None:
     # two lines, each one pixel from the true one: half of what is predicted finds no partner
     probability = vertical(49) + vertical(51)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gatesearch.datasets.edges import boundaries
 from gatesearch.datasets.raycast import Camera, Solids, cast
-from gatesearch.study import AugmentSpec
+from gatesearch.study import AugmentSpec, Study, differences, load_study
 from gatesearch.tasks import TASKS, Warp
 from gatesearch.tasks.labels import Storage
 from gatesearch.training.augment import augment
@@ -369,3 +369,18 @@ def test_definitions_at_the_defaults_are_as_before_these_options() -> None:
     other = AugmentSpec(crop=(0.5, 1.0), colour={"hue": 0.1}).model_dump(mode="json")
     colour = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.1}
     assert other == {**known, "crop": [0.5, 1.0], "colour": colour}
+
+
+def test_a_study_with_them_is_another_one() -> None:
+    plain = load_study("scenes")
+    for item, line in (
+        ("training.augment.crop=[0.5, 1]", "training.augment.crop: absent -> [0.5, 1.0]"),
+        ("training.augment.colour.hue=0.1", "training.augment.colour.hue: absent -> 0.1"),
+    ):
+        study = load_study("scenes", [item])
+        assert study.fingerprint != plain.fingerprint
+        assert line in differences(study.definition(), plain.definition())
+        assert Study.from_definition(study.definition()).fingerprint == study.fingerprint
+        assert study.training_of("mtl").augment == study.training.augment
+    off = ["training.augment.crop=[1, 1]", "training.augment.colour={hue=0}"]
+    assert load_study("scenes", off).fingerprint == plain.fingerprint
