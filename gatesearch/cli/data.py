@@ -38,11 +38,11 @@ def info(name: Name) -> None:
 
     Of a study of your own files: how many frames and labels each part has.
     """
-    dataset, study = _dataset(name)
-    if study is None or dataset.files is None:
-        print(dataset.info())
-    else:
-        print(dataset.files.describe(study))
+    for dataset, study in _sources(name):
+        if study is None or dataset.files is None:
+            print(dataset.info())
+        else:
+            print(dataset.files.describe(study))
 
 
 @app.command(
@@ -73,7 +73,7 @@ def prepare(
     from gatesearch.datasets.label_checks import MAX_PIXELS
     from gatesearch.datasets.pack_writer import add_notes
 
-    dataset, study = _dataset(name)
+    sources = _sources(name)
     for text in note or []:
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise UsageError(
@@ -85,14 +85,15 @@ def prepare(
             f"--size must have at most {MAX_PIXELS / 1e6:.0f} million pixels, found {size[0]} x "
             f"{size[1]}; name a smaller one"
         )
-    request = PackRequest(size=size)
-    if study is not None and dataset.automatic:
-        if size is not None:
-            raise UsageError("--size is that of the study's file; leave it out, or change it there")
-        request = PackRequest.of(study)
-    with emitter(log=None) as emit:
-        folder = dataset.prepare(folder=data, source=source, request=request, emit=emit)
-    print(_summary(add_notes(folder, note or [])))
+    if size is not None and any(study is not None and set_.automatic for set_, study in sources):
+        raise UsageError("--size is that of the study's file; leave it out, or change it there")
+    for dataset, study in sources:
+        request = PackRequest(size=size)
+        if study is not None and dataset.automatic:
+            request = PackRequest.of(study)
+        with emitter(log=None) as emit:
+            folder = dataset.prepare(folder=data, source=source, request=request, emit=emit)
+        print(_summary(add_notes(folder, note or [])))
 
 
 @app.command(
@@ -105,23 +106,16 @@ def check(name: Name, data: Data = Path("data"), json: JsonOption = False) -> No
     """
     from gatesearch.cli.console import print_json
     from gatesearch.datasets import PackRequest, check_pack
-    from gatesearch.datasets.scratch import remove_leftovers
 
-    dataset, study = _dataset(name)
-    if study is not None and dataset.files is not None:
-        _check_files(dataset, study, as_json=json)
-        folders = [data / dataset.pack_name(PackRequest.of(study))]
-        folders = [folder for folder in folders if folder.is_dir()]
-    else:
-        remove_leftovers(data)
-        folders = sorted(path for path in data.glob(f"{dataset.name}-*") if path.is_dir())
-        if not folders:
-            source = [] if dataset.automatic else ["--source", "PATH"]
-            words = ("data", "prepare", dataset.name, *source, "--data", str(data))
-            raise DataError(
-                f"no pack of {dataset.name} in {data}; make one with: "
-                + shell_command("gatesearch", *words)
-            )
+    sources = _sources(name)
+    _check_files(sources, as_json=json)
+    folders: list[Path] = []
+    for dataset, study in sources:
+        if study is not None and dataset.files is not None:
+            folder = data / dataset.pack_name(PackRequest.of(study))
+            folders += [folder] if folder.is_dir() else []
+        else:
+            folders += _packs(dataset, data)
     packs = [check_pack(folder) for folder in folders]
     for pack in packs:
         print(f"whole: {_summary(pack)}")
@@ -129,8 +123,28 @@ def check(name: Name, data: Data = Path("data"), json: JsonOption = False) -> No
         print_json({"faults": [], "packs": {str(p.folder): p.digest for p in packs}})
 
 
-def _check_files(dataset: "Dataset", study: "Study", *, as_json: bool) -> None:
-    """Read all files of a study.
+def _packs(dataset: "Dataset", data: Path) -> list[Path]:
+    """List the packs of a data set.
+
+    Raises:
+        DataError: There is none.
+    """
+    from gatesearch.datasets.scratch import remove_leftovers
+
+    remove_leftovers(data)
+    folders = sorted(path for path in data.glob(f"{dataset.name}-*") if path.is_dir())
+    if not folders:
+        source = [] if dataset.automatic else ["--source", "PATH"]
+        words = ("data", "prepare", dataset.name, *source, "--data", str(data))
+        raise DataError(
+            f"no pack of {dataset.name} in {data}; make one with: "
+            + shell_command("gatesearch", *words)
+        )
+    return folders
+
+
+def _check_files(sources: "list[tuple[Dataset, Study | None]]", *, as_json: bool) -> None:
+    """Read all files that a study names.
 
     Raises:
         FaultyDataError: Some have faults; the message is the table of all of them.
@@ -139,31 +153,39 @@ def _check_files(dataset: "Dataset", study: "Study", *, as_json: bool) -> None:
     from gatesearch.cli.progress import emitter
     from gatesearch.datasets.faults import FaultyDataError, fault_table
 
-    assert dataset.files is not None
+    asked = [(s.files, study) for s, study in sources if s.files is not None and study is not None]
+    if not asked:
+        return
+    where = asked[0][1].name
     with emitter(log=None) as emit:
-        faults = dataset.files.check(study, emit)
+        faults = [fault for files, study in asked for fault in files.check(study, emit)]
     if any(not fault.is_warning for fault in faults):
         if as_json:
             print_json({"faults": [fault.to_json() for fault in faults], "packs": {}})
-        raise FaultyDataError(faults, where=study.name)
+        raise FaultyDataError(faults, where=where)
     if faults:
-        warn(fault_table(faults, where=study.name))
-    print(f"all files can be used: {dataset.files.describe(study)}")
+        warn(fault_table(faults, where=where))
+    for files, study in asked:
+        print(f"all files can be used: {files.describe(study)}")
 
 
-def _dataset(name: str) -> "tuple[Dataset, Study | None]":
-    """Find a data set by its name, or by the file of a study that uses it."""
+def _sources(name: str) -> "list[tuple[Dataset, Study | None]]":
+    """Find a data set by its name, or those of a study by its file, each with its part of it."""
     from gatesearch.datasets import DATASETS
     from gatesearch.datasets.dataset import check_options
     from gatesearch.study import load_study
 
-    study = load_study(name) if name.endswith(".toml") else None
-    key = name if study is None else study.data.dataset
-    if key not in DATASETS:
-        raise unknown("data set", key, DATASETS)
-    if study is not None:
-        check_options(DATASETS[key], study)
-    return DATASETS[key], study
+    if not name.endswith(".toml"):
+        if name not in DATASETS:
+            raise unknown("data set", name, DATASETS)
+        return [(DATASETS[name], None)]
+    sources: list[tuple[Dataset, Study | None]] = []
+    for study in load_study(name).sources:
+        if study.data.dataset not in DATASETS:
+            raise unknown("data set", study.data.dataset, DATASETS)
+        check_options(DATASETS[study.data.dataset], study)
+        sources.append((DATASETS[study.data.dataset], study))
+    return sources
 
 
 def _summary(pack: "Pack") -> str:

@@ -10,12 +10,7 @@ import pytest
 from PIL import Image
 
 from gatesearch.study import load_study
-from gatesearch.tasks import TASKS
 from tests.datasets.folder.toys import mask, photo
-
-needs_tables = pytest.mark.skipif(
-    "classification" not in TASKS, reason="no kind of task reads tables here"
-)
 
 
 @pytest.fixture
@@ -187,7 +182,6 @@ def test_faults_of_the_listing_are_told(own) -> None:
     assert "nobody" in done.stderr
 
 
-@needs_tables
 def test_columns_of_a_table(own) -> None:
     done = own("new", "people", "--images", "photos/*.jpg", "--label", "colour=table.csv:colour",
                "--label", "age=table.csv:age", "--label", "looks=table.csv:tall,glasses",
