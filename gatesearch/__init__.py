@@ -10,6 +10,7 @@ from gatesearch.version import __version__
 
 if TYPE_CHECKING:
     from gatesearch.cost import count_macs
+    from gatesearch.datasets.pack_samples import pack
     from gatesearch.measures import delta_mtl, mean_rank
     from gatesearch.methods import build_model
     from gatesearch.pareto import hypervolume, pareto_front
@@ -24,6 +25,7 @@ _HOMES = {
     "hypervolume": "gatesearch.pareto",
     "load_study": "gatesearch.study",
     "mean_rank": "gatesearch.measures",
+    "pack": "gatesearch.datasets.pack_samples",
     "pareto_front": "gatesearch.pareto",
 }
 
@@ -36,6 +38,7 @@ __all__ = [
     "hypervolume",
     "load_study",
     "mean_rank",
+    "pack",
     "pareto_front",
 ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from gatesearch.datasets.image_files import (
     LARGEST_IMAGE_FILE,
@@ -67,6 +68,16 @@ def read_label_map(path: Path) -> Array:
     image = decode_image(data, path, formats=("PNG",), max_pixels=MAX_PIXELS)
     if image.mode not in ("1", "L", "P", "I", "I;16"):
         raise DataError(f"{path}: labels must have one channel, found {image.mode}; {GET_AGAIN}")
+    return png_numbers(image, data)
+
+
+def png_numbers(image: Image.Image, data: bytes) -> Array:
+    """Return the numbers that a PNG of one channel stores, (H, W); see `read_label_map`.
+
+    Args:
+        image: The decoded PNG.
+        data: Content of its file.
+    """
     numbers = np.asarray(image)
     bits, colour_type = data[_PNG_BITS], data[_PNG_COLOUR_TYPE]
     if colour_type == _PNG_GREY and bits < 8:
