@@ -5,6 +5,12 @@
 | `dataset.py` | what a data set is; `ensure_pack` opens the pack of a study |
 | `pack_reader.py` | the pack on disk: open, check, read |
 | `pack_writer.py` | writes packs |
+| `frame_files.py` | the files of a split, into which frames are written in any order |
+| `frame_journal.py` | which frames of an unfinished pack are written |
+| `frame_pool.py` | makes frames in several processes |
+| `frame_faults.py` | frames that cannot be made |
+| `pack_samples.py`, `samples.py` | packs of any torch Dataset or iterable of dicts |
+| `ready_pack.py` | the data set `pack`: a pack that exists already |
 | `scratch.py` | folders that are written beside their place and moved into it when whole |
 | `exchange.py` | swaps two folders in one step |
 | `free_space.py` | looks at the free space of a disk |
@@ -22,12 +28,13 @@
 | `tar_stream.py`, `gunzip.py` | read tar and gzip within bounds |
 """
 
-from gatesearch.datasets import folder, nyud, scenes
+from gatesearch.datasets import folder, nyud, ready_pack, scenes
 from gatesearch.datasets.dataset import Dataset, PackRequest, ensure_pack
 from gatesearch.datasets.pack_reader import Pack, check_pack, open_pack
 
 DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (scenes.DATASET, nyud.DATASET, folder.DATASET)
+    dataset.name: dataset
+    for dataset in (scenes.DATASET, nyud.DATASET, folder.DATASET, ready_pack.DATASET)
 }
 
 __all__ = ["DATASETS", "Dataset", "Pack", "PackRequest", "check_pack", "ensure_pack", "open_pack"]

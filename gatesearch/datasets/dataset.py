@@ -105,6 +105,7 @@ class Dataset:
         field_of: (task's name, its table in the study) -> field of the pack with its labels.
         class_names: (field, number of its classes) -> their names by index, for reports.
         files: What it can tell of files that a study names; None if studies name none.
+        made_by: How its packs are made, if not by `gatesearch data prepare`.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Dataset:
     field_of: Callable[[str, TaskSpec], str] = field_of
     class_names: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     files: StudyFiles | None = None
+    made_by: str = ""
 
 
 def check_options(dataset: Dataset, study: Study) -> None:
@@ -152,11 +154,11 @@ def ensure_pack(dataset: Dataset, study: Study, *, data: Path, emit: Emit) -> Pa
     elif folder.exists():
         pack = open_pack(folder)
     else:
-        raise DataError(
-            f"{dataset.name} is not prepared: no {folder}.\n"
+        cure = dataset.made_by or (
             f"Prepare it once with: gatesearch data prepare {dataset.name} --source PATH "
-            f"{shell_command('--data', str(data))}\n\n{dataset.info()}"
+            + shell_command("--data", str(data))
         )
+        raise DataError(f"{dataset.name} is not prepared: no {folder}.\n{cure}\n\n{dataset.info()}")
     for name, task in build_tasks(study.tasks).items():
         spec = study.tasks[name]
         _check_field(pack, dataset.field_of(name, spec), name, spec, task)

@@ -50,19 +50,15 @@ class FrameReport:
     is_grey: bool | None
 
 
-class FaultyFrameError(DataError):
-    """A frame that cannot be read."""
-
-
 def read_frame(reader: FrameReader, index: int) -> Frame:
     """Read the frame `index` as a pack stores it.
 
     Raises:
-        FaultyFrameError: One of its files is missing, damaged, or does not fit the others.
+        DataError: One of its files is missing, damaged, or does not fit the others.
     """
     report = examine_frame(reader.source, reader.frames[index])
     for fault in report.faults:
-        raise FaultyFrameError(f"{fault.place}: {fault.found}; {fault.cure}")
+        raise DataError(f"{fault.place}: {fault.found}; {fault.cure}")
     return report.fields
 
 

@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from gatesearch.datasets.dataset import Dataset, PackRequest, StudyFiles
 from gatesearch.datasets.faults import Fault, FaultyDataError, warn_of
 from gatesearch.datasets.folder.check import check_files, warn_of_grey
-from gatesearch.datasets.folder.frame import FaultyFrameError, FrameReader, read_frame
+from gatesearch.datasets.folder.frame import FrameReader, read_frame
 from gatesearch.datasets.folder.listing import ListedFrame, list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource, source_of
 from gatesearch.datasets.folder.splits import PARTS
+from gatesearch.datasets.frame_faults import FaultyFramesError
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit, Warned
@@ -45,11 +47,12 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
             },
             source=f"files of {study.folder}",
             origin=listing.digest,
+            identity=f"{_pack_name(request)} {listing.digest}",
             notes=[f"{fault.kind}: {fault.place}: {fault.found}" for fault in warnings],
             emit=emit,
         )
-    except FaultyFrameError as error:
-        # Now that one file is known to be faulty, all are read to find the others.
+    except FaultyFramesError as error:
+        # All files are read again for the table, with the listing's faults and the warnings.
         faults = check_files(files, listing, emit=emit)
         if not any(not fault.is_warning for fault in faults):
             raise DataError(f"{error}; its files changed meanwhile, run this again") from error
@@ -58,10 +61,7 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
 
 def _split(source: FolderSource, frames: tuple[ListedFrame, ...]) -> SplitFrames:
     reader = FrameReader(source, frames)
-    return SplitFrames(
-        ids=[frame.id for frame in frames],
-        frames=(read_frame(reader, index) for index in range(len(frames))),
-    )
+    return SplitFrames(ids=[frame.id for frame in frames], frames=partial(read_frame, reader))
 
 
 def _pack_name(request: PackRequest) -> str:
