@@ -168,7 +168,7 @@ BAD = {
     ),
     "huge photo": (
         lambda: Path("photos/f1.png").write_bytes(large_png(9000, 9000)),
-        ["must have at most 17 million pixels, found 9000 x 9000"],
+        ["must have at most 67 million pixels, found 9000 x 9000"],
     ),
     "folder named as a photo": (
         lambda: (Path("photos/f1.png").unlink(), Path("photos/f1.png").mkdir()),
@@ -341,7 +341,6 @@ def test_a_manifest_table_in_place_of_a_pattern(own) -> None:
     Path("lists").mkdir()
     rows = [f"photos/f{i}.png;{'train' if i < 4 else 'val' if i < 6 else 'test'}" for i in range(9)]
     Path("lists/t.csv").write_bytes(("\ufeffimage;split\r\n" + "\r\n".join(rows)).encode())
-    Path("masks/f9.png").unlink()
     done = own("data", "prepare", "own.toml")
     assert done.returncode == 0, done.stderr
     (folder,) = Path("data").iterdir()

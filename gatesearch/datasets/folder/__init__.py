@@ -5,6 +5,8 @@
 | `prepare.py` | makes the pack, tells whether files have changed since |
 | `options.py` | what a study says of its folder |
 | `listing.py` | which frames there are, where their labels lie, in which part each is |
+| `images.py`, `labels.py`, `parts.py` | find images, labels; assign parts |
+| `findings.py` | gathers faults and files while a folder is listed |
 | `patterns.py` | patterns of file names, and ids |
 | `tables.py` | CSV and Parquet |
 | `image_lists.py` | lists of ids or image paths |

@@ -43,7 +43,7 @@ def read_list(path: Path, names: dict[str, str]) -> ImageList:
     unknown, twice = [], []
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
         name = line.strip()
-        frame_id = find_image(name, names)
+        frame_id = find_image(name, names, path.parent)
         if not name or (frame_id is None and name.startswith("#")):
             continue
         if frame_id is None:

@@ -15,12 +15,13 @@ from gatesearch.datasets.faults import FileFaultError
 from gatesearch.datasets.folder.photos import UPRIGHT, orientation_of
 from gatesearch.datasets.image_files import (
     LARGEST_IMAGE_FILE,
+    MAX_PIXELS,
     decode_image,
     format_of,
     read_user_file,
     read_user_start,
 )
-from gatesearch.datasets.label_checks import MAX_PIXELS, png_numbers
+from gatesearch.datasets.label_checks import png_numbers
 from gatesearch.datasets.pack_reader import map_array
 
 Array = NDArray[Any]
@@ -71,7 +72,7 @@ def _read_numpy(path: Path) -> Array:
 def _read_picture(path: Path) -> Array:
     data = read_user_file(path, limit=LARGEST_IMAGE_FILE)
     form = format_of(data)
-    image = decode_image(data, path, max_pixels=MAX_PIXELS)
+    image = decode_image(data, path)
     if form == "JPEG" or (form == "WEBP" and b"VP8L" not in data[:64]):
         raise _lossy(path, form)
     if form == "TIFF" and image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):

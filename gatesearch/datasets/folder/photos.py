@@ -9,7 +9,6 @@ from PIL import Image, ImageOps
 
 from gatesearch.datasets.faults import FileFaultError
 from gatesearch.datasets.image_files import convert_to_rgb, read_image
-from gatesearch.datasets.label_checks import MAX_PIXELS
 
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
 UPRIGHT = 1
@@ -42,7 +41,7 @@ def read_photo(path: Path) -> Photo:
         DataError: It cannot be read, has 16-bit grey or floats, transparent pixels, or several
             pages.
     """
-    image = read_image(path, max_pixels=MAX_PIXELS)
+    image = read_image(path)
     check_photo(image, path)
     transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:

@@ -272,7 +272,7 @@ def rows_by_id(table: Table, names: dict[str, str]) -> RowsById:
     twice, unknown = [], []
     cells = table.column(table.id_column)
     for index, (cell, line) in enumerate(zip(cells, table.lines, strict=True)):
-        frame_id = find_image(cell, names)
+        frame_id = find_image(cell, names, table.path.parent)
         if frame_id is None:
             unknown.append((cell, line))
         elif frame_id in rows:
@@ -290,16 +290,25 @@ def image_names(images: dict[str, Path], root: Path) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for frame_id, path in images.items():
-        names[os.path.normpath(path)] = frame_id
-        names[os.path.relpath(path, root)] = frame_id
+        for way in (os.path.normpath(path), os.path.relpath(path, root)):
+            names[unicodedata.normalize("NFC", way)] = frame_id
         names[frame_id + path.suffix] = frame_id
     return names | {frame_id: frame_id for frame_id in images}
 
 
-def find_image(name: str, names: dict[str, str]) -> str | None:
-    """Find the id of the image that a list or table names; None if it names none."""
+def find_image(name: str, names: dict[str, str], folder: Path) -> str | None:
+    """Find the id of the image that a list or table names; None if it names none.
+
+    Args:
+        name: The name.
+        names: Ways to name an image -> its id.
+        folder: Folder of the list or table, which a path may be relative to.
+    """
+    if not name:
+        return None
     name = unicodedata.normalize("NFC", name)
-    return names.get(name) or names.get(os.path.normpath(name) if name else "")
+    ways = (name, os.path.normpath(name), os.path.normpath(folder / name))
+    return next((names[way] for way in ways if way in names), None)
 
 
 def _listed(columns: dict[str, tuple[str, ...]]) -> str:

@@ -85,7 +85,7 @@ def test_several_pages_are_refused(tmp_path):
 def test_hostile_files_are_refused(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "huge.jpg").write_bytes(large_png(6000, 6000))
+    (tmp_path / "huge.jpg").write_bytes(large_png(9000, 9000))
     (tmp_path / "script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
     whole = tmp_path / "cut.jpg"
     Image.fromarray(RGB).save(whole)
