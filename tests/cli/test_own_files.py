@@ -370,3 +370,89 @@ def test_a_source_or_a_size_beside_a_study_is_refused(own) -> None:
     refused(own("data", "prepare", "own.toml", "--size", "4", "4"), "--size", code=2)
     refused(own("data", "prepare", "folder"), "name its file, as", code=2)
     assert "gatesearch new NAME" in own("data", "info", "folder").stdout
+
+
+def test_a_table_may_leave_out_frames_that_have_labels(own) -> None:
+    change("images =", 'table = "lists/t.csv"\nimages =')
+    Path("lists").mkdir()
+    Path("lists/t.csv").write_text("id\n" + "\n".join(f"../photos/f{i}.png" for i in range(5)))
+    done = own("data", "info", "own.toml")
+    assert "labels of 3 train, 1 validation, 1 test" in done.stdout
+    assert "faults" not in done.stdout
+
+
+def test_odd_names_are_read_and_told_without_steering_the_terminal(own) -> None:
+    for i, name in enumerate(["a b", "-rf", "é", "$(x)", "a\nb\x1b[31m", "[q]", "{z}"]):
+        photo(seed=i).save(f"photos/{name}.png")
+        mask(seed=i).save(f"masks/{name}.png")
+    assert own("data", "check", "own.toml").returncode == 0
+    Path("masks/a\nb\x1b[31m.png").write_bytes(b"")
+    text = refused(own("data", "check", "own.toml"), "masks/a\\nb\\x1b[31m.png: must be an image")
+    assert "\x1b[31m" not in text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_images_for_three_parts(own, count: int) -> None:
+    for i in range(count, 10):
+        Path(f"photos/f{i}.png").unlink()
+        Path(f"masks/f{i}.png").unlink()
+    refused(own("data", "check", "own.toml"), "empty part", f"of {count} images")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "must have a line of column names and rows below it"),
+        (lambda path: path.mkdir(), "t.csv must be a regular file, found a folder"),
+        (lambda path: os.mkfifo(path), "t.csv must be a regular file, found a named pipe"),
+        (lambda path: path.symlink_to(path.name), "found a symbolic link"),
+        (lambda path: path.write_text("id,x\n" + "f1,1\n" * 9), "f1' stands in an earlier line"),
+        (lambda path: path.write_text("id,x\n" + "\n".join(f"F{i},1" for i in range(10))),
+         "found none of 'F0' (line 2), 'F1' (line 3)"),
+    ],
+)  # fmt: skip
+def test_hostile_tables(own, make, said: str) -> None:
+    change("[data]", '[tasks.x]\nkind = "regression"\nlabel = "t.csv:x"\n[data]')
+    make(Path("t.csv"))
+    refused(own("data", "check", "own.toml"), said)
+
+
+def test_values_of_a_table_outside_the_classes_are_told_by_frame(own) -> None:
+    change("[data]", '[tasks.c]\nkind = "classification"\nclasses = ["red", "green"]\n'
+           'label = "t.csv:c"\n'
+           '[tasks.x]\nkind = "regression"\nlabel = "t.csv:x"\n[data]')  # fmt: skip
+    rows = [f"f{i};{'blue' if i == 3 else 'red'};{'old' if i == 4 else i}" for i in range(10)]
+    Path("t.csv").write_text("id;c;x\n" + "\n".join(rows))
+    refused(
+        own("data", "check", "own.toml"),
+        "bad value (2)",
+        "tasks.c of 'f3': must be one of red, green",
+        "found 'blue'",
+        "tasks.x of 'f4': must be a number, as 3.5, found 'old'",
+    )
+
+
+def test_two_sources_of_one_study(own) -> None:
+    text = Path("own.toml").read_text()
+    head, data = text.split("[data]\n")
+    data, model = data.split("[model]")
+    other = data.replace("photos", "more").replace("masks", "m")
+    head += '[tasks.region]\nkind = "saliency"\nthreshold = 1\nlabel = "m/{id}.png"\n'
+    Path("own.toml").write_text(
+        f'{head}[[data]]\n{data}tasks = ["things"]\n[[data]]\n{other}tasks = ["region"]\n'
+        f"[model]{model}"
+    )
+    for folder in ("more", "m"):
+        Path(folder).mkdir()
+    for i in range(5):
+        photo(seed=i).save(f"more/g{i}.png")
+        mask(seed=i).save(f"m/g{i}.png")
+    done = own("data", "prepare", "own.toml")
+    assert done.returncode == 0, done.stderr
+    packs = [open_pack(path) for path in Path("data").iterdir()]
+    assert {tuple(pack.label_fields) for pack in packs} == {("things",), ("region",)}
+    Path("m/g1.png").write_bytes(b"")
+    Path("masks/f1.png").write_bytes(b"")
+    done = own("data", "check", "own.toml")
+    assert done.returncode == 3
+    assert "own has 2 faults" in done.stderr
