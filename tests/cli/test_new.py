@@ -145,6 +145,18 @@ def test_frames_of_several_shapes_are_padded_and_large_ones_made_smaller(own) ->
     assert study.protocol.size == (96, 128)
 
 
+def test_another_reading_of_the_classes_is_a_comment_that_can_be_used(own) -> None:
+    own("new", "parts", *MASKS)
+    text = Path("parts.toml").read_text()
+    meant = "# if 0 marks pixels without a label, instead:\n"
+    assert meant + "# classes = 2\n# ignore = 0\n# values = [1, 2]\n" in text
+    text = text.replace("classes = 3\n", "", 1).replace("# classes = 2", "classes = 2")
+    text = text.replace("# ignore = 0", "ignore = 0").replace("# values = [", "values = [")
+    Path("parts.toml").write_text(text)
+    assert load_study("parts.toml").tasks["clothes"].further == {"ignore": 0, "values": [1, 2]}
+    assert own("data", "check", "parts.toml").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -456,3 +456,24 @@ def test_two_sources_of_one_study(own) -> None:
     done = own("data", "check", "own.toml")
     assert done.returncode == 3
     assert "own has 2 faults" in done.stderr
+
+
+def test_a_damaged_pack_is_told_with_the_cure_and_made_anew(own) -> None:
+    from gatesearch.datasets import DATASETS, ensure_pack
+    from gatesearch.study import load_study
+
+    own("data", "prepare", "own.toml")
+    (folder,) = Path("data").iterdir()
+    whole = open_pack(folder).digest
+    path = folder / "train" / "things.npy"
+    data = bytearray(path.read_bytes())
+    path.write_bytes(bytes(data[:-1]) + bytes([data[-1] ^ 1]))
+    done = own("data", "check", "own.toml")
+    assert done.returncode == 3
+    assert f"delete {folder} and run: gatesearch data prepare STUDY.toml --data data" in done.stderr
+    path.write_bytes(data[:-9])
+    told: list[str] = []
+    pack = ensure_pack(DATASETS["folder"], load_study("own.toml"), data=Path("data"),
+                       emit=lambda event: told.append(event.message))  # fmt: skip
+    assert pack.digest == whole
+    assert "making it anew" in told[0]

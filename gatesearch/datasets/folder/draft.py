@@ -227,6 +227,10 @@ def _text(
         lines += [f"[tasks.{_key(name)}]", f"kind = {_value(guess.kind)}"]
         lines.append(f"label = {_value(wishes.labels[name])}")
         lines += [f"{key} = {_value(value)}" for key, value in guess.options.items()]
+        if guess.alternative is not None:
+            meaning, options = guess.alternative
+            lines.append(f"# {meaning}, instead:")
+            lines += [f"# {key} = {_value(value)}" for key, value in options.items()]
         lines.append("")
     lines += [
         "# Files are relative to the folder of this file.",

@@ -21,8 +21,8 @@ from gatesearch.errors import DataError, UsageError
 Array = NDArray[Any]
 IGNORE = 255
 MOST_CLASSES = 254  # that a byte can name beside the ignored one
-_SAMPLE = 48  # files that are always read
-_SECONDS = 1.5  # that reading more than these may take per task
+_FEWEST, _SAMPLE = 8, 48  # files that are read in any case, and first
+_SECONDS = 1.5  # that reading more than the fewest may take per task
 _MOST_VALUES = 4096
 _EDGE_WORDS = re.compile(r"(?i)edge|bound|contour|border")
 _SEGMENT_WORDS = re.compile(r"(?i)seg|class|part|categor")
@@ -45,11 +45,13 @@ class Guess:
         kind: A name in `gatesearch.tasks.TASKS`.
         options: Keys of `[tasks.NAME]` beside `kind` and `label`.
         reasons: Why, a line each.
+        alternative: Another reading of the same values, as (what it would mean, its options).
     """
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+    alternative: tuple[str, Mapping[str, Any]] | None = None
 
 
 @dataclass
@@ -87,11 +89,10 @@ def survey_labels(paths: Sequence[Path]) -> Survey:
         DataError: One cannot be read.
     """
     survey = Survey()
-    first = spread(paths, _SAMPLE)
-    chosen = set(first)
     started = time.monotonic()
-    for path in [*first, *(path for path in paths if path not in chosen)]:
-        if survey.files >= _SAMPLE and time.monotonic() - started > _SECONDS:
+    # Samples that are spread over all files come first, so that few large files tell much.
+    for path in dict.fromkeys([*spread(paths, _FEWEST), *spread(paths, _SAMPLE), *paths]):
+        if survey.files >= _FEWEST and time.monotonic() - started > _SECONDS:
             break
         _add(survey, _read(path))
     return survey
@@ -239,7 +240,11 @@ def _classes(
     if odd is not None:
         options["ignore"] = int(odd)
         reasons.append(f"{odd:g} is ignored: {why}")
-    return Guess(kind, options, tuple(reasons))
+    alternative = None
+    if odd is None and len(classes) > 2 and classes == list(range(count)):
+        rest = {"classes": count - 1, "ignore": 0, "values": classes[1:]}
+        alternative = ("if 0 marks pixels without a label", rest)
+    return Guess(kind, options, tuple(reasons), alternative)
 
 
 def _odd_one_out(values: Sequence[float]) -> tuple[float | None, str]:
