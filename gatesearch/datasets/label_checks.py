@@ -27,7 +27,7 @@ GET_AGAIN = "get the release again"
 # Most pixels of a frame.
 MAX_PIXELS = 2**24
 # Bytes 24 and 25 of a PNG, in its header, with which every PNG begins that is read.
-_PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
+PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
 # Metres; sensors that measure depth indoors reach 10.
 _MAX_DEPTH = 100.0
 
@@ -79,7 +79,7 @@ def png_numbers(image: Image.Image, data: bytes) -> Array:
         data: Content of its file.
     """
     numbers = np.asarray(image)
-    bits, colour_type = data[_PNG_BITS], data[_PNG_COLOUR_TYPE]
+    bits, colour_type = data[PNG_BITS], data[_PNG_COLOUR_TYPE]
     if colour_type == _PNG_GREY and bits < 8:
         numbers = numbers.astype(np.uint8)
         numbers = numbers // (255 // (2**bits - 1)) if bits > 1 else numbers

@@ -21,7 +21,7 @@ from gatesearch.datasets.image_files import (
     read_user_file,
     read_user_start,
 )
-from gatesearch.datasets.label_checks import png_numbers
+from gatesearch.datasets.label_checks import PNG_BITS, png_numbers
 from gatesearch.datasets.pack_reader import map_array
 
 Array = NDArray[Any]
@@ -89,12 +89,26 @@ def _read_picture(path: Path) -> Array:
         )  # fmt: skip
     if image.mode in _ONE_CHANNEL:
         return png_numbers(image, data) if form == "PNG" else _numbers(image, path)
+    if _is_deep_colour(image, data, form):
+        raise FileFaultError(
+            "label of 16-bit colour", path,
+            "must have one channel of 16 bits, or several of 8 bits, found several of more",
+            "save it as a .npy file, or as a PNG of one channel",
+        )  # fmt: skip
     if image.mode in ("RGB", "RGBA", "LA", "RGBX", "La", "RGBa"):
         return np.asarray(image)
     raise FileFaultError(
         "label in colours", path, f"must have one channel, found Pillow's mode {image.mode}",
         "save class numbers as a PNG of one channel",
     )  # fmt: skip
+
+
+def _is_deep_colour(image: Image.Image, data: bytes, form: str | None) -> bool:
+    """Whether several channels have more than 8 bits each, which Pillow cuts to 8."""
+    if form == "PNG":
+        return data[PNG_BITS] > 8
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))
+    return any(count > 8 for count in bits)
 
 
 def _numbers(image: Image.Image, path: Path) -> Array:

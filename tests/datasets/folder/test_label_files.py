@@ -1,6 +1,8 @@
 """Label files of a user's own: every number as it is stored, or a refusal by name."""
 
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from gatesearch.datasets.folder.label_files import read_label
 from gatesearch.errors import DataError
+from tests.datasets.test_image_files import chunk
 
 CLASSES = np.arange(12, dtype=np.uint8).reshape(3, 4)
 DEEP = np.array([[0, 1, 1000], [65535, 256, 4660]], np.uint16)
@@ -140,3 +143,15 @@ def test_a_link_in_a_users_own_folder_is_followed(tmp_path):
 def test_a_turned_tiff_is_read_upright(tmp_path):
     Image.fromarray(CLASSES).save(tmp_path / "x.tif", tiffinfo={274: 6})
     np.testing.assert_array_equal(read_label(tmp_path / "x.tif"), np.rot90(CLASSES, -1))
+
+
+def test_colour_of_16_bits_is_refused_as_it_would_be_cut_to_8(tmp_path):
+    """Pillow reads 256 in all three channels as 1."""
+    row = b"\0" + b"\1\0" * 3 * 4
+    header = struct.pack(">IIBBBBB", 4, 2, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(row * 2)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b""))
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    for channels in (1, 3):
+        with pytest.raises(DataError, match=r"found several of more; save it as a \.npy"):
+            read_label(tmp_path / "x.png", channels=channels)
