@@ -100,14 +100,23 @@ def encode_values(raw: NDArray[Any], codes: dict[int, int], *, what: str) -> NDA
     Raises:
         ValueError: There are other values; says which, and of how many pixels.
     """
-    values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
+    if raw.dtype == np.uint8:  # most files have it, and it can be counted without sorting
+        all_counts = np.bincount(raw.reshape(-1), minlength=256)
+        values, inverse = np.flatnonzero(all_counts), None
+        counts = all_counts[values]
+    else:
+        values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
     wrong = [i for i, value in enumerate(values.tolist()) if value not in codes]
     if wrong:
         shown = ", ".join(f"{values[i]:g} ({counts[i]} pixels)" for i in wrong[:_MOST_SHOWN])
         more = f" and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
         raise ValueError(f"{what}, found {shown}{more}")
-    table = np.array([codes[value] for value in values.tolist()], np.uint8)
-    return np.asarray(table[inverse].reshape(raw.shape))
+    found = np.array([codes[value] for value in values.tolist()], np.uint8)
+    if inverse is not None:
+        return np.asarray(found[inverse].reshape(raw.shape))
+    table = np.zeros(256, np.uint8)
+    table[values] = found
+    return np.asarray(table[raw])
 
 
 def encode_binary(
