@@ -123,7 +123,7 @@ def encode_values(raw: NDArray[Any], codes: dict[int, int], *, what: str) -> NDA
     """
     if raw.dtype.kind in "bu" and raw.dtype.itemsize <= 2:
         # Few values are possible: counted without sorting, which takes most of the time.
-        inverse = raw.astype(np.intp)
+        inverse = raw.astype(np.uint16) if raw.dtype.kind == "b" else raw
         counts = np.bincount(inverse.reshape(-1))
         values = np.arange(len(counts))
     else:
