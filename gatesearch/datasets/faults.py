@@ -86,7 +86,7 @@ def first_names(names: Iterable[str]) -> str:
 
 
 def fault_table(faults: Sequence[Fault], *, where: str) -> str:
-    """Lay faults out on one screen: a head per kind, its files below, and the cure.
+    """Lay faults out on one screen: a head per kind with the cure, and its files below.
 
     Every kind is shown, with as many of its files as there is room for.
 
@@ -102,10 +102,12 @@ def fault_table(faults: Sequence[Fault], *, where: str) -> str:
     lines = [f"{where} has {wrong} fault{'s' * (wrong != 1)}:" if wrong else f"{where}: warnings:"]
     for ((is_warning, kind), group), shown in zip(kinds.items(), room, strict=True):
         count = sum(fault.count for fault in group)
-        cures = list(dict.fromkeys(fault.cure for fault in group))
-        cure = cures[0] if cures else ""
-        lines.append(f"  {'warning: ' * is_warning}{kind} ({count}): {cure}")
-        lines += [_shortened(f"    {fault.place}: {fault.found}") for fault in group[:shown]]
+        is_one_cure = len({fault.cure for fault in group}) == 1
+        cure = f": {group[0].cure}" if is_one_cure else ""
+        lines.append(f"  {'warning: ' * is_warning}{kind} ({count}){cure}")
+        for fault in sorted(group, key=lambda fault: fault.place)[:shown]:
+            row = f"    {fault.place}: {fault.found}"
+            lines.append(_shortened(row if is_one_cure else f"{row}; {fault.cure}"))
         if len(group) > shown:
             lines.append(f"    and {len(group) - shown} more")
     return "\n".join(lines)

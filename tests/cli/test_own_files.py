@@ -76,8 +76,8 @@ def test_all_faulty_files_are_told_at_once(own) -> None:
         text = refused(
             own(*command, "own.toml"),
             "own has 6 faults:",
-            "unreadable (1)",
-            "photos/f0.png: must be an image in the format",
+            "empty file (1): get the file again",
+            "photos/f0.png: must hold an image, found 0 bytes",
             "masks/f1.png: must be as large as its image, 14 x 16, found 12 x 16",
             "masks/f3.png: values must be 0 to 2, or 255 where there is no label, found 7 (192",
             "labels with no image (1)",
@@ -89,7 +89,7 @@ def test_all_faulty_files_are_told_at_once(own) -> None:
         assert "masks/f5.png" in text
     printed = json.loads(own("data", "check", "own.toml", "--json").stdout.splitlines()[-1])
     assert {fault["kind"] for fault in printed["faults"] if not fault["is_warning"]} == {
-        "labels with no image", "unreadable", "wrong size", "bad value",
+        "labels with no image", "empty file", "wrong size", "bad value",
         "image of more than 8 bits", "label in colours"}  # fmt: skip
 
 
@@ -387,7 +387,7 @@ def test_odd_names_are_read_and_told_without_steering_the_terminal(own) -> None:
         mask(seed=i).save(f"masks/{name}.png")
     assert own("data", "check", "own.toml").returncode == 0
     Path("masks/a\nb\x1b[31m.png").write_bytes(b"")
-    text = refused(own("data", "check", "own.toml"), "masks/a\\nb\\x1b[31m.png: must be an image")
+    text = refused(own("data", "check", "own.toml"), "masks/a\\nb\\x1b[31m.png: must hold an image")
     assert "\x1b[31m" not in text
 
 

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gatesearch.datasets.faults import FileFaultError
-from gatesearch.datasets.folder.photos import UPRIGHT, orientation_of
+from gatesearch.datasets.folder.photos import UPRIGHT, orientation_of, read_start
 from gatesearch.datasets.image_files import (
     LARGEST_IMAGE_FILE,
     MAX_PIXELS,
     decode_image,
     format_of,
     read_user_file,
-    read_user_start,
 )
 from gatesearch.datasets.label_checks import PNG_BITS, png_numbers
 from gatesearch.datasets.pack_reader import map_array
@@ -42,7 +41,7 @@ def read_label(path: Path, *, channels: int = 1) -> Array:
     Raises:
         DataError: It cannot be read, is lossy, or has another number of channels.
     """
-    is_numpy = read_user_start(path, len(_NUMPY)) == _NUMPY
+    is_numpy = read_start(path, len(_NUMPY)) == _NUMPY
     array = _read_numpy(path) if is_numpy else _read_picture(path)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]

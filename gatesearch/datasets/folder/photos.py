@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from gatesearch.datasets.faults import FileFaultError
-from gatesearch.datasets.image_files import convert_to_rgb, read_image
+from gatesearch.datasets.image_files import convert_to_rgb, read_image, read_user_start
 
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
 UPRIGHT = 1
@@ -41,6 +41,7 @@ def read_photo(path: Path) -> Photo:
         DataError: It cannot be read, has 16-bit grey or floats, transparent pixels, or several
             pages.
     """
+    read_start(path, 1)
     image = read_image(path)
     check_photo(image, path)
     transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
@@ -53,6 +54,20 @@ def read_photo(path: Path) -> Photo:
     upright = ImageOps.exif_transpose(image) if orientation != UPRIGHT else image
     pixels = np.array(convert_to_rgb(upright, path))
     return Photo(pixels, is_grey(image), orientation in _TURNED)
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """Read the first bytes of a file.
+
+    Raises:
+        DataError: It cannot be read, or is empty.
+    """
+    start = read_user_start(path, count)
+    if not start:
+        raise FileFaultError(
+            "empty file", path, "must hold an image, found 0 bytes", "get the file again"
+        )
+    return start
 
 
 def check_photo(image: Image.Image, path: Path) -> None:
