@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatesearch.tasks import Task, Warp
-from gatesearch.training.split_data import Batch, channel_statistics
+from gatesearch.training.split_data import LABELLED, Batch, channel_statistics
 
 
 def augment(
@@ -32,7 +32,8 @@ def augment(
     read the same pixels.
 
     Args:
-        batch: `image` uint8 (B, 3, H, W) and labels, all on one device.
+        batch: `image` uint8 (B, 3, H, W) and labels, all on one device; and `LABELLED`, which stays
+            as it is, where some frame lacks labels.
         tasks: Task name -> task.
         flip: Whether to mirror half of the samples.
         zoom: Factors z, of which one is drawn for each sample.
@@ -56,12 +57,13 @@ def augment(
     )
     size = 1 / (warp.zoom * uniform(*scale))  # side of the window over side of the frame
     shift_x, shift_y = ((1 - size).clamp(min=0) * uniform(-1, 1) for _ in range(2))
+    kept = {LABELLED: batch[LABELLED]} if LABELLED in batch else {}
     # A zoom divides depths, also where a scale gives the window the size of the frame again.
     if not (warp.flip.any() or (size != 1).any() or (warp.zoom != 1).any() or rotate):
-        return {"image": image.float(), **{name: batch[name] for name in tasks}}
+        return {"image": image.float(), **{name: batch[name] for name in tasks}, **kept}
     if rotate or image.device.type != "cpu":
-        return _warp_by_grid(batch, tasks, warp, size=size, shift=(shift_x, shift_y))
-    return _warp_by_axes(batch, tasks, warp, size=size, shift=(shift_x, shift_y))
+        return _warp_by_grid(batch, tasks, warp, size=size, shift=(shift_x, shift_y)) | kept
+    return _warp_by_axes(batch, tasks, warp, size=size, shift=(shift_x, shift_y)) | kept
 
 
 def _warp_by_grid(

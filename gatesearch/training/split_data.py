@@ -26,6 +26,10 @@ IN_MEMORY_BYTES = 4 * 2**30
 
 Batch = dict[str, Tensor]
 
+# Name in a batch of (B, T) bool: which frames have labels of each task, in the order of the tasks.
+# Without it all frames have labels of all tasks.
+LABELLED = ".labelled"
+
 
 class SplitData:
     """Frames of a pack at one size, held in memory where they fit, else read by memory map.
