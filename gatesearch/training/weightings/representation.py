@@ -93,7 +93,7 @@ class UpperBound(Weighting):
             for parameter, gradient in zip(head, gradients[len(read) :], strict=True):
                 if gradient is not None:
                     add_gradient(parameter, gradient)
-        gramian = compute_gramian(rows, len(self.tasks))
+        gramian = compute_gramian([row for row in rows if row], len(self.tasks))
         self._squares += gramian.diagonal()
         factors = torch.ones(len(self.tasks), dtype=torch.float64)
         if len(self.tasks) > 1 and bool(gramian.isfinite().all()):
