@@ -58,7 +58,10 @@ class Scalarized(Weighting):
         if shares is None:
             derivatives, *gradients = differentiate(self.scalarizer, values, learned)
         else:
-            chosen, scale = shares > 0, shares.to(values)
+            scale, chosen = shares.to(values), shares > 0
+            if self.learns and self.present is not None:
+                # Every term of S is of one task, so its derivatives do not depend on the part.
+                chosen = self.present
             derivatives, *gradients = differentiate_some(self.scalarizer, values, learned, chosen)
         if self.present is None or self.present.any():
             for parameter, gradient in zip(learned, gradients, strict=True):
