@@ -80,6 +80,7 @@ def trained(data, name="uniform", *, model=None, held_out=None, **options):
     return model, history
 
 
+@pytest.mark.slow("trains")
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_labels_that_are_all_there_change_no_bit(frames, name) -> None:
     told = PartlyLabelled(frames, torch.ones(FRAMES, len(NAMES), dtype=torch.bool))
@@ -90,6 +91,7 @@ def test_labels_that_are_all_there_change_no_bit(frames, name) -> None:
     assert found.curves == expected.curves
 
 
+@pytest.mark.slow("trains")
 @pytest.mark.parametrize("name", WEIGHTINGS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_weighting_trains_on_some_labels(frames, name, seed) -> None:
@@ -106,6 +108,7 @@ def test_every_weighting_trains_on_some_labels(frames, name, seed) -> None:
         assert all(map(math.isfinite, history.curves[f"loss.{task}"]))
 
 
+@pytest.mark.slow("trains")
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_a_task_without_any_label_is_a_training_without_it(frames, pack, name) -> None:
     labelled = torch.ones(FRAMES, len(NAMES), dtype=torch.bool)
@@ -191,6 +194,7 @@ def test_without_any_label_only_the_penalty_moves_the_network(frames) -> None:
     assert without.epochs == 3
 
 
+@pytest.mark.slow("trains")
 def test_an_absent_tasks_loss_never_ends_the_training(frames) -> None:
     labelled = torch.ones(FRAMES, len(NAMES), dtype=torch.bool)
     labelled[:, 1] = False
@@ -268,6 +272,7 @@ STATEFUL = (
 )  # fmt: skip
 
 
+@pytest.mark.slow("trains")
 @pytest.mark.parametrize("name", STATEFUL)
 def test_stopped_at_any_step_it_ends_the_same(frames, tmp_path, name) -> None:
     data = PartlyLabelled(frames, presence(4))

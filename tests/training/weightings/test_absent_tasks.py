@@ -70,6 +70,7 @@ def test_without_its_labels_is_without_the_task(name, absent) -> None:
     torch.testing.assert_close(kept, theirs.weighting.weights, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow("trains")
 @pytest.mark.parametrize("name", EVERY)
 def test_a_training_without_its_labels_is_one_without_the_task(name) -> None:
     ours = run_of(name, present=("a", "c"))
@@ -87,6 +88,7 @@ def test_a_training_without_its_labels_is_one_without_the_task(name) -> None:
     assert all(torch.equal(head[k], t) for k, t in ours.model.heads["b"].state_dict().items())
 
 
+@pytest.mark.slow("trains")
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("name", EVERY)
 def test_what_is_kept_of_an_absent_task_stays(name, optimizer) -> None:
@@ -166,6 +168,7 @@ def test_a_step_without_labels_changes_nothing_but_by_its_penalty(name) -> None:
         assert run.model.body[0].bias.grad is None
 
 
+@pytest.mark.slow("trains")
 @pytest.mark.parametrize("name", EVERY)
 def test_any_order_of_presence_stays_finite(name) -> None:
     run = run_of(name)
