@@ -134,8 +134,9 @@ class MomentumSGD(torch.optim.SGD):
 
     def step(self, closure: Any = None) -> Any:
         """Change all parameters that have a gradient."""
+        count = sum(len(group["params"]) for group in self.param_groups)
         for group in self.param_groups:
-            if group["momentum"]:
+            if group["momentum"] and len(self.state) < count:
                 trained = [p for p in group["params"] if p.grad is not None]
                 new = [p for p in trained if "momentum_buffer" not in self.state.get(p, {})]
                 if len(new) < len(trained):
