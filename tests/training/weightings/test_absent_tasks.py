@@ -269,6 +269,14 @@ def test_dwa_counts_the_epochs_with_labels_of_each_task() -> None:
     assert weighting.weights.tolist() == pytest.approx(whole.tolist())
 
 
+def test_nash_goes_on_from_the_last_solution_of_each_task() -> None:
+    run = run_of("nash_mtl", present=("a", "c"))
+    take(run)
+    first, absent, last = run.weighting.rule.get_extra_state()["alpha"].tolist()
+    assert absent == 1  # as at the beginning
+    assert 1 not in (first, last)
+
+
 def test_stch_is_the_smooth_maximum_of_two() -> None:
     # μ log(e^(1/2μ) + e^(3/2μ)) by the losses 1 and 3, for μ = 1
     run = run_of("stch", present=("a", "c"))
