@@ -339,6 +339,7 @@ def test_extract_takes_supernets_only() -> None:
             gs.extract(other)
 
 
+@pytest.mark.slow("many networks")
 def test_costs_are_those_of_the_networks_at_both_ends() -> None:
     net = scatter(network())
     with pytest.raises(UsageError, match="has seen none yet"):

@@ -26,6 +26,8 @@ from gatesearch.training import Runtime
 from tests.library.toys import assert_same, network, scatter, small
 from tests.search.tiny import tiny
 
+pytestmark = pytest.mark.slow("many networks")
+
 SIZE = (48, 64)
 SHAPE = (1, 3, *SIZE)
 IMAGE = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(1))

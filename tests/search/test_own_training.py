@@ -77,9 +77,8 @@ class Trainer:
 def test_a_search_trains_baselines_and_trials_once(tmp_path: Path) -> None:
     train, out = Trainer(), tmp_path / "out"
     study = study_of()
-    record = gs.search(
-        study, train, n_trials=2, budgets="1.3xMTL", heads=heads, out=out, emit=ignore
-    )
+    options = {"budgets": "1.3xMTL", "heads": heads, "out": out, "emit": ignore}
+    record = gs.search(study, train, n_trials=2, **options)
     assert train.names == ["stl", "mtl", "trial 0", "trial 1"]
     kinds = [type(trial.network) for trial in train.trials]
     assert kinds == [SingleTaskNets, MultiTaskNet, gs.InterroGate, gs.InterroGate]
@@ -99,11 +98,9 @@ def test_a_search_trains_baselines_and_trials_once(tmp_path: Path) -> None:
         assert gs.count_macs(network, SHAPE, cross_check=False).gflops == trial.gflops
     assert read_store(out) == record
     # the same call trains nothing, and one more trial is drawn beside the others
-    again = gs.search(
-        study, train, n_trials=2, budgets="1.3xMTL", heads=heads, out=out, emit=ignore
-    )
+    again = gs.search(study, train, n_trials=2, **options)
     assert (again, len(train.trials)) == (record, 4)
-    more = gs.search(study, train, n_trials=3, budgets="1.3xMTL", heads=heads, out=out, emit=ignore)
+    more = gs.search(study, train, n_trials=3, **options)
     assert train.names[4:] == ["trial 2"]
     assert more.trials[:2] == record.trials
 
@@ -160,6 +157,10 @@ def test_an_interrupted_trial_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert [t.params for t in uninterrupted.trials] == [t.params for t in record.trials]
 
 
+def fail(trial: Trial) -> dict[str, float]:
+    raise TrainingError("no")
+
+
 def train_at_once(trial: Trial) -> dict[str, float]:
     trial.prune()
     return {"mask": 60, "far": 1}
@@ -187,8 +188,7 @@ def test_failures_are_kept_and_errors_end_the_search(tmp_path: Path) -> None:
     record = gs.search(study_of(), train_at_once, n_trials=3, out=out, emit=ignore)
     assert [t.state for t in record.trials] == ["failed", "failed", "complete"]
     with pytest.raises(TrainingError, match="stl failed"):
-        gs.search(study_of(), lambda trial: exec("raise TrainingError('no')", globals()), n_trials=1,
-                  out=tmp_path / "other", emit=ignore)  # fmt: skip
+        gs.search(study_of(), fail, n_trials=1, out=tmp_path / "other", emit=ignore)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ same_heads = heads()
         ({}, {"heads": lambda: {"mask": nn.Conv2d(CHANNELS, 1, 1)}}, "found mask"),
         ({}, {"heads": lambda: {"mask": torch.relu, "far": lambda x: x * float(x.sum())}},
          "must run on shapes alone"),
-        ({}, {"heads": lambda: {"mask": torch.relu, "far": nn.Conv2d(3, 1, 1)}}, "cannot be counted"),
+        ({}, {"heads": lambda: {"mask": torch.relu, "far": nn.Conv2d(3, 1, 1)}}, "be counted on"),
     ],
 )  # fmt: skip
 def test_what_is_not_done_is_refused_before_anything(tmp_path, changes, options, said) -> None:
@@ -295,7 +295,7 @@ def test_single_task_networks_share_no_head(tmp_path: Path) -> None:
 
 @pytest.mark.slow("trains")
 def test_loss_and_groups_of_a_trial(tmp_path: Path) -> None:
-    """The drawn λ and τ with the study's ramp, temperature and rate of gates; none for baselines."""
+    """The drawn λ and τ with the study's ramp, temperature and rate of gates; no others."""
     values = {}
 
     def train(trial: Trial) -> dict[str, float]:
@@ -320,7 +320,7 @@ def test_loss_and_groups_of_a_trial(tmp_path: Path) -> None:
     assert values["penalty"][0] == pytest.approx(values["penalty"][1], rel=1e-6)
     assert values["penalty"][0] > 0
     assert values["temperature"] == pytest.approx(2.0)
-    assert values["rates"] == {1e-2, pytest.approx(3e-2)}
+    assert sorted(values["rates"]) == pytest.approx([1e-2, 3e-2])
     assert values["stl"] == values["mtl"] == 0.0
     assert values["decays"] == [(1e-2, 1e-4), (1e-2, 0.0)]
 
@@ -341,10 +341,10 @@ def test_commands_read_the_store(tmp_path: Path, capsys, monkeypatch) -> None:
         code, printed = call(command, "--study", "runs/own")
         assert code == 0, printed
         assert "trial 0" in printed
-    for trial, cure in (("mtl", "load_state_dict"), ("0", "gs.load(STEM, heads=")):
+    for trial in ("mtl", "0"):
         code, printed = call("export", "--study", "runs/own", "--to", "x.pt2", "--trial", trial)
         assert code == 2
-        assert cure in " ".join(printed.split())
+        assert "found heads of its user's" in " ".join(printed.split())
 
 
 def test_the_package_is_the_function_too(caplog) -> None:
