@@ -57,7 +57,11 @@ def test_the_second_argument_is_the_size_if_it_is_named_so_or_needed() -> None:
     assert output["named"].tolist() == output["needed"].tolist() == [48, 64]
     assert output["other"].shape == ()
     assert output["builtin"].shape[1] == channels
-    assert_same(gs.extract(net.eval())(IMAGE), net(IMAGE))
+    compact = gs.extract(net.eval())
+    assert_same(compact(IMAGE), net(IMAGE))
+    weight = compact.heads["scripted"].weight
+    assert weight.requires_grad
+    assert weight.is_leaf
 
 
 @dataclass
