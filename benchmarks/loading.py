@@ -91,7 +91,7 @@ def random_pack(study: Study, folder: Path, *, train: int = 256, test: int = 4) 
         folder,
         dataset="random",
         size=(height, width),
-        classes={"semseg": classes},
+        fields=build_tasks(study.tasks),
         splits={
             name: SplitFrames([f"{name}-{i}" for i in range(n)], frames(n))
             for name, n in counts.items()

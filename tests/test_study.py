@@ -402,3 +402,71 @@ def test_options_of_a_method_are_a_table_of_its_name(key: str) -> None:
     study = load_study("scenes", [f"{key}=0.6"])
     assert study.options_of("interrogate").own["initial"] == 0.6
     assert study.options_of("stl").own == {}
+
+
+TWO = """
+name = "two"
+mixing = "share"
+protocol = { name = "mine-8", size = [8, 8] }
+model = { backbone = "resnet18" }
+training = { epochs = 2, batch_size = 4, lr = 1e-3 }
+
+[[data]]
+dataset = "scenes"
+validation = 2
+tasks = ["semseg"]
+share = 1
+
+[[data]]
+dataset = "nyud"
+validation = 3
+tasks = ["depth"]
+share = 3
+
+[tasks.semseg]
+kind = "semseg"
+classes = 8
+
+[tasks.depth]
+kind = "depth"
+"""
+
+
+def test_several_data_sets(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text(TWO)
+    study = load_study(path)
+    assert (study.data.dataset, [data.dataset for data in study.more_data]) == ("scenes", ["nyud"])
+    first, second = study.sources
+    assert (first.data.validation, list(first.tasks)) == (2, ["semseg"])
+    assert (second.data.dataset, list(second.tasks)) == ("nyud", ["depth"])
+    again = Study.from_definition(study.definition())
+    assert [s.data for s in again.sources] == [s.data for s in study.sources]
+    assert again.fingerprint == study.fingerprint
+    for change in (
+        ("share = 3", "share = 2"),
+        ('"share"', '"task"'),
+        ("validation = 3", "validation = 4"),
+    ):
+        other = tmp_path / "other.toml"
+        other.write_text(TWO.replace(*change))
+        assert load_study(other).fingerprint != study.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('["depth"]', '["dept"]'), "data.tasks must name tasks of the study, .*, found 'dept'"),
+        (('["depth"]', '["semseg"]'), "no data set has labels of task 'depth'"),
+        (("share = 3", ""), "share must be given for every data set or none"),
+        (('mixing = "share"', ""), "share must be given .* with mixing = 'share' or 'task'"),
+        (("share = 3", "share = 0"), "share: Input should be greater than 0"),
+        (("share = 3", "shares = 3"), "unknown key 'shares'; did you mean 'share'"),
+    ],
+)
+def test_several_data_sets_that_do_not_go_together(tmp_path, change, message):
+    assert change[0] in TWO
+    path = tmp_path / "two.toml"
+    path.write_text(TWO.replace(*change))
+    with pytest.raises(UsageError, match=message):
+        load_study(path)

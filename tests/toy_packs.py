@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
+from gatesearch.tasks import build_task
 
 Frame = Mapping[str, np.ndarray]
 
@@ -50,7 +51,11 @@ def write_toy_pack(
         folder,
         dataset="toy",
         size=size,
-        classes={"semseg": classes},
+        fields={
+            name: build_task(name, {"classes": classes if name == "semseg" else 1}, where="toy")
+            for name in test[0]
+            if name != "image"
+        },
         splits={
             "train": SplitFrames([f"a{i}" for i in range(train)], map(frame, range(train))),
             "test": SplitFrames([f"b{i}" for i in range(len(test))], iter(test)),

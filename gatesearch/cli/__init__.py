@@ -54,7 +54,10 @@ def _gatesearch(
         ),
     ] = False,
 ) -> None:
-    """Find which channels the tasks of a network should share; get the small network and proof."""
+    """Find which channels the tasks of one network should share, and get the small network.
+
+    Every search trains plain networks for comparison, and ends in a report of cost and accuracy.
+    """
 
 
 app.command(epilog=run.EXAMPLES)(run.run)

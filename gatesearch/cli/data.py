@@ -20,7 +20,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set: scenes, n
 Data = Annotated[
     Path,
     typer.Option(
-        "--data", metavar="DIR", envvar="GATESEARCH_DATA", help="Folder of prepared packs."
+        "--data", metavar="DIR", envvar="GATESEARCH_DATA", help="Folder of prepared data sets."
     ),
 ]
 
@@ -39,7 +39,9 @@ def prepare(
     name: Name,
     source: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="The release: a folder, .tgz, .tar.gz, .tar or .zip."),
+        typer.Option(
+            metavar="PATH", help="Data set as downloaded: a folder, .tgz, .tar.gz, .tar or .zip."
+        ),
     ] = None,
     data: Data = Path("data"),
     size: Annotated[
@@ -48,11 +50,12 @@ def prepare(
     ] = None,
     note: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="What readers of results should know; repeatable."),
+        typer.Option(metavar="TEXT", help="Remark that readers of results should see; repeatable."),
     ] = None,
 ) -> None:
-    """Turn a data set into a pack for training; an old pack stays until the new one is whole."""
+    """Prepare a data set for training; an older one stays in place until the new one is whole."""
     from gatesearch.cli.progress import emitter
+    from gatesearch.datasets import PackRequest
     from gatesearch.datasets.label_checks import MAX_PIXELS
     from gatesearch.datasets.pack_writer import add_notes
 
@@ -69,9 +72,8 @@ def prepare(
             f"{size[1]}; name a smaller one"
         )
     with emitter(log=None) as emit:
-        folder = dataset.prepare(
-            folder=data, source=source, size=size, train_frames=0, test_frames=0, emit=emit
-        )
+        request = PackRequest(size=size)
+        folder = dataset.prepare(folder=data, source=source, request=request, emit=emit)
     print(_summary(add_notes(folder, note or [])))
 
 

@@ -30,7 +30,7 @@ def studies() -> None:
 
 
 def methods() -> None:
-    """List the methods of sharing between tasks, and the weightings that balance tasks."""
+    """List methods, which say how tasks share a network, and weightings, which balance tasks."""
     from gatesearch.methods import METHODS
     from gatesearch.training.weightings import WEIGHTINGS
 

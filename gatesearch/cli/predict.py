@@ -24,13 +24,14 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 def predict(
     model: Annotated[Path, typer.Option(metavar="FILE", help="An exported .onnx or .safetensors.")],
     image: Annotated[Path, typer.Option(metavar="PATH", help="An image, or a folder of images.")],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures go.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures.")],
 ) -> None:
-    """Draw every task on every image: NAME.TASK.png as large as the image, and NAME.values.npz.
+    """Draw what an exported network predicts for your images, and keep the predicted values.
 
-    The network gets each image at the size it was trained on, and the .npz holds what it predicts
-    there, without loss. Depth has a colour bar below its picture. If some images of a folder cannot
-    be read, the others are drawn and the exit code is 3.
+    For each image there are NAME.TASK.png, as large as the image, and NAME.values.npz. The network
+    gets the image at the size it was trained on; the .npz holds what it predicts there, exactly.
+    Depth has a colour bar below its picture. If some images of a folder cannot be read, the others
+    are drawn and the exit code is 3.
     """
     if not image.exists():
         raise DataError(f"no file or folder {image}; name an image or a folder of images")

@@ -21,9 +21,9 @@
 """
 
 from gatesearch.datasets import nyud, scenes
-from gatesearch.datasets.dataset import Dataset, ensure_pack
+from gatesearch.datasets.dataset import Dataset, PackRequest, ensure_pack
 from gatesearch.datasets.pack_reader import Pack, check_pack, open_pack
 
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (scenes.DATASET, nyud.DATASET)}
 
-__all__ = ["DATASETS", "Dataset", "Pack", "check_pack", "ensure_pack", "open_pack"]
+__all__ = ["DATASETS", "Dataset", "Pack", "PackRequest", "check_pack", "ensure_pack", "open_pack"]

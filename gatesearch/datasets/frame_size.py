@@ -4,6 +4,7 @@
 that they give the same frames. How labels are resized is for their task to say.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.datasets.pack_reader import IMAGE, Frame, field_storage
-from gatesearch.tasks import TASKS
+from gatesearch.datasets.pack_reader import IMAGE, IMAGE_STORAGE, Frame
+from gatesearch.tasks import Task
 from gatesearch.tasks.labels import to_array, to_tensor
 
 
@@ -25,22 +26,26 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return resized.round().clamp(0, 255).to(torch.uint8)
 
 
-def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
+def resize_frame(frame: Frame, size: tuple[int, int], tasks: Mapping[str, Task]) -> Frame:
     """A frame at another size: what a study of that size reads from a pack of the whole frame.
 
     Args:
-        frame: Field -> array, (H, W) or (H, W, channels).
+        frame: Field -> values of one frame.
         size: Height and width in pixels.
+        tasks: Field of labels -> its task.
     """
     if frame[IMAGE].shape[:2] == size:
         return frame
-    return {field: _resize_field(field, array, size) for field, array in frame.items()}
+    return {field: _resize_field(tasks.get(field), array, size) for field, array in frame.items()}
 
 
-def _resize_field(field: str, array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+def _resize_field(task: Task | None, array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Resize the labels of a task, or the image without one."""
+    storage = IMAGE_STORAGE if task is None else task.storage
+    if not storage.dense:
+        return array
     # Rounded first as a pack stores it: a study resizes what it reads from there.
-    tensor = to_tensor(np.array(array, dtype=field_storage(field).dtype)[None])
-    # The number of classes has no say in how labels are resized.
-    resize = resize_image if field == IMAGE else TASKS[field](classes=1).resize_labels
+    tensor = to_tensor(np.array(array, dtype=storage.dtype)[None])
+    resize = resize_image if task is None else task.resize_labels
     resized: NDArray[Any] = to_array(resize(tensor, size))[0]
     return resized

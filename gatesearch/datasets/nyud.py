@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
-from gatesearch.datasets.dataset import Dataset
+from gatesearch.datasets.dataset import Dataset, PackRequest
 from gatesearch.datasets.edges import boundaries
 from gatesearch.datasets.frame_size import resize_frame
 from gatesearch.datasets.image_files import read_user_file
@@ -36,12 +36,13 @@ from gatesearch.datasets.label_checks import (
     to_labels,
     to_normals,
 )
-from gatesearch.datasets.pack_reader import SPLITS, Frame, SplitName
+from gatesearch.datasets.pack_reader import Frame, SplitName
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.scratch import scratch_folder
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit, Warned
 from gatesearch.files import MIB
+from gatesearch.tasks import Task, build_task
 from gatesearch.tasks.labels import IGNORE
 
 _LARGEST_LIST = MIB
@@ -129,7 +130,7 @@ def _nyud_mt(root: Path) -> Layout:
             f"found {min(both)} in both; {GET_AGAIN}"
         )
     _check_all_exist(
-        path for split in SPLITS for frame in ids[split] for path in files(frame).values()
+        path for split in ids for frame in ids[split] for path in files(frame).values()
     )
     return Layout(name="nyud_mt", classes=40, ids=ids, read=read)
 
@@ -162,7 +163,7 @@ def _mtan(root: Path) -> Layout:
             raise DataError(f"{part} has no frames; {GET_AGAIN}")
         ids[split] = tuple(sorted(stems, key=int))
     _check_all_exist(
-        path for split in SPLITS for frame in ids[split] for path in files(split, frame).values()
+        path for split in ids for frame in ids[split] for path in files(split, frame).values()
     )
     return Layout(name="mtan", classes=13, ids=ids, read=read)
 
@@ -225,7 +226,7 @@ def _frames(
                 emit(Warned(f"nyud: {split} frame {frame_id}: {what}"))
         known += int(frame["normals"].any(-1).sum())
         away += int((frame["normals"][..., 2] > 0).sum())
-        yield resize_frame(frame, size) if size else frame
+        yield resize_frame(frame, size, _tasks(layout.classes)) if size else frame
     for what, count in empty.items():
         if count == len(ids):
             raise DataError(f"nyud: {what} in every {split} frame; {GET_AGAIN}")
@@ -238,26 +239,19 @@ def _frames(
         emit(Warned(f"nyud: {notes[-1]}"))
 
 
-def _prepare(
-    *,
-    folder: Path,
-    source: Path | None,
-    size: tuple[int, int] | None,
-    train_frames: int,
-    test_frames: int,
-    emit: Emit,
-) -> Path:
+def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: Emit) -> Path:
     if source is None:
         raise UsageError("nyud needs its frames: name a folder or an archive with --source PATH")
+    size = request.size
     if size is not None and min(size) < 1:
         raise UsageError(f"size must be positive, found {size[0]} x {size[1]}")
     if source.is_file() and is_archive(source):
         with _unpacked(source, folder, emit) as root:
-            return _write(root, folder, size, train_frames, test_frames, emit)
+            return _write(root, folder, request, emit)
     if not source.is_dir():
         what = "found another kind of file" if source.exists() else "found nothing there"
         raise DataError(f"{source} must be a folder or {', '.join(SUFFIXES)}, {what}")
-    return _write(source, folder, size, train_frames, test_frames, emit)
+    return _write(source, folder, request, emit)
 
 
 @contextmanager
@@ -277,25 +271,20 @@ def _unpacked(archive: Path, folder: Path, emit: Emit) -> Iterator[Path]:
         raise DataError(f"cannot write {folder}: {error.strerror}; name another --data") from error
 
 
-def _write(
-    root: Path,
-    folder: Path,
-    size: tuple[int, int] | None,
-    train_frames: int,
-    test_frames: int,
-    emit: Emit,
-) -> Path:
+def _write(root: Path, folder: Path, request: PackRequest, emit: Emit) -> Path:
     """Write the pack of a layout in the folder `root`."""
+    size = request.size
     layout = find_layout(root)
     ids: dict[SplitName, tuple[str, ...]] = {
-        "train": _spread(layout.ids["train"], train_frames),
-        "test": _spread(layout.ids["test"], test_frames),
+        "train": _spread(layout.ids["train"], request.train_frames),
+        "test": _spread(layout.ids["test"], request.test_frames),
     }
     notes = [
         f"{split}: {len(ids[split])} of the {official} official frames"
         for split, official in _OFFICIAL.items()
         if len(ids[split]) != official
     ]
+    tasks = _tasks(layout.classes)
     example = layout.read("train", ids["train"][0])
     if "edges" not in example:
         notes.append("edges are the boundaries of the labels")
@@ -303,13 +292,14 @@ def _write(
         folder / f"nyud-{layout.classes}",
         dataset="nyud",
         size=size or example["image"].shape[:2],
-        classes={"semseg": layout.classes},
+        fields=tasks,
+        class_names={"semseg": _CLASSES_40 if layout.classes == 40 else _CLASSES_13},
         splits={
             split: SplitFrames(
                 ids=ids[split],
                 frames=_frames(layout, split, ids[split], size=size, notes=notes, emit=emit),
             )
-            for split in SPLITS
+            for split in layout.ids
         },
         source=f"NYU Depth v2 labelled set, layout {layout.name}",
         notes=notes,
@@ -324,9 +314,14 @@ def _spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
     return tuple(ids[i * len(ids) // count] for i in range(count))
 
 
-def _pack_name(
-    size: tuple[int, int] | None, classes: int | None, train_frames: int, test_frames: int
-) -> str:
+def _tasks(classes: int) -> dict[str, Task]:
+    """Tasks whose labels a pack holds, by field, which is also their kind."""
+    kinds = {"semseg": classes, "depth": 1, "normals": 1, "edges": 1}
+    return {kind: build_task(kind, {"classes": n}, where="nyud") for kind, n in kinds.items()}
+
+
+def _pack_name(request: PackRequest) -> str:
+    classes = request.classes("semseg")
     if classes not in (None, 13, 40):
         raise UsageError(f"nyud has packs of 40 classes (nyud_mt) and 13 (mtan), found {classes}")
     return f"nyud-{classes or 40}"

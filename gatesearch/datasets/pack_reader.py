@@ -4,6 +4,8 @@ A pack is a folder of plain NumPy files and a manifest:
 
     <pack>/manifest.json             checked sums, sizes, classes, ids, notes
     <pack>/{train,test}/FIELD.npy    one array per field, frames first, read by memory map
+
+A field is the image, or the labels of one task. A pack may also have a validation part.
 """
 
 import hashlib
@@ -16,49 +18,83 @@ from typing import IO, Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gatesearch.datasets.scratch import restore_replaced
 from gatesearch.errors import DataError, one_line, shell_command
-from gatesearch.files import MIB, FileRefusedError, open_regular, read_json
+from gatesearch.files import (
+    MIB,
+    FileRefusedError,
+    first_fault,
+    open_regular,
+    parse_json,
+    read_bytes,
+)
 from gatesearch.strict import Strict
-from gatesearch.tasks import TASKS
 from gatesearch.tasks.labels import IGNORE, Storage
 
-SplitName = Literal["train", "test"]
-Frame = Mapping[str, NDArray[Any]]  # field -> array, (H, W) or (H, W, channels)
+SplitName = Literal["train", "test", "validation"]
+Frame = Mapping[str, NDArray[Any]]  # field -> one frame's values, as `Storage.shape` says
 
+# Every pack has the first two.
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 IMAGE = "image"
 MANIFEST = "manifest.json"
+# Which frames have labels of each field: bool (frames, fields of labels in their order). Its name
+# can be that of no field.
+PRESENCE = ".labelled"
 
-_LARGEST_MANIFEST = 16 * MIB  # of 100,000 frames: about 2 MiB
+IMAGE_STORAGE = Storage("|u1", (3,))
+_PRESENCE_TYPE = "|b1"
+
+_LARGEST_MANIFEST = 256 * MIB  # of a million frames: about 40 MiB
 
 _LONGEST_ID = 1000
 # Bytes of the header of a .npy file up to its length; numpy itself writes about 120 in all.
 _LONGEST_HEADER = 10_000
-_IMAGE_STORAGE = Storage("|u1", (3,))
+# Element types of fields, and how many values a pixel or frame may have.
+_TYPES = ("|u1", "|b1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8")
+_MOST_VALUES = 2**16
+# Fields of packs of format 1.
+_FirstField = Annotated[str, Field(pattern="^(image|semseg|depth|normals|edges|saliency)$")]
+_FIRST_STORAGE = {
+    "image": IMAGE_STORAGE,
+    "semseg": Storage("|u1"),
+    "depth": Storage("<f4"),
+    "normals": Storage("<f2", (3,)),
+    "edges": Storage("|u1"),
+    "saliency": Storage("|u1"),
+}
+
+# A field is a file, and its name is that of a task.
+FieldName = Annotated[str, Field(pattern=r"^[\w -]{1,100}$")]
 
 
-def field_storage(field: str) -> Storage:
-    """How a pack stores a field: the image, or labels, whose name is that of their kind of task.
+class FieldEntry(Strict):
+    """What a field holds.
 
-    Raises:
-        ValueError: No such field.
+    Attributes:
+        kind: Kind of task that its labels are for; empty for the image.
+        dtype: Element type.
+        shape: Shape of the values of a pixel, or of a frame if the field is not dense.
+        dense: Whether it has values per pixel.
+        classes: Number of classes; 1 for a kind without classes.
+        class_names: Their names; empty where none are known.
+        figures: Figures of the labels of the training part (`Task.summarise`).
     """
-    if field == IMAGE:
-        return _IMAGE_STORAGE
-    if field not in TASKS:
-        raise ValueError(f"a field must be {IMAGE} or one of {', '.join(TASKS)}, found {field!r}")
-    return TASKS[field].storage
 
+    kind: str
+    dtype: Literal[_TYPES]  # type: ignore[valid-type]
+    shape: tuple[Annotated[int, Field(ge=1, le=_MOST_VALUES)], ...] = Field(max_length=3)
+    dense: bool = True
+    classes: int = Field(default=1, ge=1, le=IGNORE)
+    class_names: tuple[str, ...] = ()
+    figures: dict[str, float] = Field(default={})
 
-def _known_field(field: str) -> str:
-    field_storage(field)
-    return field
-
-
-FieldName = Annotated[str, AfterValidator(_known_field)]
+    @property
+    def storage(self) -> Storage:
+        """Element type and shape."""
+        return Storage(self.dtype, self.shape, self.dense)
 
 
 class FileEntry(Strict):
@@ -70,52 +106,150 @@ class FileEntry(Strict):
 
 
 class SplitEntry(Strict):
-    """One split: number of frames, their ids in order, and one file per field."""
+    """One split.
+
+    Attributes:
+        frames: Number of its frames.
+        ids: Their ids, in the order of the arrays.
+        files: Field -> its file.
+        labelled: Field of labels -> number of frames that have any.
+        presence: File that says which frames these are; None if all frames have all labels.
+    """
 
     frames: int = Field(ge=1)
     ids: tuple[Annotated[str, Field(max_length=_LONGEST_ID)], ...]
     files: dict[FieldName, FileEntry] = Field(min_length=1)
+    labelled: dict[FieldName, Annotated[int, Field(ge=0)]] = Field(default={})
+    presence: FileEntry | None = None
 
 
 class Manifest(Strict):
     """What `manifest.json` holds.
 
-    Files are found by split and field, whose names are checked against fixed lists, so that no
-    name in a manifest can act as a path.
+    Files are found by split and field, whose names are checked, so that no name in a manifest can
+    act as a path.
 
     Attributes:
         size: Height and width of every frame, in pixels.
-        classes: Number of classes of each field whose labels are classes.
+        fields: Field -> what it holds, `image` first.
         source: Where the frames came from.
+        origin: Digest of the files that the pack was made from; empty where none was taken.
         notes: What a reader of figures made on this pack should know.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     dataset: str
     pack: str
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    classes: dict[FieldName, Annotated[int, Field(ge=1, le=IGNORE)]]
+    fields: dict[FieldName, FieldEntry]
     splits: dict[SplitName, SplitEntry]
     source: str
+    origin: str = ""
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
-        if set(self.splits) != set(SPLITS):
-            raise ValueError(f"splits must be {SPLITS}, found {tuple(self.splits)}")
-        if len({frozenset(split.files) for split in self.splits.values()}) > 1:
-            raise ValueError("both splits must have the same fields")
+        if not {"train", "test"} <= set(self.splits):
+            raise ValueError(f"splits must have train and test, found {tuple(self.splits)}")
+        if self.fields.get(IMAGE, _NO_FIELD).storage != IMAGE_STORAGE:
+            raise ValueError(f"fields must have {IMAGE}, of three bytes per pixel")
         for name, split in self.splits.items():
-            if len(split.ids) != split.frames:
-                raise ValueError(f"{name} has {split.frames} frames but {len(split.ids)} ids")
-            for field, entry in split.files.items():
-                storage = field_storage(field)
-                expected = (storage.dtype, (split.frames, *self.size, *storage.channels))
-                if (entry.dtype, entry.shape) != expected:
-                    raise ValueError(
-                        f"{name}/{field} must be {expected}, found {(entry.dtype, entry.shape)}"
-                    )
+            self._check_split(name, split)
         return self
+
+    def _check_split(self, name: str, split: SplitEntry) -> None:
+        if set(split.files) != set(self.fields):
+            raise ValueError(f"{name} must have the fields {tuple(self.fields)}")
+        if len(split.ids) != split.frames:
+            raise ValueError(f"{name} has {split.frames} frames but {len(split.ids)} ids")
+        expected = {
+            field: (entry.dtype, (split.frames, *entry.storage.shape(self.size)))
+            for field, entry in self.fields.items()
+        }
+        files = dict(split.files)
+        if split.presence is not None:
+            expected[PRESENCE] = (_PRESENCE_TYPE, (split.frames, len(self.fields) - 1))
+            files[PRESENCE] = split.presence
+        for field, entry in files.items():
+            if (entry.dtype, entry.shape) != expected[field]:
+                raise ValueError(
+                    f"{name}/{field} must be {expected[field]}, found {(entry.dtype, entry.shape)}"
+                )
+
+
+_NO_FIELD = FieldEntry(kind="", dtype="|b1", shape=())
+
+
+class _FirstSplit(Strict):
+    """A split of format 1."""
+
+    frames: int = Field(ge=1)
+    ids: tuple[Annotated[str, Field(max_length=_LONGEST_ID)], ...]
+    files: dict[_FirstField, FileEntry] = Field(min_length=1)
+
+
+class _FirstManifest(Strict):
+    """The manifest of a pack of gatesearch 0.1.0, whose fields are named after their kinds."""
+
+    format: Literal[1]
+    dataset: str
+    pack: str
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    classes: dict[_FirstField, Annotated[int, Field(ge=1, le=IGNORE)]]
+    splits: dict[Literal["train", "test"], _FirstSplit]
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def in_present_form(self) -> Manifest:
+        """Describe the same pack as a present one.
+
+        Raises:
+            ValidationError: It contradicts itself.
+        """
+        fields = self.splits["train"].files if "train" in self.splits else ()
+        return Manifest(
+            dataset=self.dataset,
+            pack=self.pack,
+            size=self.size,
+            fields={
+                field: FieldEntry(
+                    kind="" if field == IMAGE else field,
+                    dtype=_FIRST_STORAGE[field].dtype,
+                    shape=_FIRST_STORAGE[field].channels,
+                    classes=self.classes.get(field, 1),
+                )
+                for field in fields
+            },
+            splits={
+                split: SplitEntry(frames=entry.frames, ids=entry.ids, files=entry.files)
+                for split, entry in self.splits.items()
+            },
+            source=self.source,
+            notes=self.notes,
+        )
+
+
+class _AnyManifest(BaseModel):
+    """The version of a manifest, whatever else it holds."""
+
+    format: Literal[1, 2]
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """Read a manifest of either format.
+
+    Raises:
+        FileRefusedError: It is damaged.
+        OSError: It cannot be read.
+    """
+    data = read_bytes(path, limit=_LARGEST_MANIFEST)
+    if parse_json(data, _AnyManifest, path).format == 2:
+        return parse_json(data, Manifest, path)
+    first = parse_json(data, _FirstManifest, path)
+    try:
+        return first.in_present_form()
+    except ValidationError as error:
+        raise FileRefusedError(path, f"is damaged: {first_fault(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -141,14 +275,19 @@ class Pack:
         return self.manifest.size
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        """Fields that every frame has: `image`, and labels by the name of their kind of task."""
-        return tuple(self.manifest.splits["train"].files)
+    def fields(self) -> dict[str, FieldEntry]:
+        """Field -> what it holds: `image` first, then labels."""
+        return self.manifest.fields
 
     @property
-    def classes(self) -> dict[str, int]:
-        """Number of classes of each field whose labels are classes."""
-        return self.manifest.classes
+    def label_fields(self) -> list[str]:
+        """Names of the fields of labels, in their order."""
+        return [field for field in self.fields if field != IMAGE]
+
+    @property
+    def splits(self) -> tuple[SplitName, ...]:
+        """Splits that the pack has: train, test, and perhaps validation."""
+        return tuple(split for split in SPLITS if split in self.manifest.splits)
 
     @property
     def digest(self) -> str:
@@ -157,6 +296,11 @@ class Pack:
             f"{split}/{field} {entry.sha256}\n"
             for split, part in sorted(self.manifest.splits.items())
             for field, entry in sorted(part.files.items())
+        ]
+        sums += [
+            f"{split}/{PRESENCE} {part.presence.sha256}\n"
+            for split, part in sorted(self.manifest.splits.items())
+            if part.presence is not None
         ]
         return hashlib.sha256("".join(sums).encode()).hexdigest()
 
@@ -173,13 +317,13 @@ class Pack:
         return self.folder / split / f"{field}.npy"
 
     def array(self, split: SplitName, field: str) -> NDArray[Any]:
-        """Read-only memory map of a field, frames first, stored as `field_storage` says.
+        """Read-only memory map of a field, frames first.
 
         Raises:
             DataError: The file is absent, cut short, or not of the type and shape promised.
         """
         path = self.path(split, field)
-        entry = self.manifest.splits[split].files[field]
+        entry = self.files(split)[field]
         array = map_array(path, cure=self._cure())
         dtype, shape = array.dtype.str, array.shape
         if (dtype, shape) != (entry.dtype, entry.shape):
@@ -188,6 +332,23 @@ class Pack:
                 f"found {dtype} {shape}; {self._cure()}"
             )
         return array
+
+    def files(self, split: SplitName) -> dict[str, FileEntry]:
+        """Files of a split: field -> file, and `PRESENCE` if some frames lack labels."""
+        entry = self.manifest.splits[split]
+        presence = {} if entry.presence is None else {PRESENCE: entry.presence}
+        return {**entry.files, **presence}
+
+    def labelled(self, split: SplitName, field: str) -> NDArray[np.bool_] | None:
+        """Which frames of a split have labels of a field, (frames,); None if all frames have all.
+
+        Raises:
+            DataError: The file that says so is damaged.
+        """
+        if self.manifest.splits[split].presence is None:
+            return None
+        column = self.label_fields.index(field)
+        return np.array(self.array(split, PRESENCE)[:, column])
 
     def _cure(self) -> str:
         return f"delete {self.folder} and run: {_prepare_command(self.folder)}"
@@ -258,7 +419,7 @@ def open_pack(folder: Path) -> Pack:
     restore_replaced(folder)
     path = folder / MANIFEST
     try:
-        manifest = read_json(path, Manifest, limit=_LARGEST_MANIFEST)
+        manifest = _read_manifest(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"no pack at {folder} ({MANIFEST} is missing); make it with: {_prepare_command(folder)}"
@@ -268,8 +429,8 @@ def open_pack(folder: Path) -> Pack:
     except FileRefusedError as error:
         raise DataError(f"{error}; delete {folder} and prepare it again") from error
     pack = Pack(folder=folder, manifest=manifest)
-    for split in SPLITS:
-        for field in pack.fields:
+    for split in pack.splits:
+        for field in pack.files(split):
             pack.array(split, field)
     return pack
 
@@ -281,12 +442,12 @@ def check_pack(folder: Path) -> Pack:
         DataError: Naming the first file that differs.
     """
     pack = open_pack(folder)
-    for split in SPLITS:
-        for field in pack.fields:
+    for split in pack.splits:
+        for field, entry in pack.files(split).items():
             path = pack.path(split, field)
             with os.fdopen(open_regular(path), "rb") as file:
                 actual = hashlib.file_digest(file, "sha256").hexdigest()
-            expected = pack.manifest.splits[split].files[field].sha256
+            expected = entry.sha256
             if actual != expected:
                 raise DataError(
                     f"{path} was changed since it was written: its sha256 must be "

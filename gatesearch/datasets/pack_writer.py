@@ -11,26 +11,31 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from gatesearch.datasets.free_space import need_space
 from gatesearch.datasets.pack_reader import (
     IMAGE,
+    IMAGE_STORAGE,
     MANIFEST,
+    PRESENCE,
     SPLITS,
+    FieldEntry,
     FileEntry,
     Frame,
     Manifest,
     Pack,
     SplitEntry,
     SplitName,
-    field_storage,
     open_pack,
 )
 from gatesearch.datasets.scratch import put_in_place, scratch_folder
 from gatesearch.errors import DataError
 from gatesearch.events import Emit, Progress
 from gatesearch.files import sync_folder
-from gatesearch.tasks import TASKS
+from gatesearch.tasks import TASKS, Task
+from gatesearch.tasks.labels import labelled_frames
 
 
 def add_notes(folder: Path, notes: Sequence[str]) -> Pack:
@@ -58,7 +63,7 @@ class SplitFrames:
 
     Attributes:
         ids: One id per frame.
-        frames: Dicts field -> array of shape (H, W) or (H, W, 3); consumed once.
+        frames: Dicts field -> array of the shape that the field's storage says; consumed once.
     """
 
     ids: Sequence[str]
@@ -70,9 +75,11 @@ def write_pack(
     *,
     dataset: str,
     size: tuple[int, int],
-    classes: Mapping[str, int],
+    fields: Mapping[str, Task],
     splits: Mapping[SplitName, SplitFrames],
     source: str,
+    origin: str = "",
+    class_names: Mapping[str, Sequence[str]] | None = None,
     notes: Sequence[str] = (),
     emit: Emit,
 ) -> Path:
@@ -82,9 +89,11 @@ def write_pack(
         folder: The pack's folder; its name is the pack's name.
         dataset: Name of the data set.
         size: Height and width in pixels.
-        classes: Number of classes of each field whose labels are classes.
-        splits: Both splits.
+        fields: Field of labels -> task whose labels it holds; every frame has them and an image.
+        splits: The training and the test part, and perhaps a validation part.
         source: Where the frames come from.
+        origin: Digest of the files that they come from; empty for none.
+        class_names: Field -> names of its classes, where they are known.
         notes: Read after the last frame, so that the iterator of frames may still add to it.
         emit: Receives `Progress` events in frames.
 
@@ -104,23 +113,23 @@ def write_pack(
     try:
         with scratch_folder(place) as partial:
             entries: dict[SplitName, SplitEntry] = {}
-            for name in SPLITS:
+            for name in [split for split in SPLITS if split in splits]:
                 split = splits[name]
-                with _SplitWriter(partial / name, frames=len(split.ids), size=size) as writer:
+                count = len(split.ids)
+                with _SplitWriter(partial / name, frames=count, size=size, fields=fields) as writer:
                     for frame in split.frames:
                         writer.add(frame)
                         done += 1
                         emit(_progress(dataset, done, total))
-                entries[name] = SplitEntry(
-                    frames=len(split.ids), ids=tuple(split.ids), files=writer.entries()
-                )
+                entries[name] = writer.entry(tuple(split.ids))
             manifest = Manifest(
                 dataset=dataset,
                 pack=folder.name,
                 size=size,
-                classes=dict(classes),
+                fields=_describe(fields, partial / "train", class_names or {}),
                 splits=entries,
                 source=source,
+                origin=origin,
                 notes=tuple(notes),
             )
             _write_manifest(manifest, partial)
@@ -131,6 +140,30 @@ def write_pack(
             "free space there, or name another folder with --data"
         ) from error
     return folder
+
+
+def _describe(
+    fields: Mapping[str, Task], train: Path, class_names: Mapping[str, Sequence[str]]
+) -> dict[str, FieldEntry]:
+    """Describe the fields of a pack whose training part was written into the folder `train`."""
+    described = {
+        IMAGE: FieldEntry(kind="", dtype=IMAGE_STORAGE.dtype, shape=IMAGE_STORAGE.channels)
+    }
+    kinds = {kind: name for name, kind in TASKS.items()}
+    for field, task in fields.items():
+        storage, figures = task.storage, {}
+        if not storage.dense:
+            figures = task.summarise(np.load(train / f"{field}.npy", mmap_mode="r"))
+        described[field] = FieldEntry(
+            kind=kinds[type(task)],
+            dtype=storage.dtype,
+            shape=storage.channels,
+            dense=storage.dense,
+            classes=task.classes,
+            class_names=tuple(class_names.get(field, ())),
+            figures=figures,
+        )
+    return described
 
 
 def _write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -156,69 +189,102 @@ class _SplitWriter:
     be shown, where a write through a memory map kills the process.
     """
 
-    def __init__(self, folder: Path, *, frames: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self, folder: Path, *, frames: int, size: tuple[int, int], fields: Mapping[str, Task]
+    ) -> None:
         self._folder = folder
         self._frames = frames
         self._size = size
-        self._seen = 0
+        self._storage = {IMAGE: IMAGE_STORAGE} | {
+            field: task.storage for field, task in fields.items()
+        }
+        self._unknown = {field: task.unknown_value for field, task in fields.items()}
+        self._labelled: list[list[bool]] = []
         self._stack = ExitStack()
         self._files: dict[str, IO[bytes]] = {}
         self._sums: dict[str, Any] = {}
 
     def __enter__(self) -> "_SplitWriter":
         self._folder.mkdir()
+        need_space(self._folder.parent, sum(map(self._bytes, self._storage)))
+        for field, storage in self._storage.items():
+            self._open(field, storage.dtype, self._shape(field))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if kind is None:
-                if self._seen != self._frames:
+                if len(self._labelled) != self._frames:
                     raise ValueError(
-                        f"{self._folder.name}: {self._frames} ids, {self._seen} frames"
+                        f"{self._folder.name}: {self._frames} ids, {len(self._labelled)} frames"
                     )
+                self._write_presence()
                 for file in self._files.values():
                     _flush(file)
         finally:
             self._stack.close()
 
     def add(self, frame: Frame) -> None:
-        if not self._files:
-            fields = [field for field in (IMAGE, *TASKS) if field in frame]
-            need_space(self._folder.parent, sum(map(self._bytes, fields)))
-            for field in fields:
-                self._open(field)
-        if set(frame) != set(self._files):
-            raise ValueError(f"every frame must have {set(self._files)}, found {set(frame)}")
-        for field, file in self._files.items():
-            storage = field_storage(field)
-            shape = (*self._size, *storage.channels)
+        if set(frame) != set(self._storage):
+            raise ValueError(f"every frame must have {set(self._storage)}, found {set(frame)}")
+        for field, storage in self._storage.items():
+            shape = storage.shape(self._size)
             if frame[field].shape != shape:
                 raise ValueError(f"{field} must be {shape}, found {frame[field].shape}")
-            data = np.ascontiguousarray(frame[field], dtype=storage.dtype).tobytes()
-            file.write(data)
-            self._sums[field].update(data)
-        self._seen += 1
+            self._append(field, np.ascontiguousarray(frame[field], dtype=storage.dtype))
+        self._labelled.append(
+            [
+                bool(labelled_frames(torch.from_numpy(np.asarray(frame[field])[None]), value))
+                for field, value in self._unknown.items()
+            ]
+        )
 
-    def entries(self) -> dict[str, FileEntry]:
-        return {
+    def entry(self, ids: tuple[str, ...]) -> SplitEntry:
+        entries = {
             field: FileEntry(
                 sha256=self._sums[field].hexdigest(),
-                dtype=field_storage(field).dtype,
+                dtype=storage.dtype,
                 shape=self._shape(field),
             )
-            for field in self._files
+            for field, storage in self._storage.items()
         }
+        counts = np.array(self._labelled, bool).reshape(self._frames, len(self._unknown)).sum(0)
+        presence = None
+        if PRESENCE in self._sums:
+            presence = FileEntry(
+                sha256=self._sums[PRESENCE].hexdigest(),
+                dtype="|b1",
+                shape=(self._frames, len(self._unknown)),
+            )
+        return SplitEntry(
+            frames=self._frames,
+            ids=ids,
+            files=entries,
+            labelled=dict(zip(self._unknown, counts.tolist(), strict=True)),
+            presence=presence,
+        )
+
+    def _write_presence(self) -> None:
+        """Write which frames have labels of which field, if any lacks some."""
+        labelled = np.array(self._labelled, "|b1")
+        if not labelled.all():
+            self._open(PRESENCE, "|b1", labelled.shape)
+            self._append(PRESENCE, labelled)
 
     def _shape(self, field: str) -> tuple[int, ...]:
-        return (self._frames, *self._size, *field_storage(field).channels)
+        return (self._frames, *self._storage[field].shape(self._size))
 
     def _bytes(self, field: str) -> int:
-        return math.prod(self._shape(field)) * np.dtype(field_storage(field).dtype).itemsize
+        return math.prod(self._shape(field)) * np.dtype(self._storage[field].dtype).itemsize
 
-    def _open(self, field: str) -> None:
+    def _append(self, field: str, values: NDArray[Any]) -> None:
+        data = values.tobytes()
+        self._files[field].write(data)
+        self._sums[field].update(data)
+
+    def _open(self, field: str, dtype: str, shape: tuple[int, ...]) -> None:
         file = self._stack.enter_context((self._folder / f"{field}.npy").open("wb+"))
-        dtype = field_storage(field).dtype
-        header = {"descr": dtype, "fortran_order": False, "shape": self._shape(field)}
+        header = {"descr": dtype, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.seek(0)
         self._sums[field] = hashlib.sha256(file.read())

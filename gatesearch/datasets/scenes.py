@@ -12,21 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gatesearch.datasets.dataset import Dataset
+from gatesearch.datasets.dataset import Dataset, PackRequest
 from gatesearch.datasets.edges import boundaries
-from gatesearch.datasets.pack_reader import SPLITS, SplitName
+from gatesearch.datasets.pack_reader import SplitName
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.raycast import Floats, Ints, blocked, cast, dot
 from gatesearch.datasets.scene_layout import CLASSES, FACES, Paints, Scene, random_scene
 from gatesearch.errors import UsageError
 from gatesearch.events import Emit
+from gatesearch.tasks import build_task
 
 SIZE = (64, 64)
+# Field, which is also its kind -> number of classes.
+LABELS = {"semseg": len(CLASSES), "depth": 1, "normals": 1, "edges": 1}
 TRAIN_FRAMES = 640
 TEST_FRAMES = 160
 # Part of every pack's name: raise it whenever the same index would give another frame.
 VERSION = 1
 _SEED = 20241
+# The place of a split is part of the seed of its frames.
+_SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 
 def render(
@@ -38,7 +43,7 @@ def render(
         `image` (H, W, 3) uint8; `semseg` (H, W) uint8; `depth` (H, W) float32, metres along the
         optical axis; `normals` (H, W, 3) float32, unit, camera frame; `edges` (H, W) uint8.
     """
-    rng = np.random.default_rng([_SEED, VERSION, SPLITS.index(split), index])
+    rng = np.random.default_rng([_SEED, VERSION, _SPLITS.index(split), index])
     scene = random_scene(rng)
     labels, light = trace(scene, size)
     return {"image": expose(light, rng), **labels}
@@ -126,32 +131,31 @@ def _value_noise(cells: Floats) -> Floats:
     return total / np.float32(1023)
 
 
-def _prepare(
-    *,
-    folder: Path,
-    source: Path | None,
-    size: tuple[int, int] | None,
-    train_frames: int,
-    test_frames: int,
-    emit: Emit,
-) -> Path:
+def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: Emit) -> Path:
     if source is not None:
         raise UsageError(f"scenes are rendered and take no source, found {source}; leave it out")
-    size = size or SIZE
+    size = request.size or SIZE
     if min(size) < 2:
         raise UsageError(f"size must be at least 2 x 2 pixels, found {size[0]} x {size[1]}")
-    counts = {"train": train_frames or TRAIN_FRAMES, "test": test_frames or TEST_FRAMES}
+    counts = {
+        "train": request.train_frames or TRAIN_FRAMES,
+        "test": request.test_frames or TEST_FRAMES,
+    }
     return write_pack(
-        folder / _pack_name(size, len(CLASSES), train_frames, test_frames),
+        folder / _pack_name(request),
         dataset="scenes",
         size=size,
-        classes={"semseg": len(CLASSES)},
+        fields={
+            kind: build_task(kind, {"classes": classes}, where="scenes")
+            for kind, classes in LABELS.items()
+        },
+        class_names={"semseg": CLASSES},
         splits={
             split: SplitFrames(
                 ids=[f"{split}-{i:05d}" for i in range(counts[split])],
                 frames=_frames(split, counts[split], size),
             )
-            for split in SPLITS
+            for split in _SPLITS
         },
         source=f"rendered by gatesearch.datasets.scenes, version {VERSION}, seed {_SEED}",
         emit=emit,
@@ -162,11 +166,9 @@ def _frames(split: SplitName, count: int, size: tuple[int, int]) -> Iterator[dic
     return (render(index, split=split, size=size) for index in range(count))
 
 
-def _pack_name(
-    size: tuple[int, int] | None, classes: int | None, train_frames: int, test_frames: int
-) -> str:
-    height, width = size or SIZE
-    frames = f"{train_frames or TRAIN_FRAMES}-{test_frames or TEST_FRAMES}"
+def _pack_name(request: PackRequest) -> str:
+    height, width = request.size or SIZE
+    frames = f"{request.train_frames or TRAIN_FRAMES}-{request.test_frames or TEST_FRAMES}"
     return f"scenes-v{VERSION}-{height}x{width}-{frames}"
 
 

@@ -16,7 +16,6 @@ from gatesearch.drawing import DRAWINGS
 from gatesearch.export.colour_bar import add_colour_bar
 from gatesearch.export.reader import Model, Pixels
 from gatesearch.files import write_atomic
-from gatesearch.tasks import TASKS
 
 Values = NDArray[np.generic]
 
@@ -75,7 +74,7 @@ def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Written]:
     predicted = {name: labels[0] for name, labels in model.predict(pixels).items()}
     for name, values in predicted.items():
         card = model.card.tasks[name]
-        drawing = DRAWINGS[TASKS[card.kind].drawing]
+        drawing = DRAWINGS[card.task.drawing]
         limits = drawing.limits_that_cover(values)
         picture = Image.fromarray(drawing.draw(values, limits))
         picture = picture.resize(image.size, Image.Resampling.NEAREST)

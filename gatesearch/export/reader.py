@@ -19,7 +19,6 @@ from gatesearch.export.shipped import CARD, Card, Shipped
 from gatesearch.files import FileRefusedError, read_bytes
 from gatesearch.pruning import CompactNet
 from gatesearch.pruning.compact import DESCRIPTION, WEIGHTS, read_compact
-from gatesearch.tasks import TASKS
 from gatesearch.tasks.labels import to_array
 from gatesearch.tensor_files import refuse_large
 
@@ -53,7 +52,7 @@ class Model:
         """
         labels = {}
         for (name, task), scores in zip(self.card.tasks.items(), self.run(image), strict=True):
-            decode = TASKS[task.kind](classes=task.classes).decode
+            decode = task.task.decode
             labels[name] = to_array(decode(torch.from_numpy(scores)))
         return labels
 

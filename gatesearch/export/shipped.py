@@ -12,7 +12,7 @@ from gatesearch.errors import UsageError
 from gatesearch.pruning.mix import MOST_TASKS
 from gatesearch.results import Result, StudyRecord, delta, front
 from gatesearch.strict import Strict
-from gatesearch.tasks import TASKS
+from gatesearch.tasks import TASKS, Task, build_task
 from gatesearch.training.split_data import MEAN, STD
 
 CARD = "gatesearch.json"
@@ -50,9 +50,14 @@ class TaskCard(Strict):
         return self
 
     @property
+    def task(self) -> Task:
+        """The task, which decodes its output."""
+        return build_task(self.kind, {"classes": self.classes}, where="the card")
+
+    @property
     def channels(self) -> int:
         """Channels of the output."""
-        return TASKS[self.kind](classes=self.classes).channels
+        return self.task.channels
 
 
 class Card(Strict):
@@ -157,7 +162,9 @@ def card_of(record: StudyRecord, result: Result) -> Card:
             task.name: TaskCard(
                 kind=task.kind,
                 classes=task.classes,
-                values=TASKS[task.kind].output_meaning,
+                values=build_task(
+                    task.kind, {"classes": task.classes}, where=task.name
+                ).output_meaning,
                 metric=f"{task.metric} {task.unit}".strip(),
                 measured={
                     part: metrics[task.name]

@@ -56,10 +56,12 @@ def parts_of(
     spec = study.model
     if spec.head not in HEADS:
         raise unknown("model.head", spec.head, HEADS)
-    heads = {
-        name: HeadSpec(spec.head, graph.outputs, spec.head_channels, task.channels)
-        for name, task in build_tasks(study.tasks).items()
-    }
+    heads = {}
+    for name, task in build_tasks(study.tasks).items():
+        head = study.tasks[name].head or task.head or spec.head
+        if head not in HEADS:
+            raise unknown(f"tasks.{name}.head", head, HEADS)
+        heads[name] = HeadSpec(head, graph.outputs, spec.head_channels, task.channels)
     weights = None
     if pretrained and spec.init == "pretrained" and stl is None:
         weights = load_pretrained(spec.backbone, spec.weights, graph)

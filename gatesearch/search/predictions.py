@@ -18,11 +18,11 @@ from gatesearch.results import Result
 from gatesearch.store.predictions import read_predictions
 from gatesearch.store.store import PREDICTIONS
 from gatesearch.tasks import Task
-from gatesearch.training import SplitData, predict
+from gatesearch.training import FrameData, predict
 from gatesearch.trials.kept_networks import load_network
 
 
-def check_frames(test: SplitData, tasks: Mapping[str, Task], *, count: int) -> None:
+def check_frames(test: FrameData, tasks: Mapping[str, Task], *, count: int) -> None:
     """Draw the labels of the frames that the report will show, before anything is trained.
 
     Args:
@@ -92,7 +92,7 @@ def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) 
     write_atomic(path, buffer.getvalue())
 
 
-def _positions(test: SplitData, count: int) -> Tensor:
+def _positions(test: FrameData, count: int) -> Tensor:
     """Spread positions over the test part: `count` of them, or all where it has fewer."""
     count = min(count, len(test))
     return torch.tensor([(2 * i + 1) * len(test) // (2 * count) for i in range(count)])

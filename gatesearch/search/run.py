@@ -27,7 +27,8 @@ from gatesearch.store.opening import begin_anew, open_store
 from gatesearch.store.status import StatusFile
 from gatesearch.store.store import Store
 from gatesearch.study import Study
-from gatesearch.trials.context import OpenedData, make_context, open_data
+from gatesearch.trials.context import make_context
+from gatesearch.trials.data import OpenedData, open_data
 from gatesearch.trials.trial import measure_on_test
 
 HERE = ExecutionOptions()

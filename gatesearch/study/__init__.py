@@ -8,6 +8,7 @@ from gatesearch.study.definition import RESULTS_VERSION, Study, differences
 from gatesearch.study.load import builtin_studies, load_study
 from gatesearch.study.schema import (
     AugmentSpec,
+    DataSpec,
     ExecutionSpec,
     MethodOptions,
     SearchSpec,
@@ -18,6 +19,7 @@ from gatesearch.study.schema import (
 __all__ = [
     "RESULTS_VERSION",
     "AugmentSpec",
+    "DataSpec",
     "ExecutionSpec",
     "MethodOptions",
     "SearchSpec",

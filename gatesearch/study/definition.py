@@ -4,9 +4,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from gatesearch.errors import UsageError, nearest
 from gatesearch.strict import Strict
@@ -30,6 +31,8 @@ _TASK_NAME = re.compile(r"[\w -]{1,100}")
 
 
 def _fit_for_files(name: str) -> str:
+    if name == "image":
+        raise ValueError("a task cannot be named 'image', which is what all tasks read")
     if not _TASK_NAME.fullmatch(name):
         raise ValueError(
             "a task's name must be of 1 to 100 letters, digits, blanks, '-' and '_', found "
@@ -70,6 +73,11 @@ class Study(Strict):
             them, except single-task networks, which have nothing to balance.
         options: Method -> its options.
         balance: Weighting -> its options, as `[balance.cagrad]` with `c = 0.5`.
+        data: The data set; in a file, `[[data]]` several times gives several.
+        more_data: The data sets after the first.
+        mixing: How batches are made of the frames of several data sets: of all frames alike
+            (`frames`), of each set in its share (`share`), or of one set each, which is drawn by
+            the shares (`task`).
         report_frames: Number of test frames drawn with predictions in the report.
     """
 
@@ -83,12 +91,15 @@ class Study(Strict):
     protocol: ProtocolSpec
     tasks: dict[TaskName, TaskSpec] = Field(min_length=1)
     data: DataSpec
+    more_data: tuple[DataSpec, ...] = ()
+    mixing: Literal["frames", "share", "task"] = "frames"
     model: ModelSpec = Field(default_factory=ModelSpec)
     training: TrainingSpec
     search: SearchSpec = SearchSpec()
     execution: ExecutionSpec = ExecutionSpec()
     options: dict[str, MethodOptions] = Field(default={})
     balance: dict[str, dict[str, Any]] = Field(default={})
+    _folder: Path | None = PrivateAttr(default=None)
 
     def __init__(self, definition: Mapping[str, Any] | None = None, /, **values: Any) -> None:
         """Validate a definition that is given in Python.
@@ -124,11 +135,14 @@ class Study(Strict):
     def _gather_options(cls, raw: Any) -> Any:
         """Move tables `[NAME]` of methods into `options`.
 
-        A table whose name is near to a known key is taken for a typing error and stays, so that it
-        is refused.
+        The list of several data sets becomes `data` and `more_data`. A table whose name is near to
+        a known key is taken for a typing error and stays, so that it is refused.
         """
         if not isinstance(raw, Mapping):
             return raw
+        if isinstance(raw.get("data"), list | tuple) and raw["data"]:
+            first, *more = raw["data"]
+            raw = {**raw, "data": first, **({"more_data": more} if more else {})}
         method_tables = {
             key: value
             for key, value in raw.items()
@@ -147,6 +161,53 @@ class Study(Strict):
         if not isinstance(protocol, Mapping) or "name" in protocol or "name" not in raw:
             return raw
         return {**raw, "protocol": {"name": raw["name"], **protocol}}
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the file that the study was read from, which paths of its data are relative to.
+
+        None for a study that was read from a store or made in Python without one.
+        """
+        return self._folder
+
+    def placed(self, folder: Path) -> "Study":
+        """Return the study with its `folder`, which changes no result."""
+        study = self.model_copy()
+        study._folder = folder
+        return study
+
+    @property
+    def sources(self) -> tuple["Study", ...]:
+        """The study once per data set, as if it had that alone, with the tasks that it labels."""
+        if not self.more_data:
+            return (self,)
+        alone = []
+        for data in (self.data, *self.more_data):
+            tasks = {name: self.tasks[name] for name in data.tasks or self.tasks}
+            update = {"data": data, "more_data": (), "tasks": tasks}
+            alone.append(self.model_copy(update=update))
+        return tuple(alone)
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> "Study":
+        sources = (self.data, *self.more_data)
+        unknown = [name for data in sources for name in data.tasks if name not in self.tasks]
+        if unknown:
+            raise ValueError(
+                f"data.tasks must name tasks of the study, {', '.join(self.tasks)}, found "
+                f"'{unknown[0]}'"
+            )
+        lacking = [t for t in self.tasks if all(d.tasks and t not in d.tasks for d in sources)]
+        if lacking:
+            raise ValueError(
+                f"no data set has labels of task '{lacking[0]}'; name it in data.tasks"
+            )
+        given = [data.share is not None for data in sources]
+        if any(given) and (not all(given) or self.mixing == "frames"):
+            raise ValueError(
+                "share must be given for every data set or none, with mixing = 'share' or 'task'"
+            )
+        return self
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -172,7 +233,9 @@ class Study(Strict):
         """Return all that changes results, as plain JSON values.
 
         Left out are the seed, which is kept with every result, and values that only add results to
-        a store: methods, tuned methods, weightings, first configurations, frames in the report.
+        a store: methods, tuned methods, weightings, first configurations, frames in the report,
+        names of classes. A task's keys `label` and `head` are left out where they are not given, as
+        in the definitions of stores that were begun before there were such keys.
         """
         kept = self.model_dump(
             mode="json",
@@ -180,8 +243,17 @@ class Study(Strict):
                 "summary": True, "seed": True, "methods": True, "tune": True,
                 "weightings": True, "report_frames": True, "execution": True, "search": {"first"},
                 "options": {name: {"start"} for name, o in self.options.items() if o.start is None},
+                "data": _unused(self.data),
+                "more_data": {i: _unused(spec) for i, spec in enumerate(self.more_data)},
+                "tasks": {
+                    name: {"class_names", *(k for k in ("label", "head") if not getattr(task, k))}
+                    for name, task in self.tasks.items()
+                },
             },
         )  # fmt: skip
+        data = {name: kept.pop(name) for name in ("more_data", "mixing")}
+        if self.more_data:
+            kept |= data
         return {"results_version": RESULTS_VERSION, **kept}
 
     @classmethod
@@ -196,6 +268,11 @@ class Study(Strict):
         """Digest of the definition, 12 hexadecimal digits; it changes whenever results would."""
         text = json.dumps(self.definition(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _unused(data: DataSpec) -> set[str]:
+    """Keys that only studies of several data sets have, where they are not given."""
+    return {key for key in ("tasks", "share") if not getattr(data, key)}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -68,7 +68,7 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study
     study: Study = validated(Study, raw, where=str(path))
     for method in study.options:
         study.training_of(method)  # refuses bad values
-    return study
+    return study.placed(path.absolute().parent)
 
 
 def _find(name_or_path: str | Path) -> Path:

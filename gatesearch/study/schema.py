@@ -7,11 +7,22 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from gatesearch.errors import nearest
 from gatesearch.strict import Strict
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Side of a window over that of the frame.
+Side = Annotated[float, Field(ge=0.01, le=1)]
 
 
 class ProtocolSpec(Strict):
@@ -30,37 +41,118 @@ class ProtocolSpec(Strict):
     published: Literal["", "nyud", "pascal"] = ""
 
 
-class TaskSpec(Strict):
+class _Open(BaseModel):
+    """A table that takes keys beyond its own, which those who know them check later.
+
+    A further key that is near to one of the table's is taken for a typing error, and refused.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_misspelt(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping):
+            for key in raw:
+                hint = "" if key in cls.model_fields else nearest(key, cls.model_fields, cutoff=0.8)
+                if hint:
+                    raise ValueError(f"unknown key '{key}'{hint}")
+        return raw
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """The keys beyond the table's own."""
+        return dict(self.model_extra or {})
+
+
+class TaskSpec(_Open):
     """One task.
+
+    All further keys are options of its kind (`gatesearch.tasks`).
 
     Attributes:
         kind: A name in `gatesearch.tasks.TASKS`.
-        classes: Number of classes, which are stored in a byte; 1 for a kind without classes.
+        classes: Number of classes, or their names; 1 for a kind without classes.
+        class_names: Names of the classes by index, for reports; empty where none are given. A list
+            of names given as `classes` becomes these.
         weight: ω_t, the weight of its loss.
+        label: Where its labels lie. For the data set `folder`: a pattern of files, as
+            `masks/{id}.png`, or columns of a table, as `labels.csv:age`. For others: a field of the
+            data set; the task's name by default.
+        head: A name in `gatesearch.models.heads.HEADS`; by default that of its kind, or
+            `model.head`.
     """
 
     kind: str
     classes: int = Field(default=1, ge=1, le=255)
+    class_names: tuple[str, ...] = ()
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    label: str = ""
+    head: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_names(cls, raw: Any) -> Any:
+        """Turn a list of names given as `classes` into their number and `class_names`."""
+        if isinstance(raw, Mapping) and isinstance(raw.get("classes"), list | tuple):
+            names = raw["classes"]
+            return {**raw, "classes": len(names), "class_names": names}
+        return raw
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> "TaskSpec":
+        names = self.class_names
+        if names and len(names) != self.classes:
+            raise ValueError(
+                f"class_names must name every class, {self.classes}, found {len(names)}"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"names of classes must differ, found {', '.join(names)}")
+        return self
+
+    @property
+    def kind_options(self) -> dict[str, Any]:
+        """Options for the kind."""
+        return {"classes": self.classes, **self.further}
 
 
-class DataSpec(Strict):
+def _bounded(frames: int | str) -> int | str:
+    if isinstance(frames, int) and not 0 <= frames <= 10**9:
+        bound = "greater than or equal to 0" if frames < 0 else "less than or equal to 1000000000"
+        raise ValueError(f"Input should be {bound}, found {frames}")
+    return frames
+
+
+class DataSpec(_Open):
     """The data set, and how its official training part is split.
+
+    All further keys are options of the data set (`Dataset.options`).
 
     Attributes:
         dataset: A name in `gatesearch.datasets.DATASETS`.
         train_frames: Number of frames of the official training part to use, spread evenly; 0 = all.
         test_frames: Number of frames of the official test part to use, spread evenly; 0 = all.
         validation: Number of frames of the training part that become the validation part, on which
-            all choices are made.
+            all choices are made. 0 takes the validation part that the data set has. For data sets
+            that take one (`folder`), a file that lists the frames of that part.
         validation_seed: Seed by which these frames are chosen, the same for every trial.
+        tasks: Tasks whose labels the data set has, in a study of several; all of them if empty.
+        share: Share of the frames of an epoch that it gives, in a study of several
+            (`Study.mixing`), relative to those of the others.
     """
 
     dataset: str
     train_frames: int = Field(default=0, ge=0, le=10**9)
     test_frames: int = Field(default=0, ge=0, le=10**9)
-    validation: int = Field(gt=0, le=10**9)
+    validation: Annotated[int | str, AfterValidator(_bounded)] = 0
     validation_seed: int = Field(default=0, ge=-(2**63), le=2**63 - 1)
+    tasks: tuple[str, ...] = ()
+    share: Positive | None = None
+
+    @property
+    def carved(self) -> int:
+        """Number of frames to take from the training part for validation."""
+        return self.validation if isinstance(self.validation, int) else 0
 
 
 class ModelSpec(Strict):
@@ -88,27 +180,63 @@ class ModelSpec(Strict):
     weights: str = "imagenet"
 
 
+class ColourSpec(Strict):
+    """Random changes of the colours of training images, in units of torchvision's `ColorJitter`.
+
+    Attributes:
+        brightness: b; brightness is multiplied by a factor in [max(0, 1 - b), 1 + b].
+        contrast: c; contrast is multiplied by a factor in [max(0, 1 - c), 1 + c].
+        saturation: s; saturation is multiplied by a factor in [max(0, 1 - s), 1 + s].
+        hue: h; hue is turned by a share of the circle of colours in [-h, h].
+    """
+
+    brightness: float = Field(default=0.0, ge=0, le=100)
+    contrast: float = Field(default=0.0, ge=0, le=100)
+    saturation: float = Field(default=0.0, ge=0, le=100)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
+
+
 class AugmentSpec(Strict):
-    """Augmentation of whole training batches; each task transforms its own labels.
+    """Augmentation of whole training batches; labels of every kind follow.
 
     Attributes:
         flip: Mirror left to right with probability 1/2.
-        zoom: Factors, at least 1, by which a crop is enlarged; depth is divided by the factor.
+        zoom: Factors, at least 1, by which a window of the frame is enlarged; depth is divided by
+            the factor.
         scale: Range of factors by which frames are rescaled without a change of depth
-            (PASCAL-Context).
+            (PASCAL-Context). Above 1, a window of 1 / factor of either side is enlarged to the
+            frame.
         rotate: Largest rotation, degrees.
+        crop: Range of the sides of a random window that is enlarged to the frame, as shares of the
+            frame's sides, without a change of depth. Width and height are drawn each by itself, so
+            that the aspect ratio changes too, as with torchvision's `RandomResizedCrop` (which
+            draws the area and the aspect ratio).
+        colour: Random changes of colours, which no label follows.
     """
 
     flip: bool = True
     zoom: tuple[Annotated[float, Field(ge=1, le=100)], ...] = Field(default=(1.0,), min_length=1)
     scale: tuple[Positive, Positive] = (1.0, 1.0)
     rotate: float = Field(default=0.0, ge=0, le=180)
+    crop: tuple[Side, Side] = (1.0, 1.0)
+    colour: ColourSpec = ColourSpec()
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentSpec":
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale must be an ascending range, found {self.scale}")
+        for key in ("scale", "crop"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key} must be an ascending range, found {(low, high)}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out options at their default that stores begun before them do not have."""
+        table: dict[str, Any] = serialize(self)
+        for key in ("crop", "colour"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                table.pop(key, None)
+        return table
 
 
 class TrainingSpec(Strict):

@@ -1,30 +1,43 @@
 """Depth estimation."""
 
+from typing import Any, ClassVar, Literal
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
-from gatesearch.tasks.labels import Storage, masked_mean, nearest_resize
-from gatesearch.tasks.task import Meter, Warp
+from gatesearch.tasks.labels import Storage, masked_mean, nearest_resize, plane
+from gatesearch.tasks.task import Kind, Meter, Warp
+
+# Metres; more is taken for another unit.
+LARGEST_DEPTH = 1000.0
 
 
-class Depth:
+class Depth(Kind):
     """L1 over known pixels; root mean square error in metres.
 
     Target: (B, H, W) float32 metres, 0 = unknown. Nearest resampling everywhere: an average across
     an object's border is a depth that no surface has.
+
+    Attributes:
+        scale: Metres per unit of the values in files: 0.001 for millimetres.
+        encoding: `depth`, or `disparity`: files hold values of which `scale` divided by them is the
+            depth in metres.
     """
 
-    channels = 1
-    metric = "RMSE"
-    unit = "m"
-    higher_is_better = False
-    storage = Storage("<f4")
-    unknown_value = 0.0
-    output_meaning = "metres"
-    drawing = "range"
-
-    def __init__(self, *, classes: int = 1) -> None:
-        del classes
+    channels: ClassVar[int] = 1
+    metric: ClassVar[str] = "RMSE"
+    unit: ClassVar[str] = "m"
+    higher_is_better: ClassVar[bool] = False
+    storage: ClassVar[Storage] = Storage("<f4")
+    head: ClassVar[str] = ""
+    unknown_value: ClassVar[float] = 0.0
+    output_meaning: ClassVar[str] = "metres"
+    drawing: ClassVar[str] = "range"
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    encoding: Literal["depth", "disparity"] = "depth"
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean absolute error over known pixels, metres."""
@@ -52,6 +65,20 @@ class Depth:
     def decode(self, prediction: Tensor) -> Tensor:
         """Metres, (B, H, W)."""
         return prediction[:, 0]
+
+    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Metres, 0 where unknown, (H, W); values that are not positive and finite are unknown."""
+        values = plane(raw).astype(np.float64)
+        known = np.isfinite(values) & (values > 0)
+        values = np.where(known, values, 1.0)
+        metres = self.scale / values if self.encoding == "disparity" else self.scale * values
+        largest = float(metres.max(initial=0, where=known))
+        if largest > LARGEST_DEPTH:
+            raise ValueError(
+                f"depth must be at most {LARGEST_DEPTH:g} metres, found {largest:g}; set scale to "
+                "the metres per unit of the files, as 0.001 for millimetres"
+            )
+        return np.where(known, metres, 0.0).astype(np.float32)
 
 
 def squared_errors(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

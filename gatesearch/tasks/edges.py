@@ -1,33 +1,43 @@
 """Edge detection."""
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.tasks.labels import IGNORE, Storage, nearest_resize
-from gatesearch.tasks.task import Meter, Warp
+from gatesearch.tasks.labels import IGNORE, Storage, encode_binary, nearest_resize
+from gatesearch.tasks.task import Kind, Meter, Warp
 
 POSITIVE_WEIGHT = 0.95
 
 
-class Edges:
+class Edges(Kind):
     """Binary cross entropy with weight 0.95 on edges and 0.05 elsewhere; the loss is the metric.
 
     Target: (B, H, W) uint8 0 or 1, 255 = ignore. The fixed weight follows the survey code for
     PASCAL-Context (Vandenhende et al., 2021), whose loss is the column of the published table.
+
+    Attributes:
+        positive: Value of pixels on an edge in files; 0 is the value of all others.
+        ignore: Value of pixels without a label in files, unless it is one of these two.
+        threshold: When given, files hold degrees: pixels of at least this value
+            are on an edge.
     """
 
-    channels = 1
-    metric = "loss"
-    unit = ""
-    higher_is_better = False
-    storage = Storage("|u1")
-    unknown_value = float(IGNORE)
-    output_meaning = "logit of an edge"
-    drawing = "certainty"
-
-    def __init__(self, *, classes: int = 1) -> None:
-        del classes
+    channels: ClassVar[int] = 1
+    metric: ClassVar[str] = "loss"
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = False
+    storage: ClassVar[Storage] = Storage("|u1")
+    head: ClassVar[str] = ""
+    unknown_value: ClassVar[float] = float(IGNORE)
+    output_meaning: ClassVar[str] = "logit of an edge"
+    drawing: ClassVar[str] = "certainty"
+    positive: int = 1
+    ignore: int = IGNORE
+    threshold: float | None = None
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Weighted cross entropy, mean over labelled pixels."""
@@ -62,6 +72,12 @@ class Edges:
     def decode(self, prediction: Tensor) -> Tensor:
         """Probability of an edge, (B, H, W)."""
         return prediction[:, 0].sigmoid()
+
+    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """0 or 1, 255 where ignored, (H, W)."""
+        return encode_binary(
+            raw, positive=self.positive, ignore=self.ignore, threshold=self.threshold
+        )
 
 
 def weighted_sum(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,30 +1,37 @@
 """Surface normal estimation."""
 
+from typing import Any, ClassVar, Literal
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gatesearch.tasks.labels import Storage, masked_mean
-from gatesearch.tasks.task import Meter, Warp
+from gatesearch.tasks.task import Kind, Meter, Warp
 
 
-class Normals:
+class Normals(Kind):
     """L1 between unit vectors; mean angular error in degrees.
 
     Target: (B, 3, H, W) unit vectors (x right, y down, z forward), the zero vector = unknown.
+
+    Attributes:
+        encoding: How files hold components: `unit` = numbers from -1 to 1; `rgb` = bytes, 0 for -1
+            and 255 for 1, where (0, 0, 0) and (128, 128, 128) are unknown.
     """
 
-    channels = 3
-    metric = "mean angle"
-    unit = "deg"
-    higher_is_better = False
-    storage = Storage("<f2", (3,))
-    unknown_value = 0.0
-    output_meaning = "x right, y down, z forward; divide by the length"
-    drawing = "directions"
-
-    def __init__(self, *, classes: int = 1) -> None:
-        del classes
+    channels: ClassVar[int] = 3
+    metric: ClassVar[str] = "mean angle"
+    unit: ClassVar[str] = "deg"
+    higher_is_better: ClassVar[bool] = False
+    storage: ClassVar[Storage] = Storage("<f2", (3,))
+    head: ClassVar[str] = ""
+    unknown_value: ClassVar[float] = 0.0
+    output_meaning: ClassVar[str] = "x right, y down, z forward; divide by the length"
+    drawing: ClassVar[str] = "directions"
+    encoding: Literal["unit", "rgb"] = "unit"
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """L1 of the normalised prediction, summed over x, y, z, mean over known pixels."""
@@ -66,6 +73,23 @@ class Normals:
     def decode(self, prediction: Tensor) -> Tensor:
         """Unit vectors, (B, 3, H, W)."""
         return _unit(prediction)
+
+    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Unit vectors (H, W, 3), zero where unknown or not finite."""
+        if raw.ndim != 3 or raw.shape[2] != 3:
+            raise ValueError(f"must have three values per pixel, found the shape {raw.shape}")
+        vectors = raw.astype(np.float32)
+        vectors[~np.isfinite(vectors).all(-1)] = 0
+        if self.encoding == "rgb":
+            vectors = np.where(vectors.any(-1, keepdims=True), vectors / 127.5 - 1, 0)
+        largest = float(np.abs(vectors).max(initial=0))
+        if largest > 1.5:
+            raise ValueError(
+                f"components must be -1 to 1, found {largest:g}; set encoding = 'rgb' for bytes"
+            )
+        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        units = np.where(length > 0.1, vectors / np.maximum(length, 0.1), 0)
+        return units.astype(np.float32).astype(self.storage.dtype)
 
 
 def angles(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,32 +1,42 @@
 """Saliency estimation."""
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.tasks.labels import IGNORE, Storage, nearest_resize
-from gatesearch.tasks.task import Meter, Warp
+from gatesearch.tasks.labels import IGNORE, Storage, encode_binary, nearest_resize
+from gatesearch.tasks.task import Kind, Meter, Warp
 
 THRESHOLDS = 15
 
 
-class Saliency:
+class Saliency(Kind):
     """Balanced binary cross entropy; the largest mean IoU over thresholds.
 
     Target: (B, H, W) uint8 0 or 1, 255 = ignore.
+
+    Attributes:
+        positive: Value of salient pixels in files; 0 is the value of all others.
+        ignore: Value of pixels without a label in files, unless it is one of these two.
+        threshold: When given, files hold degrees: pixels of at least this value
+            are salient.
     """
 
-    channels = 1
-    metric = "maxIoU"
-    unit = ""
-    higher_is_better = True
-    storage = Storage("|u1")
-    unknown_value = float(IGNORE)
-    output_meaning = "logit of saliency"
-    drawing = "certainty"
-
-    def __init__(self, *, classes: int = 1) -> None:
-        del classes
+    channels: ClassVar[int] = 1
+    metric: ClassVar[str] = "maxIoU"
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    storage: ClassVar[Storage] = Storage("|u1")
+    head: ClassVar[str] = ""
+    unknown_value: ClassVar[float] = float(IGNORE)
+    output_meaning: ClassVar[str] = "logit of saliency"
+    drawing: ClassVar[str] = "certainty"
+    positive: int = 1
+    ignore: int = IGNORE
+    threshold: float | None = None
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross entropy in which both classes of the batch weigh one half, summed over pixels."""
@@ -61,6 +71,12 @@ class Saliency:
     def decode(self, prediction: Tensor) -> Tensor:
         """Probability of being salient, (B, H, W)."""
         return prediction[:, 0].sigmoid()
+
+    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """0 or 1, 255 where ignored, (H, W)."""
+        return encode_binary(
+            raw, positive=self.positive, ignore=self.ignore, threshold=self.threshold
+        )
 
 
 def iou_by_threshold(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

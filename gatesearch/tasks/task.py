@@ -1,10 +1,18 @@
-"""What every kind of task provides."""
+"""What every kind of task provides.
 
+A kind is a frozen table of options with methods: its fields are the options that a study can set
+below `[tasks.NAME]`, so that `Semseg(classes=40)` is a task.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
+from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
+from gatesearch.strict import Strict
 from gatesearch.tasks.labels import Storage
 
 
@@ -12,17 +20,22 @@ from gatesearch.tasks.labels import Storage
 class Warp:
     """The geometric change of each sample of a batch, for labels whose values follow it.
 
-    A sample is first rotated, then mirrored.
+    A sample is first rotated, then a window of it is resized to the frame, then it is mirrored.
 
     Attributes:
         flip: (B,) bool, mirrored left to right.
         zoom: (B,) enlargement that brings the scene nearer (depth is divided by it).
         angle: (B,) counter-clockwise rotation in the image, radians.
+        matrix: (B, 2, 3) map from places (x, y) of the input to places of the output, both in -1..1
+            from border to border, x to the right and y down: a place p moves to
+            matrix[:, :, :2] @ p + matrix[:, :, 2]. It holds all of the change of the geometry,
+            shifts and resizing included. What was not in the window comes to lie outside -1..1.
     """
 
     flip: Tensor
     zoom: Tensor
     angle: Tensor
+    matrix: Tensor
 
 
 class Meter(Protocol):
@@ -32,50 +45,91 @@ class Meter(Protocol):
         """Add a batch."""
 
     def compute(self) -> Tensor:
-        """The value over all batches so far; NaN when no pixel had a label."""
+        """The value over all batches so far; NaN when nothing had a label."""
+
+    def details(self) -> dict[str, float]:
+        """Further figures that are told beside the value, by name; NaN when nothing had a label."""
+
+
+class Kind(Strict):
+    """The options that all kinds have; the base of every kind's table.
+
+    Attributes:
+        classes: Number of classes; 1 for a kind without classes.
+    """
+
+    classes: int = Field(default=1, ge=1, le=255)
+
+    def summarise(self, labels: NDArray[Any]) -> dict[str, float]:
+        """No figure: most kinds learn nothing from the labels before training."""
+        return {}
+
+    def fitted(self, figures: Mapping[str, float]) -> Self:
+        """The same task."""
+        return self
 
 
 class Task(Protocol):
-    """One kind of task on dense labels.
+    """One task: a kind with its options.
 
-    All attributes but `channels` belong to the class, and can be read without an instance.
-
-    Attributes:
-        channels: Channels that the head predicts.
-        metric: Name of the metric.
-        unit: Its unit, for tables.
-        higher_is_better: Its direction.
-        storage: How a pack stores the labels.
-        unknown_value: Value of a label pixel without a label.
-        output_meaning: What the channels of the head's output are, for readers of exported files.
-        drawing: How labels and decoded predictions are drawn: a name in
-            `gatesearch.drawing.DRAWINGS`.
+    Labels are dense (a value or vector per pixel) or one vector per image, as `storage` says. A
+    prediction has the shape (B, channels, H, W) if they are dense, else (B, channels).
     """
 
-    channels: int
-    metric: str
-    unit: str
-    higher_is_better: bool
-    storage: Storage
-    unknown_value: float
-    output_meaning: str
-    drawing: str
+    @property
+    def classes(self) -> int:
+        """Number of classes; 1 for a kind without classes."""
 
-    def __init__(self, *, classes: int) -> None: ...
+    @property
+    def channels(self) -> int:
+        """Channels that the head predicts."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that ranks networks."""
+
+    @property
+    def unit(self) -> str:
+        """Unit of the metric, for tables."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the metric."""
+
+    @property
+    def storage(self) -> Storage:
+        """How a pack stores the labels."""
+
+    @property
+    def unknown_value(self) -> float:
+        """Value of a label, or of a pixel of one, that is not known; may be NaN."""
+
+    @property
+    def head(self) -> str:
+        """Default head, a name in `gatesearch.models.heads.HEADS`; empty for the study's."""
+
+    @property
+    def output_meaning(self) -> str:
+        """What the channels of the head's output are, for readers of exported files."""
+
+    @property
+    def drawing(self) -> str:
+        """How labels and decoded predictions are drawn, a name in `drawing.DRAWINGS`."""
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean loss over labelled pixels; exactly 0, with zero gradient, when there are none.
+        """Mean loss over what has labels; exactly 0, with zero gradient, when nothing has.
 
         Args:
-            prediction: (B, channels, H, W) float32.
-            target: (B, H, W) or (B, C, H, W), in the encoding of the task.
+            prediction: (B, channels, H, W) or (B, channels), float32.
+            target: (B, H, W), (B, C, H, W), or for labels per image (B, ...), in the encoding of
+                the task.
         """
 
     def distillation_loss(self, prediction: Tensor, teacher: Tensor) -> Tensor:
-        """Mean distance to another network's prediction over all pixels; no labels are needed.
+        """Mean distance to another network's prediction; no labels are needed.
 
         Args:
-            prediction: (B, channels, H, W) float32.
+            prediction: As for `loss`.
             teacher: The other network's prediction, of the same shape, without gradient.
         """
 
@@ -86,10 +140,30 @@ class Task(Protocol):
         """Labels with their values corrected after their pixels were moved by `warp`."""
 
     def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
-        """Labels at another size, (B, ..., H', W')."""
+        """Dense labels at another size, (B, ..., H', W')."""
 
     def decode(self, prediction: Tensor) -> Tensor:
         """The head's output in the encoding of the labels.
 
-        This is what the report and `gatesearch predict` draw.
+        This is what the report and `gatesearch predict` show.
         """
+
+    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Convert a label as a user's file has it to the encoding of the pack.
+
+        Args:
+            raw: One frame's label. Dense: (H, W) or (H, W, C) numbers. Per image: (K,) values of a
+                row of a table, numbers or text, where an empty text is no label.
+
+        Returns:
+            An array as `storage` says: of its type, and of its shape behind (H, W) or alone.
+
+        Raises:
+            ValueError: A value that the kind does not allow; says the rule and the value found.
+        """
+
+    def summarise(self, labels: NDArray[Any]) -> dict[str, float]:
+        """Figures of the labels of a training part, (N, ...), that `fitted` needs."""
+
+    def fitted(self, figures: Mapping[str, float]) -> Self:
+        """The task with what it learns from the labels of the training part (`summarise`)."""

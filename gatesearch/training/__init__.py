@@ -11,9 +11,11 @@ from gatesearch.training.distributed import RankError, Ranks, launch
 from gatesearch.training.evaluate import evaluate, predict
 from gatesearch.training.history import History
 from gatesearch.training.hooks import Hooks
+from gatesearch.training.mixed_data import MixedData
 from gatesearch.training.optimizer import ParameterGroup
 from gatesearch.training.runtime import Runtime, measure_memory_format, resolve_runtime
 from gatesearch.training.split_data import (
+    FrameData,
     SplitData,
     TrainingData,
     split_validation,
@@ -24,8 +26,10 @@ from gatesearch.training.trainer import Trainer, TrainingError
 __all__ = [
     "Checkpoint",
     "Checkpoints",
+    "FrameData",
     "History",
     "Hooks",
+    "MixedData",
     "ParameterGroup",
     "PhaseCheckpoints",
     "Preempted",

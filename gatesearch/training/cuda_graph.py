@@ -17,7 +17,7 @@ class CudaGraphStep:
     """Learns from whole batches by replaying what it recorded while it learned from one.
 
     The kernels of a small network take a GPU less time than the processor takes to launch them one
-    by one (docs/benchmarks.md has figures). A recording is replayed exactly as it is, so nothing
+    by one (docs/reference/benchmarks.md). A recording is replayed exactly as it is, so nothing
     that changes from step to step may be decided in Python; values in tensors may change.
 
     Args:

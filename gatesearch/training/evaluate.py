@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from gatesearch.tasks import Task
 from gatesearch.training.runtime import Runtime
-from gatesearch.training.split_data import SplitData, normalize
+from gatesearch.training.split_data import FrameData, normalize
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    frames: SplitData,
+    frames: FrameData,
     tasks: Mapping[str, Task],
     *,
     runtime: Runtime,

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 from gatesearch.datasets import Pack
 from gatesearch.datasets.frame_size import resize_image
 from gatesearch.datasets.pack_reader import IMAGE, SplitName
-from gatesearch.errors import DataError
+from gatesearch.errors import DataError, UsageError
 from gatesearch.tasks import Task
 from gatesearch.tasks.labels import to_tensor
 
@@ -25,54 +26,33 @@ STD = (0.229, 0.224, 0.225)
 IN_MEMORY_BYTES = 4 * 2**30
 
 Batch = dict[str, Tensor]
+# Key of a batch: which frames have labels of each task, (B, T) bool, in the order of the tasks. It
+# is there only where some frame of the data lacks labels of a task. No task can have this name.
+LABELLED = ".labelled"
 
 
-class SplitData:
-    """Frames of a pack at one size, held in memory where they fit, else read by memory map.
+class FrameData(ABC):
+    """Frames that batches are made of; a network is trained and measured on them.
 
-    Args:
-        pack: The pack.
-        split: `train` or `test`.
-        indices: Which frames of the split, in this order.
-        tasks: Task name (= field of the pack) -> task, which knows how its labels are resized.
+    Attributes:
+        tasks: Task name -> task.
         size: Height and width of the batches.
-
-    Raises:
-        DataError: The pack has no labels for a task.
     """
 
-    def __init__(
-        self,
-        pack: Pack,
-        split: SplitName,
-        *,
-        indices: Sequence[int],
-        tasks: Mapping[str, Task],
-        size: tuple[int, int],
-    ) -> None:
-        missing = [name for name in tasks if name not in pack.fields]
-        if missing:
-            raise DataError(
-                f"{pack.name} has no labels for {', '.join(missing)} (its fields: "
-                f"{', '.join(pack.fields)}); leave the task out or prepare another source"
-            )
-        self.tasks = dict(tasks)
-        self.size = size
-        self._indices = np.asarray(indices, dtype=np.int64)
-        # Position of each frame in `_memory`; a part of a split shares the memory of the whole.
-        self._rows = torch.arange(len(self._indices))
-        names = ["image", *tasks]
-        self._arrays = {name: pack.array(split, name) for name in names}
-        bytes_per_frame = sum(array[:1].nbytes for array in self._arrays.values())
-        self._memory: Batch | None = None
-        if bytes_per_frame * len(self._indices) <= IN_MEMORY_BYTES:
-            chunks = [self._read(part) for part in np.array_split(self._indices, 64) if len(part)]
-            self._memory = {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
+    tasks: dict[str, Task]
+    size: tuple[int, int]
 
+    @abstractmethod
     def __len__(self) -> int:
-        return len(self._indices)
+        """Number of frames."""
 
-    def part(self, index: int, of: int) -> "SplitData":
+    @property
+    @abstractmethod
+    def labelled(self) -> dict[str, int]:
+        """Task -> number of frames that have labels of it."""
+
+    @abstractmethod
+    def part(self, index: int, of: int) -> "FrameData":
         """Take one of several disjoint shares of the frames, which together are all of them.
 
         Which frames are in a share depends on the number of frames, `index` and `of` alone; they
@@ -86,34 +66,128 @@ class SplitData:
         Raises:
             ValueError: There is no such share.
         """
+
+    @abstractmethod
+    def batch(self, positions: Tensor) -> Batch:
+        """Return the frames at some positions.
+
+        Returns:
+            `image` uint8 (B, 3, H, W), labels in their encodings, and `LABELLED` if some frame of
+            the data lacks labels of a task.
+        """
+
+    @abstractmethod
+    def labels(self, position: int, task: str) -> Tensor:
+        """Return the labels of one frame of a task, without reading its image."""
+
+    @abstractmethod
+    def keep_on(self, device: str) -> None:
+        """Move what is held in memory to a CUDA device that has ten times its size free."""
+
+    @abstractmethod
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, *, skip: int = 0
+    ) -> Iterator[Batch]:
+        """Return batches of all frames in random order, without a last one that is not full.
+
+        Args:
+            batch_size: Frames per batch.
+            generator: Draws the order, when this is called.
+            skip: Batches to leave out at the beginning.
+        """
+
+    def in_order(self, batch_size: int, max_frames: int | None = None) -> Iterator[Batch]:
+        """Yield all frames once in their order, or only the first `max_frames`."""
+        count = len(self) if max_frames is None else min(max_frames, len(self))
+        for positions in torch.arange(count).split(batch_size):
+            yield self.batch(positions)
+
+    def _positions_of_part(self, index: int, of: int) -> Tensor:
+        """Positions of the frames of a share; see `part`."""
         if not 0 <= index < of:
             raise ValueError(f"a share of {of} has an index from 0 to {of - 1}, found {index}")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
-        positions = order[index::of].sort().values
+        return order[index::of].sort().values
+
+
+class SplitData(FrameData):
+    """Frames of a pack at one size, held in memory where they fit, else read by memory map.
+
+    Args:
+        pack: The pack.
+        split: `train` or `test`.
+        indices: Which frames of the split, in this order.
+        tasks: Task name -> task, which knows how its labels are resized.
+        size: Height and width of the batches.
+        fields: Task name -> field of the pack that has its labels; that of its name by default.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        split: SplitName,
+        *,
+        indices: Sequence[int],
+        tasks: Mapping[str, Task],
+        size: tuple[int, int],
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
+        self.tasks = dict(tasks)
+        self.size = size
+        self._indices = np.asarray(indices, dtype=np.int64)
+        # Position of each frame in `_memory`; a part of a split shares the memory of the whole.
+        self._rows = torch.arange(len(self._indices))
+        fields = {IMAGE: IMAGE, **{name: (fields or {}).get(name, name) for name in tasks}}
+        self._arrays = {name: pack.array(split, field) for name, field in fields.items()}
+        self._labelled = _labelled(pack, split, [fields[name] for name in tasks], self._indices)
+        bytes_per_frame = sum(array[:1].nbytes for array in self._arrays.values())
+        self._memory: Batch | None = None
+        if bytes_per_frame * len(self._indices) <= IN_MEMORY_BYTES:
+            chunks = [self._read(part) for part in np.array_split(self._indices, 64) if len(part)]
+            self._memory = {name: torch.cat([chunk[name] for chunk in chunks]) for name in fields}
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @property
+    def labelled(self) -> dict[str, int]:
+        """Task -> number of frames that have labels of it in the pack."""
+        if self._labelled is None:
+            return dict.fromkeys(self.tasks, len(self))
+        counts = self._labelled[self._rows].sum(0).tolist()
+        return dict(zip(self.tasks, counts, strict=True))
+
+    def present(self, positions: Tensor) -> Tensor:
+        """Which of the frames at some positions have labels of each task, (B, T) bool."""
+        if self._labelled is None:
+            return torch.ones(len(positions), len(self.tasks), dtype=torch.bool)
+        return self._labelled[self._rows[positions]]
+
+    def part(self, index: int, of: int) -> "SplitData":
+        """Take one of several disjoint shares of the frames; see `FrameData.part`."""
+        positions = self._positions_of_part(index, of)
         share = copy.copy(self)
         share._indices = self._indices[positions.numpy()]
         share._rows = self._rows[positions]
         return share
 
     def batch(self, positions: Tensor) -> Batch:
-        """Return the frames at some positions.
-
-        Returns:
-            `image` uint8 (B, 3, H, W), and labels in their encodings.
-        """
+        """Return the frames at some positions; see `FrameData.batch`."""
         if self._memory is not None:
             rows = self._rows[positions].to(self._memory["image"].device)
-            return {name: tensor[rows] for name, tensor in self._memory.items()}
-        return self._read(self._indices[positions.numpy()])
+            batch = {name: tensor[rows] for name, tensor in self._memory.items()}
+        else:
+            batch = self._read(self._indices[positions.numpy()])
+        if self._labelled is not None:
+            batch[LABELLED] = self._labelled[self._rows[positions]].to(batch[IMAGE].device)
+        return batch
 
     def labels(self, position: int, task: str) -> Tensor:
         """Return the labels of one frame of a task, without reading its image."""
         if self._memory is not None:
             return self._memory[task][self._rows[position]]
         labels = to_tensor(self._arrays[task][[int(self._indices[position])]])
-        if tuple(labels.shape[-2:]) != tuple(self.size):
-            labels = self.tasks[task].resize_labels(labels, self.size)
-        return labels[0]
+        return self._resized(task, labels)[0]
 
     def keep_on(self, device: str) -> None:
         """Move what is held in memory to a CUDA device that has ten times its size free."""
@@ -124,12 +198,6 @@ class SplitData:
             # In place, as parts share it.
             for name, tensor in self._memory.items():
                 self._memory[name] = tensor.to(device)
-
-    def in_order(self, batch_size: int, max_frames: int | None = None) -> Iterator[Batch]:
-        """Yield all frames once in their order, or only the first `max_frames`."""
-        count = len(self) if max_frames is None else min(max_frames, len(self))
-        for positions in torch.arange(count).split(batch_size):
-            yield self.batch(positions)
 
     def shuffled(
         self, batch_size: int, generator: torch.Generator, *, skip: int = 0
@@ -165,12 +233,29 @@ class SplitData:
         back = torch.from_numpy(np.argsort(order, kind="stable"))
         batch = {}
         for name, array in self._arrays.items():
-            tensor = to_tensor(array[rows[order]])[back]
-            if tuple(tensor.shape[-2:]) != tuple(self.size):
-                resize = resize_image if name == IMAGE else self.tasks[name].resize_labels
-                tensor = resize(tensor, self.size)
-            batch[name] = tensor
+            batch[name] = self._resized(name, to_tensor(array[rows[order]])[back])
         return batch
+
+    def _resized(self, name: str, stored: Tensor) -> Tensor:
+        """Resize images or dense labels (B, ...), named as in a batch, to the study's size."""
+        if name != IMAGE and not self.tasks[name].storage.dense:
+            return stored
+        if tuple(stored.shape[-2:]) == tuple(self.size):
+            return stored
+        resize = resize_image if name == IMAGE else self.tasks[name].resize_labels
+        return resize(stored, self.size)
+
+
+def _labelled(
+    pack: Pack, split: SplitName, fields: Sequence[str], indices: NDArray[Any]
+) -> Tensor | None:
+    """Which frames have labels of which field, (N, fields); None if all frames have all."""
+    columns = [pack.labelled(split, field) for field in fields]
+    if all(column is None or column[indices].all() for column in columns):
+        return None
+    return torch.from_numpy(
+        np.stack([np.ones(len(indices), bool) if c is None else c[indices] for c in columns], 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -183,8 +268,8 @@ class TrainingData:
         tasks: Task name -> task.
     """
 
-    train: SplitData
-    held_out: SplitData | None
+    train: FrameData
+    held_out: FrameData | None
     tasks: Mapping[str, Task]
 
 
@@ -201,21 +286,57 @@ def channel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     return mean[:, None, None], std[:, None, None]
 
 
-def split_validation(frames: int, *, validation: int, seed: int) -> tuple[list[int], list[int]]:
+def split_validation(
+    frames: int, *, validation: int, seed: int, labelled: NDArray[np.bool_] | None = None
+) -> tuple[list[int], list[int]]:
     """Split the official training part: (training, validation) indices, each ascending.
 
-    The validation part is drawn by `seed` alone, so that every method and trial has the same.
+    The validation part is drawn by `seed` alone, so that every method and trial has the same. Where
+    frames lack labels, it is stratified: frames with labels of the same tasks are drawn in
+    proportion to their number.
+
+    Args:
+        frames: Number of frames.
+        validation: Number of frames to draw.
+        seed: Seed of the draw.
+        labelled: (frames, tasks) whether a frame has labels of a task; None if all have all.
 
     Raises:
+        UsageError: No frames are to be drawn.
         DataError: Fewer than two frames would be left to train on.
     """
+    if validation < 1:
+        raise UsageError(
+            "data.validation must be at least 1, the number of frames of the training part on "
+            f"which choices are made, found {validation}"
+        )
     if frames - validation < 2:
         raise DataError(
             f"data.validation must leave frames to train on: {validation} of {frames} are carved "
             "off; lower data.validation or raise data.train_frames"
         )
     order = torch.randperm(frames, generator=torch.Generator().manual_seed(seed)).tolist()
+    if labelled is not None:
+        order = _stratified(order, labelled)
     return sorted(order[validation:]), sorted(order[:validation])
+
+
+def _stratified(order: list[int], labelled: NDArray[np.bool_]) -> list[int]:
+    """Order frames so that each beginning has every pattern of labels in proportion.
+
+    Frames of the same pattern keep their order. A frame's place is its rank among those of its
+    pattern over their number; patterns of few frames come first where places are equal.
+    """
+    patterns: dict[bytes, list[int]] = {}
+    for frame in order:
+        patterns.setdefault(labelled[frame].tobytes(), []).append(frame)
+    ranked = sorted(patterns.values(), key=len)
+    places = [
+        ((rank + 0.5) / len(group), number, frame)
+        for number, group in enumerate(ranked)
+        for rank, frame in enumerate(group)
+    ]
+    return [frame for _, _, frame in sorted(places)]
 
 
 def spread_evenly(frames: int, wanted: int) -> list[int]:

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from gatesearch.datasets import DATASETS, open_pack
+from gatesearch.datasets import DATASETS, PackRequest, open_pack
 from gatesearch.datasets.frame_size import resize_frame, resize_image
 from gatesearch.tasks import TASKS
 from gatesearch.tasks.labels import to_array
 from gatesearch.training import SplitData
 from tests.nyud_layouts import SIZE, write_nyud_mt
+
+TASKS_OF_FRAME = {kind: TASKS[kind](classes=40) for kind in ("semseg", "depth", "normals", "edges")}
 
 
 def test_by_hand() -> None:
@@ -23,7 +25,7 @@ def test_by_hand() -> None:
     frame["edges"][0, 1] = 1
     frame["normals"][:, :2] = 0, 0, -1
     frame["normals"][0, 2] = 0, -1, 0  # the only known one on the right
-    half = resize_frame(frame, (2, 2))
+    half = resize_frame(frame, (2, 2), TASKS_OF_FRAME)
     assert half["image"].tolist() == [[[7] * 3] * 2] * 2
     # Centres of 2 x 2 blocks fall on the block's lower right pixel.
     assert half["semseg"].tolist() == [[3, 4], [7, 8]]
@@ -32,7 +34,7 @@ def test_by_hand() -> None:
     # A quarter of the upper right block is known, none of the lower right one.
     assert half["normals"][:, 1].tolist() == [[0, 0, 0], [0, 0, 0]]
     np.testing.assert_allclose(np.linalg.norm(half["normals"][:, 0], axis=-1), 1, atol=1e-6)
-    double = resize_frame(frame, (8, 8))
+    double = resize_frame(frame, (8, 8), TASKS_OF_FRAME)
     np.testing.assert_array_equal(double["edges"], frame["edges"].repeat(2, 0).repeat(2, 1))
     np.testing.assert_array_equal(double["depth"], frame["depth"].repeat(2, 0).repeat(2, 1))
 
@@ -51,12 +53,12 @@ def test_edges_survive_any_shrinking() -> None:
         for column in range(11):
             edges = np.zeros((7, 11), np.uint8)
             edges[row, column] = 1
-            assert resize_frame(frame | {"edges": edges}, (3, 4))["edges"].any()
+            assert resize_frame(frame | {"edges": edges}, (3, 4), TASKS_OF_FRAME)["edges"].any()
 
 
 def test_a_frame_of_that_size_is_left_alone() -> None:
     frame = {"image": np.zeros((3, 4, 3), np.uint8), "depth": np.ones((3, 4))}
-    assert resize_frame(frame, (3, 4)) is frame
+    assert resize_frame(frame, (3, 4), {}) is frame
 
 
 @pytest.mark.parametrize("size", [(3, 4), (4, 5), (12, 10), SIZE])
@@ -65,8 +67,8 @@ def test_preparing_at_a_size_equals_resizing_at_reading(tmp_path, size) -> None:
     packs = [
         open_pack(
             DATASETS["nyud"].prepare(
-                folder=tmp_path / name, source=source, size=prepared, train_frames=0,
-                test_frames=0, emit=lambda event: None,
+                folder=tmp_path / name, source=source, request=PackRequest(prepared),
+                emit=lambda event: None,
             )
         )
         for name, prepared in (("whole", None), ("resized", size))

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gatesearch.datasets import DATASETS, check_pack, ensure_pack
+from gatesearch import load_study
+from gatesearch.datasets import DATASETS, PackRequest, check_pack, ensure_pack
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Warned
 from tests.nyud_layouts import IDS, SIZE, WRITERS, packed, raw_frame, write_mtan, write_nyud_mt
@@ -26,9 +27,8 @@ NYUD = DATASETS["nyud"]
 
 
 def prepare(data, source, *, size=None, train=0, test=0, emit=lambda event: None):
-    folder = NYUD.prepare(
-        folder=data, source=source, size=size, train_frames=train, test_frames=test, emit=emit
-    )
+    request = PackRequest(size, train, test)
+    folder = NYUD.prepare(folder=data, source=source, request=request, emit=emit)
     return check_pack(folder)
 
 
@@ -50,7 +50,7 @@ def test_both_layouts_hold_the_same_frames(tmp_path):
     other = prepare(tmp_path, write_mtan(tmp_path / "b"))
     assert one.ids("train") == IDS["train"]
     assert other.ids("train") == ("0", "1", "2")
-    assert (one.classes, other.classes) == ({"semseg": 40}, {"semseg": 13})
+    assert (one.fields["semseg"].classes, other.fields["semseg"].classes) == (40, 13)
     for split in ("train", "test"):
         for field in one.fields:
             np.testing.assert_array_equal(one.array(split, field), other.array(split, field))
@@ -337,19 +337,23 @@ def test_files_are_named_by_their_place_in_the_archive(tmp_path, damage, message
 
 
 def test_a_study_without_its_pack_is_told_the_command(tmp_path):
-    arguments = {"data": tmp_path, "size": (4, 4), "emit": lambda event: None}
+    def ensure(classes):
+        overrides = ["protocol.size=[4, 4]", f"tasks.semseg.classes={classes}"]
+        study = load_study("nyud", overrides)
+        return ensure_pack(NYUD, study, data=tmp_path, emit=lambda event: None)
+
     with pytest.raises(DataError) as caught:
-        ensure_pack(NYUD, classes=40, **arguments)
+        ensure(40)
     command = f"gatesearch data prepare nyud --source PATH --data {tmp_path}"
     assert command in str(caught.value)
     assert "NYUD_MT.tgz" in str(caught.value)
     prepare(tmp_path, write_nyud_mt(tmp_path / "a"))
-    assert ensure_pack(NYUD, classes=40, **arguments).size == SIZE
-    assert ensure_pack(NYUD, **arguments).name == "nyud-40"
+    pack = ensure(40)
+    assert (pack.size, pack.name) == (SIZE, "nyud-40")
     with pytest.raises(DataError, match="nyud-13"):
-        ensure_pack(NYUD, classes=13, **arguments)
+        ensure(13)
     with pytest.raises(UsageError, match=r"40 classes \(nyud_mt\) and 13 \(mtan\), found 21"):
-        ensure_pack(NYUD, classes=21, **arguments)
+        ensure(21)
 
 
 def write_image(root, image, form="PNG", **options):

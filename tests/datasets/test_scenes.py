@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatesearch.datasets import DATASETS, ensure_pack, open_pack, scenes
+from gatesearch import load_study
+from gatesearch.datasets import DATASETS, PackRequest, ensure_pack, open_pack, scenes
 from gatesearch.datasets.raycast import cast
 from gatesearch.datasets.scene_layout import CLASSES, random_scene
 from gatesearch.errors import UsageError
@@ -118,10 +119,11 @@ def test_a_frame_is_its_index_whatever_is_asked_for(tmp_path):
     packs = [
         ensure_pack(
             DATASETS["scenes"],
+            load_study(
+                "scenes",
+                ["protocol.size=[16, 20]", f"data.train_frames={count}", "data.test_frames=2"],
+            ),
             data=tmp_path,
-            size=(16, 20),
-            train_frames=count,
-            test_frames=2,
             emit=lambda event: None,
         )
         for count in (3, 5)
@@ -167,19 +169,15 @@ def test_colour_alone_does_not_tell_the_class(sample):
     assert np.mean(ious) < 0.2
 
 
+SMALL = ["protocol.size=[8, 8]", "data.train_frames=2", "data.test_frames=1"]
+
+
 def test_a_pack_is_rendered_once_and_again_when_damaged(tmp_path):
     events = []
 
     def ensure():
-        return ensure_pack(
-            DATASETS["scenes"],
-            data=tmp_path,
-            size=(8, 8),
-            train_frames=2,
-            test_frames=1,
-            classes=8,
-            emit=events.append,
-        )
+        study = load_study("scenes", SMALL)
+        return ensure_pack(DATASETS["scenes"], study, data=tmp_path, emit=events.append)
 
     pack = ensure()
     assert [event.done for event in events] == [1, 2, 3]
@@ -197,10 +195,11 @@ def test_a_pack_is_rendered_once_and_again_when_damaged(tmp_path):
 
 def test_wrong_use(tmp_path):
     dataset = DATASETS["scenes"]
-    frames = {"train_frames": 1, "test_frames": 1, "emit": lambda event: None}
+    given = {"folder": tmp_path, "emit": lambda event: None}
     with pytest.raises(UsageError, match="take no source"):
-        dataset.prepare(folder=tmp_path, source=tmp_path, size=None, **frames)
+        dataset.prepare(source=tmp_path, request=PackRequest(), **given)
     with pytest.raises(UsageError, match="at least 2 x 2 pixels, found 1 x 8"):
-        dataset.prepare(folder=tmp_path, source=None, size=(1, 8), **frames)
+        dataset.prepare(source=None, request=PackRequest((1, 8)), **given)
+    study = load_study("scenes", [*SMALL, "tasks.semseg.classes=5"])
     with pytest.raises(UsageError, match="has 8 classes, the study asks for 5"):
-        ensure_pack(dataset, data=tmp_path, size=(8, 8), classes=5, **frames)
+        ensure_pack(dataset, study, data=tmp_path, emit=given["emit"])

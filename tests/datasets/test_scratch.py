@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gatesearch import load_study
 from gatesearch.cli.data import check
 from gatesearch.datasets import DATASETS, ensure_pack, scratch
 from gatesearch.datasets.exchange import exchange
@@ -21,6 +22,8 @@ from tests.datasets.toys import frame, write
 # What the interpreter reports before it does them (`sys.addaudithook`).
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 KILLED = 9
+
+TOY = load_study("nyud", ["protocol.size=[3, 4]"])
 
 
 def killed_at(number: int, act) -> bool:
@@ -220,24 +223,23 @@ def test_a_pack_that_was_moved_aside_is_not_put_over_another(tmp_path):
 
 def test_check_and_run_find_a_pack_that_was_moved_aside(tmp_path, capsys):
     data = tmp_path / "data"
-    digest = open_pack(write(data / "nyud-40")).digest
+    digest = open_pack(write(data / "nyud-40", classes=40)).digest
     (data / "nyud-40").rename(data / ".nyud-40.replaced-1-00")
     check("nyud", data)
     assert f"whole: {data / 'nyud-40'}: 3 train + 1 test frames" in capsys.readouterr().out
     (data / "nyud-40").rename(data / ".nyud-40.replaced-1-00")
     (data / ".nyud-13.partial-1-00").mkdir()
-    pack = ensure_pack(DATASETS["nyud"], data=data, size=(3, 4), emit=lambda event: None)
+    pack = ensure_pack(DATASETS["nyud"], TOY, data=data, emit=lambda event: None)
     assert pack.digest == digest
     assert [path.name for path in data.iterdir()] == ["nyud-40"]
 
 
 def test_a_data_folder_that_cannot_be_written_is_read(tmp_path):
-    write(tmp_path / "nyud-40")
+    write(tmp_path / "nyud-40", classes=40)
     (tmp_path / ".nyud-13.partial-1-00").mkdir()
     tmp_path.chmod(0o500)
     try:
-        assert ensure_pack(
-            DATASETS["nyud"], data=tmp_path, size=(3, 4), emit=lambda event: None
-        ).size == (3, 4)
+        pack = ensure_pack(DATASETS["nyud"], TOY, data=tmp_path, emit=lambda event: None)
+        assert pack.size == (3, 4)
     finally:
         tmp_path.chmod(0o700)

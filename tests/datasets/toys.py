@@ -11,8 +11,8 @@ def frame(number):
     return {name: array for name, array in whole.items() if name != "edges"}
 
 
-def write(folder, *, frames=frame, train=3, test=None, **options):
+def write(folder, *, frames=frame, train=3, test=None, classes=CLASSES, **options):
     return write_toy_pack(
-        folder, size=SIZE, classes=CLASSES, frame=frames, train=train,
+        folder, size=SIZE, classes=classes, frame=frames, train=train,
         test=[frame(100) | (test or {})], **options,
     )  # fmt: skip

@@ -35,7 +35,7 @@ HERE = ExecutionOptions()
         (['methods=["stl", "mlt"]'], [], "unknown method 'mlt'"),
         (['tune=["mlt"]'], [], "unknown method 'mlt'"),
         (['tune=["mtl"]'], [], "'mtl' has none; name one of interrogate, one_shot"),
-        (["tasks.depth.kind=dpth"], [], "unknown kind of task depth 'dpth'; did you mean 'depth'"),
+        (["tasks.depth.kind=dpth"], [], "unknown kind of tasks.depth 'dpth'; did you mean 'depth'"),
         (["interrogate.estimater=ste"], [], "unknown key 'estimater'; did you mean 'estimator'"),
     ],
 )

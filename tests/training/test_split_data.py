@@ -144,13 +144,6 @@ def test_a_part_that_is_none(pack, index) -> None:
         toy_frames(pack).part(index, 2)
 
 
-def test_a_task_without_labels_is_refused(tmp_path) -> None:
-    pack = toy_pack(tmp_path / "toy", without=("edges", "depth"))
-    with pytest.raises(DataError, match=r"toy has no labels for depth, edges \(its fields: image"):
-        toy_frames(pack)
-    toy_frames(pack, "semseg")
-
-
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(2, 60), data=st.data(), seed=st.integers(0, 2**63 - 1))
 def test_validation_is_a_partition_by_its_seed_alone(count, data, seed) -> None:

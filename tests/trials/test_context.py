@@ -7,8 +7,9 @@ import torch
 from gatesearch.datasets import scenes
 from gatesearch.errors import DataError, UsageError
 from gatesearch.methods import training_of
-from gatesearch.training.split_data import split_validation
-from gatesearch.trials.context import check_dataset, open_context
+from gatesearch.training.split_data import LABELLED, split_validation
+from gatesearch.trials.context import open_context
+from gatesearch.trials.data import check_dataset
 from tests.search.tiny import tiny
 
 
@@ -90,11 +91,9 @@ TRAIN, VALIDATION = split_validation(10, validation=4, seed=0)
 @pytest.mark.parametrize(
     ("split", "frames", "task", "counts"),
     [
-        ("train", VALIDATION, "depth",
+        ("train", list(range(1, 10)), "depth",
          "semseg 6 of 6 in train, 4 of 4 in validation, 2 of 2 in test; "
-         "depth 6 of 6 in train, 0 of 4 in validation, 2 of 2 in test"),
-        ("train", TRAIN, "semseg",
-         "semseg 0 of 6 in train, 4 of 4 in validation, 2 of 2 in test; depth 6 of 6 in train"),
+         "depth 1 of 6 in train, 0 of 4 in validation, 2 of 2 in test"),
         ("test", [0, 1], "depth", "depth 6 of 6 in train, 4 of 4 in validation, 0 of 2 in test"),
         ("train", list(range(10)), "depth", "depth 0 of 6 in train, 0 of 4 in validation, 2 of 2"),
     ],
@@ -112,9 +111,18 @@ def test_a_task_without_labels_in_a_part_is_refused_with_counts(
     assert f"Leave {task} out of the study's tasks" in str(caught.value)
 
 
-def test_one_labelled_frame_per_part_is_enough(tmp_path, monkeypatch) -> None:
-    without_labels(monkeypatch, "train", VALIDATION[1:] + TRAIN[:-1], "depth")
-    assert len(opened(tmp_path, tmp_path / "packs").validation) == 4
+def test_the_validation_part_is_stratified_by_labels(tmp_path, monkeypatch) -> None:
+    """Two frames with depth: one of them goes to validation, whatever the seed would draw."""
+    without_labels(monkeypatch, "train", [*range(8)], "depth")
+    context = opened(tmp_path, tmp_path / "packs")
+    assert (len(context.train), context.train.labelled) == (6, {"semseg": 6, "depth": 1})
+    assert (len(context.validation), context.validation.labelled) == (4, {"semseg": 4, "depth": 1})
+    assert context.data["labelled"]["validation"] == {"semseg": 4, "depth": 1}
+    batch = context.validation.batch(torch.arange(4))
+    assert batch[LABELLED].tolist().count([True, True]) == 1
+    assert batch[LABELLED].all(0).tolist() == [True, False]
+    known = (batch["depth"] > 0).flatten(1).any(1)
+    assert known.tolist() == batch[LABELLED][:, 1].tolist()
 
 
 def test_a_method_with_a_larger_batch_than_frames_is_refused(tmp_path, data) -> None:
