@@ -117,6 +117,8 @@ def test_options_are_those_of_a_study(net) -> None:
         ({"budgets": "0.9xMTL"}, "out of reach"),
         ({"budgets": "9999G"}, "out of reach"),
         ({"budgets": []}, "needs a budget, found none"),
+        ({"budgets": None}, "budgets must be a text"),
+        ({"budgets": [1.3]}, "budgets must be a text"),
         ({"budgets": ["1.5xMTL", "5xSTL"]}, "out of reach"),
         ({"budgets": "0.0001ms"}, "out of reach"),
         ({"size": (0, 4)}, "size must be the height and width"),

@@ -145,6 +145,14 @@ def test_a_state_that_no_file_holds_is_refused(state: object, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_cannot_be_written_is_a_data_error(compact: CompactNet, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for stem in (tmp_path / "file" / "net", tmp_path / "file" / "more" / "net"):
+        with pytest.raises(DataError, match=r"net\.safetensors cannot be written \("):
+            gs.save(compact, stem)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_only_compact_networks_are_saved(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"found InterroGate; cut one with gs\.extract"):
         gs.save(network(), tmp_path / "net")

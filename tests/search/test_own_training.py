@@ -11,7 +11,7 @@ from torch import nn
 
 import gatesearch as gs
 from gatesearch.cli import main
-from gatesearch.errors import StudyRefusedError, UsageError
+from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.methods.cross_stitch import CrossStitchNet
 from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.stl import SingleTaskNets
@@ -236,6 +236,10 @@ same_heads = heads()
         ({}, {"budgets": "0.5xMTL"}, "out of reach"),
         ({}, {"budgets": ["12ms"]}, "bounds FLOPs or parameters, found 12ms"),
         ({}, {"budgets": "much"}, "a budget must be a number with a unit"),
+        ({}, {"budgets": 1.3}, "budgets must be a text or a list of texts"),
+        ({}, {"n_trials": -1}, "n_trials=-1"),
+        ({}, {"n_trials": 2.5}, "n_trials=2.5"),
+        ({}, {"train": None}, "found None and n_trials=None"),
         ({"search": {"regulariser": ["flops"]}}, {}, "bounds cost by a budget"),
         ({}, {"heads": heads()}, "must be a function without arguments"),
         ({}, {"heads": lambda: same_heads}, "makes new modules each time"),
@@ -246,10 +250,17 @@ same_heads = heads()
     ],
 )  # fmt: skip
 def test_what_is_not_done_is_refused_before_anything(tmp_path, changes, options, said) -> None:
+    given = {"train": never, "out": tmp_path / "out", "emit": ignore, **options}
     with pytest.raises(UsageError) as caught:
-        gs.search(study_of(**changes), never, out=tmp_path / "out", emit=ignore, **options)
+        gs.search(study_of(**changes), **given)
     assert said in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_data_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file"):
+        gs.search(study_of(), never, out=tmp_path / "file" / "out", emit=ignore)
 
 
 def test_a_study_is_wanted(tmp_path: Path) -> None:
