@@ -1,5 +1,6 @@
 """How labels are encoded and stored, and helpers that several kinds of task share."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,6 +97,20 @@ def nearest_resize(target: Tensor, size: Size) -> Tensor:
     """Nearest-neighbour resize of (B, H, W), exact for integer labels below 2^24."""
     resized = F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")
     return resized[:, 0].to(target.dtype)
+
+
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the type and on the device of another, copied there once.
+
+    No graph of CUDA may copy them while it is recorded.
+    """
+    return _constant(values, like.dtype, like.device)
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def plane(raw: NDArray[Any]) -> NDArray[Any]:
