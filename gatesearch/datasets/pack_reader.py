@@ -31,7 +31,7 @@ from gatesearch.files import (
     read_bytes,
 )
 from gatesearch.strict import Strict
-from gatesearch.tasks.labels import IGNORE, Storage
+from gatesearch.tasks.labels import IGNORE, MOST_CLASSES, Storage
 
 SplitName = Literal["train", "test", "validation"]
 Frame = Mapping[str, NDArray[Any]]  # field -> one frame's values, as `Storage.shape` says
@@ -87,7 +87,7 @@ class FieldEntry(Strict):
     dtype: Literal[_TYPES]  # type: ignore[valid-type]
     shape: tuple[Annotated[int, Field(ge=1, le=_MOST_VALUES)], ...] = Field(max_length=3)
     dense: bool = True
-    classes: int = Field(default=1, ge=1, le=IGNORE)
+    classes: int = Field(default=1, ge=1, le=MOST_CLASSES)
     class_names: tuple[str, ...] = ()
     figures: dict[str, float] = Field(default={})
 

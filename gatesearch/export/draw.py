@@ -47,7 +47,7 @@ class Written:
 
 
 def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Written]:
-    """Write a picture per task and the predicted values of an image, and yield each file.
+    """Write a picture per dense task and all predicted values of an image, and yield each file.
 
     `<name>.<task>.png` is the prediction in the size of the image. Each kind of task has its
     drawing (`gatesearch.drawing`). One with a colour scale has a colour bar below the picture; the
@@ -74,6 +74,8 @@ def draw_predictions(model: Model, path: Path, to: Path) -> Iterator[Written]:
     predicted = {name: labels[0] for name, labels in model.predict(pixels).items()}
     for name, values in predicted.items():
         card = model.card.tasks[name]
+        if not card.task.drawing:
+            continue
         drawing = DRAWINGS[card.task.drawing]
         limits = drawing.limits_that_cover(values)
         picture = Image.fromarray(drawing.draw(values, limits))

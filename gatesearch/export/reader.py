@@ -86,7 +86,8 @@ def read_exported(path: Path) -> CompactNet:
     Raises:
         FileRefusedError: A file is missing or damaged.
     """
-    return read_compact(*(_real(path.with_suffix(suffix)) for suffix in (DESCRIPTION, WEIGHTS)))
+    description, weights = (_real(path.with_suffix(suffix)) for suffix in (DESCRIPTION, WEIGHTS))
+    return read_compact(description, weights)
 
 
 def parity(network: nn.Module, path: Path, frames: Pixels | None) -> float:

@@ -1,4 +1,7 @@
-"""Write predictions on a few test frames, with their labels, for the report."""
+"""Write predictions on a few test frames, with their labels, for the report.
+
+Tasks whose labels are no pictures are left out.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -37,7 +40,7 @@ def check_frames(test: FrameData, tasks: Mapping[str, Task], *, count: int) -> N
     if count == 0:
         return
     batch = test.batch(_positions(test, count))
-    for name, task in tasks.items():
+    for name, task in _drawn(tasks).items():
         if task.drawing not in DRAWINGS:
             hint = unknown(f"drawing of task {name}", task.drawing, DRAWINGS)
             raise UsageError(f"{hint}; mend `drawing` of its kind, or set report_frames = 0")
@@ -71,25 +74,30 @@ def draw_predictions(results: Sequence[Result], context: Context, *, out: Path) 
     batch = context.test.batch(_positions(context.test, study.report_frames))
     earlier = _earlier(path)
     arrays = {"image": _array(batch["image"]), "seed": np.array(study.seed)}
-    arrays |= {f"truth.{task}": _array(batch[task]) for task in context.tasks}
+    tasks = _drawn(context.tasks)
+    arrays |= {f"truth.{task}": _array(batch[task]) for task in tasks}
     same_frames = all(
         name in earlier and np.array_equal(earlier[name], array) for name, array in arrays.items()
     )
     for result in results:
-        keys = {task: f"{result.name}.{task}" for task in context.tasks}
+        keys = {task: f"{result.name}.{task}" for task in tasks}
         if same_frames and all(key in earlier for key in keys.values()):
             arrays |= {key: earlier[key] for key in keys.values()}
             continue
         network = load_network(result, context, out=out)
         # No more at a time than training and evaluation had room for.
         parts = [
-            predict(network, images, context.tasks, runtime=context.runtime)
+            predict(network, images, tasks, runtime=context.runtime)
             for images in batch["image"].split(study.training.batch_size)
         ]
         arrays |= {keys[task]: _array(torch.cat([p[task] for p in parts])) for task in keys}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomic(path, buffer.getvalue())
+
+
+def _drawn(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    return {name: task for name, task in tasks.items() if task.drawing}
 
 
 def _positions(test: FrameData, count: int) -> Tensor:

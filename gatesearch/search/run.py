@@ -107,7 +107,7 @@ def run(
         status = _status(setup, out, options, wanted=sum(trials.values()), n_trials=n_trials)
         stack.callback(status.close)
         pool = WorkerPool(executor, options.workers, emit, stop, status)
-        changed = stack.enter_context(_backed_up(study, out, emit, on=not options.storage))
+        changed = stack.enter_context(backed_up(study, out, emit, on=not options.storage))
         search = Search(
             store, context, pool, status, data=data, changed=changed, devices=options.devices,
             reuse=reuse, retry_failed=retry_failed,
@@ -177,7 +177,7 @@ def _executor(context: Context, options: ExecutionOptions, stop: Stop) -> JobExe
 
 
 @contextlib.contextmanager
-def _backed_up(study: Study, out: Path, emit: Emit, *, on: bool) -> Iterator[Callable[[], None]]:
+def backed_up(study: Study, out: Path, emit: Emit, *, on: bool) -> Iterator[Callable[[], None]]:
     """Make a function to call after every change of the store, which makes backups when due.
 
     Args:

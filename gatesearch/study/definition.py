@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from gatesearch.errors import nearest
+from gatesearch.errors import UsageError, nearest
 from gatesearch.strict import Strict
 from gatesearch.study.schema import (
     DataSpec,
@@ -21,7 +21,7 @@ from gatesearch.study.schema import (
     TaskSpec,
     TrainingSpec,
 )
-from gatesearch.study.validation import merged, validated
+from gatesearch.study.validation import merged, refused, validated
 
 # Raised by 1 whenever a change of the code changes the results of the same definition.
 RESULTS_VERSION = 3
@@ -45,10 +45,21 @@ TaskName = Annotated[str, AfterValidator(_fit_for_files)]
 
 
 class Study(Strict):
-    """A validated study definition.
+    """A validated study definition: what `gatesearch run` reads from a TOML file, as a dict.
 
-    Any other table `[NAME]` holds options of the method NAME, as `[options.NAME]` does. These
-    options are checked by `gatesearch.methods.check_study`, because only methods know them.
+    Required are `name`, `tasks`, `protocol.size`, `data` and `training.epochs`. Any other table
+    `[NAME]` holds options of the method NAME, as `[options.NAME]` does. These options are checked
+    by `gatesearch.methods.check_study`, because only methods know them.
+
+    >>> study = Study(
+    ...     name="mine",
+    ...     protocol={"size": (64, 64)},
+    ...     tasks={"semseg": {"kind": "semseg", "classes": 8}, "depth": {"kind": "depth"}},
+    ...     data={"dataset": "scenes", "train_frames": 64, "test_frames": 16, "validation": 16},
+    ...     training={"epochs": 4},
+    ... )
+    >>> study.task_names, study.model.backbone, study.protocol.name
+    (('semseg', 'depth'), 'resnet18', 'mine')
 
     Attributes:
         name: Name of the store's folder and of the report.
@@ -82,13 +93,42 @@ class Study(Strict):
     data: DataSpec
     more_data: tuple[DataSpec, ...] = ()
     mixing: Literal["frames", "share", "task"] = "frames"
-    model: ModelSpec
+    model: ModelSpec = Field(default_factory=ModelSpec)
     training: TrainingSpec
     search: SearchSpec = SearchSpec()
     execution: ExecutionSpec = ExecutionSpec()
     options: dict[str, MethodOptions] = Field(default={})
     balance: dict[str, dict[str, Any]] = Field(default={})
     _folder: Path | None = PrivateAttr(default=None)
+
+    def __init__(self, definition: Mapping[str, Any] | None = None, /, **values: Any) -> None:
+        """Validate a definition that is given in Python.
+
+        Args:
+            definition: A dict with the keys of a study's file.
+            values: Keys that are given by name; they replace those of `definition`.
+
+        Raises:
+            UsageError: An unknown or missing key, or a bad value; a line for each.
+        """
+        given: object = {} if definition is None else definition
+        if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+            raise UsageError(
+                "a study is defined by a dict whose keys are those of its file, found "
+                f"{given!r:.100}; read a file with gs.load_study"
+            )
+        whole = merged(given, values)
+        name = whole.get("name")
+        try:
+            super().__init__(**whole)
+        except ValidationError as error:
+            where = f"study {name}" if isinstance(name, str) and name else "study"
+            raise refused(type(self), error, where=where) from error
+        for method in self.options:
+            self.training_of(method)  # refuses bad values
+
+    # By this, pydantic does not call `__init__` where it validates files (`load_study`).
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @model_validator(mode="before")
     @classmethod
@@ -112,6 +152,15 @@ class Study(Strict):
         rest = {key: value for key, value in raw.items() if key not in method_tables}
         options = rest.get("options", {})
         return rest | {"options": merged(options, method_tables) if method_tables else options}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_protocol(cls, raw: Any) -> Any:
+        """Name a protocol without a name after the study."""
+        protocol = raw.get("protocol") if isinstance(raw, Mapping) else None
+        if not isinstance(protocol, Mapping) or "name" in protocol or "name" not in raw:
+            return raw
+        return {**raw, "protocol": {"name": raw["name"], **protocol}}
 
     @property
     def folder(self) -> Path | None:

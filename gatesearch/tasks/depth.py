@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from gatesearch.tasks.labels import Storage, masked_mean, nearest_resize, plane
+from gatesearch.tasks.labels import Size, Storage, masked_mean, nearest_resize, plane
 from gatesearch.tasks.task import Kind, Meter, Warp
 
 # Metres; more is taken for another unit.
@@ -32,7 +32,6 @@ class Depth(Kind):
     unit: ClassVar[str] = "m"
     higher_is_better: ClassVar[bool] = False
     storage: ClassVar[Storage] = Storage("<f4")
-    head: ClassVar[str] = ""
     unknown_value: ClassVar[float] = 0.0
     output_meaning: ClassVar[str] = "metres"
     drawing: ClassVar[str] = "range"
@@ -58,7 +57,7 @@ class Depth(Kind):
         """Zooming in by z brings every surface nearer by z."""
         return target / warp.zoom[:, None, None]
 
-    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: Size) -> Tensor:
         """Nearest neighbour."""
         return nearest_resize(target, size)
 
@@ -66,7 +65,7 @@ class Depth(Kind):
         """Metres, (B, H, W)."""
         return prediction[:, 0]
 
-    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+    def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
         """Metres, 0 where unknown, (H, W); values that are not positive and finite are unknown."""
         values = plane(raw).astype(np.float64)
         known = np.isfinite(values) & (values > 0)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.tasks.labels import IGNORE, Storage, encode_binary, nearest_resize
-from gatesearch.tasks.task import Kind, Meter, Warp
+from gatesearch.tasks.labels import IGNORE, Size, Storage, encode_binary, nearest_resize
+from gatesearch.tasks.task import Kind, Meter
 
 POSITIVE_WEIGHT = 0.95
 
@@ -31,7 +31,6 @@ class Edges(Kind):
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = False
     storage: ClassVar[Storage] = Storage("|u1")
-    head: ClassVar[str] = ""
     unknown_value: ClassVar[float] = float(IGNORE)
     output_meaning: ClassVar[str] = "logit of an edge"
     drawing: ClassVar[str] = "certainty"
@@ -57,11 +56,7 @@ class Edges(Kind):
         zeros = (torch.zeros((), dtype=torch.float64), torch.zeros(()).long())
         return MetricOfSums(zeros, measure=weighted_sum_in_double, value=torch.div)
 
-    def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
-        """Labels do not change when pixels move."""
-        return target
-
-    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: Size) -> Tensor:
         """A pixel is an edge if any pixel it covers is (nearest would break thin lines)."""
         if size[0] > target.shape[-2] or size[1] > target.shape[-1]:
             return nearest_resize(target, size)
@@ -73,7 +68,7 @@ class Edges(Kind):
         """Probability of an edge, (B, H, W)."""
         return prediction[:, 0].sigmoid()
 
-    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+    def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
         """0 or 1, 255 where ignored, (H, W)."""
         return encode_binary(
             raw, positive=self.positive, ignore=self.ignore, threshold=self.threshold

@@ -1,6 +1,7 @@
 """How labels are encoded and stored, and helpers that several kinds of task share."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 # Label of a pixel that loss and metric ignore, where labels are classes or 0 and 1.
 IGNORE = 255
+
+# Class indices per image are stored as 16-bit integers.
+MOST_CLASSES = 2**15 - 1
+
+Size = tuple[int, int]  # height and width, pixels
 
 _MOST_SHOWN = 5  # values in an error
 
@@ -33,7 +39,7 @@ class Storage:
     channels: tuple[int, ...] = ()
     dense: bool = True
 
-    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+    def shape(self, size: Size) -> tuple[int, ...]:
         """Shape of one frame's values at a size of the image, in pixels."""
         return (*size, *self.channels) if self.dense else self.channels
 
@@ -86,7 +92,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=1.0)
 
 
-def nearest_resize(target: Tensor, size: tuple[int, int]) -> Tensor:
+def nearest_resize(target: Tensor, size: Size) -> Tensor:
     """Nearest-neighbour resize of (B, H, W), exact for integer labels below 2^24."""
     resized = F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")
     return resized[:, 0].to(target.dtype)
@@ -123,6 +129,29 @@ def encode_values(raw: NDArray[Any], codes: dict[int, int], *, what: str) -> NDA
         raise ValueError(f"{what}, found {shown}{more}")
     table = np.array([codes[value] for value in values.tolist()], np.uint8)
     return np.asarray(table[inverse].reshape(raw.shape))
+
+
+def encode_classes(
+    raw: NDArray[Any], *, classes: int, values: Sequence[int], ignore: int
+) -> NDArray[np.uint8]:
+    """Convert a mask to class indices, 255 where ignored, (H, W).
+
+    Args:
+        raw: Numbers, (H, W).
+        classes: Number of classes.
+        values: Value of each class in the file; 0, 1, 2 ... if empty.
+        ignore: Value of pixels without a label, unless it is that of a class.
+
+    Raises:
+        ValueError: There are other values.
+    """
+    of_class = values or tuple(range(classes))
+    codes = {ignore: IGNORE} | {value: index for index, value in enumerate(of_class)}
+    listed = ", ".join(map(str, values)) if values else f"0 to {classes - 1}"
+    rule = f"values must be {listed}" + (
+        "" if ignore in of_class else f", or {ignore} where there is no label"
+    )
+    return encode_values(plane(raw), codes, what=rule)
 
 
 def encode_binary(

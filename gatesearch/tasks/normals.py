@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.tasks.labels import Storage, masked_mean
+from gatesearch.tasks.labels import Size, Storage, masked_mean
 from gatesearch.tasks.task import Kind, Meter, Warp
 
 
@@ -27,7 +27,6 @@ class Normals(Kind):
     unit: ClassVar[str] = "deg"
     higher_is_better: ClassVar[bool] = False
     storage: ClassVar[Storage] = Storage("<f2", (3,))
-    head: ClassVar[str] = ""
     unknown_value: ClassVar[float] = 0.0
     output_meaning: ClassVar[str] = "x right, y down, z forward; divide by the length"
     drawing: ClassVar[str] = "directions"
@@ -60,7 +59,7 @@ class Normals(Kind):
         turned = torch.stack([sign * (cos * x + sin * y), cos * y - sin * x, z], 1)
         return turned.mul_(_factor_to_unit(turned))
 
-    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: Size) -> Tensor:
         """Bilinear with anti-aliasing, renormalised; a pixel mostly unknown stays unknown."""
         if tuple(target.shape[-2:]) == tuple(size):
             return _unit_or_zero(target.float())
@@ -74,7 +73,7 @@ class Normals(Kind):
         """Unit vectors, (B, 3, H, W)."""
         return _unit(prediction)
 
-    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+    def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
         """Unit vectors (H, W, 3), zero where unknown or not finite."""
         if raw.ndim != 3 or raw.shape[2] != 3:
             raise ValueError(f"must have three values per pixel, found the shape {raw.shape}")

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.tasks.labels import IGNORE, Storage, encode_binary, nearest_resize
-from gatesearch.tasks.task import Kind, Meter, Warp
+from gatesearch.tasks.labels import IGNORE, Size, Storage, encode_binary, nearest_resize
+from gatesearch.tasks.task import Kind, Meter
 
 THRESHOLDS = 15
 
@@ -30,7 +30,6 @@ class Saliency(Kind):
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     storage: ClassVar[Storage] = Storage("|u1")
-    head: ClassVar[str] = ""
     unknown_value: ClassVar[float] = float(IGNORE)
     output_meaning: ClassVar[str] = "logit of saliency"
     drawing: ClassVar[str] = "certainty"
@@ -60,11 +59,7 @@ class Saliency(Kind):
         zeros = (torch.zeros(THRESHOLDS, dtype=torch.float64), torch.zeros(()).long())
         return MetricOfSums(zeros, measure=iou_by_threshold, value=best_mean)
 
-    def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
-        """Labels do not change when pixels move."""
-        return target
-
-    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: Size) -> Tensor:
         """Nearest neighbour."""
         return nearest_resize(target, size)
 
@@ -72,7 +67,7 @@ class Saliency(Kind):
         """Probability of being salient, (B, H, W)."""
         return prediction[:, 0].sigmoid()
 
-    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+    def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
         """0 or 1, 255 where ignored, (H, W)."""
         return encode_binary(
             raw, positive=self.positive, ignore=self.ignore, threshold=self.threshold

@@ -171,7 +171,8 @@ def test_predictions_in_the_encoding_of_the_labels() -> None:
 
 def warp(*, flip: bool = False, zoom: float = 1.0, degrees: float = 0.0) -> Warp:
     angle = torch.tensor([math.radians(degrees)])
-    return Warp(flip=torch.tensor([flip]), zoom=torch.tensor([zoom]), angle=angle)
+    place = torch.eye(2, 3)[None]  # these kinds do not read it
+    return Warp(flip=torch.tensor([flip]), zoom=torch.tensor([zoom]), angle=angle, matrix=place)
 
 
 @pytest.mark.parametrize(

@@ -97,11 +97,12 @@ def test_windows_lie_anywhere_in_the_frame() -> None:
     flip=st.booleans(),
     zoom=st.sampled_from([(1.0,), (1.0, 1.2, 1.5), (2.0, 3.0), (100.0,)]),
     scale=st.sampled_from([(1.0, 1.0), (0.5, 0.5), (2.0, 2.0), (0.75, 1.25), (0.01, 3.0)]),
+    crop=st.sampled_from([(1.0, 1.0), (0.3, 1.0)]),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
 )
-def test_rows_and_columns_are_sampled_as_by_a_grid(seed, flip, zoom, scale, size) -> None:
+def test_rows_and_columns_are_sampled_as_by_a_grid(seed, flip, zoom, scale, crop, size) -> None:
     frames = batch(3, *size, seed % 1000)
-    options = {"flip": flip, "zoom": zoom, "scale": scale}
+    options = {"flip": flip, "zoom": zoom, "scale": scale, "crop": crop}
     # a turn far below rounding: the same places, through `grid_sample`
     ours, by_grid = changed(frames, seed, **options), changed(frames, seed, **options, rotate=1e-30)
     assert all(torch.equal(ours[name], by_grid[name]) for name in ("semseg", "depth", "edges"))
@@ -166,11 +167,14 @@ def test_what_comes_from_outside_is_unknown_and_never_class_0() -> None:
     rotate=st.floats(0, 180),
     zoom=st.sampled_from([(1.0,), (1.2, 1.5), (3.0,)]),
     scale=st.sampled_from([(1.0, 1.0), (0.5, 2.0)]),
+    crop=st.sampled_from([(1.0, 1.0), (0.3, 1.0)]),
+    colour=st.sampled_from([{}, {"contrast": 0.5, "hue": 0.5}]),
     size=st.tuples(st.integers(2, 9), st.integers(2, 9)),
 )
-def test_labels_stay_labels(seed, rotate, zoom, scale, size) -> None:
+def test_labels_stay_labels(seed, rotate, zoom, scale, crop, colour, size) -> None:
     frames = batch(2, *size, seed % 1000)
-    out = changed(frames, seed, flip=True, rotate=rotate, zoom=zoom, scale=scale)
+    options = {"rotate": rotate, "zoom": zoom, "scale": scale, "crop": crop, "colour": colour}
+    out = changed(frames, seed, flip=True, **options)
     assert {k: (v.shape, v.dtype) for k, v in out.items() if k != "image"} == {
         k: (v.shape, v.dtype) for k, v in frames.items() if k != "image"
     }
