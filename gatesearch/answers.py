@@ -43,7 +43,7 @@ class Answer:
 
     Attributes:
         legend: What the words mean.
-        size: Number of names -> how many numbers an image has.
+        numbers: Numbers per name.
         heads: (names, unit) -> heads of the columns, each behind the name of the task.
         cells: (numbers of an image, names, size of the image) -> a cell per column.
         rows: (label or None, numbers of each network, names, unit) -> lines on an image; none for
@@ -51,7 +51,7 @@ class Answer:
     """
 
     legend: str
-    size: Callable[[int], int]
+    numbers: int
     heads: Callable[[Sequence[str], str], list[str]]
     cells: Callable[[Values, Sequence[str], Size], list[Cell]]
     rows: Callable[[Values | None, Sequence[Values], Sequence[str], str], list[Row]]
@@ -172,18 +172,18 @@ def _in_words(value: float) -> str:
 ANSWERS: dict[str, Answer] = {
     "one_class": Answer(
         "Class: the most likely one with its probability.",
-        lambda count: count, _class_heads, _class_cells, _class_rows,
+        1, _class_heads, _class_cells, _class_rows,
     ),
     "attributes": Answer(
         "Attribute: the probability that it is there.",
-        lambda count: count, _attribute_heads, _plain_cells, _attribute_rows,
+        1, _attribute_heads, _plain_cells, _attribute_rows,
     ),
     "numbers": Answer(
         "Value: in brackets, how much it is off.",
-        lambda count: count, _number_heads, _plain_cells, _number_rows,
+        1, _number_heads, _plain_cells, _number_rows,
     ),
     "points": Answer(
-        "", lambda count: 3 * count, _point_heads, _point_cells,
+        "", 3, _point_heads, _point_cells,
         lambda label, networks, names, unit: [],
     ),
 }  # fmt: skip

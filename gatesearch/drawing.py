@@ -202,5 +202,7 @@ DRAWINGS: dict[str, Drawing] = {
 }
 
 OVERLAYS: dict[str, Overlay] = {
-    "points": Overlay("One colour per point. Left out: points that are not in the image.", draw_points),
+    "points": Overlay(
+        "One colour per point. Left out: points that are not in the image.", draw_points
+    ),
 }
