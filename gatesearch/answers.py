@@ -147,7 +147,7 @@ def _point_cells(points: Values, names: Sequence[str], size: Size) -> list[Cell]
     height, width = size
     x, y, score = points.reshape(-1, 3).astype(np.float64).T
     pixels = [(x + 1) * width / 2 - 0.5, (y + 1) * height / 2 - 0.5, score]
-    return list(np.stack(pixels, 1).ravel().astype(np.float32).tolist())
+    return list(np.stack(pixels, 1).ravel().tolist())
 
 
 def _percent(share: float) -> str:

@@ -22,6 +22,7 @@ from gatesearch.report.layout import (
 from gatesearch.report.legend import draw_marker
 from gatesearch.report.network_styles import network_styles
 from gatesearch.report.predictions import Column, columns_of, load_arrays, not_drawable
+from gatesearch.report.record_queries import output_names
 from gatesearch.report.text import fit, line_height, text_width, wrap
 from gatesearch.results import StudyRecord, TaskInfo
 
@@ -122,8 +123,8 @@ def _rows(
     counts = {values.shape[1] for values in networks}
     if odd or len(counts) > 1:
         raise ValueError(f"numbers of {images} images expected, found {odd or sorted(counts)}")
-    count = counts.pop() if counts else len(task.class_names) or every[0].shape[1]
-    names = complete_names(task.class_names, count // answer.numbers)
+    count = counts.pop() if counts else len(output_names(task)) or every[0].shape[1]
+    names = complete_names(output_names(task), count // answer.numbers)
     return [
         answer.rows(None if truth is None else truth[i], [v[i] for v in networks], names, task.unit)
         for i in range(images)

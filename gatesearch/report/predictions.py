@@ -39,6 +39,7 @@ from gatesearch.report.network_styles import NetworkStyle, network_styles
 from gatesearch.report.record_queries import (
     NAMES,
     display_name,
+    output_names,
     pick_evenly,
     shown_split,
     split_pages,
@@ -235,7 +236,7 @@ def _overlay_blocks(
         count = columns[1].values.shape[1] // ANSWERS[task.drawing].numbers
     except (IndexError, TypeError, ValueError) as error:
         raise not_drawable(task, error) from error
-    names = complete_names(task.class_names, count)
+    names = complete_names(output_names(task), count)
     named = [Entry(name, _class_colour(i % _IGNORED)) for i, name in enumerate(names)]
     key = _Key(overlay.legend, None, "neither", named)
     return _picture_blocks(record, task, columns, pictures, key, seed)
