@@ -82,7 +82,10 @@ class TestAlone:
         assert shown == [(255,) * 3, (205,) * 3, (155,) * 3, (55,) * 3, (0,) * 3]
 
     def test_it_needs_no_torch_and_no_matplotlib_to_import(self) -> None:
-        code = "import sys, gatesearch.answers, gatesearch.drawing; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+        code = (
+            "import sys, gatesearch.answers, gatesearch.drawing; "
+            "assert not {'torch', 'matplotlib'} & set(sys.modules)"
+        )
         subprocess.run([sys.executable, "-c", code], check=True)
 
 
