@@ -215,7 +215,8 @@ def _checked(card: Card, run: Run, path: Path) -> Model:
                 f"{one_line(error)}"
             ) from error
         for (name, task), scores in zip(card.tasks.items(), outputs, strict=True):
-            shape = (len(image), task.channels, *image.shape[2:])
+            size = image.shape[2:] if task.task.dense else ()
+            shape = (len(image), task.channels, *size)
             if scores.shape != shape or scores.dtype != np.float32:
                 raise UsageError(
                     f"{path} must compute {name} as float32 of shape {shape}, found "

@@ -1,4 +1,7 @@
-"""Heads: features -> a dense prediction at the size of the image, or what a user's head gives."""
+"""Heads: features -> a dense prediction at the size of the image, or one vector per image.
+
+A user's head may give anything else.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +33,24 @@ class Head(nn.Module):
         # Losses need fp32; enlarging channels-last tensors is several times faster on a processor.
         scores = scores.float().contiguous(memory_format=torch.channels_last)
         return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+
+
+class PooledHead(nn.Module):
+    """Global average pooling, then a linear layer: a prediction per image.
+
+    Args:
+        inputs: Channels of the features.
+        outputs: Numbers to predict.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, inputs, h, w) -> (B, outputs), float32."""
+        prediction: Tensor = self.linear(features.mean((2, 3)))
+        return prediction.float()
 
 
 class FunctionHead(nn.Module):
@@ -116,4 +137,16 @@ def light(inputs: int, channels: int, outputs: int) -> Head:
     return Head(nn.Sequential(ConvNorm(inputs, channels, 3), nn.Conv2d(channels, outputs, 1)))
 
 
-HEADS: dict[str, Callable[[int, int, int], Head]] = {"deeplabv3": deeplabv3, "light": light}
+def pooled(inputs: int, channels: int, outputs: int) -> PooledHead:
+    """Build global average pooling and a linear layer, which has no channels inside."""
+    return PooledHead(inputs, outputs)
+
+
+# Name -> (channels of the features, channels inside the head, outputs) -> head.
+HEADS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "deeplabv3": deeplabv3,
+    "light": light,
+    "pooled": pooled,
+}
+# Heads that predict one vector per image; all others predict values per pixel.
+PER_IMAGE = {"pooled"}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.graph import Graph
-from gatesearch.models.heads import HEADS, Head, Heads
+from gatesearch.models.heads import HEADS, Heads
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class HeadSpec:
     channels: int
     outputs: int
 
-    def build(self) -> Head:
+    def build(self) -> nn.Module:
         """Build the head with fresh weights."""
         return HEADS[self.kind](self.inputs, self.channels, self.outputs)
 

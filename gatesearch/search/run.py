@@ -96,7 +96,7 @@ def run(
         if options.storage:
             stack.enter_context(advisory_lock(options.storage, study.name))
         store = open_store(
-            study, folder=out, tasks=task_infos(study), storage=options.storage,
+            study, folder=out, tasks=task_infos(study, opened.tasks), storage=options.storage,
             complete=check_study, binding=binding_methods,
         )  # fmt: skip
         stack.callback(store.close)
@@ -219,7 +219,7 @@ def _context(setup: Setup, store: Store, opened: OpenedData, *, emit: Emit) -> C
                 f"{stored['sha256'][:12]}, now {sha256[:12]}; name another folder with --out, or "
                 "the old --data"
             )
-        begin_anew(store, setup.study, task_infos(setup.study))
+        begin_anew(store, setup.study, task_infos(setup.study, opened.tasks))
     context = make_context(setup.study, opened, stored=store.attribute("runtime"), emit=emit)
     store.keep("data", context.data)
     store.keep(
@@ -239,7 +239,8 @@ def _measure_chosen(context: Context, store: Store, emit: Emit) -> StudyRecord:
     shown = [result for result in shown if result.state == "complete"]
     missing = [result for result in shown if "test" not in result.metrics]
     for done, result in enumerate(missing, start=1):
-        store.keep_test(result, measure_on_test(result, context, out=store.folder))
+        figures = measure_on_test(result, context, out=store.folder)
+        store.keep_test(result, figures.metrics, figures.details)
         emit(Progress("test part", done, len(missing), "networks"))
     of_this_seed = [result for result in shown if result.seed == context.study.seed]
     try:

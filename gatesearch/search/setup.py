@@ -20,10 +20,10 @@ from gatesearch.methods import (
 )
 from gatesearch.methods.specification import SCALAR
 from gatesearch.models import parts_of
-from gatesearch.results import MULTI_TASK, SINGLE_TASK, TaskInfo
+from gatesearch.results import MULTI_TASK, SINGLE_TASK, TaskInfo, without_classes
 from gatesearch.store.server import shown
 from gatesearch.study import Study
-from gatesearch.tasks import build_tasks
+from gatesearch.tasks import Task, build_tasks
 from gatesearch.training import resolve_runtime
 from gatesearch.training.weightings import WEIGHTINGS, build_weighting
 from gatesearch.trials.costs import costs
@@ -182,8 +182,13 @@ def parse_budgets(
     )
 
 
-def task_infos(study: Study) -> tuple[TaskInfo, ...]:
-    """Describe a study's tasks for reports."""
+def task_infos(study: Study, tasks: Mapping[str, Task] | None = None) -> tuple[TaskInfo, ...]:
+    """Describe a study's tasks for reports.
+
+    Args:
+        study: The definition.
+        tasks: The tasks, fitted to their labels; as the definition has them if None.
+    """
     class_names: dict[tuple[str, int], tuple[str, ...]] = {}
     for spec in (study.data, *study.more_data):
         if spec.dataset in DATASETS:
@@ -199,8 +204,9 @@ def task_infos(study: Study) -> tuple[TaskInfo, ...]:
             classes=task.classes,
             class_names=study.tasks[name].class_names
             or class_names.get((study.tasks[name].label or name, task.classes), ()),
+            options=without_classes(task.options),
         )
-        for name, task in build_tasks(study.tasks).items()
+        for name, task in (tasks or build_tasks(study.tasks)).items()
     )
 
 

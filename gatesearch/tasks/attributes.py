@@ -90,7 +90,7 @@ class Attributes(Columns):
         """Cross entropy against the teacher's probabilities."""
         return F.binary_cross_entropy_with_logits(prediction, teacher.sigmoid())
 
-    def meter(self) -> Meter:
+    def meter(self, *, details: bool = True) -> Meter:
         """Mean over attributes of the share of known labels that are right."""
         from gatesearch.tasks.meters import MetricOfSums
 

@@ -81,7 +81,7 @@ class Classification(Kind):
         """Kullback-Leibler divergence of the classes' probabilities."""
         return class_divergence(prediction, teacher)
 
-    def meter(self) -> Meter:
+    def meter(self, *, details: bool = True) -> Meter:
         """Accuracy over all labelled images of the part."""
         from gatesearch.tasks.meters import MetricOfSums
 

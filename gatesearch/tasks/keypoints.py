@@ -92,7 +92,7 @@ class Keypoints(Columns):
         """Squared error between maps, scaled as the loss."""
         return (prediction - teacher).square().sum((2, 3)).mean() / self._area(prediction)
 
-    def meter(self) -> Meter:
+    def meter(self, *, details: bool = True) -> Meter:
         """Share of the points in all frames of the part that are found."""
         from gatesearch.tasks.meters import MetricOfSums
 

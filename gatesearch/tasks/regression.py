@@ -93,7 +93,7 @@ class Regression(Columns):
         """Mean error of the loss's kind, in standard deviations."""
         return self._error(prediction, teacher).mean()
 
-    def meter(self) -> Meter:
+    def meter(self, *, details: bool = True) -> Meter:
         """MAE over all labelled images of the part, mean over the values."""
         from gatesearch.tasks.meters import MetricOfSums
 
@@ -173,7 +173,12 @@ def mean_absolute_error(
     errors: Tensor, squares: Tensor, labels: Tensor, label_squares: Tensor, count: Tensor
 ) -> Tensor:
     """Mean over values of their mean absolute error; one without labels is left out."""
-    return (errors / count).nanmean()
+    return _mean_over_labelled(errors / count, count)
+
+
+def _mean_over_labelled(values: Tensor, count: Tensor) -> Tensor:
+    """Mean over the values whose count is above 0; NaN without any."""
+    return values[count > 0].mean()
 
 
 def _details(
@@ -186,10 +191,10 @@ def _details(
     names: tuple[str, ...],
 ) -> dict[str, float]:
     spread = label_squares - labels.square() / count
-    # Without spread, no prediction explains any.
-    explained = torch.where(spread > 0, 1 - squares / spread, torch.nan)
+    # Without spread there is nothing to explain.
+    explained = 1 - squares / torch.where(spread > 0, spread, 1)
     figures = {
-        "RMSE": float((squares / count).sqrt().nanmean()),
-        "R2": float(explained.nanmean()),
+        "RMSE": float(_mean_over_labelled((squares / count).sqrt(), count)),
+        "R2": float(_mean_over_labelled(explained, count * (spread > 0))),
     }
     return figures | (per_class("MAE", errors / count, names) if len(count) > 1 else {})

@@ -74,7 +74,7 @@ class Semseg(Kind):
         """Kullback-Leibler divergence of the classes' probabilities."""
         return class_divergence(pixels_of(prediction), pixels_of(teacher))
 
-    def meter(self) -> Meter:
+    def meter(self, *, details: bool = True) -> Meter:
         """Mean IoU over the classes that occur."""
         from gatesearch.tasks.meters import MetricOfSums
 

@@ -187,8 +187,13 @@ class Task(Protocol):
             teacher: The other network's prediction, of the same shape, without gradient.
         """
 
-    def meter(self) -> Meter:
-        """A fresh metric."""
+    def meter(self, *, details: bool = True) -> Meter:
+        """A fresh metric.
+
+        Args:
+            details: Whether `Meter.details` is going to be asked for. Without, figures that take
+                long may be left out.
+        """
 
     def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Labels with their values corrected after their pixels were moved by `warp`."""

@@ -8,7 +8,7 @@ from gatesearch.training.checkpoint import (
     Preempted,
 )
 from gatesearch.training.distributed import RankError, Ranks, launch
-from gatesearch.training.evaluate import evaluate, predict
+from gatesearch.training.evaluate import Figures, evaluate, measure, predict
 from gatesearch.training.history import History
 from gatesearch.training.hooks import Hooks
 from gatesearch.training.mixed_data import MixedData
@@ -26,6 +26,7 @@ from gatesearch.training.trainer import Trainer, TrainingError
 __all__ = [
     "Checkpoint",
     "Checkpoints",
+    "Figures",
     "FrameData",
     "History",
     "Hooks",
@@ -42,6 +43,7 @@ __all__ = [
     "TrainingError",
     "evaluate",
     "launch",
+    "measure",
     "measure_memory_format",
     "predict",
     "recompute_statistics",

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gatesearch.datasets import DATASETS, Pack, ensure_pack
+from gatesearch.datasets import DATASETS, Dataset, Pack, ensure_pack
 from gatesearch.errors import DataError, UsageError, unknown
 from gatesearch.events import Emit
 from gatesearch.methods import training_of
-from gatesearch.study import Study
+from gatesearch.study import Study, TaskSpec
 from gatesearch.tasks import Task, build_tasks
 from gatesearch.tasks.labels import labelled_frames
 from gatesearch.training import FrameData, MixedData, SplitData, split_validation
@@ -132,7 +132,7 @@ def _open_source(study: Study, *, data: Path, emit: Emit) -> _OpenedSource:
     fields = {name: dataset.field_of(name, task) for name, task in study.tasks.items()}
     tasks = {
         name: task.fitted(pack.fields[fields[name]].figures)
-        for name, task in build_tasks(study.tasks).items()
+        for name, task in build_tasks(_named(study, dataset, pack)).items()
     }
     frames = partial(SplitData, pack, tasks=tasks, size=study.protocol.size, fields=fields)
     chosen = spread_evenly(pack.frames("train"), spec.train_frames)
@@ -150,6 +150,17 @@ def _open_source(study: Study, *, data: Path, emit: Emit) -> _OpenedSource:
         validation = frames("train", indices=[chosen[i] for i in validation_at])
     test = frames("test", indices=spread_evenly(pack.frames("test"), spec.test_frames))
     return _OpenedSource(pack, tasks, {"train": train, "validation": validation, "test": test})
+
+
+def _named(study: Study, dataset: Dataset, pack: Pack) -> dict[str, TaskSpec]:
+    """Tasks of a study with the names of their classes that its data set knows."""
+    named = {}
+    for name, spec in study.tasks.items():
+        field = dataset.field_of(name, spec)
+        known = pack.fields[field].class_names or dataset.class_names.get((field, spec.classes), ())
+        names = spec.class_names or known
+        named[name] = spec.model_copy(update={"class_names": tuple(names)})
+    return named
 
 
 def _mixed(parts: list[SplitData], study: Study, tasks: Mapping[str, Task]) -> FrameData:
