@@ -87,7 +87,7 @@ def _class_rows(
             right.append(False if known else None)
             continue
         best = int(np.nanargmax(chances))
-        answers.append(f"{names[best]} {_percent(chances[best])}")
+        answers.append(f"{names[best]} · {_percent(chances[best])}")
         right.append(best == index if known else None)
     return [Row("", names[index] if known else UNKNOWN, tuple(answers), tuple(right))]
 

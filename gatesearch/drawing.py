@@ -129,7 +129,7 @@ def draw_certainty(values: Values) -> Picture:
 
 
 def draw_points(values: Values, image: Picture) -> Picture:
-    """Draw points over an image, each in the colour of its number, with a white and a black ring.
+    """Draw points over an image, each in the colour of its number, with a black and a white ring.
 
     Args:
         values: (K, 3) or (3 K): x and y in -1..1 from border to border, and a third number. Points
@@ -141,16 +141,16 @@ def draw_points(values: Values, image: Picture) -> Picture:
     picture = Image.fromarray(image)
     height, width = image.shape[:2]
     radius = max(2.0, math.hypot(height, width) / 80)
-    ring = max(1, round(radius / 4))
+    ring = max(1.0, radius / 4)
     pen = ImageDraw.Draw(picture)
     colors = palette().tolist()
     for i, (x, y, _) in enumerate(values.reshape(-1, 3).astype(np.float64).tolist()):
         if not (abs(x) <= 1 and abs(y) <= 1):  # nor NaN
             continue
         at = (x + 1) * width / 2 - 0.5, (y + 1) * height / 2 - 0.5
+        pen.circle(at, radius + 2 * ring, fill=(255, 255, 255))
         pen.circle(at, radius + ring, fill=(0, 0, 0))
-        pen.circle(at, radius, fill=(255, 255, 255))
-        pen.circle(at, radius - ring, fill=tuple(colors[i % 255]))
+        pen.circle(at, radius, fill=tuple(colors[i % 255]))
     return np.array(picture)
 
 

@@ -388,10 +388,6 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
             task: {name: _or_null(value) for name, value in figures.items()}
             for task, figures in result.details.get(split, {}).items()
         },
-        "details": {
-            task: {name: _or_null(value) for name, value in figures.items()}
-            for task, figures in result.details.get(split, {}).items()
-        },
         "split": split,
     }
 

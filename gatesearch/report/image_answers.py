@@ -149,9 +149,9 @@ def _note(legends: Sequence[str], left_out: int) -> str:
 
 def _grid(lines: Sequence[Sequence[Row]], networks: int) -> _Grid:
     names = [line.name for of_image in lines for line in of_image]
-    widest = max((text_width(name, _SIZE) for name in names), default=0.0) + _GAP
+    widest = max((text_width(name, _SIZE) for name in names), default=0.0) + 1.5 * _GAP
     start = _IMAGE + 0.2
-    columns = start + min(widest, _NAMES)
+    columns = start + min(max(widest, 0.5), _NAMES)
     return _Grid(start, columns, min((WIDTH - columns) / (networks + 1), _WIDEST))
 
 
