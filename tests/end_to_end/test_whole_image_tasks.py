@@ -11,7 +11,7 @@ from PIL import Image
 
 from gatesearch.datasets import DATASETS, PackRequest
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
-from gatesearch.export import Shipped
+from gatesearch.export import Shipped, read_model
 from gatesearch.export.shipped import choose
 from gatesearch.store.opening import read_store
 from gatesearch.store.predictions import read_predictions
@@ -161,6 +161,12 @@ def test_a_table_of_predictions_is_what_torch_computes(work, tmp_path, form) -> 
     result = choose(record, "best")
     study = Study.from_definition(record.definition)
     network = as_compact(kept_network(result, study, out=store), result.method, study)
+    images = np.random.default_rng(0).uniform(0, 255, (3, 3, 40, 56)).astype(np.float32)
+    with torch.no_grad():
+        wanted = Shipped(network, tuple(card["tasks"])).eval()(torch.from_numpy(images))
+    for scores, exact in zip(read_model(file).run(images), wanted, strict=True):
+        assert np.abs(scores - exact.numpy()).max() <= 1e-4 * exact.abs().max()
+    assert [tuple(scores.shape) for scores in wanted] == [(3, 13, 40, 56), (3, 1), (3, 3)]
     options = record.tasks[1].options
     for name, row in zip(names, rows, strict=True):
         outputs = expected(network, card, tmp_path / "photos" / name)
