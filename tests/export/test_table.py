@@ -78,6 +78,7 @@ def test_columns_and_cells(tmp_path) -> None:
         ("plain.jpg", "plain.jpg"), ("a,b.jpg", "a,b.jpg"), ('a"b.jpg', 'a"b.jpg'),
         ("a\nb\r.jpg", "a\nb\r.jpg"), ("=1+1.jpg", "./=1+1.jpg"), ("@x.jpg", "./@x.jpg"),
         ("-1.jpg", "./-1.jpg"), ("+1.jpg", "./+1.jpg"), ("\t=1.jpg", "./\t=1.jpg"),
+        ("\n=1.jpg", "./\n=1.jpg"), ("\uff1d1.jpg", "./\uff1d1.jpg"),
         ("photos/=1.jpg", "photos/=1.jpg"), ("深度.jpg", "深度.jpg"), (" a.jpg", " a.jpg"),
         (os.fsdecode(b"caf\xe9.jpg"), "caf\\udce9.jpg"),
     ],
