@@ -48,7 +48,8 @@ class Model:
             image: Images 0..255, (B, 3, H, W).
 
         Returns:
-            Task -> predictions in the encoding of its labels, (B, H, W) or (B, H, W, 3).
+            Task -> decoded predictions (`Task.decode`): (B, H, W) or (B, H, W, 3), or for whole
+            images (B, n) or (B, K, 3).
         """
         labels = {}
         for (name, task), scores in zip(self.card.tasks.items(), self.run(image), strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gatesearch.cost import name_of
 from gatesearch.errors import StudyRefusedError, UsageError
-from gatesearch.events import Emit, Progress, Warned
+from gatesearch.events import Emit, Log, Progress, Warned
 from gatesearch.execution.executors import JobExecutor, open_executor
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import perform
@@ -101,6 +101,8 @@ def run(
         )  # fmt: skip
         stack.callback(store.close)
         context = _context(setup, store, opened, emit=emit)
+        for line in opened.partial_labels:
+            emit(Log(line))
         executor = _executor(context, options, stop)
         stack.callback(executor.shutdown)
         # A start that was refused leaves the status of the run before it.

@@ -45,6 +45,7 @@ class Attributes(Columns):
     dense: ClassVar[bool] = False
     head: ClassVar[str] = "pooled"
     unknown_value: ClassVar[float] = float(IGNORE)
+    drawing: ClassVar[str] = "attributes"
     output_meaning: ClassVar[str] = "logit of each attribute; its sigmoid is the probability"
 
     positive: int | str = 1

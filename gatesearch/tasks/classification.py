@@ -53,6 +53,7 @@ class Classification(Kind):
     head: ClassVar[str] = "pooled"
     unknown_value: ClassVar[float] = float(UNKNOWN)
     output_meaning: ClassVar[str] = "scores of the classes; their softmax is the probabilities"
+    drawing: ClassVar[str] = "one_class"
 
     ignore: int | str = UNKNOWN
     values: tuple[int | str, ...] = ()
@@ -93,8 +94,8 @@ class Classification(Kind):
         )
 
     def decode(self, prediction: Tensor) -> Tensor:
-        """The most likely class, int16, (B,)."""
-        return prediction.argmax(1).to(torch.int16)
+        """Probability of each class, (B, K)."""
+        return prediction.softmax(1)
 
     def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
         """Class index, -1 for no label, ()."""

@@ -43,3 +43,8 @@ class Columns(Kind):
     def name_list(self) -> tuple[str, ...]:
         """Names of the values, by number where they have none."""
         return self.names or tuple(map(str, range(self.count)))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the values, where they have any."""
+        return self.names

@@ -56,6 +56,7 @@ class Keypoints(Columns):
     higher_is_better: ClassVar[bool] = True
     dense: ClassVar[bool] = True
     unknown_value: ClassVar[float] = math.nan
+    drawing: ClassVar[str] = "points"
     output_meaning: ClassVar[str] = "a heat map per point; the point is where its map is highest"
 
     sigma: float = Field(default=0.02, ge=0.001, le=0.5)

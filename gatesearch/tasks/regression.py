@@ -46,6 +46,7 @@ class Regression(Columns):
     dense: ClassVar[bool] = False
     head: ClassVar[str] = "pooled"
     unknown_value: ClassVar[float] = math.nan
+    drawing: ClassVar[str] = "numbers"
 
     unit: str = Field(default="", max_length=40)
     criterion: Literal["l1", "smooth_l1"] = "l1"

@@ -81,6 +81,11 @@ class Kind(Strict):
         """The options that are not at their defaults, as JSON values."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the classes, where they have any."""
+        return self.class_names
+
     def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """The same labels: most do not change when pixels move."""
         return target
@@ -155,10 +160,15 @@ class Task(Protocol):
 
     @property
     def drawing(self) -> str:
-        """How labels and decoded predictions are drawn, a name in `drawing.DRAWINGS`.
+        """How the report and `gatesearch predict` show labels and decoded predictions.
 
-        Empty if they are no pictures.
+        A name in `drawing.DRAWINGS` for values per pixel, or in `answers.ANSWERS` for a few numbers
+        per image, which become columns of a table; empty if they are not shown.
         """
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the classes, attributes, values or points; empty for numbers from 0."""
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean loss over what has labels; exactly 0, with zero gradient, when nothing has.
@@ -192,9 +202,10 @@ class Task(Protocol):
         """Labels at another size of the image: dense ones become (B, ..., H', W')."""
 
     def decode(self, prediction: Tensor) -> Tensor:
-        """The head's output in the encoding of the labels.
+        """The head's output as the report and `gatesearch predict` show it, in float32 or uint8.
 
-        This is what the report and `gatesearch predict` show.
+        It is in the encoding of the labels, or the probability of each class, (B, K), for the
+        drawing `one_class`.
         """
 
     def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:

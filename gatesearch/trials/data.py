@@ -20,6 +20,7 @@ from gatesearch.training import FrameData, MixedData, SplitData, split_validatio
 from gatesearch.training.split_data import spread_evenly
 
 PARTS = ("train", "validation", "test")
+_TASKS_NAMED = 5  # in a line of the log
 
 
 def check_dataset(study: Study) -> None:
@@ -52,6 +53,30 @@ class OpenedData:
     validation: FrameData
     test: FrameData
     description: dict[str, object]
+
+    @property
+    def partial_labels(self) -> list[str]:
+        """Lines on the tasks that have labels of some frames only; none where all have all.
+
+        Tasks with the same counts share a line.
+        """
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        labelled = {name: part.labelled for name, part in parts.items()}
+        by_counts: dict[tuple[int, ...], list[str]] = {}
+        for task in self.tasks:
+            counts = tuple(labelled[name][task] for name in parts)
+            if any(count < len(part) for count, part in zip(counts, parts.values(), strict=True)):
+                by_counts.setdefault(counts, []).append(task)
+        lines = []
+        for counts, tasks in by_counts.items():
+            of = [
+                f"{name} {count} of {len(part)}"
+                for count, (name, part) in zip(counts, parts.items(), strict=True)
+            ]
+            more = len(tasks) - _TASKS_NAMED
+            names = ", ".join(tasks[:_TASKS_NAMED]) + (f" and {more} more" if more > 0 else "")
+            lines.append(f"labelled frames of {names}: {', '.join(of)}")
+        return lines
 
 
 def open_data(study: Study, *, data: Path, emit: Emit) -> OpenedData:

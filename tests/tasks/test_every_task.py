@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gatesearch.answers import ANSWERS, UNKNOWN, complete_names
 from gatesearch.drawing import DRAWINGS
 from gatesearch.tasks import TASKS, Task, Warp, build_task
 from gatesearch.tasks.keypoints import heat_maps
@@ -189,15 +190,26 @@ def test_unknown_stays_unknown_however_it_is_moved(task, target) -> None:
 
 
 def test_decoded_predictions_have_the_shape_of_the_labels(task, target, prediction) -> None:
-    assert task.decode(prediction.detach()).shape == target.shape
+    shape = (SHAPE[0], CLASSES) if task.drawing == "one_class" else target.shape
+    assert task.decode(prediction.detach()).shape == shape
 
 
-def test_decoded_predictions_can_be_drawn(task, target, prediction) -> None:
-    if not task.drawing:
+def test_decoded_predictions_can_be_shown(task, target, prediction) -> None:
+    decoded = to_array(task.decode(prediction.detach()))
+    if task.drawing in ANSWERS:
+        answer, numbers = ANSWERS[task.drawing], decoded[0].reshape(-1)
+        names = complete_names(task.output_names, numbers.size // answer.numbers)
+        heads = answer.heads(names, task.unit)
+        assert len(heads) == len(set(heads)) == len(answer.cells(numbers, names, SHAPE[1:]))
+        rows = answer.rows(to_array(target)[0].reshape(-1), [numbers], names, task.unit)
+        assert all(row.truth != UNKNOWN != row.answers[0] for row in rows)
+        nothing = to_array(torch.full_like(target, task.unknown_value))[0].reshape(-1)
+        for row in answer.rows(nothing, [numbers], names, task.unit):
+            assert (row.truth, row.right) == (UNKNOWN, (None,))
         return
     drawing = DRAWINGS[task.drawing]
-    for labels in (target, task.decode(prediction.detach())):
-        picture = drawing.draw(to_array(labels)[0])
+    for labels in (to_array(target), decoded):
+        picture = drawing.draw(labels[0])
         assert (picture.shape, picture.dtype) == ((*SHAPE[1:], 3), np.uint8)
     nothing = to_array(torch.full_like(target, task.unknown_value))
     assert not drawing.draw(nothing[0]).any()
