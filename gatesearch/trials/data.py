@@ -106,7 +106,7 @@ def _open_source(study: Study, *, data: Path, emit: Emit) -> _OpenedSource:
     pack = ensure_pack(dataset, study, data=data, emit=emit)
     fields = {name: dataset.field_of(name, task) for name, task in study.tasks.items()}
     tasks = {
-        name: task.fitted(pack.fields[fields[name]].figures)
+        name: task.fitted(pack.entry(fields[name]).figures)
         for name, task in build_tasks(_named(study, dataset, pack)).items()
     }
     frames = partial(SplitData, pack, tasks=tasks, size=study.protocol.size, fields=fields)
