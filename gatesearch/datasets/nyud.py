@@ -49,7 +49,7 @@ from gatesearch.events import Emit, Warned
 from gatesearch.tasks import Task, build_task
 from gatesearch.tasks.labels import IGNORE
 
-_OFFICIAL = {"train": 795, "test": 654}
+_OFFICIAL: dict[SplitName, int] = {"train": 795, "test": 654}
 # Reason -> whether it makes a frame useless for one task, though not for the others.
 _EMPTY: dict[str, Callable[[dict[str, Array]], Any]] = {
     "depth is unknown everywhere": lambda frame: not frame["depth"].any(),

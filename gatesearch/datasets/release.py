@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
 from gatesearch.datasets.dataset import PackRequest
 from gatesearch.datasets.image_files import read_user_file
 from gatesearch.datasets.label_checks import GET_AGAIN
+from gatesearch.datasets.pack_reader import SplitName
 from gatesearch.datasets.scratch import scratch_folder
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit
@@ -160,7 +161,7 @@ def spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
     return tuple(ids[i * len(ids) // count] for i in range(count))
 
 
-def notes_on_counts(found: dict[str, int], official: dict[str, int]) -> list[str]:
+def notes_on_counts(found: Mapping[SplitName, int], official: Mapping[SplitName, int]) -> list[str]:
     """Say which parts have another number of frames than the official ones."""
     return [
         f"{split}: {found[split]} of the {count} official frames"

@@ -50,7 +50,7 @@ def _removable() -> tuple[Mask, Mask]:
     x = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(bool)
     odd, even, after = x[:, 0::2], x[:, 1::2], np.roll(x[:, 0::2], -1, axis=1)
     ends = np.minimum((odd | even).sum(1), (even | after).sum(1))
-    both = ((~odd & (even | after)).sum(1) == 1) & (2 <= ends) & (ends <= 3)
+    both = ((~odd & (even | after)).sum(1) == 1) & (ends >= 2) & (ends <= 3)
     first = ~((x[:, 1] | x[:, 2] | ~x[:, 7]) & x[:, 0])
     second = ~((x[:, 5] | x[:, 6] | ~x[:, 3]) & x[:, 4])
     return both & first, both & second
