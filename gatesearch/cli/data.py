@@ -16,7 +16,9 @@ app = typer.Typer(
     epilog="Example: gatesearch data info nyud",
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set: scenes, nyud.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A data set: scenes, nyud, pascal, celeba, utkface.")
+]
 Data = Annotated[
     Path,
     typer.Option(

@@ -228,7 +228,7 @@ def _write(
 
 
 def _read(path: Path, attributes: bytes) -> dict[str, Array]:
-    return {"image": read_photo(path), FIELD: np.frombuffer(attributes, np.uint8)}
+    return {"image": read_photo(path), FIELD: np.frombuffer(bytearray(attributes), np.uint8)}
 
 
 def _tasks() -> dict[str, Task]:

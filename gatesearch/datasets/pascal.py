@@ -9,7 +9,7 @@
 Sources: the images and classes are those of PASCAL VOC 2010 (Everingham et al.), labels of all
 pixels by Mottaghi et al. (CVPR 2014), parts by Chen et al. (CVPR 2014); normals and saliency are
 predictions of networks (Maninis et al., CVPR 2019). Every label is made as the survey code makes it
-(Vandenhende et al., 2021, `data/pascal_context.py`); docs/data-pascal.md says where we differ.
+(Vandenhende et al., 2021, `data/pascal_context.py`); docs/how-to/pascal.md says where we differ.
 
 The source may be a folder or an archive, and may hold the tree one folder deep. The official
 validation part becomes the pack's `test`.
@@ -294,7 +294,7 @@ Layout   read from a folder or a .tgz, .tar.gz, .tar or .zip of it:
          normals_distill/ID.png  sal_distill/ID.png  pascal-context/trainval/ID.mat
          ImageSets/Context/{{train,val}}.txt                               -> pack pascal-context
 Get it   PASCAL_MT.tgz, whose address is in data/pascal_context.py of
-         github.com/SimonVandenhende/Multi-Task-Learning-PyTorch; docs/data-pascal.md has more
+         github.com/SimonVandenhende/Multi-Task-Learning-PyTorch; docs/how-to/pascal.md has more
 Command  gatesearch data prepare pascal --source PATH --data DIR
          (images differ in size; all are stretched to {SIZE[0]}x{SIZE[1]}, as the survey code
          does, or to --size H W; a pack of {SIZE[0]}x{SIZE[1]} takes 34 GB)"""

@@ -41,7 +41,9 @@ _RACES = ("White", "Black", "Asian", "Indian", "other")
 _OLDEST = 130
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 # Spaces and points before the suffix differ between copies.
-_NAME = re.compile(r"(\d{1,3})_([01])_(?:([0-4])_)?(\d{8,20})[ .]*(?:jpg)?(?:\.chip)?(?:\.\w+)?")
+_NAME = re.compile(
+    r"(\d{1,3})_([01])_(?:([0-4])_)?(\d{8,20})[ .]*(?:jpg)?(?:\.chip)?(?:\.\w+)?", re.ASCII
+)
 
 
 def labels_of(name: str) -> dict[str, str] | None:
