@@ -87,7 +87,7 @@ class TaskInfo:
     @property
     def task_options(self) -> dict[str, Any]:
         """All options of its kind, from which `gatesearch.tasks.build_task` makes the task."""
-        names = {"class_names": self.class_names} if self.class_names else {}
+        names = {"class_names": list(self.class_names)} if self.class_names else {}
         return {"classes": self.classes, **names, **self.options}
 
     @classmethod
