@@ -53,7 +53,7 @@ def test_frames_with_labels_in_any_column_count(pack):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("body:wait", r"unknown column of body in toy-columns 'wait'; did you mean 'wei"),
+        ("body:wight", r"unknown column of body in toy-columns 'wight'; did you mean"),
         ("body:", r"unknown column of body in toy-columns ''"),
         ("body:width,width", "named once each, found 'width,width'"),
         ("image:width", "image has no named columns"),
