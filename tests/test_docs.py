@@ -21,7 +21,7 @@ from gatesearch.methods.interrogate.options import InterroGateOptions
 from gatesearch.study.schema import TrainingSpec
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BESIDE_THE_SITE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/sample/README.md")
 
 
