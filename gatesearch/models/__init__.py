@@ -5,7 +5,7 @@ How tasks share them is up to the methods (`gatesearch.methods`).
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatesearch.errors import UsageError, unknown
 from gatesearch.models.backbones import BACKBONES
@@ -49,7 +49,8 @@ def parts_of(
             needed to count costs.
 
     Raises:
-        UsageError: Unknown backbone or head, or a head that does not fit its task.
+        UsageError: Unknown backbone or head, a head that does not fit its task, or a task with a
+            name that no part of a network can have.
         DataError: The weights that `model.init` asks for cannot be fetched.
     """
     graph = graph_of(study)
@@ -57,7 +58,13 @@ def parts_of(
     if spec.head not in HEADS:
         raise unknown("model.head", spec.head, HEADS)
     heads = {}
+    taken = nn.ModuleDict()
     for name, task in build_tasks(study.tasks).items():
+        if hasattr(taken, name):
+            raise UsageError(
+                f"a task cannot be named '{name}', which torch uses itself in a network; take "
+                f"another name, as 'the_{name}'"
+            )
         head = study.tasks[name].head or task.head or spec.head
         if head not in HEADS:
             raise unknown(f"tasks.{name}.head", head, HEADS)
