@@ -18,7 +18,7 @@ Values = NDArray[np.generic]
 
 PREDICTIONS = "predictions.csv"
 # A spreadsheet takes a text that begins with one of these for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class PredictionTable:
@@ -30,8 +30,8 @@ class PredictionTable:
     Columns: `image`, then for each task those of its drawing (`gatesearch.answers`). Text is UTF-8,
     in quotes where it holds a comma, a quote or a line break (RFC 4180); lines end in a line feed.
     A cell is empty where the prediction is not a number. So that no spreadsheet runs a name as a
-    formula, an image whose path begins with `=`, `+`, `-`, `@`, a tab or a line break has `./` before
-    it, which is the same file, and any other such text has an apostrophe.
+    formula, an image whose path begins with `=`, `+`, `-`, `@`, a tab or a line break has `./`
+    before it, which is the same file, and any other such text has an apostrophe.
 
     Args:
         path: The file; its folder exists.
