@@ -16,6 +16,7 @@ MEASUREMENTS: dict[str, str] = {
     "patterns": "cost by formula against fvcore (minutes)",
     "latency_budgets": "networks cut inside latency budgets, in a new process (minutes)",
     "loading": "data loading and augmentation within a training step",
+    "preparing": "images per second that a core prepares",
     "augment": "augmentation of a batch against the per-sample form of LibMTL's data set",
     "search_overhead": "search and store within a trial",
     "report": "reports of 40 and of 1,000 trials",

@@ -24,6 +24,7 @@ from gatesearch.version import __version__
 
 if TYPE_CHECKING:
     from gatesearch.cost import count_macs
+    from gatesearch.datasets.pack_samples import pack
     from gatesearch.library.encoder import encoder
     from gatesearch.library.network import InterroGate
     from gatesearch.library.projection import project
@@ -48,6 +49,7 @@ _HOMES = {
     "load": "gatesearch.library.saving",
     "load_study": "gatesearch.study",
     "mean_rank": "gatesearch.measures",
+    "pack": "gatesearch.datasets.pack_samples",
     "pareto_front": "gatesearch.pareto",
     "project": "gatesearch.library.projection",
     "save": "gatesearch.library.saving",
@@ -67,6 +69,7 @@ __all__ = [
     "load",
     "load_study",
     "mean_rank",
+    "pack",
     "pareto_front",
     "project",
     "save",

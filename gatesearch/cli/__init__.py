@@ -22,7 +22,19 @@ from typing import Annotated
 
 import typer
 
-from gatesearch.cli import bench, data, export, flops, listing, predict, report, run, select, status
+from gatesearch.cli import (
+    bench,
+    data,
+    export,
+    flops,
+    listing,
+    new,
+    predict,
+    report,
+    run,
+    select,
+    status,
+)
 from gatesearch.cli.console import err
 from gatesearch.cli.streams import make_lasting, output_error
 from gatesearch.errors import DataError, GatesearchError, UsageError
@@ -61,6 +73,7 @@ def _gatesearch(
 
 
 app.command(epilog=run.EXAMPLES)(run.run)
+app.command(epilog=new.EXAMPLES)(new.new)
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=predict.EXAMPLES)(predict.predict)

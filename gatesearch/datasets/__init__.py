@@ -5,6 +5,12 @@
 | `dataset.py` | what a data set is; `ensure_pack` opens the pack of a study |
 | `pack_reader.py` | the pack on disk: open, check, read |
 | `pack_writer.py` | writes packs |
+| `frame_files.py` | the files of a split, into which frames are written in any order |
+| `frame_journal.py` | which frames of an unfinished pack are written |
+| `frame_pool.py` | makes frames in several processes |
+| `frame_faults.py` | frames that cannot be made |
+| `pack_samples.py`, `samples.py` | packs of any torch Dataset or iterable of dicts |
+| `ready_pack.py` | the data set `pack`: a pack that exists already |
 | `scratch.py` | folders that are written beside their place and moved into it when whole |
 | `exchange.py` | swaps two folders in one step |
 | `free_space.py` | looks at the free space of a disk |
@@ -16,14 +22,19 @@
 | `image_files.py` | reads image files from untrusted sources: formats, sizes, broken metadata |
 | `label_checks.py` | checks files of a release and converts them to the pack's encodings |
 | `edges.py` | edges of a label map |
+| `folder/` | a folder of a user's own images and labels |
+| `faults.py` | what is wrong with a user's files, as one table |
 | `archives.py` | unpacks archives from untrusted sources |
 | `tar_stream.py`, `gunzip.py` | read tar and gzip within bounds |
 """
 
-from gatesearch.datasets import nyud, scenes
+from gatesearch.datasets import folder, nyud, ready_pack, scenes
 from gatesearch.datasets.dataset import Dataset, PackRequest, ensure_pack
 from gatesearch.datasets.pack_reader import Pack, check_pack, open_pack
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (scenes.DATASET, nyud.DATASET)}
+DATASETS: dict[str, Dataset] = {
+    dataset.name: dataset
+    for dataset in (scenes.DATASET, nyud.DATASET, folder.DATASET, ready_pack.DATASET)
+}
 
 __all__ = ["DATASETS", "Dataset", "Pack", "PackRequest", "check_pack", "ensure_pack", "open_pack"]

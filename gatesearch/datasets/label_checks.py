@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from gatesearch.datasets.image_files import (
     LARGEST_IMAGE_FILE,
@@ -26,7 +27,7 @@ GET_AGAIN = "get the release again"
 # Most pixels of a frame.
 MAX_PIXELS = 2**24
 # Bytes 24 and 25 of a PNG, in its header, with which every PNG begins that is read.
-_PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
+PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
 # Metres; sensors that measure depth indoors reach 10.
 _MAX_DEPTH = 100.0
 
@@ -67,8 +68,18 @@ def read_label_map(path: Path) -> Array:
     image = decode_image(data, path, formats=("PNG",), max_pixels=MAX_PIXELS)
     if image.mode not in ("1", "L", "P", "I", "I;16"):
         raise DataError(f"{path}: labels must have one channel, found {image.mode}; {GET_AGAIN}")
+    return png_numbers(image, data)
+
+
+def png_numbers(image: Image.Image, data: bytes) -> Array:
+    """Return the numbers that a PNG of one channel stores, (H, W); see `read_label_map`.
+
+    Args:
+        image: The decoded PNG.
+        data: Content of its file.
+    """
     numbers = np.asarray(image)
-    bits, colour_type = data[_PNG_BITS], data[_PNG_COLOUR_TYPE]
+    bits, colour_type = data[PNG_BITS], data[_PNG_COLOUR_TYPE]
     if colour_type == _PNG_GREY and bits < 8:
         numbers = numbers.astype(np.uint8)
         numbers = numbers // (255 // (2**bits - 1)) if bits > 1 else numbers

@@ -13,14 +13,17 @@ layout one folder deep. The official validation part becomes the pack's `test`.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from gatesearch.checksums import checksum
 from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
 from gatesearch.datasets.dataset import Dataset, PackRequest
 from gatesearch.datasets.edges import boundaries
+from gatesearch.datasets.frame_journal import Facts
 from gatesearch.datasets.frame_size import resize_frame
 from gatesearch.datasets.image_files import read_user_file
 from gatesearch.datasets.label_checks import (
@@ -36,8 +39,8 @@ from gatesearch.datasets.label_checks import (
     to_labels,
     to_normals,
 )
-from gatesearch.datasets.pack_reader import Frame, SplitName
-from gatesearch.datasets.pack_writer import SplitFrames, write_pack
+from gatesearch.datasets.pack_reader import SplitName
+from gatesearch.datasets.pack_writer import NotedFrame, SplitFrames, write_pack
 from gatesearch.datasets.scratch import scratch_folder
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit, Warned
@@ -49,6 +52,9 @@ _LARGEST_LIST = MIB
 _LONGEST_ID = 100
 _ID = re.compile(rf"[A-Za-z0-9_-]{{1,{_LONGEST_ID}}}")
 _OFFICIAL: dict[SplitName, int] = {"train": 795, "test": 654}
+_MTAN_FOLDERS = {"image": "image", "semseg": "label", "depth": "depth", "normals": "normal"}
+# Facts of a frame: pixels whose normal is known, and those whose normal faces away.
+_KNOWN, _AWAY = "known", "away"
 # Reason -> whether it makes a frame useless for one task, though not for the others.
 _EMPTY: dict[str, Callable[[dict[str, Array]], Any]] = {
     "depth is unknown everywhere": lambda frame: not frame["depth"].any(),
@@ -59,20 +65,76 @@ _EMPTY: dict[str, Callable[[dict[str, Array]], Any]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout that was recognised on disk.
+    """A layout that was recognised on disk; picklable, so that several processes read its frames.
 
     Attributes:
         name: `nyud_mt` or `mtan`.
-        classes: Number of classes.
+        root: Its folder.
         ids: Official lists, in their order.
-        read: Reads one frame of a split, at the size it has, in the pack's encodings; without
-            `edges` where the release has none.
+        with_edges: Whether the release has edges.
     """
 
-    name: str
-    classes: int
+    name: Literal["nyud_mt", "mtan"]
+    root: Path
     ids: dict[SplitName, tuple[str, ...]]
-    read: Callable[[SplitName, str], dict[str, Array]]
+    with_edges: bool = False
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return 40 if self.name == "nyud_mt" else 13
+
+    def files(self, split: SplitName, frame: str) -> dict[str, Path]:
+        """Files of a frame by field."""
+        root = self.root
+        if self.name == "mtan":
+            part = root / ("train" if split == "train" else "val")
+            return {key: part / name / f"{frame}.npy" for key, name in _MTAN_FOLDERS.items()}
+        paths = {
+            "image": root / "images" / f"{frame}.jpg",
+            "semseg": root / "segmentation" / f"{frame}.png",
+            "depth": root / "depth" / f"{frame}.npy",
+            "normals": root / "normals" / f"{frame}.npy",
+        }
+        return paths | ({"edges": root / "edge" / f"{frame}.npy"} if self.with_edges else {})
+
+    def all_files(self) -> Iterator[Path]:
+        """Every file of every listed frame."""
+        for split, ids in self.ids.items():
+            for frame in ids:
+                yield from self.files(split, frame).values()
+
+    def read(self, split: SplitName, frame: str) -> dict[str, Array]:
+        """Read one frame of a split, at the size it has, in the pack's encodings.
+
+        Without `edges` where the release has none.
+        """
+        paths = self.files(split, frame)
+        return _read_mtan(paths) if self.name == "mtan" else _read_nyud_mt(paths)
+
+
+def _read_nyud_mt(paths: dict[str, Path]) -> dict[str, Array]:
+    classes = read_label_map(paths["semseg"])
+    fields = {
+        "image": read_photo(paths["image"]),
+        "semseg": to_labels(classes, paths["semseg"], ignore=0, classes=40),
+        "depth": to_depth(read_array(paths["depth"]), paths["depth"]),
+        "normals": to_normals(read_array(paths["normals"]), paths["normals"]),
+    }
+    if "edges" in paths:
+        fields["edges"] = to_edges(read_array(paths["edges"]), paths["edges"])
+    return check_sizes(fields, paths)
+
+
+def _read_mtan(paths: dict[str, Path]) -> dict[str, Array]:
+    loaded = {key: read_array(path) for key, path in paths.items()}
+    fields = {
+        "image": to_image(loaded["image"], paths["image"]),
+        "semseg": to_labels(loaded["semseg"], paths["semseg"], ignore=-1, classes=13),
+        "depth": to_depth(loaded["depth"], paths["depth"]),
+        "normals": to_normals(loaded["normals"], paths["normals"]),
+    }
+    return check_sizes(fields, paths)
 
 
 def find_layout(root: Path) -> Layout:
@@ -95,30 +157,6 @@ def find_layout(root: Path) -> Layout:
 
 
 def _nyud_mt(root: Path) -> Layout:
-    with_edges = (root / "edge").is_dir()
-
-    def files(frame: str) -> dict[str, Path]:
-        paths = {
-            "image": root / "images" / f"{frame}.jpg",
-            "semseg": root / "segmentation" / f"{frame}.png",
-            "depth": root / "depth" / f"{frame}.npy",
-            "normals": root / "normals" / f"{frame}.npy",
-        }
-        return paths | ({"edges": root / "edge" / f"{frame}.npy"} if with_edges else {})
-
-    def read(split: SplitName, frame: str) -> dict[str, Array]:
-        paths = files(frame)
-        classes = read_label_map(paths["semseg"])
-        fields = {
-            "image": read_photo(paths["image"]),
-            "semseg": to_labels(classes, paths["semseg"], ignore=0, classes=40),
-            "depth": to_depth(read_array(paths["depth"]), paths["depth"]),
-            "normals": to_normals(read_array(paths["normals"]), paths["normals"]),
-        }
-        if with_edges:
-            fields["edges"] = to_edges(read_array(paths["edges"]), paths["edges"])
-        return check_sizes(fields, paths)
-
     ids: dict[SplitName, tuple[str, ...]] = {
         "train": _read_ids(root / "gt_sets" / "train.txt"),
         "test": _read_ids(root / "gt_sets" / "val.txt"),
@@ -129,43 +167,27 @@ def _nyud_mt(root: Path) -> Layout:
             f"{root / 'gt_sets'}: no frame may be in train.txt and val.txt, "
             f"found {min(both)} in both; {GET_AGAIN}"
         )
-    _check_all_exist(
-        path for split in ids for frame in ids[split] for path in files(frame).values()
-    )
-    return Layout(name="nyud_mt", classes=40, ids=ids, read=read)
+    layout = Layout("nyud_mt", root, ids, with_edges=(root / "edge").is_dir())
+    _check_all_exist(layout.all_files())
+    return layout
 
 
 def _mtan(root: Path) -> Layout:
     parts: dict[SplitName, Path] = {"train": root / "train", "test": root / "val"}
-    folders = {"image": "image", "semseg": "label", "depth": "depth", "normals": "normal"}
-
-    def files(split: SplitName, frame: str) -> dict[str, Path]:
-        return {key: parts[split] / name / f"{frame}.npy" for key, name in folders.items()}
-
-    def read(split: SplitName, frame: str) -> dict[str, Array]:
-        paths = files(split, frame)
-        loaded = {key: read_array(path) for key, path in paths.items()}
-        fields = {
-            "image": to_image(loaded["image"], paths["image"]),
-            "semseg": to_labels(loaded["semseg"], paths["semseg"], ignore=-1, classes=13),
-            "depth": to_depth(loaded["depth"], paths["depth"]),
-            "normals": to_normals(loaded["normals"], paths["normals"]),
-        }
-        return check_sizes(fields, paths)
-
     ids: dict[SplitName, tuple[str, ...]] = {}
     for split, part in parts.items():
-        stems = {path.stem for name in folders.values() for path in (part / name).glob("[!.]*.npy")}
+        stems = {
+            path.stem for name in _MTAN_FOLDERS.values() for path in (part / name).glob("[!.]*.npy")
+        }
         odd = sorted(stem for stem in stems if not stem.isdecimal())
         if odd:
             raise DataError(f"{part}: files must be named 0.npy, 1.npy ..., found {odd[0]}.npy")
         if not stems:
             raise DataError(f"{part} has no frames; {GET_AGAIN}")
         ids[split] = tuple(sorted(stems, key=int))
-    _check_all_exist(
-        path for split in ids for frame in ids[split] for path in files(split, frame).values()
-    )
-    return Layout(name="mtan", classes=13, ids=ids, read=read)
+    layout = Layout("mtan", root, ids)
+    _check_all_exist(layout.all_files())
+    return layout
 
 
 def _read_ids(path: Path) -> tuple[str, ...]:
@@ -197,46 +219,86 @@ def _check_all_exist(paths: Iterable[Path]) -> None:
         )
 
 
-def _frames(
-    layout: Layout,
-    split: SplitName,
-    ids: Sequence[str],
-    *,
-    size: tuple[int, int] | None,
-    notes: list[str],
-    emit: Emit,
-) -> Iterator[Frame]:
-    first: tuple[int, ...] = ()
-    empty: Counter[str] = Counter()
-    known = away = 0
-    for frame_id in ids:
-        frame = layout.read(split, frame_id)
-        size_found = frame["image"].shape[:2]
-        first = first or size_found
-        if size_found != first:
+@dataclass(frozen=True)
+class _FrameReader:
+    """Reads the frame of a place in a list of ids, with the facts that end in notes.
+
+    Attributes:
+        layout: Where the frames are.
+        split: Their split.
+        ids: Their ids.
+        first: Id, height and width of a frame, whose size all others must have.
+        size: Height and width at which they are stored; None for their own.
+    """
+
+    layout: Layout
+    split: SplitName
+    ids: Sequence[str]
+    first: tuple[str, tuple[int, int]]
+    size: tuple[int, int] | None
+
+    def __call__(self, index: int) -> NotedFrame:
+        id_ = self.ids[index]
+        frame = self.layout.read(self.split, id_)
+        found, (first, size) = frame["image"].shape[:2], self.first
+        if found != size:
             raise DataError(
-                f"{layout.name}: all frames of a split must have one size, {ids[0]} has "
-                f"{first[0]} x {first[1]}, {frame_id} has {size_found[0]} x {size_found[1]}; "
-                f"{GET_AGAIN}"
+                f"{self.layout.name}: all frames of a split must have one size, {first} has "
+                f"{size[0]} x {size[1]}, {id_} has {found[0]} x {found[1]}; {GET_AGAIN}"
             )
         frame.setdefault("edges", boundaries(frame["semseg"], ignore=IGNORE))
-        for what, nothing in _EMPTY.items():
-            if nothing(frame):
-                empty[what] += 1
-                emit(Warned(f"nyud: {split} frame {frame_id}: {what}"))
-        known += int(frame["normals"].any(-1).sum())
-        away += int((frame["normals"][..., 2] > 0).sum())
-        yield resize_frame(frame, size, _tasks(layout.classes)) if size else frame
-    for what, count in empty.items():
+        facts: dict[str, int | bool] = {
+            what: bool(nothing(frame)) for what, nothing in _EMPTY.items()
+        }
+        facts[_KNOWN] = int(frame["normals"].any(-1).sum())
+        facts[_AWAY] = int((frame["normals"][..., 2] > 0).sum())
+        tasks = _tasks(self.layout.classes)
+        return NotedFrame(resize_frame(frame, self.size, tasks) if self.size else frame, facts)
+
+
+def _first_size(
+    layout: Layout, split: SplitName, ids: Sequence[str]
+) -> tuple[str, tuple[int, int]]:
+    """Find the first frame that can be read: its id, height and width.
+
+    Where there is none, the size is made up: writing then says what is wrong with each frame.
+    """
+    for id_ in ids:
+        with suppress(DataError):
+            height, width = layout.read(split, id_)["image"].shape[:2]
+            return id_, (height, width)
+    return ids[0], (1, 1)
+
+
+def _summarise(
+    facts: Sequence[Facts], *, split: SplitName, ids: Sequence[str], emit: Emit
+) -> list[str]:
+    """Make the notes of a split, and warn of frames without labels.
+
+    Raises:
+        DataError: No frame has labels of a task.
+    """
+    notes = []
+    for id_, of_frame in zip(ids, facts, strict=True):
+        for what in _EMPTY:
+            if of_frame[what]:
+                emit(Warned(f"nyud: {split} frame {id_}: {what}"))
+    # The reason that occurs first comes first.
+    first = {what: next((i for i, f in enumerate(facts) if f[what]), len(ids)) for what in _EMPTY}
+    for what in sorted(_EMPTY, key=first.__getitem__):
+        count = sum(bool(of_frame[what]) for of_frame in facts)
         if count == len(ids):
             raise DataError(f"nyud: {what} in every {split} frame; {GET_AGAIN}")
-        notes.append(f"{split}: {what} in {count} of {len(ids)} frames")
+        if count:
+            notes.append(f"{split}: {what} in {count} of {len(ids)} frames")
+    known, away = (sum(int(of_frame[key]) for of_frame in facts) for key in (_KNOWN, _AWAY))
     if 2 * away > known:
         notes.append(
             f"{split}: {100 * away // known} % of the normals face away from the camera; the axes "
             "are probably not x right, y down, z forward"
         )
         emit(Warned(f"nyud: {notes[-1]}"))
+    return notes
 
 
 def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: Emit) -> Path:
@@ -247,11 +309,17 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
         raise UsageError(f"size must be positive, found {size[0]} x {size[1]}")
     if source.is_file() and is_archive(source):
         with _unpacked(source, folder, emit) as root:
-            return _write(root, folder, request, emit)
+            return _write(root, folder, request, emit, identity=_identity([source]))
     if not source.is_dir():
         what = "found another kind of file" if source.exists() else "found nothing there"
         raise DataError(f"{source} must be a folder or {', '.join(SUFFIXES)}, {what}")
     return _write(source, folder, request, emit)
+
+
+def _identity(files: Iterable[Path]) -> str:
+    """Digest names, sizes and times of files: a changed file has another digest."""
+    stats = [(str(path), path.stat()) for path in files]
+    return checksum([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 @contextmanager
@@ -271,8 +339,18 @@ def _unpacked(archive: Path, folder: Path, emit: Emit) -> Iterator[Path]:
         raise DataError(f"cannot write {folder}: {error.strerror}; name another --data") from error
 
 
-def _write(root: Path, folder: Path, request: PackRequest, emit: Emit) -> Path:
-    """Write the pack of a layout in the folder `root`."""
+def _write(
+    root: Path, folder: Path, request: PackRequest, emit: Emit, *, identity: str = ""
+) -> Path:
+    """Write the pack of a layout.
+
+    Args:
+        root: Folder with the layout.
+        folder: Folder of packs.
+        request: Size and number of the frames.
+        emit: Receives events.
+        identity: Of the archive that was unpacked there; empty for that of the files.
+    """
     size = request.size
     layout = find_layout(root)
     ids: dict[SplitName, tuple[str, ...]] = {
@@ -285,24 +363,26 @@ def _write(root: Path, folder: Path, request: PackRequest, emit: Emit) -> Path:
         if len(ids[split]) != official
     ]
     tasks = _tasks(layout.classes)
-    example = layout.read("train", ids["train"][0])
-    if "edges" not in example:
+    firsts = {split: _first_size(layout, split, ids[split]) for split in ids}
+    if not layout.with_edges:
         notes.append("edges are the boundaries of the labels")
     return write_pack(
         folder / f"nyud-{layout.classes}",
         dataset="nyud",
-        size=size or example["image"].shape[:2],
+        size=size or firsts["train"][1],
         fields=tasks,
         class_names={"semseg": _CLASSES_40 if layout.classes == 40 else _CLASSES_13},
         splits={
             split: SplitFrames(
                 ids=ids[split],
-                frames=_frames(layout, split, ids[split], size=size, notes=notes, emit=emit),
+                frames=_FrameReader(layout, split, ids[split], firsts[split], size),
+                summarise=partial(_summarise, split=split, ids=ids[split], emit=emit),
             )
             for split in layout.ids
         },
         source=f"NYU Depth v2 labelled set, layout {layout.name}",
         notes=notes,
+        identity=identity or _identity(layout.all_files()),
         emit=emit,
     )
 

@@ -351,12 +351,19 @@ class Pack:
         return np.array(self.array(split, PRESENCE)[:, column])
 
     def _cure(self) -> str:
-        return f"delete {self.folder} and run: {_prepare_command(self.folder)}"
+        # The pack of a folder is made by the file of a study, which may have any name.
+        name = "STUDY.toml" if self.manifest.dataset == "folder" else self.manifest.dataset
+        return f"delete {self.folder} and run: {_prepare_command(self.folder, name)}"
 
 
-def _prepare_command(folder: Path) -> str:
-    """Spell the command that makes a pack; names of packs begin with that of their data set."""
-    name = folder.name.partition("-")[0]
+def _prepare_command(folder: Path, name: str = "") -> str:
+    """Spell the command that makes a pack.
+
+    Args:
+        folder: The pack's folder.
+        name: What is prepared; by default the data set with whose name the pack's name begins.
+    """
+    name = name or folder.name.partition("-")[0]
     return shell_command("gatesearch", "data", "prepare", name, "--data", str(folder.parent))
 
 

@@ -1,19 +1,26 @@
-"""Writes packs, frame by frame, into a scratch folder that is moved into place when whole."""
+"""Writes packs into a scratch folder that is moved into place when whole.
 
-import hashlib
+Frames come from an iterator, one after the other, or from functions that several processes call in
+any order; a preparation that was killed goes on with the frames that it lacks.
+"""
+
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from gatesearch.checksums import checksum
+from gatesearch.datasets.frame_faults import MOST_FAULTS, FaultyFramesError, FrameFault
+from gatesearch.datasets.frame_files import FrameFiles, write_array
+from gatesearch.datasets.frame_journal import Facts, Journal, WrittenFrame, read_journal
+from gatesearch.datasets.frame_pool import call_for_each
 from gatesearch.datasets.free_space import need_space
 from gatesearch.datasets.pack_reader import (
     IMAGE,
@@ -22,7 +29,6 @@ from gatesearch.datasets.pack_reader import (
     PRESENCE,
     SPLITS,
     FieldEntry,
-    FileEntry,
     Frame,
     Manifest,
     Pack,
@@ -30,12 +36,15 @@ from gatesearch.datasets.pack_reader import (
     SplitName,
     open_pack,
 )
-from gatesearch.datasets.scratch import put_in_place, scratch_folder
-from gatesearch.errors import DataError
+from gatesearch.datasets.scratch import put_in_place, scratch_folder, unfinished_folder
+from gatesearch.errors import DataError, GatesearchError
 from gatesearch.events import Emit, Progress
 from gatesearch.files import sync_folder
 from gatesearch.tasks import TASKS, Task
 from gatesearch.tasks.labels import labelled_frames
+from gatesearch.version import __version__
+
+_JOURNAL = "journal.jsonl"
 
 
 def add_notes(folder: Path, notes: Sequence[str]) -> Pack:
@@ -58,16 +67,37 @@ def add_notes(folder: Path, notes: Sequence[str]) -> Pack:
 
 
 @dataclass(frozen=True)
+class NotedFrame:
+    """A frame, and what is known of it beyond what the pack stores.
+
+    Attributes:
+        frame: Field -> array.
+        facts: Name -> value; `SplitFrames.summarise` gets those of all frames.
+    """
+
+    frame: Frame
+    facts: Facts
+
+
+FrameFunction = Callable[[int], Frame | NotedFrame]
+
+
+@dataclass(frozen=True)
 class SplitFrames:
     """A split to be written into a pack: ids, and as many frames in the same order.
 
     Attributes:
         ids: One id per frame.
-        frames: Dicts field -> array of the shape that the field's storage says; consumed once.
+        frames: Dicts field -> array of the shape that the field's storage says, consumed once; or a
+            function that makes the frame of a place in `ids`. Such a function may be called in any
+            order, and if it is picklable by several processes. Where it cannot make a frame it
+            raises GatesearchError, and all frames are tried to find the others that are faulty.
+        summarise: Makes notes of the facts of all frames, in the order of the ids.
     """
 
     ids: Sequence[str]
-    frames: Iterator[Frame]
+    frames: Iterator[Frame] | FrameFunction
+    summarise: Callable[[Sequence[Facts]], Sequence[str]] | None = None
 
 
 def write_pack(
@@ -81,9 +111,13 @@ def write_pack(
     origin: str = "",
     class_names: Mapping[str, Sequence[str]] | None = None,
     notes: Sequence[str] = (),
+    identity: str = "",
+    processes: int | None = None,
     emit: Emit,
 ) -> Path:
-    """Write a pack, one frame in memory at a time; an old pack stays until the new one is whole.
+    """Write a pack; an old pack stays until the new one is whole.
+
+    The same frames give the same bytes, whatever the number of processes and interruptions.
 
     Args:
         folder: The pack's folder; its name is the pack's name.
@@ -95,9 +129,14 @@ def write_pack(
         origin: Digest of the files that they come from; empty for none.
         class_names: Field -> names of its classes, where they are known.
         notes: Read after the last frame, so that the iterator of frames may still add to it.
+        identity: Says all that frames made by functions depend on, beside ids, fields and size,
+            such as names, sizes and times of files. A call that was killed is then gone on with by
+            the next of the same identity. Empty to begin anew each time.
+        processes: Number of processes that call functions of frames; see `call_for_each`.
         emit: Receives `Progress` events in frames.
 
     Raises:
+        FaultyFramesError: Frames that cannot be made; nothing is left behind.
         DataError: The folder cannot be written, the disk is full, or the folder holds something
             that is not a pack; nothing is left behind.
     """
@@ -108,20 +147,16 @@ def write_pack(
         )
     # A pack may lie elsewhere, behind a link in its place, and stays there.
     place = Path(os.path.realpath(folder))
-    total = sum(len(split.ids) for split in splits.values())
-    done = 0
+    key = _key(identity, folder.name, dataset, size, fields, splits) if identity else ""
     try:
         with scratch_folder(place) as partial:
-            entries: dict[SplitName, SplitEntry] = {}
-            for name in [split for split in SPLITS if split in splits]:
-                split = splits[name]
-                count = len(split.ids)
-                with _SplitWriter(partial / name, frames=count, size=size, fields=fields) as writer:
-                    for frame in split.frames:
-                        writer.add(frame)
-                        done += 1
-                        emit(_progress(dataset, done, total))
-                entries[name] = writer.entry(tuple(split.ids))
+            with unfinished_folder(place, key) if key else nullcontext() as unfinished:
+                writer = _Writer(unfinished or partial, size=size, fields=fields, splits=splits)
+                writer.write(dataset, resume=unfinished is not None, processes=processes, emit=emit)
+                entries, further = writer.entries(), writer.notes()
+                if unfinished is not None:
+                    for name in splits:
+                        os.rename(unfinished / name, partial / name)
             manifest = Manifest(
                 dataset=dataset,
                 pack=folder.name,
@@ -130,7 +165,7 @@ def write_pack(
                 splits=entries,
                 source=source,
                 origin=origin,
-                notes=tuple(notes),
+                notes=(*notes, *further),
             )
             _write_manifest(manifest, partial)
             put_in_place(partial, place)
@@ -140,6 +175,196 @@ def write_pack(
             "free space there, or name another folder with --data"
         ) from error
     return folder
+
+
+def _key(
+    identity: str,
+    pack: str,
+    dataset: str,
+    size: tuple[int, int],
+    fields: Mapping[str, Task],
+    splits: Mapping[SplitName, SplitFrames],
+) -> str:
+    """Digest all that the frames of a pack depend on."""
+    parts = [
+        __version__, identity, pack, dataset, size,
+        {field: [type(task).__name__, str(task)] for field, task in fields.items()},
+        {name: list(split.ids) for name, split in splits.items()},
+    ]  # fmt: skip
+    return checksum(parts)[:32]
+
+
+class _Writer:
+    """Writes the frames of all splits below a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        size: tuple[int, int],
+        fields: Mapping[str, Task],
+        splits: Mapping[SplitName, SplitFrames],
+    ) -> None:
+        self._folder = folder
+        self._splits = {name: splits[name] for name in SPLITS if name in splits}
+        storage = {IMAGE: IMAGE_STORAGE} | {field: task.storage for field, task in fields.items()}
+        self._files = {
+            name: FrameFiles(folder / name, len(split.ids), size, storage)
+            for name, split in self._splits.items()
+        }
+        self._unknown = {field: task.unknown_value for field, task in fields.items()}
+        self._written: dict[tuple[SplitName, int], WrittenFrame] = {}
+
+    def write(self, dataset: str, *, resume: bool, processes: int | None, emit: Emit) -> None:
+        """Write all frames that an earlier process has not written here."""
+        journal = Journal(self._folder / _JOURNAL) if resume else None
+        try:
+            self._open(resume)
+            total = sum(len(split.ids) for split in self._splits.values())
+            for frame in self._frames(processes, total):
+                self._written[frame.split, frame.index] = frame
+                if journal is not None:
+                    journal.add(frame)
+                done = len(self._written)
+                message = f"{dataset}: {done} of {total} frames"
+                emit(Progress(f"data {dataset}", done, total, "frames", message))
+        finally:
+            if journal is not None:
+                journal.close()
+
+    def _open(self, resume: bool) -> None:
+        """Make the files, or find those that an earlier process has left."""
+        whole = {name for name, files in self._files.items() if resume and files.are_whole()}
+        missing = [files for name, files in self._files.items() if name not in whole]
+        need_space(self._folder, sum(files.nbytes for files in missing))
+        for files in missing:
+            shutil.rmtree(files.folder, ignore_errors=True)
+            files.create()
+        for frame in read_journal(self._folder / _JOURNAL) if whole else ():
+            if (
+                frame.split in whole
+                and 0 <= frame.index < self._files[frame.split].frames
+                and len(frame.labelled) == len(self._unknown)
+                and self._files[frame.split].checksum(frame.index) == frame.checksum
+            ):
+                self._written[frame.split, frame.index] = frame
+
+    def _frames(self, processes: int | None, total: int) -> Iterator[WrittenFrame]:
+        """Make the frames that are left and write them.
+
+        Raises:
+            FaultyFramesError: Some cannot be made.
+        """
+        places = []
+        for name, split in self._splits.items():
+            if callable(split.frames):
+                left = (i for i in range(len(split.ids)) if (name, i) not in self._written)
+                places += [(name, i) for i in left]
+            else:
+                yield from self._from_iterator(name, split.ids, split.frames)
+        functions = {n: s.frames for n, s in self._splits.items() if callable(s.frames)}
+        ids = {name: self._splits[name].ids for name in functions}
+        make = _MakeFrame(places, functions, ids, self._files, self._unknown)
+        faults = []
+        for result in call_for_each(make, range(len(places)), processes=processes):
+            if isinstance(result, WrittenFrame):
+                yield result
+            else:
+                faults.append(result)
+                if len(faults) == MOST_FAULTS:
+                    break
+        if faults:
+            raise FaultyFramesError(faults, total)
+
+    def _from_iterator(
+        self, name: SplitName, ids: Sequence[str], frames: Iterator[Frame]
+    ) -> Iterator[WrittenFrame]:
+        count = 0
+        for frame in frames:
+            if count < len(ids):
+                yield _write_frame(self._files[name], name, count, frame, {}, self._unknown)
+            count += 1
+        if count != len(ids):
+            raise ValueError(f"{name}: {len(ids)} ids, {count} frames")
+
+    def entries(self) -> dict[SplitName, SplitEntry]:
+        """Describe the splits, once all frames are written."""
+        entries: dict[SplitName, SplitEntry] = {}
+        for name, split in self._splits.items():
+            frames = range(len(split.ids))
+            rows = [self._written[name, i].labelled for i in frames]
+            labelled = np.array(rows, "|b1").reshape(len(frames), len(self._unknown))
+            presence = None
+            if not labelled.all():
+                path = self._folder / name / f"{PRESENCE}.npy"
+                path.unlink(missing_ok=True)  # of a process that was killed after it
+                presence = write_array(path, labelled)
+            counts = dict(zip(self._unknown, labelled.sum(0).tolist(), strict=True))
+            entries[name] = SplitEntry(
+                frames=len(frames),
+                ids=tuple(split.ids),
+                files=self._files[name].entries(),
+                labelled=counts,
+                presence=presence,
+            )
+        return entries
+
+    def notes(self) -> list[str]:
+        """Make the notes of the facts of all frames."""
+        notes: list[str] = []
+        for name, split in self._splits.items():
+            if split.summarise is not None:
+                frames = range(len(split.ids))
+                notes += split.summarise([self._written[name, i].facts for i in frames])
+        return notes
+
+
+@dataclass(frozen=True)
+class _MakeFrame:
+    """Makes a frame and writes it into the files of its split; runs in any process.
+
+    Attributes:
+        places: Number -> split and place in it.
+        functions: Split -> function of a place.
+        ids: Split -> ids.
+        files: Split -> its files.
+        unknown: Field of labels -> value of what is not known.
+    """
+
+    places: Sequence[tuple[SplitName, int]]
+    functions: Mapping[SplitName, FrameFunction]
+    ids: Mapping[SplitName, Sequence[str]]
+    files: Mapping[SplitName, FrameFiles]
+    unknown: Mapping[str, float]
+
+    def name(self, number: int) -> str:
+        split, index = self.places[number]
+        return self.ids[split][index]
+
+    def __call__(self, number: int) -> WrittenFrame | FrameFault:
+        split, index = self.places[number]
+        try:
+            made = self.functions[split](index)
+        except GatesearchError as error:
+            return FrameFault(number, self.name(number), str(error))
+        frame, facts = (made.frame, made.facts) if isinstance(made, NotedFrame) else (made, {})
+        return _write_frame(self.files[split], split, index, frame, facts, self.unknown)
+
+
+def _write_frame(
+    files: FrameFiles,
+    split: SplitName,
+    index: int,
+    frame: Frame,
+    facts: Facts,
+    unknown: Mapping[str, float],
+) -> WrittenFrame:
+    sum_of_bytes = files.write(index, frame)
+    labelled = tuple(
+        bool(labelled_frames(torch.from_numpy(np.asarray(frame[field])[None]), value))
+        for field, value in unknown.items()
+    )
+    return WrittenFrame(split, index, sum_of_bytes, labelled, facts)
 
 
 def _describe(
@@ -170,125 +395,6 @@ def _write_manifest(manifest: Manifest, folder: Path) -> None:
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump(manifest.model_dump(mode="json"), file, indent=1)
         _flush(file)
-
-
-def _progress(dataset: str, done: int, total: int) -> Progress:
-    return Progress(
-        stage=f"data {dataset}",
-        done=done,
-        total=total,
-        unit="frames",
-        message=f"{dataset}: {done} of {total} frames",
-    )
-
-
-class _SplitWriter:
-    """Appends frames to one .npy file per field and keeps the files' SHA-256 sums.
-
-    Plain appends rather than a memory map: on a full disk a write fails with an error that can
-    be shown, where a write through a memory map kills the process.
-    """
-
-    def __init__(
-        self, folder: Path, *, frames: int, size: tuple[int, int], fields: Mapping[str, Task]
-    ) -> None:
-        self._folder = folder
-        self._frames = frames
-        self._size = size
-        self._storage = {IMAGE: IMAGE_STORAGE} | {
-            field: task.storage for field, task in fields.items()
-        }
-        self._unknown = {field: task.unknown_value for field, task in fields.items()}
-        self._labelled: list[list[bool]] = []
-        self._stack = ExitStack()
-        self._files: dict[str, IO[bytes]] = {}
-        self._sums: dict[str, Any] = {}
-
-    def __enter__(self) -> "_SplitWriter":
-        self._folder.mkdir()
-        need_space(self._folder.parent, sum(map(self._bytes, self._storage)))
-        for field, storage in self._storage.items():
-            self._open(field, storage.dtype, self._shape(field))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
-            if kind is None:
-                if len(self._labelled) != self._frames:
-                    raise ValueError(
-                        f"{self._folder.name}: {self._frames} ids, {len(self._labelled)} frames"
-                    )
-                self._write_presence()
-                for file in self._files.values():
-                    _flush(file)
-        finally:
-            self._stack.close()
-
-    def add(self, frame: Frame) -> None:
-        if set(frame) != set(self._storage):
-            raise ValueError(f"every frame must have {set(self._storage)}, found {set(frame)}")
-        for field, storage in self._storage.items():
-            shape = storage.shape(self._size)
-            if frame[field].shape != shape:
-                raise ValueError(f"{field} must be {shape}, found {frame[field].shape}")
-            self._append(field, np.ascontiguousarray(frame[field], dtype=storage.dtype))
-        self._labelled.append(
-            [
-                bool(labelled_frames(torch.from_numpy(np.asarray(frame[field])[None]), value))
-                for field, value in self._unknown.items()
-            ]
-        )
-
-    def entry(self, ids: tuple[str, ...]) -> SplitEntry:
-        entries = {
-            field: FileEntry(
-                sha256=self._sums[field].hexdigest(),
-                dtype=storage.dtype,
-                shape=self._shape(field),
-            )
-            for field, storage in self._storage.items()
-        }
-        counts = np.array(self._labelled, bool).reshape(self._frames, len(self._unknown)).sum(0)
-        presence = None
-        if PRESENCE in self._sums:
-            presence = FileEntry(
-                sha256=self._sums[PRESENCE].hexdigest(),
-                dtype="|b1",
-                shape=(self._frames, len(self._unknown)),
-            )
-        return SplitEntry(
-            frames=self._frames,
-            ids=ids,
-            files=entries,
-            labelled=dict(zip(self._unknown, counts.tolist(), strict=True)),
-            presence=presence,
-        )
-
-    def _write_presence(self) -> None:
-        """Write which frames have labels of which field, if any lacks some."""
-        labelled = np.array(self._labelled, "|b1")
-        if not labelled.all():
-            self._open(PRESENCE, "|b1", labelled.shape)
-            self._append(PRESENCE, labelled)
-
-    def _shape(self, field: str) -> tuple[int, ...]:
-        return (self._frames, *self._storage[field].shape(self._size))
-
-    def _bytes(self, field: str) -> int:
-        return math.prod(self._shape(field)) * np.dtype(self._storage[field].dtype).itemsize
-
-    def _append(self, field: str, values: NDArray[Any]) -> None:
-        data = values.tobytes()
-        self._files[field].write(data)
-        self._sums[field].update(data)
-
-    def _open(self, field: str, dtype: str, shape: tuple[int, ...]) -> None:
-        file = self._stack.enter_context((self._folder / f"{field}.npy").open("wb+"))
-        header = {"descr": dtype, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.seek(0)
-        self._sums[field] = hashlib.sha256(file.read())
-        self._files[field] = file
 
 
 def _flush(file: IO[Any]) -> None:

@@ -5,7 +5,7 @@ A surface is one smooth piece: a wall, one face of a box, a ball, a picture. Lab
 surface each pixel's ray meets first; edges are where the surface changes.
 """
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,17 +153,14 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
         splits={
             split: SplitFrames(
                 ids=[f"{split}-{i:05d}" for i in range(counts[split])],
-                frames=_frames(split, counts[split], size),
+                frames=partial(render, split=split, size=size),
             )
             for split in _SPLITS
         },
         source=f"rendered by gatesearch.datasets.scenes, version {VERSION}, seed {_SEED}",
+        identity=f"version {VERSION}, seed {_SEED}",
         emit=emit,
     )
-
-
-def _frames(split: SplitName, count: int, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    return (render(index, split=split, size=size) for index in range(count))
 
 
 def _pack_name(request: PackRequest) -> str:

@@ -3,6 +3,9 @@
 A scratch folder is named `.NAME.PURPOSE-PID-TOKEN`, where NAME is that of the folder to come. The
 process that writes it holds a lock on it, which the operating system frees when the process ends;
 so a scratch folder without a lock was left behind by a killed process.
+
+An unfinished folder, `.NAME.unfinished-KEY`, keeps what a killed process had made of a folder, so
+that another process goes on there. KEY is a digest of everything that its content depends on.
 """
 
 import fcntl
@@ -20,6 +23,9 @@ from gatesearch.files import sync_folder
 
 _PARTIAL, _REPLACED = "partial", "replaced"
 _SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<purpose>partial|unpacked|replaced)-[0-9]+(-[0-9a-f]+)?")
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.unfinished-(?P<key>[0-9a-f]{32})")
+# Seconds after which an unfinished folder that no process goes on with is removed.
+_KEPT_SECONDS = 7 * 24 * 3600.0
 # Age from which a scratch folder counts as left behind on file systems without locks, seconds.
 _STALE_SECONDS = 24 * 3600.0
 
@@ -47,6 +53,47 @@ def scratch_folder(folder: Path, *, purpose: str = _PARTIAL) -> Iterator[Path]:
         with suppress(OSError):
             for above in made_parents:
                 above.rmdir()
+
+
+@contextmanager
+def unfinished_folder(folder: Path, key: str) -> Iterator[Path | None]:
+    """Make or find the folder in which the content of `folder` is made, and which outlives a kill.
+
+    It is removed when the block ends, with or without an error, but for an interruption
+    (KeyboardInterrupt and the like), after which the same call goes on. Those of other keys are
+    removed first, as they belong to other content.
+
+    Args:
+        folder: The folder to come.
+        key: Digest of all that its content depends on, 32 hexadecimal digits.
+
+    Yields:
+        The folder; None where another process works in it, or if the file system has no locks.
+    """
+    for path, name, found in _unfinished_folders(folder.parent):
+        if name == folder.name and found != key:
+            _remove_unlocked(path)
+    path = folder.with_name(f".{folder.name}.unfinished-{key}")
+    path.mkdir(exist_ok=True)
+    descriptor = _open_folder(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            usable = path.exists()  # another process may have removed it before it was locked
+        except OSError:
+            usable = False
+        if not usable:
+            yield None
+            return
+        os.utime(path)
+        try:
+            yield path
+        except Exception:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def put_in_place(fresh: Path, folder: Path) -> None:
@@ -84,13 +131,33 @@ def restore_replaced(folder: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove the scratch folders of killed processes, and put back what they had moved aside."""
+    """Remove the scratch folders of killed processes, and put back what they had moved aside.
+
+    Unfinished folders are removed a week after a process last began to work in them.
+    """
     for path, name, purpose in _scratch_folders(parent):
         if purpose == _REPLACED:
             restore_replaced(parent / name)
-        with suppress(OSError), _lock(path, wait=False) as left_behind:
-            if left_behind:
-                shutil.rmtree(path, ignore_errors=True)
+        _remove_unlocked(path)
+    for path, _, _ in _unfinished_folders(parent):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _KEPT_SECONDS:
+                _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a folder unless another process works in it."""
+    with suppress(OSError), _lock(path, wait=False) as free:
+        if free:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _unfinished_folders(parent: Path) -> list[tuple[Path, str, str]]:
+    """List the unfinished folders in a folder: path, name of the folder to come, key."""
+    with suppress(OSError):
+        matches = ((path, _UNFINISHED.fullmatch(path.name)) for path in parent.iterdir())
+        return [(path, match["name"], match["key"]) for path, match in matches if match]
+    return []
 
 
 def _scratch_folders(parent: Path) -> list[tuple[Path, str, str]]:

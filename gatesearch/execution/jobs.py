@@ -74,6 +74,8 @@ class Job:
         search: Name of the trial's search; empty for a baseline or a start network.
         objectives: Number of objectives of that search.
         drawn_from: Parameter of the trial -> distribution that it was drawn from, as JSON.
+        study_folder: Folder of the study's file, which paths of its data are relative to; empty for
+            a study without one.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -93,6 +95,7 @@ class Job:
     search: str = ""
     objectives: PositiveInt = 1
     drawn_from: Mapping[str, str] = field(default_factory=dict)
+    study_folder: str = ""
 
     @property
     def folder(self) -> Path:

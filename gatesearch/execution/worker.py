@@ -75,7 +75,7 @@ def context_of(job: Job) -> Context:
         StudyRefusedError: The data are not those with which the store was begun.
     """
     runtime = json.dumps(dict(job.runtime))
-    context = _context(json.dumps(job.definition), str(job.data), runtime)
+    context = _context(json.dumps(job.definition), str(job.data), runtime, job.study_folder)
     sha256 = str(context.data["sha256"])
     if sha256 != job.sha256:
         raise StudyRefusedError(
@@ -86,8 +86,10 @@ def context_of(job: Job) -> Context:
 
 
 @functools.lru_cache(maxsize=1)
-def _context(definition: str, data: str, runtime: str) -> Context:
+def _context(definition: str, data: str, runtime: str, study_folder: str) -> Context:
     study = Study.from_definition(json.loads(definition))
+    if study_folder:
+        study = study.placed(Path(study_folder))
     stored = json.loads(runtime)
     return open_context(study, data=Path(data), stored=stored, emit=_ignore)
 

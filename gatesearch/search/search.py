@@ -349,6 +349,7 @@ class Search:
             runtime=store.attribute("runtime"),
             execution=study.execution,
             devices=self._devices,
+            study_folder="" if study.folder is None else str(study.folder),
         )
 
     def _gain(self, result: Result) -> Gain:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gatesearch.tasks.class_scores import Weights, per_class
 from gatesearch.tasks.columns import Columns
-from gatesearch.tasks.labels import IGNORE, Size, Storage
+from gatesearch.tasks.labels import IGNORE, Size, Storage, constant
 from gatesearch.tasks.table_cells import plain_spelling, read_cells
 from gatesearch.tasks.task import Meter
 
@@ -79,7 +79,7 @@ class Attributes(Columns):
         known = target != IGNORE
         weight = known.to(prediction.dtype)
         if self.weights:
-            weight = weight * weight.new_tensor(self.weights)
+            weight = weight * constant(self.weights, weight)
         total = F.binary_cross_entropy_with_logits(
             prediction, (target == 1).to(prediction.dtype), weight=weight, reduction="sum"
         )

@@ -1,13 +1,14 @@
 """Losses and metrics of scores of classes, which several kinds of task share."""
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+
+from gatesearch.tasks.labels import constant
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Weights = tuple[Weight, ...]
@@ -57,16 +58,10 @@ def class_loss(
     if not class_weights:
         total = F.cross_entropy(scores, target, ignore_index=ignored, reduction="sum")
         return total / known.sum().clamp(min=1)
-    weight = _on_device(class_weights, scores.device).to(scores.dtype)
+    weight = constant(class_weights, scores)
     total = F.cross_entropy(scores, target, weight=weight, ignore_index=ignored, reduction="sum")
     weights = (weight[torch.where(known, target, 0)] * known).sum()
     return total / torch.where(weights > 0, weights, 1)
-
-
-@cache
-def _on_device(class_weights: Weights, device: torch.device) -> Tensor:
-    """Copy weights to a device once: no graph of CUDA may copy them while it is recorded."""
-    return torch.tensor(class_weights, device=device)
 
 
 def class_divergence(scores: Tensor, teacher: Tensor) -> Tensor:

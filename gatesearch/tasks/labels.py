@@ -1,5 +1,6 @@
 """How labels are encoded and stored, and helpers that several kinds of task share."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +99,20 @@ def nearest_resize(target: Tensor, size: Size) -> Tensor:
     return resized[:, 0].to(target.dtype)
 
 
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the type and on the device of another, copied there once.
+
+    No graph of CUDA may copy them while it is recorded.
+    """
+    return _constant(values, like.dtype, like.device)
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
 def plane(raw: NDArray[Any]) -> NDArray[Any]:
     """A label of one channel as (H, W).
 
@@ -121,13 +136,19 @@ def encode_values(raw: NDArray[Any], codes: dict[int, int], *, what: str) -> NDA
     Raises:
         ValueError: There are other values; says which, and of how many pixels.
     """
-    values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
-    wrong = [i for i, value in enumerate(values.tolist()) if value not in codes]
+    if raw.dtype.kind in "bu" and raw.dtype.itemsize <= 2:
+        # Few values are possible: counted without sorting, which takes most of the time.
+        inverse = raw.astype(np.uint16) if raw.dtype.kind == "b" else raw
+        counts = np.bincount(inverse.reshape(-1))
+        values = np.arange(len(counts))
+    else:
+        values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
+    wrong = [i for i, value in enumerate(values.tolist()) if counts[i] and value not in codes]
     if wrong:
         shown = ", ".join(f"{values[i]:g} ({counts[i]} pixels)" for i in wrong[:_MOST_SHOWN])
         more = f" and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
         raise ValueError(f"{what}, found {shown}{more}")
-    table = np.array([codes[value] for value in values.tolist()], np.uint8)
+    table = np.array([codes.get(value, 0) for value in values.tolist()], np.uint8)
     return np.asarray(table[inverse].reshape(raw.shape))
 
 

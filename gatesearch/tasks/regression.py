@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gatesearch.tasks.class_scores import per_class
 from gatesearch.tasks.columns import Columns
-from gatesearch.tasks.labels import Size, Storage
+from gatesearch.tasks.labels import Size, Storage, constant
 from gatesearch.tasks.table_cells import number_of, read_cells
 from gatesearch.tasks.task import Meter
 
@@ -76,14 +76,15 @@ class Regression(Columns):
     def output_meaning(self) -> str:
         """How values follow from the output."""
         unit = f" {self.unit}" if self.unit else ""
+        scaling = self._scaling(torch.zeros((), dtype=torch.float64))
         means, deviations = (
-            ", ".join(f"{number:.6g}" for number in numbers.tolist()) for numbers in self._scaling()
+            ", ".join(f"{number:.6g}" for number in numbers.tolist()) for numbers in scaling
         )
         return f"standardised values; times ({deviations}) plus ({means}) is the value{unit}"
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Absolute or smooth absolute error in standard deviations, mean over known values."""
-        mean, std = (part.to(prediction) for part in self._scaling())
+        mean, std = self._scaling(prediction)
         known = target.isfinite()
         wanted = (torch.where(known, target, 0) - mean) / std
         error = self._error(torch.where(known, prediction, 0), torch.where(known, wanted, 0))
@@ -107,7 +108,7 @@ class Regression(Columns):
 
     def decode(self, prediction: Tensor) -> Tensor:
         """Values in their unit, (B, K)."""
-        mean, std = (part.to(prediction) for part in self._scaling())
+        mean, std = self._scaling(prediction)
         return prediction * std + mean
 
     def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
@@ -140,10 +141,10 @@ class Regression(Columns):
         std = tuple(figures.get(f"std.{i}", 0.0) or 1.0 for i in columns)
         return self.model_copy(update={"mean": self.mean or mean, "std": self.std or std})
 
-    def _scaling(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each value, (K,) float64."""
+    def _scaling(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each value, (K,), on the device of another tensor."""
         mean, std = self.mean or (0.0,) * self.count, self.std or (1.0,) * self.count
-        return torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        return constant(mean, like), constant(std, like)
 
     def _error(self, prediction: Tensor, wanted: Tensor) -> Tensor:
         if self.criterion == "smooth_l1":
@@ -156,10 +157,10 @@ class Regression(Columns):
         Labels are counted from the mean, so that their squares keep their digits.
         """
         known = target.isfinite()
-        mean = self._scaling()[0].to(prediction.device)
+        prediction = prediction.double()
+        mean, _ = self._scaling(prediction)
         truth = torch.where(known, target.double() - mean, 0)
-        guess = torch.where(known, self.decode(prediction.double()) - mean, 0)
-        error = guess - truth
+        error = torch.where(known, self.decode(prediction) - mean, 0) - truth
         return (
             error.abs().sum(0),
             error.square().sum(0),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gatesearch.tasks import TASKS
 from gatesearch.training.augment import augment
-from gatesearch.training.split_data import MEAN
+from gatesearch.training.split_data import LABELLED, MEAN
 from tests.training.toys import CLASSES, toy_tasks
 
 NAMES = ("semseg", "depth", "normals", "edges")
@@ -44,6 +44,18 @@ def test_nothing_asked_nothing_done() -> None:
     out = changed(frames)
     assert torch.equal(out["image"], frames["image"].float())
     assert all(torch.equal(out[name], frames[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True, "zoom": (1.5,)}, {"rotate": 10.0}])
+def test_which_frames_have_labels_stays(options) -> None:
+    frames = batch()
+    labelled = torch.tensor([[True, False], [False, False], [True, True]])
+    out = augment(
+        {**frames, LABELLED: labelled}, toy_tasks("semseg", "depth"), generator=generator(),
+        **{"flip": False, "zoom": (1.0,), "scale": (1.0, 1.0), "rotate": 0.0} | options,
+    )  # fmt: skip
+    assert torch.equal(out[LABELLED], labelled)
+    assert LABELLED not in changed(frames, **options)
 
 
 def test_flip_mirrors_exactly_and_negates_x() -> None:
