@@ -21,7 +21,8 @@ app = typer.Typer(
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME|FILE", help="A data set: scenes, nyud, folder; or a study's TOML file."
+        metavar="NAME|FILE",
+        help="A data set: scenes, nyud, pascal, celeba, utkface, folder; or a study's TOML file.",
     ),
 ]
 Data = Annotated[

@@ -102,7 +102,8 @@ class Dataset:
         pack_name: Names the pack's folder below the data folder, by what is asked for.
         prepare: See `Prepare`.
         options: Type of the keys of `[data]` that only this data set has.
-        field_of: (task's name, its table in the study) -> field of the pack with its labels.
+        field_of: (task's name, its table in the study) -> field of the pack with its labels, or
+            columns of one (`attributes:Smiling,Male`).
         class_names: (field, number of its classes) -> their names by index, for reports.
         files: What it can tell of files that a study names; None if studies name none.
         made_by: How its packs are made, if not by `gatesearch data prepare`.
@@ -186,14 +187,15 @@ def _check_field(pack: Pack, field: str, name: str, spec: TaskSpec, task: Task) 
         DataError: It has no such field.
         UsageError: The field is of another kind or has another number of classes.
     """
-    if field not in pack.label_fields:
+    whole = field.partition(":")[0]
+    if whole not in pack.label_fields:
         labels = ", ".join(pack.label_fields)
         key = f"tasks.{name}.label" if spec.label else "task"
         raise DataError(
-            f"{unknown(f'{key} of {pack.name}', field, pack.label_fields)}; leave the task out, "
+            f"{unknown(f'{key} of {pack.name}', whole, pack.label_fields)}; leave the task out, "
             f"set tasks.{name}.label to one of {labels}, or prepare another source"
         )
-    entry: FieldEntry = pack.fields[field]
+    entry: FieldEntry = pack.entry(field)
     if entry.kind != spec.kind:
         raise UsageError(
             f"tasks.{name}.kind must be '{entry.kind}', as the labels of that name are in "

@@ -20,6 +20,7 @@ from gatesearch.datasets.image_files import (
 )
 from gatesearch.datasets.pack_reader import map_array
 from gatesearch.errors import DataError
+from gatesearch.tasks import Task
 from gatesearch.tasks.labels import IGNORE
 
 Array = NDArray[Any]
@@ -180,6 +181,14 @@ def to_edges(array: Array, path: Path) -> Array:
     if wrong.size:
         raise DataError(f"{path}: edges must be 0 or 1, found {wrong[0]:g}; {GET_AGAIN}")
     return raw.astype(np.uint8)
+
+
+def encode_label(task: Task, raw: Array, path: Path) -> Array:
+    """Convert a label of a file to the encoding of a task (`Task.encode`)."""
+    try:
+        return task.encode(raw)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; {GET_AGAIN}") from error
 
 
 def unit(vectors: Array) -> Array:

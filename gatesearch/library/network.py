@@ -21,6 +21,8 @@ from gatesearch.study.validation import validated
 from gatesearch.training.optimizer import build_optimizer
 
 
+# It inherits from a concrete class, unlike others here, because all that is done with a supernet
+# (extraction, cost, projection) reads its modules and parameters by name.
 class InterroGate(GatedSupernet):
     """A gated network for several tasks: an encoder stream per task and a shared one, and heads.
 
@@ -37,9 +39,6 @@ class InterroGate(GatedSupernet):
     that is named `size` or has no default, and as `head(features)` otherwise; features are
     (B, C, h, w) with C = `encoder.channels`, and size is (H, W) of the image. A function without
     weights is a head too. Tasks may share one module. `gs.extract` copies heads as they are.
-
-    (Unlike others here, this class inherits from a concrete one: all that is done with a supernet,
-    `extract` and `project` among it, is done with its modules and parameters by name.)
 
     Args:
         encoder: A backbone by name (`resnet18`, `resnet34`, `resnet50`, `efficientnet_lite0`), or

@@ -5,6 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
@@ -103,6 +104,8 @@ def _check_weights(task: str, head: nn.Module) -> None:
     """
     registered = {id(module) for module in head.modules()}
     for module in head.modules():
+        if isinstance(module, torch.jit.ScriptModule):  # Its code cannot refer to others.
+            continue
         for name, value in vars(module).items():
             if name.startswith("_") and name in _OF_TORCH:
                 continue

@@ -81,7 +81,7 @@ def project(
         raise not_a_supernet("project", net)
     given = {"round_to": round_to, "align": align, "spread": spread}
     options: InterroGateOptions = validated(InterroGateOptions, given, where="project")
-    texts = [budgets] if isinstance(budgets, str) else list(budgets)
+    texts = budget_texts(budgets)
     if not texts:
         raise UsageError("project needs a budget, found none; give one, such as 1.3xMTL")
     shape = image_shape(net, size)
@@ -100,6 +100,20 @@ def project(
         for text in texts
     ]
     return apply_budgets(net, parsed, cost, options, shape=shape, runtime=runtime)
+
+
+def budget_texts(budgets: object) -> tuple[str, ...]:
+    """List the texts of one or several budgets.
+
+    Raises:
+        UsageError: They are no texts.
+    """
+    texts = (budgets,) if isinstance(budgets, str) else budgets
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise UsageError(
+            f"budgets must be a text or a list of texts, such as '1.3xMTL', found {budgets!r:.100}"
+        )
+    return tuple(texts)
 
 
 def apply_budgets(

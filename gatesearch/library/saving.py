@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from gatesearch.errors import UsageError
+from gatesearch.errors import DataError, UsageError
 from gatesearch.library.own_heads import HeadLike, accept_heads
 from gatesearch.pruning import CompactNet, load_compact, save_compact
 from gatesearch.pruning.compact import DESCRIPTION, WEIGHTS
@@ -24,6 +24,7 @@ def save(net: CompactNet, stem: str | Path) -> None:
 
     Raises:
         UsageError: Another network, or a head with a state that is no tensor. Nothing is written.
+        DataError: The files cannot be written.
     """
     if not isinstance(net, CompactNet):
         raise UsageError(
@@ -31,8 +32,13 @@ def save(net: CompactNet, stem: str | Path) -> None:
             "or keep a supernet by its state_dict()"
         )
     path = _stem(stem)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_compact(net, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_compact(net, path)
+    except OSError as error:
+        raise DataError(
+            f"{path}{WEIGHTS} cannot be written ({error.strerror}); name another place"
+        ) from error
 
 
 def load(stem: str | Path, heads: Mapping[str, HeadLike] | None = None) -> CompactNet:

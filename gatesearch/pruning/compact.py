@@ -76,14 +76,7 @@ def compact_files(model: CompactNet) -> dict[str, bytes]:
     from safetensors.torch import save
 
     _check_heads(model)
-    check_saveable(model)
-    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    # Tasks can share a head. The format has no tensors that share memory.
-    memory: set[int] = set()
-    for name, tensor in state.items():
-        address = tensor.untyped_storage().data_ptr()
-        state[name] = tensor.clone() if address in memory else tensor
-        memory.add(address)
+    state = saved_state(model)
     description = model.description.model_dump_json(indent=1).encode()
     return {WEIGHTS: save(state), DESCRIPTION: description}
 
@@ -96,6 +89,23 @@ def save_compact(model: CompactNet, stem: Path) -> None:
     """
     for suffix, content in compact_files(model).items():
         write_atomic(_file(stem, suffix), content)
+
+
+def saved_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state dict as a safetensors file holds it, on the CPU.
+
+    Raises:
+        UsageError: As for `check_saveable`.
+    """
+    check_saveable(model)
+    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    # Tasks can share a head. The format has no tensors that share memory.
+    memory: set[int] = set()
+    for name, tensor in state.items():
+        address = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.clone() if address in memory else tensor
+        memory.add(address)
+    return state
 
 
 def check_saveable(model: nn.Module) -> None:

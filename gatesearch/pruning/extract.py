@@ -93,8 +93,11 @@ def copied_heads(supernet: GatedSupernet) -> dict[str, nn.Module]:
 
     Tasks that share a head, or layers of it, share the copy too.
     """
-    with CopyOfComputed():
+    with CopyOfComputed(), torch.no_grad():
         heads = copy.deepcopy(supernet.heads)
+    # Copies of scripted modules would else have parameters that are computed, or none to train.
+    for copied, parameter in zip(heads.parameters(), supernet.heads.parameters(), strict=True):
+        copied.requires_grad_(parameter.requires_grad)
     heads.cpu().to(memory_format=torch.contiguous_format)
     # A head's tensors of another dtype stay as they are, unless the whole supernet was cast.
     if next(supernet.parameters()).dtype != torch.get_default_dtype():

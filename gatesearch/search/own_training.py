@@ -24,7 +24,7 @@ from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import failed, perform_once
 from gatesearch.library.network import InterroGate
 from gatesearch.library.own_heads import HeadLike, accept_heads
-from gatesearch.library.projection import apply_budgets, counted_costs
+from gatesearch.library.projection import apply_budgets, budget_texts, counted_costs
 from gatesearch.methods import (
     NetworkSpec,
     binding_methods,
@@ -252,12 +252,15 @@ def search(
     """
     study = _checked(study)
     folder = Path("runs") / study.name if out is None else Path(out)
-    texts = (budgets,) if isinstance(budgets, str) else tuple(budgets)
-    parsed = _check_networks(study, texts, heads)
+    if not callable(train) or not isinstance(n_trials, int | None) or (n_trials or 0) < 0:
+        raise UsageError(
+            "search takes a function that trains, and a number of trials of 0 or more, found "
+            f"{train!r:.100} and n_trials={n_trials!r:.20}"
+        )
+    parsed = _check_networks(study, budget_texts(budgets), heads)
     wanted = INTERROGATE.default_trials if n_trials is None else n_trials
     hear = _log if emit is None else emit
     with contextlib.ExitStack() as stack:
-        folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(explained(folder, ""))
         stack.enter_context(locked(folder))
         store = open_store(

@@ -54,7 +54,9 @@ _TRIANGLE = [
 ]
 _DIFFERENCE = (-0.5, 0.0, 0.5)
 # Weights of the smoothed map and of the place where probabilities tie.
-_SMOOTHED, _PLACE = 1e-6, 1e-9
+_SMOOTHED, _PLACE = 1e-6, 1e-8
+# Differences that are rounding errors.
+_ROUNDING = 1e-12
 
 
 def edge_counts(
@@ -150,12 +152,13 @@ def thin_edges(probability: Floats, *, at_least: float = 0.0) -> Floats:
     xx, xy, yy = (np.round(part[frame, y, x], 9) + 0.0 for part in (xx, xy, yy))
     # Eigenvector of the Hessian matrix with the eigenvalue of greatest magnitude.
     angle = 0.5 * np.arctan2(2 * xy, xx - yy) + np.where(xx + yy < 0, math.pi / 2, 0)
-    across_x, across_y = np.cos(angle), np.sin(angle)
+    # Rounded, so that along an axis the neighbour is a pixel: at the border, this one itself.
+    across_x, across_y = (np.asarray(np.round(f(angle), 12), np.float64) for f in (np.cos, np.sin))
     here = ranked[frame, y, x]
     highest = np.ones(len(here), bool)
     for sign in (-1, 1):
         there = _interpolated(ranked, frame, y + sign * across_y, x + sign * across_x)
-        highest &= there <= here
+        highest &= there <= here + _ROUNDING
     thin = np.zeros_like(probability)
     kept = frame[highest], y[highest], x[highest]
     thin[kept] = probability[kept]

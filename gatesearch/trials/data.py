@@ -131,7 +131,7 @@ def _open_source(study: Study, *, data: Path, emit: Emit) -> _OpenedSource:
     pack = ensure_pack(dataset, study, data=data, emit=emit)
     fields = {name: dataset.field_of(name, task) for name, task in study.tasks.items()}
     tasks = {
-        name: task.fitted(pack.fields[fields[name]].figures)
+        name: task.fitted(pack.entry(fields[name]).figures)
         for name, task in build_tasks(_named(study, dataset, pack)).items()
     }
     frames = partial(SplitData, pack, tasks=tasks, size=study.protocol.size, fields=fields)
@@ -157,7 +157,9 @@ def _named(study: Study, dataset: Dataset, pack: Pack) -> dict[str, TaskSpec]:
     named = {}
     for name, spec in study.tasks.items():
         field = dataset.field_of(name, spec)
-        known = pack.fields[field].class_names or dataset.class_names.get((field, spec.classes), ())
+        known = pack.entry(field).class_names
+        if len(known) != spec.classes:  # none, or the names of the columns of a field
+            known = dataset.class_names.get((field, spec.classes), ())
         names = spec.class_names or known
         named[name] = spec.model_copy(update={"class_names": tuple(names)})
     return named

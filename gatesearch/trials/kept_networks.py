@@ -14,7 +14,7 @@ from gatesearch.files import FileRefusedError, open_regular, write_atomic
 from gatesearch.methods import Context, NetworkSpec, build_model, method_of
 from gatesearch.models.model_factory import OWN
 from gatesearch.pruning import CompactNet
-from gatesearch.pruning.compact import compact_files
+from gatesearch.pruning.compact import compact_files, saved_state
 from gatesearch.results import Result
 from gatesearch.study import Study
 from gatesearch.tensor_files import read_tensors, refuse_large
@@ -36,8 +36,7 @@ def keep_network(network: nn.Module, folder: Path) -> dict[str, str]:
     if isinstance(network, CompactNet):
         contents = compact_files(network)
     else:
-        state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-        contents = {TENSORS: save(state)}
+        contents = {TENSORS: save(saved_state(network))}
     checksums = {}
     for suffix, content in contents.items():
         path = (folder / MODEL).with_suffix(suffix)

@@ -1,6 +1,7 @@
 """odsF and oisF: by hand, and against a plain reference that shares no code with the package."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def reference_thin(p: np.ndarray) -> np.ndarray:
     ranked = np.zeros_like(p)
     for i, j in np.ndindex(height, width):
         place = (i + 0.3 * j) / (height + width)
-        ranked[i, j] = p[i, j] + 1e-6 * smooth(i, j) + 1e-9 * place
+        ranked[i, j] = p[i, j] + 1e-6 * smooth(i, j) + 1e-8 * place
     thin = np.zeros_like(p)
     for i in range(height):
         for j in range(width):
@@ -65,7 +66,9 @@ def reference_thin(p: np.ndarray) -> np.ndarray:
             xy = second(i, j, along_x, along_y)
             curvature = np.array([[xx, xy], [xy, yy]]).round(9)
             vector = np.array([1.0, 0.0])
-            if curvature.any():  # of two curvatures of equal magnitude, the upward one
+            if xy.round(9) == 0 and xx.round(9) == yy.round(9):  # any direction would do
+                vector = np.array([0.0, 1.0] if curvature.trace() < 0 else [1.0, 0.0])
+            elif curvature.any():  # of two curvatures of equal magnitude, the upward one
                 vectors = np.linalg.eigh(curvature).eigenvectors
                 vector = vectors[:, 0 if curvature.trace() < 0 else 1]
             keep = True
@@ -80,7 +83,7 @@ def reference_thin(p: np.ndarray) -> np.ndarray:
                     + ranked[y1, x0] * (1 - (x - x0)) * (y - y0)
                     + ranked[y1, x1] * (x - x0) * (y - y0)
                 )
-                keep = keep and not there > ranked[i, j]
+                keep = keep and not there > ranked[i, j] + 1e-12
             thin[i, j] = p[i, j] * keep
     return thin
 
@@ -121,15 +124,16 @@ def reference(probability: Tensor, target: Tensor, *, thresholds: int, tolerance
             ]
         )
 
-    def f(m: int, p: int, t: int) -> float:
-        precision, recall = m / max(p, 1), m / max(t, 1)
-        return 2 * precision * recall / max(precision + recall, 1e-300)
+    def f(m: int, p: int, t: int) -> Fraction:  # exact, as equal F decide which threshold is best
+        precision, recall = Fraction(int(m), max(int(p), 1)), Fraction(int(m), max(int(t), 1))
+        return 2 * precision * recall / (precision + recall) if m else Fraction(0)
 
     sums = np.array(rows).sum(0)
     if not sums[0, 2]:
         return math.nan, math.nan
     best = [max(reversed(frame), key=lambda counts: f(*counts)) for frame in rows]
-    return max(f(*counts) for counts in sums.tolist()), f(*np.array(best).sum(0).tolist())
+    ods = max(f(*counts) for counts in sums.tolist())
+    return float(ods), float(f(*np.array(best).sum(0).tolist()))
 
 
 @settings(max_examples=30, deadline=None)
