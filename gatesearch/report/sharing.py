@@ -130,9 +130,10 @@ def _map(
         _clear(axes, len(tasks), count)
         step = height / len(tasks)
         for i, task in enumerate(tasks):
-            name = fit(task, _TASKS_WIDTH - 0.08, 7.5)
+            room = _TASKS_WIDTH - 0.08
+            size = next((s for s in (7.5, 7.0) if text_width(task, s) <= room), SMALLEST)
             y = _TITLE + step * (i + 0.5)
-            box.text(_TASKS_WIDTH - 0.06, y, name, size=7.5, ha="right")
+            box.text(_TASKS_WIDTH - 0.06, y, fit(task, room, size), size=size, ha="right")
             if np.isfinite(values[i]).any():
                 mean = f"{100 * np.nanmean(values[i]):.0f} %"
                 box.text(right + 0.40, y, mean, size=7, ha="right")
