@@ -24,6 +24,7 @@
 | `utkface.py` | UTKFace with age, gender and race |
 | `release.py` | opens releases: folders, archives, official lists |
 | `image_files.py` | reads image files from untrusted sources: formats, sizes, broken metadata |
+| `orientation.py` | turns images upright as their EXIF orientation says |
 | `label_checks.py` | checks files of a release and converts them to the pack's encodings |
 | `mat_file.py` | reads MATLAB's files of version 5 |
 | `edges.py` | edges of a label map |

@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from gatesearch.datasets.png_file import check_png, png_chunks
@@ -150,6 +151,12 @@ def convert_to_rgb(image: Image.Image, path: Path) -> Image.Image:
         )
     with warnings.catch_warnings(action="ignore"):  # about transparency in palettes
         return image.convert("RGB")
+
+
+def has_transparent_pixels(image: Image.Image) -> bool:
+    """Whether any pixel of an image is not opaque, so that its colour depends on what is below."""
+    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    return has_alpha and bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
 
 
 def format_of(data: bytes) -> str | None:

@@ -15,6 +15,7 @@ from gatesearch.datasets.image_files import (
     convert_to_rgb,
     decode_image,
     format_of,
+    has_transparent_pixels,
     read_image,
     read_user_file,
 )
@@ -41,8 +42,7 @@ def read_photo(path: Path) -> Array:
     """
     image = read_image(path, formats=("JPEG", "PNG"), max_pixels=MAX_PIXELS)
     rgb = np.asarray(convert_to_rgb(image, path))
-    transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-    if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+    if has_transparent_pixels(image):
         raise DataError(
             f"{path} must have no transparent pixels, whose colours are not defined, found some; "
             f"{GET_AGAIN}"

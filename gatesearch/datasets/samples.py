@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from gatesearch.datasets.image_files import convert_to_rgb, decode_image, format_of
 from gatesearch.datasets.label_checks import png_numbers
+from gatesearch.datasets.orientation import orientation_of, turn_upright
 from gatesearch.datasets.pack_reader import IMAGE
 from gatesearch.errors import DataError, one_line
 from gatesearch.tasks import Task
+from gatesearch.tasks.labels import unknown_labels
 
 Array = NDArray[Any]
 Sample = Mapping[str, Any]
@@ -65,8 +67,7 @@ def to_frame(
         storage = task.storage
         label = sample.get(key)
         if label is None:
-            shape = storage.shape(size)
-            frame[name] = np.full(shape, task.unknown_value, storage.dtype)
+            frame[name] = unknown_labels(task, 1, size)[0]
             continue
         convert = dense_label if storage.dense else vector_label
         frame[name] = _checked(key, lambda value: task.encode(convert(value, size)), label)  # noqa: B023
@@ -101,7 +102,7 @@ def to_image(value: object) -> Array:
     """
     if isinstance(value, bytes | bytearray):
         image = decode_image(bytes(value), Path("(bytes)"))
-        value = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
+        value = turn_upright(image, orientation_of(image))
     if isinstance(value, Image.Image):
         return np.array(convert_to_rgb(value, Path("(Pillow image)")))
     array = _image_channels_last(value)

@@ -1,7 +1,6 @@
 """Predict for image files; draw predictions as pictures, and keep their values."""
 
 import io
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from gatesearch.datasets.image_files import convert_to_rgb, read_image
+from gatesearch.datasets.orientation import orientation_of, turn_upright
 from gatesearch.drawing import DRAWINGS, OVERLAYS
 from gatesearch.export.colour_bar import add_colour_bar
 from gatesearch.export.reader import Model, Pixels
@@ -19,17 +19,6 @@ from gatesearch.export.shipped import Card
 from gatesearch.files import write_atomic
 
 Values = NDArray[np.generic]
-
-# Value of a camera's orientation -> how the stored image is turned upright (EXIF 2.32, 0x0112).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _LONGEST_UNIT = 40  # characters
 
@@ -134,14 +123,7 @@ def draw_predictions(card: Card, prediction: Prediction, to: Path) -> Iterator[W
 def _read_upright(path: Path) -> Image.Image:
     """Read an image as RGB, rotated as the camera says; a damaged rotation is left out."""
     image = read_image(path)
-    with warnings.catch_warnings(action="ignore"):  # about damaged metadata
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-        except Exception:  # what Pillow raises on damaged metadata is an open set
-            orientation = None
-    rgb = convert_to_rgb(image, path)
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return rgb if turn is None else rgb.transpose(turn)
+    return turn_upright(convert_to_rgb(image, path), orientation_of(image))
 
 
 def _png(picture: Image.Image) -> bytes:

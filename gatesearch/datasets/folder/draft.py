@@ -21,10 +21,10 @@ from gatesearch.datasets.folder.guess import (
 from gatesearch.datasets.folder.listing import list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource
 from gatesearch.datasets.folder.patterns import find_files, image_pattern, label_pattern
-from gatesearch.datasets.folder.photos import is_turned, orientation_of
 from gatesearch.datasets.folder.splits import PARTS
 from gatesearch.datasets.folder.tables import column_reference, image_names, read_table, rows_by_id
 from gatesearch.datasets.image_files import peek_image
+from gatesearch.datasets.orientation import exchanges_sides, orientation_of
 from gatesearch.errors import DataError
 from gatesearch.study import TaskSpec
 from gatesearch.study.validation import validated
@@ -154,7 +154,7 @@ def _size_of(path: Path) -> Size | None:
     if image is None:
         return None
     height, width = image.height, image.width
-    return (width, height) if is_turned(orientation_of(image)) else (height, width)
+    return (width, height) if exchanges_sides(orientation_of(image)) else (height, width)
 
 
 def _guess(task: str, label: str, kind: str, images: Mapping[str, Path], root: Path) -> Guess:

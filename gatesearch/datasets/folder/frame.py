@@ -16,7 +16,7 @@ from gatesearch.datasets.folder.photos import Photo, read_photo
 from gatesearch.datasets.pack_reader import IMAGE, Frame
 from gatesearch.errors import DataError
 from gatesearch.tasks import Task
-from gatesearch.tasks.labels import to_array, to_tensor
+from gatesearch.tasks.labels import to_array, to_tensor, unknown_labels
 
 Array = NDArray[Any]
 WRONG_FRAME_SIZE = "frame of another size"
@@ -78,7 +78,7 @@ def examine_frame(source: FolderSource, frame: ListedFrame) -> FrameReport:
         label = frame.labels.get(name)
         try:
             if label is None:
-                fields[name] = _no_label(task, source.size)
+                fields[name] = unknown_labels(task, 1, source.size)[0]
             elif isinstance(label, Path):
                 encoded = _read_dense(task, label, photo, frame.image)
                 if placement is not None:
@@ -153,7 +153,3 @@ def _check_size(label: Array, path: Path, photo: Photo, image: Path) -> None:
         if turned
         else "make the label anew at the size of its image",
     )
-
-
-def _no_label(task: Task, size: tuple[int, int]) -> Array:
-    return np.full(task.storage.shape(size), task.unknown_value, dtype=task.storage.dtype)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gatesearch.datasets.faults import FileFaultError
-from gatesearch.datasets.folder.photos import UPRIGHT, orientation_of, read_start
+from gatesearch.datasets.folder.photos import read_start
 from gatesearch.datasets.image_files import (
     LARGEST_IMAGE_FILE,
     MAX_PIXELS,
@@ -21,6 +21,7 @@ from gatesearch.datasets.image_files import (
     read_user_file,
 )
 from gatesearch.datasets.label_checks import PNG_BITS, png_numbers
+from gatesearch.datasets.orientation import UPRIGHT, orientation_of
 from gatesearch.datasets.pack_reader import map_array
 
 Array = NDArray[Any]

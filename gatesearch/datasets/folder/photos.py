@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from gatesearch.datasets.faults import FileFaultError
-from gatesearch.datasets.image_files import convert_to_rgb, read_image, read_user_start
+from gatesearch.datasets.image_files import (
+    convert_to_rgb,
+    has_transparent_pixels,
+    read_image,
+    read_user_start,
+)
+from gatesearch.datasets.orientation import exchanges_sides, orientation_of, turn_upright
 
-ORIENTATION = 0x0112  # tag of EXIF and TIFF
-UPRIGHT = 1
-_TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
 _DEEP_MODES = {
     "I;16": "16-bit grey", "I;16B": "16-bit grey", "I;16L": "16-bit grey",
     "I;16N": "16-bit grey", "I": "whole numbers of 32 bits", "F": "floats",
@@ -44,16 +47,14 @@ def read_photo(path: Path) -> Photo:
     read_start(path, 1)
     image = read_image(path)
     check_photo(image, path)
-    transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-    if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+    if has_transparent_pixels(image):
         raise FileFaultError(
             "transparent image", path, "must have no transparent pixels, found some",
             "lay the image over a background and save it without transparency",
         )  # fmt: skip
     orientation = orientation_of(image)
-    upright = ImageOps.exif_transpose(image) if orientation != UPRIGHT else image
-    pixels = np.array(convert_to_rgb(upright, path))
-    return Photo(pixels, is_grey(image), orientation in _TURNED)
+    pixels = np.array(turn_upright(convert_to_rgb(image, path), orientation))
+    return Photo(pixels, is_grey(image), exchanges_sides(orientation))
 
 
 def read_start(path: Path, count: int) -> bytes:
@@ -88,21 +89,6 @@ def check_photo(image: Image.Image, path: Path) -> None:
             "several images in one file", path, f"must hold one image, found {pages}",
             "save each one to a file of its own",
         )  # fmt: skip
-
-
-def orientation_of(image: Image.Image) -> int:
-    """Read how an image has to be turned to be upright: 1..8 as EXIF counts, 1 is upright."""
-    try:
-        orientation = image.getexif().get(ORIENTATION, UPRIGHT)
-    # What Pillow raises on broken metadata is an open set.
-    except Exception:
-        return UPRIGHT
-    return orientation if orientation in range(1, 9) else UPRIGHT
-
-
-def is_turned(orientation: int) -> bool:
-    """Whether turning an image upright exchanges its height and width."""
-    return orientation in _TURNED
 
 
 def is_grey(image: Image.Image) -> bool:
