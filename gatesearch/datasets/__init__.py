@@ -11,6 +11,7 @@
 | `frame_faults.py` | frames that cannot be made |
 | `pack_samples.py`, `samples.py` | packs of any torch Dataset or iterable of dicts |
 | `ready_pack.py` | the data set `pack`: a pack that exists already |
+| `spread.py` | chooses some of many frames |
 | `scratch.py` | folders that are written beside their place and moved into it when whole |
 | `exchange.py` | swaps two folders in one step |
 | `free_space.py` | looks at the free space of a disk |

@@ -30,10 +30,10 @@ from gatesearch.datasets.release import (
     open_release,
     printable,
     read_lines,
-    spread,
     unknown_layout,
     unpacked,
 )
+from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError
 from gatesearch.events import Emit
 from gatesearch.files import MIB
@@ -201,8 +201,8 @@ def _write(
     ids: dict[SplitName, tuple[str, ...]] = {
         part: tuple(name for name, its in parts.items() if its == part) for part in _OFFICIAL
     }
-    ids["train"] = spread(ids["train"], request.train_frames)
-    ids["test"] = spread(ids["test"], request.test_frames)
+    ids["train"] = spread_evenly(ids["train"], request.train_frames)
+    ids["test"] = spread_evenly(ids["test"], request.test_frames)
     first = read_photo(images / ids["train"][0])
     tasks = _tasks()
 

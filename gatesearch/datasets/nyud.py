@@ -44,9 +44,9 @@ from gatesearch.datasets.release import (
     notes_on_counts,
     open_release,
     read_ids,
-    spread,
     unknown_layout,
 )
+from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit, Warned
 from gatesearch.tasks import Task, build_task
@@ -296,8 +296,8 @@ def _write(
     size = request.size
     layout = find_layout(root)
     ids: dict[SplitName, tuple[str, ...]] = {
-        "train": spread(layout.ids["train"], request.train_frames),
-        "test": spread(layout.ids["test"], request.test_frames),
+        "train": spread_evenly(layout.ids["train"], request.train_frames),
+        "test": spread_evenly(layout.ids["test"], request.test_frames),
     }
     notes = notes_on_counts({split: len(ids[split]) for split in ids}, _OFFICIAL)
     tasks = _tasks(layout.classes)

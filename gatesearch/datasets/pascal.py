@@ -44,9 +44,9 @@ from gatesearch.datasets.release import (
     open_release,
     printable,
     read_ids,
-    spread,
     unknown_layout,
 )
+from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError
 from gatesearch.events import Emit
 from gatesearch.tasks import Task, build_task
@@ -260,8 +260,8 @@ def _write(tree: Path, folder: Path, request: PackRequest, emit: Emit) -> Path:
     size = request.size or SIZE
     official = _official_ids(tree)
     ids: dict[SplitName, tuple[str, ...]] = {
-        "train": spread(official["train"], request.train_frames),
-        "test": spread(official["test"], request.test_frames),
+        "train": spread_evenly(official["train"], request.train_frames),
+        "test": spread_evenly(official["test"], request.test_frames),
     }
     notes = notes_on_counts({split: len(frames) for split, frames in ids.items()}, _OFFICIAL)
     return write_pack(

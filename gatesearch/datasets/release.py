@@ -154,13 +154,6 @@ def check_all_exist(paths: Iterable[Path]) -> None:
         )
 
 
-def spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """Choose `count` ids at even distances; all of them for 0, or for more than there are."""
-    if count == 0 or count >= len(ids):
-        return ids
-    return tuple(ids[i * len(ids) // count] for i in range(count))
-
-
 def notes_on_counts(found: Mapping[SplitName, int], official: Mapping[SplitName, int]) -> list[str]:
     """Say which parts have another number of frames than the official ones."""
     return [

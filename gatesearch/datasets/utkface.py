@@ -26,9 +26,9 @@ from gatesearch.datasets.release import (
     folders_of,
     open_release,
     printable,
-    spread,
     unknown_layout,
 )
+from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError
 from gatesearch.events import Emit
 from gatesearch.tasks import Task, build_task
@@ -118,8 +118,8 @@ def _write(faces: dict[str, Path], folder: Path, request: PackRequest, emit: Emi
     notes = ["split by a hash of the files' names; UTKFace has no official one"]
     if len(faces) != _FACES:
         notes.append(f"{len(faces)} of the {_FACES} faces of the release")
-    ids["train"] = spread(ids["train"], request.train_frames)
-    ids["test"] = spread(ids["test"], request.test_frames)
+    ids["train"] = spread_evenly(ids["train"], request.train_frames)
+    ids["test"] = spread_evenly(ids["test"], request.test_frames)
     first = read_photo(faces[ids["train"][0]])
     tasks = _tasks()
 

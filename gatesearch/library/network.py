@@ -1,6 +1,6 @@
 """The InterroGate supernet for any training loop, with heads of a user's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from gatesearch.models.gates import temperature_at
 from gatesearch.models.model_factory import OwnHead
 from gatesearch.study import TrainingSpec
 from gatesearch.study.validation import validated
+from gatesearch.training import ParameterGroup
 from gatesearch.training.optimizer import build_optimizer
 
 
@@ -163,12 +164,9 @@ class InterroGate(GatedSupernet):
         >>> [(group["lr"], group["weight_decay"]) for group in net.param_groups(lr=1e-3)]
         [(0.001, 0.0001), (0.001, 0.0), (0.01, 0.0)]
         """
-        given = {"epochs": 1, "batch_size": 2, "lr": lr, "weight_decay": weight_decay}
-        spec: TrainingSpec = validated(TrainingSpec, given, where="param_groups")
         rate = validated(InterroGateOptions, {"lr": gate_rate}, where="param_groups, gate_rate").lr
-        optimizer = build_optimizer(self, spec, gate_groups(self, rate=rate))
-        kept = ("params", "lr", "weight_decay")
-        return [{name: group[name] for name in kept} for group in optimizer.param_groups]
+        groups = gate_groups(self, rate=rate)
+        return optimizer_groups(self, groups, lr=lr, weight_decay=weight_decay)
 
     def penalty(self, tau: float | Mapping[str, float], *, weight: float = 1.0) -> Tensor:
         """Compute the loss that closes gates, to be added to the losses of the tasks.
@@ -214,6 +212,21 @@ class InterroGate(GatedSupernet):
                 is known.
         """
         return counted_costs(self, size)
+
+
+def optimizer_groups(
+    network: nn.Module, groups: Sequence[ParameterGroup], *, lr: float, weight_decay: float
+) -> list[dict[str, object]]:
+    """Group a network's parameters for any torch optimizer; see `InterroGate.param_groups`.
+
+    Raises:
+        UsageError: A rate that is not positive, or a negative decay.
+    """
+    given = {"epochs": 1, "batch_size": 2, "lr": lr, "weight_decay": weight_decay}
+    spec: TrainingSpec = validated(TrainingSpec, given, where="param_groups")
+    kept = ("params", "lr", "weight_decay")
+    optimizer = build_optimizer(network, spec, groups)
+    return [{name: group[name] for name in kept} for group in optimizer.param_groups]
 
 
 def _spec(given: object) -> EncoderSpec:

@@ -22,7 +22,7 @@ from gatesearch.execution.executors import ThisProcess
 from gatesearch.execution.jobs import Job
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import failed, perform_once
-from gatesearch.library.network import InterroGate
+from gatesearch.library.network import InterroGate, optimizer_groups
 from gatesearch.library.own_heads import HeadLike, accept_heads
 from gatesearch.library.projection import apply_budgets, budget_texts, counted_costs
 from gatesearch.methods import (
@@ -53,11 +53,8 @@ from gatesearch.store.opening import begin_anew, open_store
 from gatesearch.store.status import StatusFile
 from gatesearch.store.store import Store
 from gatesearch.study import Study
-from gatesearch.study.schema import TrainingSpec
-from gatesearch.study.validation import validated
 from gatesearch.tasks import Task, build_tasks
 from gatesearch.training import ParameterGroup, TrainingError, resolve_runtime
-from gatesearch.training.optimizer import build_optimizer
 from gatesearch.trials.kept_networks import HEADS, keep_network, network_state
 
 HeadFactory = Callable[[], Mapping[str, HeadLike]]
@@ -134,12 +131,8 @@ class Trial:
         if isinstance(self.network, InterroGate):
             rate = self._options.lr
             return self.network.param_groups(lr, weight_decay=weight_decay, gate_rate=rate)
-        given = {"epochs": 1, "batch_size": 2, "lr": lr, "weight_decay": weight_decay}
-        spec: TrainingSpec = validated(TrainingSpec, given, where="param_groups")
-        group = ParameterGroup(tuple(self.network.parameters()))
-        groups = build_optimizer(self.network, spec, [group]).param_groups
-        kept = ("params", "lr", "weight_decay")
-        return [{name: group[name] for name in kept} for group in groups]
+        groups = [ParameterGroup(tuple(self.network.parameters()))]
+        return optimizer_groups(self.network, groups, lr=lr, weight_decay=weight_decay)
 
     def prune(self) -> nn.Module:
         """Return the network to measure, and to fine-tune before that if you like.

@@ -3,7 +3,18 @@
 A kind says everything of its tasks: options, how labels are encoded, stored, resized, augmented and
 drawn, default head, loss, metrics.
 
-A new kind is one file with a class that satisfies `Task`, and one line in `TASKS`.
+A new kind is one file with a class that satisfies `Task`, and one line in `TASKS`. What several
+kinds share lies beside them:
+
+| file | content |
+|---|---|
+| `task.py` | `Task`, what every kind provides; `Kind`, the options that all have |
+| `class_map.py`, `binary_map.py` | one class per pixel; 0 or 1 per pixel |
+| `columns.py` | several values per image |
+| `labels.py` | storage and encoding of labels, absent labels |
+| `table_cells.py` | cells of a table as labels per image |
+| `class_scores.py`, `edge_measure.py` | losses and metrics |
+| `meters.py` | metrics that are added up over batches |
 """
 
 from collections.abc import Mapping

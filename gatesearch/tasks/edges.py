@@ -1,21 +1,21 @@
 """Edge detection."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from gatesearch.tasks.binary_map import BinaryMap
 from gatesearch.tasks.edge_measure import THRESHOLDS, TOLERANCE, edge_counts, ods_ois
-from gatesearch.tasks.labels import IGNORE, Size, Storage, encode_binary, nearest_resize
-from gatesearch.tasks.task import Kind, Meter
+from gatesearch.tasks.labels import IGNORE, Size, nearest_resize
+from gatesearch.tasks.task import Meter
 
 POSITIVE_WEIGHT = 0.95
 
 
-class Edges(Kind):
+class Edges(BinaryMap):
     """Binary cross entropy with weight 0.95 on edges and 0.05 elsewhere; the loss is the metric.
 
     Target: (B, H, W) uint8 0 or 1, 255 = ignore. The fixed weight follows the survey code for
@@ -25,27 +25,16 @@ class Edges(Kind):
     once per trained network and part.
 
     Attributes:
-        positive: Value of pixels on an edge in files; 0 is the value of all others.
-        ignore: Value of pixels without a label in files, unless it is one of these two.
-        threshold: When given, files hold degrees: pixels of at least this value
-            are on an edge.
         thresholds: Number of thresholds of odsF and oisF, 99 in published figures; 0 leaves these
             figures out.
         tolerance: Longest distance for them between matched pixels, as a share of the frame's
             diagonal: 0.0075 on PASCAL-Context, 0.011 on NYUD.
     """
 
-    channels: ClassVar[int] = 1
     metric: ClassVar[str] = "loss"
-    unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = False
-    storage: ClassVar[Storage] = Storage("|u1")
-    unknown_value: ClassVar[float] = float(IGNORE)
     output_meaning: ClassVar[str] = "logit of an edge"
-    drawing: ClassVar[str] = "certainty"
-    positive: int = 1
-    ignore: int = IGNORE
-    threshold: float | None = None
+
     thresholds: int = Field(default=THRESHOLDS, ge=0, le=999)
     tolerance: float = Field(default=TOLERANCE, gt=0, le=0.1)
 
@@ -88,16 +77,6 @@ class Edges(Kind):
         edge = F.adaptive_max_pool2d((target == 1)[:, None].float(), size)[:, 0] > 0
         unknown = nearest_resize(target, size) == IGNORE
         return torch.where(edge, 1, torch.where(unknown, IGNORE, 0)).to(target.dtype)
-
-    def decode(self, prediction: Tensor) -> Tensor:
-        """Probability of an edge, (B, H, W)."""
-        return prediction[:, 0].sigmoid()
-
-    def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
-        """0 or 1, 255 where ignored, (H, W)."""
-        return encode_binary(
-            raw, positive=self.positive, ignore=self.ignore, threshold=self.threshold
-        )
 
 
 def weighted_sum(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

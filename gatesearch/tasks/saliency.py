@@ -1,43 +1,29 @@
 """Saliency estimation."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.tasks.labels import IGNORE, Size, Storage, encode_binary, nearest_resize
-from gatesearch.tasks.task import Kind, Meter
+from gatesearch.tasks.binary_map import BinaryMap
+from gatesearch.tasks.labels import IGNORE, Size, nearest_resize
+from gatesearch.tasks.task import Meter
 
 THRESHOLDS = 15
 
 
-class Saliency(Kind):
+class Saliency(BinaryMap):
     """Balanced binary cross entropy; the largest mean IoU over thresholds.
 
     Target: (B, H, W) uint8 0 or 1, 255 = ignore. Further figures: maxF, the largest F-measure over
     the same thresholds, of the means over frames of precision and recall (as in the survey code of
     Vandenhende et al., 2021, `evaluation/eval_sal.py`).
-
-    Attributes:
-        positive: Value of salient pixels in files; 0 is the value of all others.
-        ignore: Value of pixels without a label in files, unless it is one of these two.
-        threshold: When given, files hold degrees: pixels of at least this value
-            are salient.
     """
 
-    channels: ClassVar[int] = 1
     metric: ClassVar[str] = "maxIoU"
-    unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
-    storage: ClassVar[Storage] = Storage("|u1")
-    unknown_value: ClassVar[float] = float(IGNORE)
     output_meaning: ClassVar[str] = "logit of saliency"
-    drawing: ClassVar[str] = "certainty"
-    positive: int = 1
-    ignore: int = IGNORE
-    threshold: float | None = None
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross entropy in which both classes of the batch weigh one half, summed over pixels."""
@@ -69,16 +55,6 @@ class Saliency(Kind):
     def resize_labels(self, target: Tensor, size: Size) -> Tensor:
         """Nearest neighbour."""
         return nearest_resize(target, size)
-
-    def decode(self, prediction: Tensor) -> Tensor:
-        """Probability of being salient, (B, H, W)."""
-        return prediction[:, 0].sigmoid()
-
-    def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
-        """0 or 1, 255 where ignored, (H, W)."""
-        return encode_binary(
-            raw, positive=self.positive, ignore=self.ignore, threshold=self.threshold
-        )
 
 
 def scores_by_threshold(

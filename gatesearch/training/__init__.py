@@ -19,7 +19,6 @@ from gatesearch.training.split_data import (
     SplitData,
     TrainingData,
     split_validation,
-    spread_evenly,
 )
 from gatesearch.training.trainer import Trainer, TrainingError
 
@@ -49,5 +48,4 @@ __all__ = [
     "recompute_statistics",
     "resolve_runtime",
     "split_validation",
-    "spread_evenly",
 ]

@@ -139,7 +139,8 @@ class SplitData(FrameData):
         self._rows = torch.arange(len(self._indices))
         fields = {IMAGE: IMAGE, **{name: (fields or {}).get(name, name) for name in tasks}}
         self._arrays = {name: pack.array(split, field) for name, field in fields.items()}
-        self._labelled = _labelled(pack, split, [fields[name] for name in tasks], self._indices)
+        labelled = labelled_fields(pack, split, [fields[name] for name in tasks], self._indices)
+        self._labelled = None if labelled is None else torch.from_numpy(labelled)
         bytes_per_frame = sum(array[:1].nbytes for array in self._arrays.values())
         self._memory: Batch | None = None
         if bytes_per_frame * len(self._indices) <= IN_MEMORY_BYTES:
@@ -246,16 +247,25 @@ class SplitData(FrameData):
         return resize(stored, self.size)
 
 
-def _labelled(
-    pack: Pack, split: SplitName, fields: Sequence[str], indices: NDArray[Any]
-) -> Tensor | None:
-    """Which frames have labels of which field, (N, fields); None if all frames have all."""
+def labelled_fields(
+    pack: Pack, split: SplitName, fields: Sequence[str], indices: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.bool_] | None:
+    """Tell which frames of a split have labels of which field.
+
+    Args:
+        pack: The pack.
+        split: The split.
+        fields: Fields of labels.
+        indices: The N frames, by their places in the split.
+
+    Returns:
+        (N, fields); None if all frames have labels of all fields.
+    """
     columns = [pack.labelled(split, field) for field in fields]
-    if all(column is None or column[indices].all() for column in columns):
-        return None
-    return torch.from_numpy(
-        np.stack([np.ones(len(indices), bool) if c is None else c[indices] for c in columns], 1)
-    )
+    known = [column[np.asarray(indices)] for column in columns if column is not None]
+    if len(known) < len(columns) or all(column.all() for column in known):
+        return None  # a pack knows it of all fields or of none
+    return np.stack(known, 1)
 
 
 @dataclass(frozen=True)
@@ -337,9 +347,3 @@ def _stratified(order: list[int], labelled: NDArray[np.bool_]) -> list[int]:
         for rank, frame in enumerate(group)
     ]
     return [frame for _, _, frame in sorted(places)]
-
-
-def spread_evenly(frames: int, wanted: int) -> list[int]:
-    """Return `wanted` indices at even distances in `frames`; all of them for 0."""
-    count = frames if wanted == 0 else min(wanted, frames)
-    return [i * frames // count for i in range(count)]

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gatesearch.datasets import DATASETS, Dataset, Pack, ensure_pack
+from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError, UsageError, unknown
 from gatesearch.events import Emit
 from gatesearch.methods import training_of
@@ -17,7 +15,7 @@ from gatesearch.study import Study, TaskSpec
 from gatesearch.tasks import Task, build_tasks
 from gatesearch.tasks.labels import labelled_frames
 from gatesearch.training import FrameData, MixedData, SplitData, split_validation
-from gatesearch.training.split_data import spread_evenly
+from gatesearch.training.split_data import labelled_fields
 
 PARTS = ("train", "validation", "test")
 _TASKS_NAMED = 5  # in a line of the log
@@ -135,7 +133,7 @@ def _open_source(study: Study, *, data: Path, emit: Emit) -> _OpenedSource:
         for name, task in build_tasks(_named(study, dataset, pack)).items()
     }
     frames = partial(SplitData, pack, tasks=tasks, size=study.protocol.size, fields=fields)
-    chosen = spread_evenly(pack.frames("train"), spec.train_frames)
+    chosen = spread_evenly(range(pack.frames("train")), spec.train_frames)
     if "validation" in pack.splits and not spec.carved:
         train = frames("train", indices=chosen)
         validation = frames("validation", indices=range(pack.frames("validation")))
@@ -144,11 +142,12 @@ def _open_source(study: Study, *, data: Path, emit: Emit) -> _OpenedSource:
             len(chosen),
             validation=spec.carved,
             seed=spec.validation_seed,
-            labelled=_labelled_fields(pack, list(fields.values()), chosen),
+            labelled=labelled_fields(pack, "train", list(fields.values()), chosen),
         )
         train = frames("train", indices=[chosen[i] for i in train_at])
         validation = frames("train", indices=[chosen[i] for i in validation_at])
-    test = frames("test", indices=spread_evenly(pack.frames("test"), spec.test_frames))
+    tested = spread_evenly(range(pack.frames("test")), spec.test_frames)
+    test = frames("test", indices=tested)
     return _OpenedSource(pack, tasks, {"train": train, "validation": validation, "test": test})
 
 
@@ -230,17 +229,6 @@ def _labelled(part: FrameData, task: Task, name: str, *, most: int) -> int:
             if count == most:
                 break
     return count
-
-
-def _labelled_fields(
-    pack: Pack, fields: Sequence[str], frames: Sequence[int]
-) -> NDArray[np.bool_] | None:
-    """Which frames of the training part have labels of which field; None if all have all."""
-    columns = [pack.labelled("train", field) for field in fields]
-    known = [column[frames] for column in columns if column is not None]
-    if len(known) < len(columns) or all(column.all() for column in known):
-        return None
-    return np.stack(known, 1)
 
 
 def _description(packs: Sequence[Pack], parts: Mapping[str, FrameData]) -> dict[str, object]:

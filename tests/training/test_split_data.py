@@ -1,7 +1,5 @@
 """Frames of a split: the same batches from memory and from disk; parts; splitting; resizing."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 
 from gatesearch.errors import DataError
 from gatesearch.training import split_data, split_validation
-from gatesearch.training.split_data import MEAN, STD, normalize, spread_evenly
+from gatesearch.training.split_data import MEAN, STD, normalize
 from tests.training.toys import SIZE, TASK_NAMES, frame, toy_frames, toy_pack
 
 
@@ -164,18 +162,6 @@ def test_two_seeds_split_differently() -> None:
     assert split_validation(50, validation=10, seed=0) != split_validation(
         50, validation=10, seed=1
     )
-
-
-@settings(max_examples=60, deadline=None)
-@given(count=st.integers(1, 300), wanted=st.integers(0, 400))
-def test_spread_is_even(count, wanted) -> None:
-    rows = spread_evenly(count, wanted)
-    assert len(rows) == (count if wanted == 0 else min(count, wanted))
-    assert rows[0] == 0
-    assert rows[-1] < count
-    gaps = {b - a for a, b in pairwise(rows)}
-    assert max(gaps, default=1) - min(gaps, default=1) <= 1
-    assert 0 not in gaps
 
 
 def test_normalized_images_are_what_imagenet_encoders_read() -> None:

@@ -1,6 +1,5 @@
 """Check all files of a folder and gather their faults."""
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,6 +9,7 @@ from gatesearch.datasets.folder.frame import WRONG_FRAME_SIZE, FrameReport, exam
 from gatesearch.datasets.folder.listing import ListedFrame, Listing
 from gatesearch.datasets.folder.options import FolderSource
 from gatesearch.datasets.folder.photos import is_grey
+from gatesearch.datasets.frame_pool import cores
 from gatesearch.datasets.image_files import peek_image
 from gatesearch.events import Emit, Progress
 
@@ -29,7 +29,7 @@ def check_files(source: FolderSource, listing: Listing, *, emit: Emit) -> tuple[
     faults: list[Fault] = []
     grey: list[str] = []
     # Decoding leaves Python's lock to other threads; the frames themselves are thrown away.
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         examine = partial(_examine, source)
         for index, (frame, report) in enumerate(
             zip(frames, threads.map(examine, frames), strict=True), start=1

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gatesearch.datasets.faults import Fault
-from gatesearch.datasets.folder.fit import Fit, Size
+from gatesearch.datasets.folder.fit import Fit
 from gatesearch.datasets.folder.guess import (
     Guess,
     guess_from_columns,
     guess_from_files,
-    spread,
     survey_labels,
 )
 from gatesearch.datasets.folder.listing import list_frames
@@ -25,10 +24,12 @@ from gatesearch.datasets.folder.splits import PARTS
 from gatesearch.datasets.folder.tables import column_reference, image_names, read_table, rows_by_id
 from gatesearch.datasets.image_files import peek_image
 from gatesearch.datasets.orientation import exchanges_sides, orientation_of
+from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError
 from gatesearch.study import TaskSpec
 from gatesearch.study.validation import validated
 from gatesearch.tasks import build_tasks
+from gatesearch.tasks.labels import Size
 
 _HEADERS = 256  # images whose size is looked at
 _SAME_SHAPE = 0.03  # relative difference of aspect ratios that no one sees
@@ -120,7 +121,9 @@ def _choose_size(
     paths: Sequence[Path], wished: Size | None, *, accelerated: bool
 ) -> tuple[Size, Fit, str]:
     """Choose the size of the protocol and how frames get it, and say why."""
-    sizes = Counter(size for size in map(_size_of, spread(paths, _HEADERS)) if size is not None)
+    sizes = Counter(
+        size for size in map(_size_of, spread_evenly(paths, _HEADERS)) if size is not None
+    )
     if not sizes:
         raise DataError(f"no header of the images can be read, as of {paths[0]}; convert them")
     (height, width), _ = sizes.most_common(1)[0]

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from gatesearch.datasets.frame_size import resize_image
 from gatesearch.tasks import Task, Warp
+from gatesearch.tasks.labels import Size
 
 Fit = Literal["stretch", "crop", "pad", "none"]
-Size = tuple[int, int]  # height and width, pixels
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gatesearch.datasets.faults import FileFaultError
 from gatesearch.datasets.folder.label_files import read_label
+from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError, UsageError
 
 Array = NDArray[Any]
@@ -75,13 +76,6 @@ class Survey:
     many: bool = False
 
 
-def spread(paths: Sequence[Path], count: int) -> list[Path]:
-    """Choose files at even distances, the same each time."""
-    if len(paths) <= count:
-        return list(paths)
-    return [paths[i * len(paths) // count] for i in range(count)]
-
-
 def survey_labels(paths: Sequence[Path]) -> Survey:
     """Read a sample of label files that is spread over all, and more while that is quick.
 
@@ -91,7 +85,9 @@ def survey_labels(paths: Sequence[Path]) -> Survey:
     survey = Survey()
     started = time.monotonic()
     # Samples that are spread over all files come first, so that few large files tell much.
-    for path in dict.fromkeys([*spread(paths, _FEWEST), *spread(paths, _SAMPLE), *paths]):
+    for path in dict.fromkeys(
+        [*spread_evenly(paths, _FEWEST), *spread_evenly(paths, _SAMPLE), *paths]
+    ):
         if survey.files >= _FEWEST and time.monotonic() - started > _SECONDS:
             break
         _add(survey, _read(path))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from gatesearch.datasets.folder.fit import Fit, Size
+from gatesearch.datasets.folder.fit import Fit
 from gatesearch.errors import UsageError
 from gatesearch.strict import Strict
 from gatesearch.study import Study
 from gatesearch.study.validation import validated
 from gatesearch.tasks import Task, build_tasks
+from gatesearch.tasks.labels import Size
 
 
 class Fractions(Strict):

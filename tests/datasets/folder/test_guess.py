@@ -7,7 +7,6 @@ from PIL import Image
 from gatesearch.datasets.folder.guess import (
     guess_from_columns,
     guess_from_files,
-    spread,
     survey_labels,
 )
 from gatesearch.errors import DataError, UsageError
@@ -73,11 +72,6 @@ def test_all_files_are_read_while_that_is_quick(tmp_path):
     survey = survey_labels(paths)
     assert survey.files == 200
     assert guess_from_files("things", survey, kind="semseg").options["classes"] == 6
-
-
-def test_a_sample_is_spread_over_all():
-    assert spread(list(range(10)), 4) == [0, 2, 5, 7]
-    assert spread([1, 2], 4) == [1, 2]
 
 
 def test_a_given_kind_gets_its_options_only(tmp_path):
