@@ -215,7 +215,6 @@ def _write(
         dataset="celeba",
         size=request.size or (first.shape[0], first.shape[1]),
         fields=tasks,
-        class_names={FIELD: ATTRIBUTES},
         splits={
             part: SplitFrames([name.removesuffix(".jpg") for name in names], frames(part))
             for part, names in ids.items()

@@ -104,7 +104,8 @@ class Dataset:
         options: Type of the keys of `[data]` that only this data set has.
         field_of: (task's name, its table in the study) -> field of the pack with its labels, or
             columns of one (`attributes:Smiling,Male`).
-        class_names: (field, number of its classes) -> their names by index, for reports.
+        class_names: (field, number of its classes) -> their names by index, for reports, and for
+            packs that were made by gatesearch 0.1.0, which do not have them.
         files: What it can tell of files that a study names; None if studies name none.
         made_by: How its packs are made, if not by `gatesearch data prepare`.
     """

@@ -49,7 +49,7 @@ from gatesearch.datasets.release import (
 from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit, Warned
-from gatesearch.tasks import Task, build_task
+from gatesearch.tasks import Task, build_task, named_classes
 from gatesearch.tasks.labels import IGNORE
 
 _OFFICIAL: dict[SplitName, int] = {"train": 795, "test": 654}
@@ -309,7 +309,6 @@ def _write(
         dataset="nyud",
         size=size or firsts["train"][1],
         fields=tasks,
-        class_names={"semseg": _CLASSES_40 if layout.classes == 40 else _CLASSES_13},
         splits={
             split: SplitFrames(
                 ids=ids[split],
@@ -327,8 +326,11 @@ def _write(
 
 def _tasks(classes: int) -> dict[str, Task]:
     """Tasks whose labels a pack holds, by field, which is also their kind."""
-    kinds = {"semseg": classes, "depth": 1, "normals": 1, "edges": 1}
-    return {kind: build_task(kind, {"classes": n}, where="nyud") for kind, n in kinds.items()}
+    named = {"semseg": _CLASSES_40 if classes == 40 else _CLASSES_13}
+    return {
+        kind: build_task(kind, named_classes(named.get(kind, ())), where="nyud")
+        for kind in ("semseg", "depth", "normals", "edges")
+    }
 
 
 def _pack_name(request: PackRequest) -> str:

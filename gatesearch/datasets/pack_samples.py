@@ -114,7 +114,6 @@ def pack(
             fields=fields,
             splits=_splits(sources, fractions, seed),
             source=source or f"gatesearch.pack of {type(dataset).__qualname__}",
-            class_names={name: spec.class_names for name, spec in specs.items()},
             processes=processes,
             emit=say,
         )

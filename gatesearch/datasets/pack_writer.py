@@ -109,7 +109,6 @@ def write_pack(
     splits: Mapping[SplitName, SplitFrames],
     source: str,
     origin: str = "",
-    class_names: Mapping[str, Sequence[str]] | None = None,
     notes: Sequence[str] = (),
     identity: str = "",
     processes: int | None = None,
@@ -127,7 +126,6 @@ def write_pack(
         splits: The training and the test part, and perhaps a validation part.
         source: Where the frames come from.
         origin: Digest of the files that they come from; empty for none.
-        class_names: Field -> names of its classes, where they are known.
         notes: Read after the last frame, so that the iterator of frames may still add to it.
         identity: Says all that frames made by functions depend on, beside ids, fields and size,
             such as names, sizes and times of files. A call that was killed is then gone on with by
@@ -161,7 +159,7 @@ def write_pack(
                 dataset=dataset,
                 pack=folder.name,
                 size=size,
-                fields=_describe(fields, partial / "train", class_names or {}),
+                fields=_describe(fields, partial / "train"),
                 splits=entries,
                 source=source,
                 origin=origin,
@@ -367,9 +365,7 @@ def _write_frame(
     return WrittenFrame(split, index, sum_of_bytes, labelled, facts)
 
 
-def _describe(
-    fields: Mapping[str, Task], train: Path, class_names: Mapping[str, Sequence[str]]
-) -> dict[str, FieldEntry]:
+def _describe(fields: Mapping[str, Task], train: Path) -> dict[str, FieldEntry]:
     """Describe the fields of a pack whose training part was written into the folder `train`."""
     described = {
         IMAGE: FieldEntry(kind="", dtype=IMAGE_STORAGE.dtype, shape=IMAGE_STORAGE.channels)
@@ -385,7 +381,7 @@ def _describe(
             shape=storage.channels,
             dense=storage.dense,
             classes=task.classes,
-            class_names=tuple(class_names.get(field, ())),
+            class_names=task.output_names,
             figures=figures,
         )
     return described

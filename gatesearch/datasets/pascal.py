@@ -49,7 +49,7 @@ from gatesearch.datasets.release import (
 from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError
 from gatesearch.events import Emit
-from gatesearch.tasks import Task, build_task
+from gatesearch.tasks import Task, build_task, named_classes
 from gatesearch.tasks.labels import IGNORE
 
 SIZE = (512, 512)
@@ -93,8 +93,11 @@ _WITH_NORMALS = (
 
 def _tasks() -> dict[str, Task]:
     """Tasks whose labels a pack holds, by field, which is also their kind."""
-    kinds = {"semseg": len(_CLASSES), "parts": len(_PARTS), "normals": 1, "saliency": 1, "edges": 1}
-    return {kind: build_task(kind, {"classes": n}, where="pascal") for kind, n in kinds.items()}
+    named = {"semseg": _CLASSES, "parts": _PARTS}
+    return {
+        kind: build_task(kind, named_classes(named.get(kind, ())), where="pascal")
+        for kind in ("semseg", "parts", "normals", "saliency", "edges")
+    }
 
 
 def _find_tree(root: Path) -> Path:
@@ -269,7 +272,6 @@ def _write(tree: Path, folder: Path, request: PackRequest, emit: Emit) -> Path:
         dataset="pascal",
         size=size,
         fields=_tasks(),
-        class_names={"semseg": _CLASSES, "parts": _PARTS},
         splits={
             split: SplitFrames(
                 ids=ids[split],

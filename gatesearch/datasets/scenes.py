@@ -20,11 +20,11 @@ from gatesearch.datasets.raycast import Floats, Ints, blocked, cast, dot
 from gatesearch.datasets.scene_layout import CLASSES, FACES, Paints, Scene, random_scene
 from gatesearch.errors import UsageError
 from gatesearch.events import Emit
-from gatesearch.tasks import build_task
+from gatesearch.tasks import build_task, named_classes
 
 SIZE = (64, 64)
-# Field, which is also its kind -> number of classes.
-LABELS = {"semseg": len(CLASSES), "depth": 1, "normals": 1, "edges": 1}
+# Field, which is also its kind -> names of its classes.
+LABELS: dict[str, tuple[str, ...]] = {"semseg": CLASSES, "depth": (), "normals": (), "edges": ()}
 TRAIN_FRAMES = 640
 TEST_FRAMES = 160
 # Part of every pack's name: raise it whenever the same index would give another frame.
@@ -146,10 +146,9 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
         dataset="scenes",
         size=size,
         fields={
-            kind: build_task(kind, {"classes": classes}, where="scenes")
-            for kind, classes in LABELS.items()
+            kind: build_task(kind, named_classes(names), where="scenes")
+            for kind, names in LABELS.items()
         },
-        class_names={"semseg": CLASSES},
         splits={
             split: SplitFrames(
                 ids=[f"{split}-{i:05d}" for i in range(counts[split])],

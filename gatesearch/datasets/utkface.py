@@ -31,7 +31,7 @@ from gatesearch.datasets.release import (
 from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError
 from gatesearch.events import Emit
-from gatesearch.tasks import Task, build_task
+from gatesearch.tasks import Task, build_task, named_classes
 
 _FACES = 23_708  # of the release
 _TEST_SHARE = 5  # one face in so many
@@ -132,7 +132,6 @@ def _write(faces: dict[str, Path], folder: Path, request: PackRequest, emit: Emi
         dataset="utkface",
         size=request.size or (first.shape[0], first.shape[1]),
         fields=tasks,
-        class_names={"gender": _GENDERS, "race": _RACES},
         splits={part: SplitFrames(names, frames(part)) for part, names in ids.items()},
         source="UTKFace, aligned and cropped images",
         notes=notes,
@@ -149,8 +148,8 @@ def _read(path: Path, tasks: dict[str, Task]) -> dict[str, Array]:
 def _tasks() -> dict[str, Task]:
     options: dict[str, tuple[str, dict[str, Any]]] = {
         "age": ("regression", {"unit": "years"}),
-        "gender": ("classification", {"classes": len(_GENDERS)}),
-        "race": ("classification", {"classes": len(_RACES)}),
+        "gender": ("classification", named_classes(_GENDERS)),
+        "race": ("classification", named_classes(_RACES)),
     }
     return {
         field: build_task(kind, given, where="utkface") for field, (kind, given) in options.items()

@@ -17,7 +17,7 @@ kinds share lies beside them:
 | `meters.py` | metrics that are added up over batches |
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from gatesearch.errors import unknown
@@ -35,7 +35,7 @@ from gatesearch.tasks.saliency import Saliency
 from gatesearch.tasks.semseg import Semseg
 from gatesearch.tasks.task import Kind, Meter, Task, Warp
 
-__all__ = ["TASKS", "Kind", "Meter", "Task", "Warp", "build_task", "build_tasks"]
+__all__ = ["TASKS", "Kind", "Meter", "Task", "Warp", "build_task", "build_tasks", "named_classes"]
 
 TASKS: dict[str, type[Task]] = {
     "semseg": Semseg,
@@ -66,6 +66,11 @@ def build_task(kind: str, options: Mapping[str, Any], *, where: str) -> Task:
         raise unknown(f"kind of {where}", kind, TASKS)
     task: Task = validated(cast(Any, TASKS[kind]), options, where=where)
     return task
+
+
+def named_classes(names: Sequence[str]) -> dict[str, Any]:
+    """Options of a kind for classes with names; none for a kind without classes."""
+    return {"classes": len(names), "class_names": names} if names else {}
 
 
 def build_tasks(specs: Mapping[str, TaskSpec]) -> dict[str, Task]:

@@ -156,8 +156,8 @@ def _named(study: Study, dataset: Dataset, pack: Pack) -> dict[str, TaskSpec]:
     named = {}
     for name, spec in study.tasks.items():
         field = dataset.field_of(name, spec)
-        known = pack.entry(field).class_names
-        if len(known) != spec.classes:  # none, or the names of the columns of a field
+        known = pack.entry(field).class_names if spec.classes > 1 else ()
+        if len(known) != spec.classes:  # as in packs that were made by gatesearch 0.1.0
             known = dataset.class_names.get((field, spec.classes), ())
         names = spec.class_names or known
         named[name] = spec.model_copy(update={"class_names": tuple(names)})

@@ -20,7 +20,6 @@ def pack(tmp_path):
         dataset="toy",
         size=(2, 2),
         fields={"body": build_task("regression", {"names": NAMES}, where="toy")},
-        class_names={"body": NAMES},
         splits={
             "train": SplitFrames(["a", "b", "c", "d"], iter(frames)),
             "test": SplitFrames(["e"], iter(frames[:1])),

@@ -23,7 +23,7 @@ from gatesearch.results import StudyRecord
 from gatesearch.search.run import run
 from gatesearch.store.opening import read_store
 from gatesearch.study import Study, load_study
-from gatesearch.tasks import build_tasks
+from gatesearch.tasks import build_task, build_tasks, named_classes
 from gatesearch.trials.kept_networks import as_compact, kept_network
 
 SIZE = (16, 24)
@@ -72,12 +72,12 @@ def _frames(study: Study, split: str, count: int) -> Iterator[dict[str, np.ndarr
 
 def _prepare(*, folder: Path, source, request, emit) -> Path:
     tasks = build_tasks(request.study.tasks)
+    room = build_task("semseg", named_classes(CLASSES), where="rooms")
     return write_pack(
         folder / "rooms",
         dataset="rooms",
         size=SIZE,
-        fields={"semseg": tasks["room"], **{n: t for n, t in tasks.items() if n != "room"}},
-        class_names={"semseg": CLASSES},
+        fields={"semseg": room, **{n: t for n, t in tasks.items() if n != "room"}},
         splits={
             split: SplitFrames([f"{split}{i}" for i in range(n)], _frames(request.study, split, n))
             for split, n in (("train", 20), ("test", 6))

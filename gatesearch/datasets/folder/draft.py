@@ -195,8 +195,7 @@ def _source(
     return FolderSource(
         name=wishes.name, root=root, options=options,
         validation=wishes.lists.get("validation", 0), tasks=build_tasks(specs),
-        labels=wishes.labels,
-        class_names=dict.fromkeys(guesses, ()), size=size,
+        labels=wishes.labels, size=size,
     )  # fmt: skip
 
 

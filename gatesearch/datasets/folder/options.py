@@ -84,7 +84,6 @@ class FolderSource:
             that are taken from the training part when it is read, or 0 for a share of all.
         tasks: Task name -> task.
         labels: Task name -> its `label`: a pattern, or columns of a table.
-        class_names: Task name -> names of its classes; empty for none.
         size: Height and width of the protocol, pixels.
     """
 
@@ -94,7 +93,6 @@ class FolderSource:
     validation: str | int
     tasks: Mapping[str, Task]
     labels: Mapping[str, str]
-    class_names: Mapping[str, tuple[str, ...]]
     size: Size
 
 
@@ -125,6 +123,5 @@ def source_of(study: Study) -> FolderSource:
         validation=study.data.validation,
         tasks=build_tasks(study.tasks),
         labels={name: spec.label for name, spec in study.tasks.items()},
-        class_names={name: spec.class_names for name, spec in study.tasks.items()},
         size=study.protocol.size,
     )

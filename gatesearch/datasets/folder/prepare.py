@@ -41,7 +41,6 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
             dataset="folder",
             size=files.size,
             fields=files.tasks,
-            class_names={name: names for name, names in files.class_names.items() if names},
             splits={
                 part: _split(files, listing.frames[part]) for part in PARTS if listing.frames[part]
             },

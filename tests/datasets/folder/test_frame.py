@@ -29,7 +29,7 @@ TASKS = build_tasks(
 def source(root, *, size=(12, 16), fit="stretch"):
     return FolderSource(
         name="own", root=root, options=FolderOptions(images="*.png", fit=fit), validation=0,
-        tasks=TASKS, labels=dict.fromkeys(TASKS, ""), class_names=dict.fromkeys(TASKS, ()),
+        tasks=TASKS, labels=dict.fromkeys(TASKS, ""),
         size=size,
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ def source(root, *, labels, rows=(), validation=0, **options):
     return FolderSource(
         name="own", root=root, options=FolderOptions(**options), validation=validation,
         tasks={name: ROW if name in rows else DENSE for name in labels}, labels=labels,
-        class_names=dict.fromkeys(labels, ()), size=(4, 4),
+        size=(4, 4),
     )  # fmt: skip
 
 
