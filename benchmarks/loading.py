@@ -14,7 +14,8 @@ import torch
 
 import gatesearch as gs
 from benchmarks.figure import Figure, in_turns
-from gatesearch.datasets.pack_reader import Frame, Pack, open_pack
+from gatesearch.datasets.pack_manifest import Frame
+from gatesearch.datasets.pack_reader import Pack, open_pack
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.study import Study
 from gatesearch.tasks import build_tasks

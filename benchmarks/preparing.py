@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.figure import Figure
 from gatesearch.datasets.frame_size import resize_frame
 from gatesearch.datasets.label_checks import read_label_map, read_photo
-from gatesearch.datasets.pack_reader import Frame
+from gatesearch.datasets.pack_manifest import Frame
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.tasks import Task, build_task
 

@@ -4,6 +4,8 @@
 |---|---|
 | `dataset.py` | what a data set is; `ensure_pack` opens the pack of a study |
 | `pack_reader.py` | the pack on disk: open, check, read |
+| `pack_manifest.py` | what a manifest holds; fields and splits |
+| `array_file.py` | maps .npy files into memory |
 | `pack_writer.py` | writes packs |
 | `frame_files.py` | the files of a split, into which frames are written in any order |
 | `frame_journal.py` | which frames of an unfinished pack are written |

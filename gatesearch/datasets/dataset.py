@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from gatesearch.datasets.faults import Fault
-from gatesearch.datasets.pack_reader import FieldEntry, Pack, open_pack
+from gatesearch.datasets.pack_manifest import FieldEntry
+from gatesearch.datasets.pack_reader import Pack, open_pack
 from gatesearch.datasets.scratch import remove_leftovers
 from gatesearch.errors import DataError, UsageError, shell_command, unknown
 from gatesearch.events import Emit, Warned

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatesearch.checksums import file_checksum
-from gatesearch.datasets.pack_reader import FileEntry, Frame
+from gatesearch.datasets.pack_manifest import FileEntry, Frame
 from gatesearch.files import open_regular
 from gatesearch.tasks.labels import Storage
 

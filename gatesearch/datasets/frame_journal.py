@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatesearch.datasets.pack_reader import SplitName
+from gatesearch.datasets.pack_manifest import SplitName
 from gatesearch.errors import DataError
 from gatesearch.files import MIB, open_regular, read_bytes
 

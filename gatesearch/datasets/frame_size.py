@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.datasets.pack_reader import IMAGE, IMAGE_STORAGE, Frame
+from gatesearch.datasets.pack_manifest import IMAGE, IMAGE_STORAGE, Frame
 from gatesearch.errors import DataError
 from gatesearch.tasks import Task
 from gatesearch.tasks.labels import to_array, to_tensor

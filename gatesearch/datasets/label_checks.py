@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gatesearch.datasets.array_file import map_array
 from gatesearch.datasets.image_files import (
     LARGEST_IMAGE_FILE,
     convert_to_rgb,
@@ -19,7 +20,6 @@ from gatesearch.datasets.image_files import (
     read_image,
     read_user_file,
 )
-from gatesearch.datasets.pack_reader import map_array
 from gatesearch.errors import DataError
 from gatesearch.tasks import Task
 from gatesearch.tasks.labels import IGNORE

@@ -35,7 +35,7 @@ from gatesearch.datasets.label_checks import (
     to_labels,
     to_normals,
 )
-from gatesearch.datasets.pack_reader import SplitName
+from gatesearch.datasets.pack_manifest import SplitName
 from gatesearch.datasets.pack_writer import NotedFrame, SplitFrames, write_pack
 from gatesearch.datasets.release import (
     check_all_exist,

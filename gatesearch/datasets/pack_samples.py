@@ -16,14 +16,8 @@ from torch.utils.data import IterableDataset
 
 from gatesearch.datasets.frame_faults import MOST_FAULTS, FaultyFramesError, FrameFault
 from gatesearch.datasets.frame_size import resize_frame
-from gatesearch.datasets.pack_reader import (
-    IMAGE,
-    IMAGE_STORAGE,
-    SPLITS,
-    Pack,
-    SplitName,
-    open_pack,
-)
+from gatesearch.datasets.pack_manifest import IMAGE, IMAGE_STORAGE, SPLITS, SplitName
+from gatesearch.datasets.pack_reader import Pack, open_pack
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.samples import to_frame
 from gatesearch.datasets.scratch import scratch_folder

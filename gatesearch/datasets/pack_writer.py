@@ -22,7 +22,7 @@ from gatesearch.datasets.frame_files import FrameFiles, write_array
 from gatesearch.datasets.frame_journal import Facts, Journal, WrittenFrame, read_journal
 from gatesearch.datasets.frame_pool import call_for_each
 from gatesearch.datasets.free_space import need_space
-from gatesearch.datasets.pack_reader import (
+from gatesearch.datasets.pack_manifest import (
     IMAGE,
     IMAGE_STORAGE,
     MANIFEST,
@@ -31,11 +31,10 @@ from gatesearch.datasets.pack_reader import (
     FieldEntry,
     Frame,
     Manifest,
-    Pack,
     SplitEntry,
     SplitName,
-    open_pack,
 )
+from gatesearch.datasets.pack_reader import Pack, open_pack
 from gatesearch.datasets.scratch import put_in_place, scratch_folder, unfinished_folder
 from gatesearch.errors import DataError, GatesearchError
 from gatesearch.events import Emit, Progress

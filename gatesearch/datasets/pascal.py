@@ -34,7 +34,7 @@ from gatesearch.datasets.label_checks import (
     to_normals,
 )
 from gatesearch.datasets.mat_file import Value, read_mat
-from gatesearch.datasets.pack_reader import Frame, SplitName
+from gatesearch.datasets.pack_manifest import Frame, SplitName
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.release import (
     check_all_exist,

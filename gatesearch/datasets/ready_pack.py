@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from gatesearch.datasets.dataset import Dataset, PackRequest
-from gatesearch.datasets.pack_reader import MANIFEST
+from gatesearch.datasets.pack_manifest import MANIFEST
 from gatesearch.errors import UsageError
 from gatesearch.events import Emit
 from gatesearch.strict import Strict

@@ -10,7 +10,7 @@ from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
 from gatesearch.datasets.dataset import PackRequest
 from gatesearch.datasets.image_files import read_user_file
 from gatesearch.datasets.label_checks import GET_AGAIN
-from gatesearch.datasets.pack_reader import SplitName
+from gatesearch.datasets.pack_manifest import SplitName
 from gatesearch.datasets.scratch import scratch_folder
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit

@@ -18,7 +18,7 @@ from torch import Tensor
 from gatesearch.datasets.image_files import convert_to_rgb, decode_image, format_of
 from gatesearch.datasets.label_checks import png_numbers
 from gatesearch.datasets.orientation import orientation_of, turn_upright
-from gatesearch.datasets.pack_reader import IMAGE
+from gatesearch.datasets.pack_manifest import IMAGE
 from gatesearch.errors import DataError, one_line
 from gatesearch.tasks import Task
 from gatesearch.tasks.labels import unknown_labels

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gatesearch.datasets.dataset import Dataset, PackRequest
 from gatesearch.datasets.edges import boundaries
-from gatesearch.datasets.pack_reader import SplitName
+from gatesearch.datasets.pack_manifest import SplitName
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.raycast import Floats, Ints, blocked, cast, dot
 from gatesearch.datasets.scene_layout import CLASSES, FACES, Paints, Scene, random_scene

@@ -20,7 +20,7 @@ import numpy as np
 from gatesearch.datasets.dataset import Dataset, PackRequest
 from gatesearch.datasets.frame_size import frames_of_one_size
 from gatesearch.datasets.label_checks import Array, read_photo
-from gatesearch.datasets.pack_reader import Frame, SplitName
+from gatesearch.datasets.pack_manifest import Frame, SplitName
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.release import (
     folders_of,

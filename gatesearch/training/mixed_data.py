@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gatesearch.datasets.pack_reader import IMAGE
+from gatesearch.datasets.pack_manifest import IMAGE
 from gatesearch.tasks import Task
 from gatesearch.tasks.labels import to_tensor, unknown_labels
 from gatesearch.training.split_data import LABELLED, Batch, FrameData, SplitData

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gatesearch.datasets import Pack
 from gatesearch.datasets.frame_size import resize_image
-from gatesearch.datasets.pack_reader import IMAGE, SplitName
+from gatesearch.datasets.pack_manifest import IMAGE, SplitName
 from gatesearch.errors import DataError, UsageError
 from gatesearch.tasks import Task
 from gatesearch.tasks.labels import to_tensor

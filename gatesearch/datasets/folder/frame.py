@@ -13,7 +13,7 @@ from gatesearch.datasets.folder.label_files import read_label
 from gatesearch.datasets.folder.listing import ListedFrame
 from gatesearch.datasets.folder.options import FolderSource
 from gatesearch.datasets.folder.photos import Photo, read_photo
-from gatesearch.datasets.pack_reader import IMAGE, Frame
+from gatesearch.datasets.pack_manifest import IMAGE, Frame
 from gatesearch.errors import DataError
 from gatesearch.tasks import Task
 from gatesearch.tasks.labels import to_array, to_tensor, unknown_labels

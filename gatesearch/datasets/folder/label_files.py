@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gatesearch.datasets.array_file import map_array
 from gatesearch.datasets.faults import FileFaultError
 from gatesearch.datasets.folder.photos import read_start
 from gatesearch.datasets.image_files import (
@@ -22,7 +23,6 @@ from gatesearch.datasets.image_files import (
 )
 from gatesearch.datasets.label_checks import PNG_BITS, png_numbers
 from gatesearch.datasets.orientation import UPRIGHT, orientation_of
-from gatesearch.datasets.pack_reader import map_array
 
 Array = NDArray[Any]
 _NUMPY = b"\x93NUMPY"
