@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from gatesearch.methods import build_model
     from gatesearch.pareto import hypervolume, pareto_front
     from gatesearch.pruning import extract
-    from gatesearch.search.own_training import Trial, search
+    from gatesearch.search.own_training import search
+    from gatesearch.search.own_trial import Trial
     from gatesearch.study import Study, load_study
 
 _HOMES = {
     "InterroGate": "gatesearch.library.network",
     "Study": "gatesearch.study",
-    "Trial": "gatesearch.search.own_training",
+    "Trial": "gatesearch.search.own_trial",
     "build_model": "gatesearch.methods",
     "count_macs": "gatesearch.cost",
     "delta_mtl": "gatesearch.measures",

@@ -11,6 +11,7 @@
 | `reuse.py` | takes over baselines of another store |
 | `predictions.py` | predictions on a few test frames, for the report |
 | `own_training.py` | `gs.search`: a search whose networks a function of the user's trains |
+| `own_trial.py` | `gs.Trial`: one network, as that function sees it |
 
 The package itself can be called: `gs.search(study, train)` is `own_training.search`. Python makes
 the package the attribute `search` of gatesearch as soon as one of its modules is imported.

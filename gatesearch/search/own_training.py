@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gatesearch.cost import Budget, PatternCost, count_macs, measure_of, parse_budget
+from gatesearch.cost import Budget, count_macs, measure_of, parse_budget
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.events import Emit, Event, Warned
 from gatesearch.execution.executors import ThisProcess
 from gatesearch.execution.jobs import Job
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import failed, perform_once
-from gatesearch.library.network import InterroGate, optimizer_groups
+from gatesearch.library.network import InterroGate
 from gatesearch.library.own_heads import HeadLike, accept_heads
-from gatesearch.library.projection import apply_budgets, budget_texts, counted_costs
+from gatesearch.library.projection import budget_texts, counted_costs
 from gatesearch.methods import (
     NetworkSpec,
     binding_methods,
@@ -33,15 +33,12 @@ from gatesearch.methods import (
     tuned_methods,
 )
 from gatesearch.methods.definitions import options_of
-from gatesearch.methods.interrogate.gate_loss import GateLoss
 from gatesearch.methods.interrogate.method import INTERROGATE
-from gatesearch.methods.interrogate.options import SPACE, InterroGateOptions
-from gatesearch.methods.space import choice_of, task_values
 from gatesearch.models import Parts, parts_of
 from gatesearch.models.model_factory import OWN, OwnHead
-from gatesearch.pruning import extract, sharing
 from gatesearch.pruning.compact import check_saveable
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord
+from gatesearch.search.own_trial import Trial, input_shape
 from gatesearch.search.plans import drawn_plan
 from gatesearch.search.run import backed_up
 from gatesearch.search.search import Search
@@ -54,132 +51,12 @@ from gatesearch.store.status import StatusFile
 from gatesearch.store.store import Store
 from gatesearch.study import Study
 from gatesearch.tasks import Task, build_tasks
-from gatesearch.training import ParameterGroup, TrainingError, resolve_runtime
+from gatesearch.training import TrainingError
 from gatesearch.trials.kept_networks import HEADS, keep_network, network_state
 
 HeadFactory = Callable[[], Mapping[str, HeadLike]]
 
 _LOG = logging.getLogger("gatesearch")
-
-
-class Trial:
-    """One network to train: what `gs.search` hands to the training function.
-
-    The same function trains baselines and trials, so all methods below can be called for every
-    network; those that concern gates do nothing for a baseline.
-
-    Attributes:
-        name: `stl`, `mtl`, or `trial 3`.
-        method: How its tasks share: `stl` (one network per task), `mtl` (one encoder),
-            `cross_stitch`, `mtan`, or `interrogate`.
-        params: Parameter -> value that the search drew, such as `lambda_s` and `tau.depth`; empty
-            for a baseline.
-        budgets: Upper bounds on its cost, as written; empty without any, and for a baseline.
-        network: The network to train, on the CPU: image (B, 3, H, W) -> task -> what its head
-            returns. That of `interrogate` is a `gs.InterroGate`.
-        seed: The study's seed; the network's first weights depend on it.
-        study: The study, whose `training` the function can read.
-        folder: A folder for checkpoints, which a search that is resumed finds again.
-    """
-
-    def __init__(
-        self,
-        spec: NetworkSpec,
-        study: Study,
-        network: nn.Module,
-        *,
-        folder: Path,
-        options: InterroGateOptions,
-    ) -> None:
-        self.name, self.method, self.seed = spec.label, spec.method, spec.seed
-        self.params = dict(spec.params)
-        self.budgets = tuple(budget.text for budget in spec.budgets)
-        self.network, self.study, self.folder = network, study, folder
-        self._spec, self._options = spec, options
-        self._final: _Final | None = None
-        self._loss: GateLoss | None = None
-        if isinstance(network, InterroGate):
-            tau = torch.tensor(task_values(spec.params, "tau", network.tasks))
-            bounds_cost = choice_of(SPACE, study, spec.params, "regulariser") == "flops"
-            cost = PatternCost.of(network, _shape(study)) if bounds_cost else None
-            weight = float(spec.params["lambda_s"])
-            self._loss = GateLoss(network, options, weight, tau, cost, spec.budgets)
-
-    def anneal(self, share: float) -> None:
-        """Set the temperature of the gates and the ramp of λ_s; call it before each step.
-
-        Args:
-            share: Share of the training with gates that is done, in [0, 1].
-
-        Raises:
-            UsageError: The share is outside [0, 1].
-        """
-        if self._loss is not None:
-            assert isinstance(self.network, InterroGate)
-            self.network.anneal(share)  # refuses other shares
-            self._loss.anneal(share)
-
-    def penalty(self) -> Tensor:
-        """Compute the loss that closes gates at the drawn λ_s and τ, a scalar; 0 for a baseline."""
-        if self._loss is None:
-            return torch.zeros((), device=next(self.network.parameters()).device)
-        self._loss.tau = self._loss.tau.to(next(self.network.parameters()).device)
-        return self._loss.penalty()
-
-    def param_groups(self, lr: float, *, weight_decay: float = 1e-4) -> list[dict[str, object]]:
-        """Group the parameters for a torch optimizer; see `gs.InterroGate.param_groups`."""
-        if isinstance(self.network, InterroGate):
-            rate = self._options.lr
-            return self.network.param_groups(lr, weight_decay=weight_decay, gate_rate=rate)
-        groups = [ParameterGroup(tuple(self.network.parameters()))]
-        return optimizer_groups(self.network, groups, lr=lr, weight_decay=weight_decay)
-
-    def prune(self) -> nn.Module:
-        """Return the network to measure, and to fine-tune before that if you like.
-
-        For a trial, gates are opened and closed until its budgets are used up, as `gs.project`
-        does, and the compact network is cut; without a budget, the learned gates are rounded. It is
-        in evaluation mode, on the device of `network`. For a baseline it is `network` itself. The
-        search keeps the network that this returned last.
-        """
-        if not isinstance(self.network, InterroGate):
-            self._final = _Final(self.network)
-            return self.network
-        net, shape = self.network, _shape(self.study)
-        if self._spec.budgets:
-            cost, runtime = PatternCost.of(net, shape), resolve_runtime("fp32", "nchw")
-            apply_budgets(
-                net, self._spec.budgets, cost, self._options, shape=shape, runtime=runtime
-            )
-        layers, shares = sharing(net)
-        compact = extract(net).to(next(net.parameters()).device)
-        self._final = _Final(compact, layers, shares)
-        return compact
-
-    @property
-    def final(self) -> "_Final":
-        """The network that `prune` returned last.
-
-        Raises:
-            UsageError: It was never called.
-        """
-        if self._final is not None:
-            return self._final
-        if self.method == INTERROGATE.name:
-            raise UsageError(
-                "a training function must measure the network that trial.prune() returns, found no "
-                "call of it; call it after training, before the metrics are computed"
-            )
-        return _Final(self.network)
-
-
-@dataclass(frozen=True)
-class _Final:
-    """A network at the end of its training, with `TrainedNetwork.layers` and `.sharing`."""
-
-    module: nn.Module
-    layers: tuple[str, ...] = ()
-    sharing: Mapping[str, tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -351,7 +228,7 @@ def _check_networks(
     for method in {SINGLE_TASK, *study.methods}:
         network = _build(NetworkSpec(method, study.seed), study, None, heads, pretrained=False)
         check_saveable(network)
-        count_macs(network, _shape(study), cross_check=False)
+        count_macs(network, input_shape(study), cross_check=False)
     spec = NetworkSpec(INTERROGATE.name, study.seed, 0)
     supernet = _build(spec, study, None, heads, pretrained=False)
     assert isinstance(supernet, InterroGate)
@@ -426,7 +303,7 @@ def _train(job: Job, study: Study, train: Train, heads: HeadFactory | None, emit
     seconds = time.perf_counter() - began
     final = trial.final
     module = final.module.eval()
-    cost = count_macs(module, _shape(study))
+    cost = count_macs(module, input_shape(study))
     for line in cost.disagreements:
         emit(Warned(f"{spec.label}: {line}"))
     reused = 0.0 if start is None else start.train_seconds
@@ -464,10 +341,6 @@ def _metrics(study: Study, returned: object) -> dict[str, float]:
         "a training function must return the metric of each task on the validation part, "
         f"{{{', '.join(f'{task!r}: number' for task in study.tasks)}}}, found {returned!r:.200}"
     )
-
-
-def _shape(study: Study) -> tuple[int, int, int, int]:
-    return (1, 3, *study.protocol.size)
 
 
 def _data(study: Study, heads: HeadFactory | None) -> dict[str, object]:

@@ -15,7 +15,7 @@ from gatesearch.errors import DataError, StudyRefusedError, UsageError
 from gatesearch.methods.cross_stitch import CrossStitchNet
 from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.stl import SingleTaskNets
-from gatesearch.search.own_training import Trial
+from gatesearch.search.own_trial import Trial
 from gatesearch.search.run import run
 from gatesearch.store.opening import read_store
 from gatesearch.training import TrainingError
