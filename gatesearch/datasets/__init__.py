@@ -11,7 +11,9 @@
 | `frame_journal.py` | which frames of an unfinished pack are written |
 | `frame_pool.py` | makes frames in several processes |
 | `frame_faults.py` | frames that cannot be made |
-| `pack_samples.py`, `samples.py` | packs of any torch Dataset or iterable of dicts |
+| `pack_samples.py` | packs of any torch Dataset or iterable of dicts |
+| `sample_sources.py` | such a data set as frames that are read by their number |
+| `samples.py` | one sample, a dict, as a frame of a pack |
 | `ready_pack.py` | the data set `pack`: a pack that exists already |
 | `spread.py` | chooses some of many frames |
 | `scratch.py` | folders that are written beside their place and moved into it when whole |
