@@ -1,6 +1,6 @@
-"""Divide frames into parts: by lists, by a column of the table, or by shares drawn from a seed.
+"""Draw the parts of frames by their shares, from a seed.
 
-Shares are drawn so that frames of one group stay together, and every part has its share of the
+Parts are drawn so that frames of one group stay together, and every part has its share of the
 labels of each task and of each class of whole images (iterative stratification: Sechidis,
 Tsoumakas, Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD 2011, here over groups).
 """
