@@ -31,7 +31,8 @@ def orientation_of(image: Image.Image) -> int:
         # What Pillow raises on damaged metadata is an open set.
         except Exception:
             return UPRIGHT
-    return orientation if orientation in range(1, 9) else UPRIGHT
+    is_known = isinstance(orientation, int) and 1 <= orientation <= 8
+    return orientation if is_known else UPRIGHT
 
 
 def exchanges_sides(orientation: int) -> bool:

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gatesearch.answers import ANSWERS, UNKNOWN, Row, complete_names
 from gatesearch.drawing import OVERLAYS
@@ -21,8 +19,14 @@ from gatesearch.report.layout import (
 )
 from gatesearch.report.legend import draw_marker
 from gatesearch.report.network_styles import network_styles
-from gatesearch.report.predictions import Column, columns_of, load_arrays, not_drawable
 from gatesearch.report.record_queries import output_names
+from gatesearch.report.stored_predictions import (
+    Column,
+    Values,
+    columns_of,
+    load_arrays,
+    not_drawable,
+)
 from gatesearch.report.text import fit, line_height, text_width, wrap
 from gatesearch.results import StudyRecord, TaskInfo
 
@@ -35,8 +39,6 @@ _LINES = 2  # of an answer at most
 _BLOCK = 2.0  # height of the rows of a block, inches, unless one row is higher
 _ROWS = 48  # on an image; networks' errors come first
 RIGHT, WRONG = "✓", "✗"
-
-Values = NDArray[Any]
 
 
 @dataclass(frozen=True)

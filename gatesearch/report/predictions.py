@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -35,22 +34,25 @@ from gatesearch.report.layout import (
     paragraph,
 )
 from gatesearch.report.legend import Entry, draw_legend, draw_marker, legend_block
-from gatesearch.report.network_styles import NetworkStyle, network_styles
+from gatesearch.report.network_styles import network_styles
 from gatesearch.report.record_queries import (
-    NAMES,
-    display_name,
     output_names,
-    pick_evenly,
     shown_split,
     split_pages,
 )
+from gatesearch.report.stored_predictions import (
+    Column,
+    Values,
+    columns_of,
+    load_arrays,
+    not_drawable,
+    title_of,
+)
 from gatesearch.report.text import SMALLEST, fit, text_width, wrap
 from gatesearch.results import StudyRecord, TaskInfo
-from gatesearch.store.predictions import read_predictions
 
 _IGNORED = 255  # as in gatesearch.tasks.labels, which needs torch
 _FRAMES_PER_BLOCK = 4
-_COLUMNS = 5  # networks beside image and truth
 _PIXELS = 400  # width up to which pictures are drawn; a page does not show more
 _GAP = 0.07  # between pictures, inches
 _KEY_WIDTH = 1.65  # at the right of the pictures
@@ -58,25 +60,7 @@ _KEY_ENTRIES = 4  # classes in the key per row of pictures; more are named below
 _FRAME = 0.63  # above the pictures of a task
 _LEAST, _HIGHEST = 0.78, 1.6  # height of a picture
 
-Values = NDArray[Any]
 _Extent = tuple[float, float, float, float]  # left, right, bottom, top
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of pictures or answers.
-
-    Attributes:
-        title: Above it.
-        values: (frames, H, W), (frames, H, W, 3) or (frames, numbers).
-        is_predicted: Whether a network predicted them.
-        network: Style of that network where other pages draw it too.
-    """
-
-    title: str
-    values: Values
-    is_predicted: bool = False
-    network: NetworkStyle | None = None
 
 
 @dataclass(frozen=True)
@@ -150,16 +134,6 @@ def _has_known(values: Values) -> bool:
     return bool((np.isfinite(values) & (values > 0)).any())
 
 
-def load_arrays(record: StudyRecord) -> Mapping[str, Values]:
-    """Read the arrays that the report shows; none where none were kept.
-
-    Raises:
-        DataError: The file is damaged.
-        OSError: It cannot be read.
-    """
-    return {} if record.predictions is None else read_predictions(record.predictions)
-
-
 def _left_out(reason: str) -> Block:
     return paragraph(f"Left out: {reason}", size=8, color=style.MUTED)
 
@@ -168,28 +142,6 @@ def _seed(arrays: Mapping[str, Values]) -> int | None:
     """Read the seed of the networks that predicted; None where it is not kept."""
     stored = arrays.get("seed", np.array(()))
     return int(stored) if stored.shape == () and stored.dtype.kind in "iu" else None
-
-
-def columns_of(
-    record: StudyRecord,
-    task: TaskInfo,
-    arrays: Mapping[str, Values],
-    styles: Mapping[str, NetworkStyle],
-) -> list[Column]:
-    """Choose the columns: image, truth, baselines, and trials from cheap to expensive."""
-    gflops = {trial.name: trial.gflops for trial in record.trials}
-    suffix = f".{task.name}"
-    labels = [k.removesuffix(suffix) for k in arrays if k.endswith(suffix)]
-    named = sorted((k for k in labels if k not in gflops and k != "truth"), key=_order)
-    trials = sorted((k for k in labels if k in gflops), key=lambda name: gflops[name])
-    kept = named[: max(_COLUMNS - len(trials), 3)]
-    truth = arrays.get(f"truth{suffix}")
-    columns = [Column("Image", arrays["image"])]
-    columns += [Column("Truth", truth)] if truth is not None else []
-    for key in [*kept, *pick_evenly(trials, _COLUMNS - len(kept))]:
-        title = _title(key)
-        columns.append(Column(title, arrays[key + suffix], True, styles.get(title)))
-    return columns
 
 
 def _task_blocks(
@@ -216,14 +168,6 @@ def _task_blocks(
     extend = _beyond(limits, [truth] if truth is not None else [], guesses)
     key = _Key(drawing.legend, limits, extend, entries)
     return _picture_blocks(record, task, columns, pictures, key, seed)
-
-
-def not_drawable(task: TaskInfo, error: Exception) -> DataError:
-    """Say that what is stored of a task cannot be shown."""
-    return DataError(
-        f"predictions of {task.name} cannot be drawn as {task.drawing} ({error}); delete the file: "
-        "`gatesearch run` draws them anew"
-    )
 
 
 def _overlay_blocks(
@@ -321,7 +265,7 @@ def _head(record: StudyRecord, task: TaskInfo, column: Column, seed: int | None)
         result.metrics.get(split, {}).get(task.name)
         for result in (*record.baselines, *record.trials)
         if result.state == "complete"
-        and _title(result.name) == column.title
+        and title_of(result.name) == column.title
         and (seed is None or result.seed == seed or result.trial is not None)
     ]
     if not column.is_predicted or not values or values[0] is None:
@@ -447,13 +391,3 @@ def _class_entries(task: TaskInfo, values: Sequence[Values]) -> list[Entry]:
 
 def _class_colour(index: int) -> str:
     return "#" + bytes(palette()[index].tolist()).hex()
-
-
-def _order(name: str) -> tuple[int, str]:
-    return (list(NAMES).index(name) if name in NAMES else len(NAMES)), name
-
-
-def _title(name: str) -> str:
-    if name.startswith("trial "):
-        return name.capitalize()
-    return display_name(*name.partition(" + ")[::2])
