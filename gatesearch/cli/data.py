@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gatesearch.cli.options import PluginOption, use_plugins
 from gatesearch.errors import DataError, UsageError, shell_command, unknown
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ Data = Annotated[
 
 
 @app.command(epilog="Example: gatesearch data info nyud")
-def info(name: Name) -> None:
+def info(name: Name, plugin: PluginOption = None) -> None:
     """Say where a data set comes from, which layouts are read, and the command that prepares it."""
-    print(_dataset(name).info())
+    print(_dataset(name, plugin).info())
 
 
 @app.command(
@@ -50,6 +51,7 @@ def prepare(
         list[str] | None,
         typer.Option(metavar="TEXT", help="What readers of results should know; repeatable."),
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Turn a data set into a pack for training; an old pack stays until the new one is whole."""
     from gatesearch.cli.progress import emitter
@@ -57,7 +59,7 @@ def prepare(
     from gatesearch.datasets.label_checks import MAX_PIXELS
     from gatesearch.datasets.pack_writer import add_notes
 
-    dataset = _dataset(name)
+    dataset = _dataset(name, plugin)
     for text in note or []:
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise UsageError(
@@ -76,12 +78,12 @@ def prepare(
 
 
 @app.command(epilog="Example: gatesearch data check nyud --data data")
-def check(name: Name, data: Data = Path("data")) -> None:
+def check(name: Name, data: Data = Path("data"), plugin: PluginOption = None) -> None:
     """Compare every prepared file of a data set with the sums taken when it was written."""
     from gatesearch.datasets import check_pack
     from gatesearch.datasets.scratch import remove_leftovers
 
-    dataset = _dataset(name)
+    dataset = _dataset(name, plugin)
     remove_leftovers(data)
     folders = sorted(path for path in data.glob(f"{name}-*") if path.is_dir())
     if not folders:
@@ -94,8 +96,10 @@ def check(name: Name, data: Data = Path("data")) -> None:
         print(f"whole: {_summary(check_pack(folder))}")
 
 
-def _dataset(name: str) -> "Dataset":
+def _dataset(name: str, plugins: list[str] | None) -> "Dataset":
     from gatesearch.datasets import DATASETS
+
+    use_plugins(plugins)
 
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)

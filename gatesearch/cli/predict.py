@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gatesearch.cli.console import out as console
+from gatesearch.cli.options import PluginOption, use_plugins
 from gatesearch.errors import DataError, UsageError
 
 EXAMPLES = """Examples:
@@ -25,6 +26,7 @@ def predict(
     model: Annotated[Path, typer.Option(metavar="FILE", help="An exported .onnx or .safetensors.")],
     image: Annotated[Path, typer.Option(metavar="PATH", help="An image, or a folder of images.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures go.")],
+    plugin: PluginOption = None,
 ) -> None:
     """Draw every task on every image: NAME.TASK.png as large as the image, and NAME.values.npz.
 
@@ -50,6 +52,7 @@ def predict(
     from gatesearch.export import read_model
     from gatesearch.export.draw import draw_predictions
 
+    use_plugins(plugin)
     network = read_model(model)
     _refuse_overwriting(files, network.card.tasks, to)
     to.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import IO, Any, TypeVar
 
 from gatesearch.errors import DataError, UsageError, one_line
+from gatesearch.plugins import load_again, loaded_plugins
 
 R = TypeVar("R")
 
@@ -175,9 +176,9 @@ def _start() -> "subprocess.Popen[bytes]":
 
 
 def _setup(code: bytes) -> bytes:
-    """What a worker reads first: the main script, if the function needs it, and the function."""
+    """What a worker reads first: plugins, the main script if it is needed, and the function."""
     script = getattr(sys.modules["__main__"], "__file__", None) if b"__main__" in code else None
-    return pickle.dumps((script, code))
+    return pickle.dumps((loaded_plugins(), script, code))
 
 
 def serve() -> None:
@@ -214,7 +215,8 @@ def _function(stream: IO[bytes]) -> Callable[[int], Any]:
     import torch
 
     torch.set_num_threads(1)
-    script, code = pickle.load(stream)
+    plugins, script, code = pickle.load(stream)
+    load_again(plugins)
     if script is not None:
         import runpy
         import types
