@@ -166,12 +166,14 @@ class _Died:
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    # With -P the current folder is searched for modules only if it is here: files that happen to
+    # lie there must not run.
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND],
+        [sys.executable, "-P", "-c", _COMMAND],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
     )
 
 
