@@ -5,6 +5,9 @@ That form is a plain rewrite of what LibMTL's NYUv2 data set does
 of each frame is enlarged by `F.interpolate` and mirrored at random, and the samples are stacked.
 Both sides begin with frames in memory and end with a batch. Only ours reads windows at fractions
 of a pixel, and brings normals to length 1 again.
+
+Changes of colours are measured against torchvision's `ColorJitter` per sample, in the faster of its
+two forms.
 """
 
 import random
@@ -12,28 +15,31 @@ import time
 
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.v2 as torchvision
 from torch import Tensor
 
 from benchmarks.figure import Figure, in_turns
 from gatesearch.tasks import TASKS
 from gatesearch.training.augment import augment
+from gatesearch.training.colour import jitter
 
 BAR = 1.0
 ROUNDS = 31
 FRAMES, SIZE, CLASSES = 8, (288, 384), 40
 ZOOM = (1.0, 1.2, 1.5)
+COLOUR = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
 
 
 def measure() -> list[Figure]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [_measured()]
+        return [_warps(), _colours()]
     finally:
         torch.set_num_threads(threads)
 
 
-def _measured() -> Figure:
+def _warps() -> Figure:
     batch = _frames()
     tasks = {name: TASKS[name](classes=CLASSES) for name in batch if name != "image"}
     generator, draws = torch.Generator().manual_seed(0), random.Random(0)
@@ -56,6 +62,19 @@ def _measured() -> Figure:
     ratio, a, b = in_turns(ours, per_sample, rounds=ROUNDS, clock=time.process_time)
     detail = f"{1e3 * a:.1f} ms against {1e3 * b:.1f} ms of processor time, one thread"
     return Figure(f"augmenting {FRAMES} frames over per sample", ratio, BAR, "x", detail)
+
+
+def _colours() -> Figure:
+    image = _frames()["image"]
+    generator, per_sample = torch.Generator().manual_seed(0), torchvision.ColorJitter(**COLOUR)
+    ratio, a, b = in_turns(
+        lambda: jitter(image, generator=generator, **COLOUR),
+        lambda: torch.stack([per_sample(sample) for sample in image]),
+        rounds=ROUNDS,
+        clock=time.process_time,
+    )
+    detail = f"{1e3 * a:.1f} ms against {1e3 * b:.1f} ms of processor time, one thread"
+    return Figure(f"colours of {FRAMES} frames over torchvision's", ratio, BAR, "x", detail)
 
 
 def _frames() -> dict[str, Tensor]:

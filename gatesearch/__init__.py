@@ -1,9 +1,23 @@
 """Finds which channels the tasks of a network should share, and hands back the small network.
 
 Importing this package costs nothing: every name below is fetched from its module on first use.
+
+| name | what it does |
+|---|---|
+| `Study`, `load_study` | define a study in Python, or read one from a file |
+| `InterroGate`, `encoder` | build a gated network with heads of your own, for any training loop |
+| `project`, `extract` | fit a trained network to a budget, and cut the small network from it |
+| `save`, `load` | keep small networks in files |
+| `search` | search hyperparameters with a training function of your own |
+| `build_model` | build a method's network for a study |
+| `count_macs` | count the multiply-adds of any network |
+| `delta_mtl`, `mean_rank`, `hypervolume`, `pareto_front` | compare networks |
+
+docs/python.md shows each in use.
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from gatesearch.lazy import lazy_attributes
 from gatesearch.version import __version__
@@ -11,39 +25,65 @@ from gatesearch.version import __version__
 if TYPE_CHECKING:
     from gatesearch.cost import count_macs
     from gatesearch.datasets.pack_samples import pack
+    from gatesearch.library.encoder import encoder
+    from gatesearch.library.network import InterroGate
+    from gatesearch.library.projection import project
+    from gatesearch.library.saving import load, save
     from gatesearch.measures import delta_mtl, mean_rank
     from gatesearch.methods import build_model
     from gatesearch.pareto import hypervolume, pareto_front
     from gatesearch.pruning import extract
-    from gatesearch.study import load_study
+    from gatesearch.search.own_training import Trial, search
+    from gatesearch.study import Study, load_study
 
 _HOMES = {
+    "InterroGate": "gatesearch.library.network",
+    "Study": "gatesearch.study",
+    "Trial": "gatesearch.search.own_training",
     "build_model": "gatesearch.methods",
     "count_macs": "gatesearch.cost",
     "delta_mtl": "gatesearch.measures",
+    "encoder": "gatesearch.library.encoder",
     "extract": "gatesearch.pruning",
     "hypervolume": "gatesearch.pareto",
+    "load": "gatesearch.library.saving",
     "load_study": "gatesearch.study",
     "mean_rank": "gatesearch.measures",
     "pack": "gatesearch.datasets.pack_samples",
     "pareto_front": "gatesearch.pareto",
+    "project": "gatesearch.library.projection",
+    "save": "gatesearch.library.saving",
 }
 
 __all__ = [
+    "InterroGate",
+    "Study",
+    "Trial",
     "__version__",
     "build_model",
     "count_macs",
     "delta_mtl",
+    "encoder",
     "extract",
     "hypervolume",
+    "load",
     "load_study",
     "mean_rank",
     "pack",
     "pareto_front",
+    "project",
+    "save",
+    "search",
 ]
 
 
-__getattr__ = lazy_attributes(__name__, _HOMES)
+_import_attribute = lazy_attributes(__name__, _HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    # The package of that name, which can be called: importing any of its modules makes it the
+    # attribute, so it must be the attribute from the start.
+    return import_module("gatesearch.search") if name == "search" else _import_attribute(name)
 
 
 def __dir__() -> list[str]:

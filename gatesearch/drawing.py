@@ -1,7 +1,8 @@
 """Ways to draw labels and predictions as pictures.
 
 A kind of task names its drawing (`Task.drawing`), which the report and `gatesearch predict` look up
-in `DRAWINGS`. Nothing here needs torch, since the report must not load it.
+in `DRAWINGS`, for values per pixel, or in `OVERLAYS`, for what is drawn over the image. Nothing
+here needs torch, since the report must not load it.
 """
 
 import colorsys
@@ -84,6 +85,19 @@ class Drawing:
         return low, high
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """A way to draw labels or predictions over the image that they are of.
+
+    Attributes:
+        legend: What the drawing means.
+        paint: (values of an image, image (H, W, 3)) -> picture (H, W, 3).
+    """
+
+    legend: str
+    paint: Callable[[Values, Picture], Picture]
+
+
 def draw_classes(values: Values) -> Picture:
     """Draw class indices (H, W), uint8; 255 is ignored."""
     return palette()[values]
@@ -112,6 +126,32 @@ def draw_certainty(values: Values) -> Picture:
     known = (values >= 0) & (values <= 1)
     share = np.where(known, values, 0).astype(np.float32)[..., None]
     return _as_bytes(255 - share * np.array([200.0, 200.0, 200.0]), known)
+
+
+def draw_points(values: Values, image: Picture) -> Picture:
+    """Draw points over an image, each in the colour of its number, with a black and a white ring.
+
+    Args:
+        values: (K, 3) or (3 K): x and y in -1..1 from border to border, and a third number. Points
+            without a place are left out.
+        image: (H, W, 3).
+    """
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(image)
+    height, width = image.shape[:2]
+    radius = max(2.0, math.hypot(height, width) / 80)
+    ring = max(1.0, radius / 4)
+    pen = ImageDraw.Draw(picture)
+    colors = palette().tolist()
+    for i, (x, y, _) in enumerate(values.reshape(-1, 3).astype(np.float64).tolist()):
+        if not (abs(x) <= 1 and abs(y) <= 1):  # nor NaN
+            continue
+        at = (x + 1) * width / 2 - 0.5, (y + 1) * height / 2 - 0.5
+        pen.circle(at, radius + 2 * ring, fill=(255, 255, 255))
+        pen.circle(at, radius + ring, fill=(0, 0, 0))
+        pen.circle(at, radius, fill=tuple(colors[i % 255]))
+    return np.array(picture)
 
 
 @cache
@@ -158,5 +198,11 @@ DRAWINGS: dict[str, Drawing] = {
     ),
     "certainty": Drawing(
         "The darker, the more certain. Black: ignored by loss and metric.", draw_certainty
+    ),
+}
+
+OVERLAYS: dict[str, Overlay] = {
+    "points": Overlay(
+        "One colour per point. Left out: points that are not in the image.", draw_points
     ),
 }

@@ -170,7 +170,7 @@ def origin_of(what: str, name: str) -> str:
 def used_by(study: "Study") -> tuple[Plugin, ...]:
     """List the loaded plugins whose entries a study names."""
     names: dict[str, set[str]] = {
-        "data set": {study.data.dataset},
+        "data set": {source.data.dataset for source in study.sources},
         "kind": {task.kind for task in study.tasks.values()},
         "head": {study.model.head, *(task.head for task in study.tasks.values())},
         "backbone": {study.model.backbone},

@@ -30,7 +30,7 @@ SINGLE_TASK = "stl"
 MULTI_TASK = "mtl"
 
 # Raised by 1 whenever the JSON format of a Result changes.
-FORMAT = 6
+FORMAT = 7
 
 
 def _freeze(values: Sequence[float]) -> tuple[float, ...]:
@@ -70,6 +70,8 @@ class TaskInfo:
         drawing: How its labels are drawn, a name in `gatesearch.drawing.DRAWINGS`.
         classes: Number of classes; 1 for a task without classes.
         class_names: Their names by index; empty where the data set states none.
+        options: Further options of its kind, with what it learned from the training part; empty
+            in stores that were begun before there were any.
     """
 
     name: str
@@ -80,6 +82,13 @@ class TaskInfo:
     drawing: str
     classes: int = 1
     class_names: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """All options of its kind, from which `gatesearch.tasks.build_task` makes the task."""
+        names = {"class_names": list(self.class_names)} if self.class_names else {}
+        return {"classes": self.classes, **names, **self.options}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "TaskInfo":
@@ -106,6 +115,8 @@ class Result:
         budget: Upper bounds on its cost, as `1.3xMTL`, joined by `+`; empty without any.
         params: Parameter, as the method names it -> value that the search chose.
         metrics: split -> task -> value, in the unit of `TaskInfo`.
+        details: split -> task -> further figures of the task's kind by name, as the IoU of each
+            class; without those tasks that have none, and empty in results of earlier versions.
         gflops: FLOPs of the whole network, heads included, 2 x multiply-adds / 1e9; 0 where there
             is no network.
         backbone_gflops: The same without the heads.
@@ -142,6 +153,7 @@ class Result:
     budget: str = ""
     params: Mapping[str, Param] = field(default_factory=dict)
     metrics: Mapping[Split, Metrics] = field(default_factory=dict)
+    details: Mapping[Split, Mapping[str, Metrics]] = field(default_factory=dict)
     gflops: Amount = 0.0
     backbone_gflops: Amount = 0.0
     params_m: Amount = 0.0
@@ -186,32 +198,34 @@ class Result:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Result":
-        """Read the record that `to_json` wrote, also in format 4 of gatesearch 0.1.0.
+        """Read the record that `to_json` wrote, also in formats 4 (gatesearch 0.1.0) and 6.
 
         Raises:
             StudyRefusedError: Another format, other keys than those of its format, or a value of a
                 wrong type or out of its range.
         """
         version = stored.get("format")
-        if version not in (4, FORMAT):
+        if version not in (4, 6, FORMAT):
             raise StudyRefusedError(
-                f"a stored result must have format 4 or {FORMAT}, found {version!r}; "
+                f"a stored result must have format 4, 6 or {FORMAT}, found {version!r}; "
                 "read it with the gatesearch that wrote it, or start a new --out folder"
             )
         values = _from_format_4(stored) if version == 4 else stored
         expected = {item.name for item in fields(cls)}
+        if version != FORMAT:
+            expected -= {"details"}
         keys = set(values) - {"format"}
         if keys != expected:
             raise StudyRefusedError(
-                f"a stored result must have the keys of format {FORMAT}, found "
+                f"a stored result must have the keys of format {version}, found "
                 f"unknown {sorted(keys - expected)} and missing {sorted(expected - keys)}; "
                 "the store is damaged: start a new --out folder"
             )
-        return cls.from_text(json.dumps({**values, "format": FORMAT}))
+        return cls.from_text(json.dumps({"details": {}, **values, "format": FORMAT}))
 
     @classmethod
     def from_text(cls, text: str) -> "Result":
-        """Read the record from the text of its JSON, in the format of this version alone.
+        """Read the record from the text of its JSON, in format 6 or that of this version.
 
         Raises:
             StudyRefusedError: The text is no such record.
@@ -219,6 +233,8 @@ class Result:
         try:
             stored = vars(_stored_form().model_validate_json(text))
         except ValidationError as error:
+            if (older := _of_format_6(text)) is not None:
+                return cls.from_json(older)
             raise StudyRefusedError(
                 f"a stored result is damaged: {first_fault(error)}; the store is damaged: start a "
                 "new --out folder"
@@ -368,6 +384,10 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
         "backbone_gflops": _or_null(result.backbone_gflops),
         "params_m": _or_null(result.params_m),
         "metrics": {task: _or_null(v) for task, v in result.metrics.get(split, {}).items()},
+        "details": {
+            task: {name: _or_null(value) for name, value in figures.items()}
+            for task, figures in result.details.get(split, {}).items()
+        },
         "split": split,
     }
 
@@ -398,7 +418,7 @@ PARTS_OF_ROLES = {
 
 
 def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the JSON of a format-4 record to format 6.
+    """Convert the JSON of a format-4 record to format 6, which has no further figures.
 
     Format 4 called the state of a stopped trial `pruned`, had `role` instead of `part`, and gave
     results of the method `one_shot` the name of the method that it is built on.
@@ -420,6 +440,20 @@ def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
     if role.startswith("supernet") or any(name.startswith("share.") for name in named):
         values["method"] = "one_shot"
     return values
+
+
+def _of_format_6(text: str) -> dict[str, Any] | None:
+    """Parse the text of a record if it is of format 6; None for anything else."""
+    try:
+        stored = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return stored if isinstance(stored, dict) and stored.get("format") == 6 else None
+
+
+def without_classes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the options of a task that `TaskInfo` has as attributes of its own."""
+    return {key: value for key, value in options.items() if key not in ("classes", "class_names")}
 
 
 def _or_null(value: float) -> float | None:

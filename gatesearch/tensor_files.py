@@ -13,7 +13,7 @@ from gatesearch.files import MIB, FileRefusedError, open_regular
 # Largest file that is read or hashed. 20 single-task networks on a ResNet-50 take about 3 GiB.
 LARGEST_NETWORK = 32 * 1024 * MIB
 # Name of an element type in the format -> that of torch.
-_TYPES = {
+TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
     "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16,
     "F32": torch.float32, "F64": torch.float64,
@@ -63,7 +63,7 @@ def read_tensors(
             if expected is not None:
                 found = {name: file.get_slice(name) for name in names}
                 described = {
-                    name: (tuple(part.get_shape()), _TYPES.get(part.get_dtype()))
+                    name: (tuple(part.get_shape()), TYPES.get(part.get_dtype()))
                     for name, part in found.items()
                 }
                 _compare(path, described, expected)

@@ -9,9 +9,10 @@ import pytest
 from matplotlib import colormaps
 from PIL import ExifTags, Image, ImageOps
 
-from gatesearch.drawing import DRAWINGS, palette
+from gatesearch.answers import ANSWERS
+from gatesearch.drawing import DRAWINGS, OVERLAYS, palette
 from gatesearch.export import Card, Model
-from gatesearch.export.draw import draw_predictions
+from gatesearch.export.draw import draw_predictions, predict_file
 from gatesearch.report.layout import lay_out
 from gatesearch.report.predictions import sections
 from gatesearch.results import StudyRecord, TaskInfo
@@ -34,7 +35,10 @@ def drawn(name: str, row: list, dtype: str) -> list[tuple[int, ...]]:
 
 class TestAlone:
     def test_every_kind_of_task_names_a_drawing(self) -> None:
-        assert {kind.drawing for kind in TASKS.values()} == set(DRAWINGS)
+        tasks = [kind() for kind in TASKS.values()]
+        assert {task.drawing for task in tasks if task.storage.dense} == set(DRAWINGS)
+        assert {task.drawing for task in tasks if not task.storage.dense} == set(ANSWERS)
+        assert set(OVERLAYS) <= set(ANSWERS)
         for drawing in DRAWINGS.values():
             assert "Black: " in drawing.legend
 
@@ -79,7 +83,8 @@ class TestAlone:
 
     def test_it_needs_no_torch_and_no_matplotlib_to_import(self) -> None:
         code = (
-            "import sys, gatesearch.drawing; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+            "import sys, gatesearch.answers, gatesearch.drawing; "
+            "assert not {'torch', 'matplotlib'} & set(sys.modules)"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -144,7 +149,9 @@ def test_predict_draws_every_kind_by_its_values_and_keeps_them(tmp_path) -> None
     scores = {names[kind]: outputs for kind, outputs in SCORES.items()}
     Image.new("RGB", (4, 1)).save(tmp_path / "photo.png")
     model = model_of(scores, {name: kind for kind, name in names.items()})
-    written = list(draw_predictions(model, tmp_path / "photo.png", tmp_path))
+    written = list(
+        draw_predictions(model.card, predict_file(model, tmp_path / "photo.png"), tmp_path)
+    )
     expected = [f"photo.{name}.png" for name in scores] + ["photo.values.npz"]
     assert [w.path.name for w in written] == expected
     for kind, name in names.items():
@@ -174,7 +181,9 @@ def test_predict_draws_every_kind_by_its_values_and_keeps_them(tmp_path) -> None
 def test_depth_is_told_by_a_colour_bar_with_its_range(tmp_path, metres, high, size) -> None:
     Image.new("RGB", size).save(tmp_path / "photo.png")
     model = model_of({"depth": [(m,) for m in metres]}, {"depth": "depth"})
-    written = list(draw_predictions(model, tmp_path / "photo.png", tmp_path))
+    written = list(
+        draw_predictions(model.card, predict_file(model, tmp_path / "photo.png"), tmp_path)
+    )
     assert written[0].scale == f"0 to {high:g} metres"
     picture = picture_of(written[0].path)
     step = size[0] // 4
@@ -199,7 +208,9 @@ def test_colours_of_depth_can_be_read_back_by_the_bar(tmp_path) -> None:
     """A reader finds each depth on the bar, at its share of the range."""
     Image.new("RGB", (400, 40)).save(tmp_path / "photo.png")
     model = model_of({"depth": [(m,) for m in METRES]}, {"depth": "depth"})
-    written = list(draw_predictions(model, tmp_path / "photo.png", tmp_path))
+    written = list(
+        draw_predictions(model.card, predict_file(model, tmp_path / "photo.png"), tmp_path)
+    )
     picture = picture_of(written[0].path).astype(int)
     bar = picture[40 + 11]
     for i, metres in enumerate(METRES):
@@ -229,7 +240,9 @@ BROKEN_EXIF = {
 def test_images_with_broken_exif_are_drawn(tmp_path, exif, form) -> None:
     Image.new("RGB", (8, 4)).save(tmp_path / "photo.jpg", form, exif=exif)
     model = model_of({"depth": SCORES["depth"]}, {"depth": "depth"})
-    written = list(draw_predictions(model, tmp_path / "photo.jpg", tmp_path))
+    written = list(
+        draw_predictions(model.card, predict_file(model, tmp_path / "photo.jpg"), tmp_path)
+    )
     shown = colours(picture_of(written[0].path)[0, :8:2])
     assert shown == COLOURS["depth"]
 
@@ -250,7 +263,7 @@ def test_images_are_turned_as_the_camera_says(tmp_path, orientation, form) -> No
     card = model.card.model_copy(update={"size": (height, width)})
     outputs = [np.ones((1, 1, height, width), np.float32)]
     model = Model(card, lambda image: seen.append(image) or outputs)
-    list(draw_predictions(model, tmp_path / "photo", tmp_path))
+    list(draw_predictions(model.card, predict_file(model, tmp_path / "photo"), tmp_path))
     np.testing.assert_array_equal(seen[0][0].transpose(1, 2, 0), expected)
 
 

@@ -28,6 +28,7 @@ FULL = Result(
     trial=7,
     params={"lambda_s": 0.1 + 0.2, "tau.depth": 1 / 3},
     metrics={"validation": {"depth": 0.1}, "test": {"depth": 2e-17}},
+    details={"validation": {"depth": {"abs rel": 0.25}}, "test": {}},
     gflops=12.5,
     uncounted={"aten::sort": 2},
     curves={"loss.depth": (1.5, 0.7)},
@@ -49,11 +50,21 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, 3, 5, 7, None, "4", "6"])
+    @pytest.mark.parametrize("version", [0, 2, 3, 5, 8, None, "4", "6", "7"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 4 or 6, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 4, 6 or 7, found"):
             Result.from_json(stored)
+
+    def test_results_of_format_6_have_no_further_figures(self):
+        stored = dataclasses.replace(FULL, details={}).to_json() | {"format": 6}
+        del stored["details"]
+        for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
+            assert read(stored) == dataclasses.replace(FULL, details={})
+            with pytest.raises(
+                StudyRefusedError, match=r"of format 6, found unknown \['details'\]"
+            ):
+                read(stored | {"details": {}})
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = FULL.to_json() | {"extra": 1}
@@ -129,7 +140,7 @@ class TestFormat4:
 
     def test_what_is_read_is_written_in_the_new_format(self):
         stored = Result.from_json(json.loads(FORMAT_4)).to_json()
-        assert (stored["format"], stored["state"]) == (6, "stopped")
+        assert (stored["format"], stored["state"], stored["details"]) == (7, "stopped", {})
         assert "role" not in stored
 
     @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}, {"role": [1]}])
@@ -220,6 +231,7 @@ class TestRecord:
             "backbone_gflops": 0.0,
             "params_m": 0.0,
             "metrics": {"a": pytest.approx(40.8)},
+            "details": {},
             "split": "test",
         }
         baseline = point(record, record.baselines[0])

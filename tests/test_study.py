@@ -402,3 +402,132 @@ def test_options_of_a_method_are_a_table_of_its_name(key: str) -> None:
     study = load_study("scenes", [f"{key}=0.6"])
     assert study.options_of("interrogate").own["initial"] == 0.6
     assert study.options_of("stl").own == {}
+
+
+TWO = """
+name = "two"
+mixing = "share"
+protocol = { name = "mine-8", size = [8, 8] }
+model = { backbone = "resnet18" }
+training = { epochs = 2, batch_size = 4, lr = 1e-3 }
+
+[[data]]
+dataset = "scenes"
+validation = 2
+tasks = ["semseg"]
+share = 1
+
+[[data]]
+dataset = "nyud"
+validation = 3
+tasks = ["depth"]
+share = 3
+
+[tasks.semseg]
+kind = "semseg"
+classes = 8
+
+[tasks.depth]
+kind = "depth"
+"""
+
+
+def test_several_data_sets(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text(TWO)
+    study = load_study(path)
+    assert (study.data.dataset, [data.dataset for data in study.more_data]) == ("scenes", ["nyud"])
+    first, second = study.sources
+    assert (first.data.validation, list(first.tasks)) == (2, ["semseg"])
+    assert (second.data.dataset, list(second.tasks)) == ("nyud", ["depth"])
+    again = Study.from_definition(study.definition())
+    assert [s.data for s in again.sources] == [s.data for s in study.sources]
+    assert again.fingerprint == study.fingerprint
+    for change in (
+        ("share = 3", "share = 2"),
+        ('"share"', '"task"'),
+        ("validation = 3", "validation = 4"),
+    ):
+        other = tmp_path / "other.toml"
+        other.write_text(TWO.replace(*change))
+        assert load_study(other).fingerprint != study.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('["depth"]', '["dept"]'), "data.tasks must name tasks of the study, .*, found 'dept'"),
+        (('["depth"]', '["semseg"]'), "no data set has labels of task 'depth'"),
+        (("share = 3", ""), "share must be given for every data set or none"),
+        (('mixing = "share"', ""), "share must be given .* with mixing = 'share' or 'task'"),
+        (("share = 3", "share = 0"), "share: Input should be greater than 0"),
+        (("share = 3", "shares = 3"), "unknown key 'shares'; did you mean 'share'"),
+    ],
+)
+def test_several_data_sets_that_do_not_go_together(tmp_path, change, message):
+    assert change[0] in TWO
+    path = tmp_path / "two.toml"
+    path.write_text(TWO.replace(*change))
+    with pytest.raises(UsageError, match=message):
+        load_study(path)
+
+
+def as_dict() -> dict[str, object]:
+    """What a study needs at least, in Python."""
+    return {
+        "name": "mine",
+        "protocol": {"size": (64, 48)},
+        "tasks": {"depth": {"kind": "depth"}},
+        "data": {"dataset": "scenes", "validation": 4},
+        "training": {"epochs": 2},
+    }
+
+
+def test_a_study_is_a_dict_too(tmp_path: Path) -> None:
+    study = Study(as_dict())
+    assert study == Study(**as_dict()) == Study({**as_dict(), "name": "other"}, name="mine")
+    assert (study.protocol.name, study.protocol.size) == ("mine", (64, 48))
+    assert (study.model.backbone, study.training.lr, study.training.batch_size) == (
+        "resnet18", 1e-3, 8,
+    )  # fmt: skip
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine"\nprotocol.size = [64, 48]\ntasks.depth.kind = "depth"\n'
+        'data = { dataset = "scenes", validation = 4 }\ntraining.epochs = 2\n'
+    )
+    assert load_study(path).model_dump() == study.model_dump()
+    assert load_study(path).fingerprint == study.fingerprint
+    assert Study(load_study("nyud").model_dump()).fingerprint == load_study("nyud").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"traning": {}}, "unknown key 'traning'; did you mean 'training'?"),
+        ({"training": {"epoch": 2}}, "unknown key 'training.epoch'; did you mean 'epochs'?"),
+        ({"training": {"epochs": 0}}, "training.epochs: "),
+        ({"protocol": {"size": (0, 48)}}, "protocol.size.0: "),
+        ({"name": "a b"}, "name: String should match"),
+        ({"mtan": {"training": {"lr": -1}}}, "options.mtan.training"),
+        ({"search": {"scalar": [2.0, 1.0]}}, "scalar must be an ascending positive range"),
+    ],
+)
+def test_a_dict_is_refused_for_what_a_file_is(change: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Study(as_dict(), **change)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("study ")
+
+
+def test_all_missing_keys_are_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        Study()
+    lines = str(caught.value).split("\n  ")
+    assert lines == ["study:", *(f"missing key '{key}'" for key in (
+        "name", "protocol", "tasks", "data", "training"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", ["mine.toml", 3, ["name"], {3: 4}])
+def test_a_study_is_made_of_a_dict(given: object) -> None:
+    with pytest.raises(UsageError, match="a study is defined by a dict"):
+        Study(given)

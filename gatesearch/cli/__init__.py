@@ -22,7 +22,19 @@ from typing import Annotated
 
 import typer
 
-from gatesearch.cli import bench, data, export, flops, listing, predict, report, run, select, status
+from gatesearch.cli import (
+    bench,
+    data,
+    export,
+    flops,
+    listing,
+    new,
+    predict,
+    report,
+    run,
+    select,
+    status,
+)
 from gatesearch.cli.console import err
 from gatesearch.cli.streams import make_lasting, output_error
 from gatesearch.errors import DataError, GatesearchError, UsageError
@@ -54,10 +66,14 @@ def _gatesearch(
         ),
     ] = False,
 ) -> None:
-    """Find which channels the tasks of a network should share; get the small network and proof."""
+    """Find which channels the tasks of one network should share, and get the small network.
+
+    Every search trains plain networks for comparison, and ends in a report of cost and accuracy.
+    """
 
 
 app.command(epilog=run.EXAMPLES)(run.run)
+app.command(epilog=new.EXAMPLES)(new.new)
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=predict.EXAMPLES)(predict.predict)

@@ -26,7 +26,7 @@ def bench(
         list[Path] | None,
         typer.Option(
             metavar="FILE...",
-            help="Exported .safetensors, run in every runtime, or .onnx, in onnxruntime.",
+            help="Exported networks: .safetensors, for every runtime, or .onnx, for onnxruntime.",
         ),
     ] = None,
     more: Annotated[
@@ -42,7 +42,8 @@ def bench(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="onnxruntime is timed on cpu alone.")
+        str,
+        typer.Option(metavar="auto|cpu|cuda", help="Device to time on; onnxruntime only has cpu."),
     ] = "cpu",
     threads: Annotated[
         int | None,
@@ -59,10 +60,11 @@ def bench(
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Time networks in turns, each in its own process, on random images of its training size.
+    """Measure latency, throughput and memory of exported networks, side by side.
 
-    The ratio is to the first model in the same runtime. Memory is the peak growth of the process,
-    on cuda the peak allocated on the device. FLOPs are 2 x multiply-adds for one image.
+    They are timed in turns, each in its own process, on random images of the size it was trained
+    on. The ratio is to the first model in the same runtime. Memory is the peak growth of the
+    process, on cuda the peak allocated on the device. FLOPs are 2 x multiply-adds for one image.
     """
     files = [*(model or []), *(more or [])]
     if not files:

@@ -39,21 +39,26 @@ def export(
     study: StoreOption,
     to: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="Ends in .safetensors, .pt2 or .onnx."),
+        typer.Option(metavar="FILE", help="File to write; it ends in .safetensors, .pt2 or .onnx."),
     ],
     trial: Annotated[
         str,
         typer.Option(
             metavar="best|N|NAME",
-            help="Which network: the best on validation, a trial, a baseline as 'mtl + pcgrad'.",
+            help="Network: the best on validation, a trial by its number, or a baseline by its "
+            "name, as 'mtl' or 'mtl + pcgrad'.",
         ),
     ] = "best",
     format_: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="Default: as the file's name ends."),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="safetensors, pt2 or onnx. Default: as the file's name ends.",
+        ),
     ] = None,
     budget: Annotated[
-        str, typer.Option(metavar="B", help="Choose the best of the trials under this budget.")
+        str, typer.Option(metavar="B", help="Choose the best of the trials that had this budget.")
     ] = "",
     seed: Annotated[
         int | None,
@@ -65,10 +70,11 @@ def export(
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a trained network with its normalisation, named outputs and a card of its tasks.
+    """Write a trained network into a file that runs elsewhere.
 
-    Batch size, height and width stay open. Every file is checked against PyTorch on the study's
-    frames, or on noise without them, before it is put in place.
+    The file has the normalisation of images, names of outputs and a card of the tasks; batch size,
+    height and width stay open. It is checked against PyTorch on the study's frames, or on noise
+    where there are none, before it is put in place.
     """
     check_names(to=to)
     store, record = record_of(study, out, storage_url(storage, storage_file))

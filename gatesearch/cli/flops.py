@@ -28,13 +28,13 @@ def flops(
     study: StudyOption,
     method: Annotated[
         list[str] | None,
-        typer.Option(metavar="M", help="Methods, repeatable. Default: the study's."),
+        typer.Option(metavar="M", help="Method to count, repeatable. Default: those of the study."),
     ] = None,
     set_: SetOption = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Count what methods cost on one image: no weights, no data, no training.
+    """Count what the network of each method costs for one image, before any training.
 
     FLOPs are 2 x multiply-adds of convolutions and matrix products, heads included.
     """

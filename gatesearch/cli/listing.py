@@ -31,7 +31,7 @@ def studies() -> None:
 
 
 def methods(plugin: PluginOption = None) -> None:
-    """List the methods of sharing between tasks, and the weightings that balance tasks.
+    """List methods, which say how tasks share a network, and weightings, which balance tasks.
 
     With plugins, a further column says which of them each comes from.
     """

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 StudyOption = Annotated[
     str,
-    typer.Option("--study", metavar="NAME|FILE", help="A built-in study, or a TOML file."),
+    typer.Option(
+        "--study",
+        metavar="NAME|FILE",
+        help="A built-in study (`gatesearch studies`), or a TOML file.",
+    ),
 ]
 StoreOption = Annotated[
     str,
@@ -34,13 +38,17 @@ StoreOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="The study's store. Default: runs/STUDY."),
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder of the store, which keeps all that is trained. Default: runs/STUDY.",
+    ),
 ]
 StorageOption = Annotated[
     str,
     typer.Option(
         metavar="URL",
-        help="postgresql://USER@HOST/DATABASE of a server that keeps the store; the password from "
+        help="Keep the store on a server, postgresql://USER@HOST/DATABASE; the password comes from "
         "PGPASSWORD or ~/.pgpass. Default: SQLite in --out.",
     ),
 ]
@@ -49,19 +57,19 @@ StorageFileOption = Annotated[
     typer.Option(
         "--storage-file",
         metavar="FILE",
-        help="File that holds the URL of --storage, with a password or without; only you may be "
-        "able to read it.",
+        help="File that holds the URL of --storage, with a password or without; nobody but you may "
+        "be able to read it.",
     ),
 ]
 ReportsOption = Annotated[
-    Path, typer.Option("--reports", metavar="DIR", help="Where the report goes.")
+    Path, typer.Option("--reports", metavar="DIR", help="Folder for the report.")
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change the definition, as training.epochs=20 or preset=quick. Repeatable.",
+        help="Change a key of the study, as training.epochs=20 or preset=quick. Repeatable.",
     ),
 ]
 PluginOption = Annotated[

@@ -35,7 +35,7 @@ def report(
     reports: ReportsOption = Path("reports"),
     json: JsonOption = False,
 ) -> None:
-    """Write the report of a study anew from its store; trains nothing and needs no data."""
+    """Write a report again from the store; nothing is trained, and no data are needed."""
     _, record = record_of(study, out, storage_url(storage, storage_file))
     if record.untaken:
         numbers = ", ".join(map(str, record.untaken))

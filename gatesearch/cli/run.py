@@ -69,35 +69,44 @@ def run(
             min=0,
             max=_MOST,
             metavar="N",
-            help="Total of each search's trials; 0 trains the baselines only. Default: the tuned "
-            "method's, 20 for most.",
+            help="Trials in all, of each method that is searched; 0 trains the baselines only. "
+            "Default: 20 for most methods.",
         ),
     ] = None,
     data: Annotated[
         Path,
-        typer.Option(metavar="DIR", envvar="GATESEARCH_DATA", help="Where prepared data lie."),
+        typer.Option(metavar="DIR", envvar="GATESEARCH_DATA", help="Folder of prepared data sets."),
     ] = Path("data"),
     methods: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Baselines to train. Default: the study's."),
+        typer.Option(
+            metavar="A,B", help="Baselines to train for comparison. Default: the study's."
+        ),
     ] = None,
     tune: Annotated[
         str | None,
         typer.Option(
             metavar="A,B",
-            help="Methods whose hyperparameters are searched, N trials each; see `gatesearch "
-            "methods`. Default: the study's, or the first of that list.",
+            help="Methods to search, N trials each; see `gatesearch methods`. Default: the "
+            "study's, else the first of that list.",
         ),
     ] = None,
     weightings: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B", help="How each baseline balances its tasks. Default: the study's."
+            metavar="A,B",
+            help="Ways to balance the tasks; each baseline is trained with each. Default: the "
+            "study's.",
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=_LARGEST_SEED, metavar="S", help="Seed. Default: the study's."),
+        typer.Option(
+            min=0,
+            max=_LARGEST_SEED,
+            metavar="S",
+            help="Seed of first weights, data order and search. Default: the study's.",
+        ),
     ] = None,
     out: OutOption = None,
     reports: ReportsOption = Path("reports"),
@@ -105,13 +114,16 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="B",
-            help="Bound every trial's cost: 892G, 446GMAC, 20M, 12ms, 1.3xMTL, 0.8xSTL. "
-            "Repeatable: all hold.",
+            help="Most that a trial's network may cost: FLOPs (892G, 446GMAC), parameters (20M), "
+            "latency (12ms), or relative (1.3xMTL, 0.8xSTL). Repeatable: all hold.",
         ),
     ] = None,
     device: Annotated[
         str,
-        typer.Option(metavar="cpu|cuda", help="Where a budget of latency holds. Default: here."),
+        typer.Option(
+            metavar="cpu|cuda",
+            help="Device that latency is measured on. Default: that of training.",
+        ),
     ] = "",
     workers: Annotated[
         int,
@@ -119,12 +131,15 @@ def run(
             min=1,
             max=_MOST_PROCESSES,
             metavar="K",
-            help="Trainings at a time, a process and a CUDA device each.",
+            help="Networks to train at a time, each in its own process; CUDA devices are shared.",
         ),
     ] = 1,
     executor: Annotated[
         str,
-        typer.Option(metavar="process|ray|ray://ADDRESS", help="Who runs the workers."),
+        typer.Option(
+            metavar="process|ray|ray://ADDRESS",
+            help="Where workers run: processes of this machine, or Ray.",
+        ),
     ] = "process",
     devices_per_trial: Annotated[
         int,
@@ -141,8 +156,8 @@ def run(
         str,
         typer.Option(
             metavar="MODE",
-            help="separate = one training per trial; one_shot = one supernet for the whole front, "
-            "the same as --tune one_shot.",
+            help="separate: one training per trial; one_shot: one training for all of them, the "
+            "same as --tune one_shot.",
         ),
     ] = "",
     points: Annotated[
@@ -151,7 +166,7 @@ def run(
             min=0,
             max=_MOST,
             metavar="K",
-            help="Networks cut from a supernet, in all: its --n-trials.",
+            help="With one_shot: networks to cut from its supernet, the same as --n-trials.",
         ),
     ] = None,
     prefer: PreferOption = None,
@@ -159,23 +174,24 @@ def run(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Another store: baselines that would be trained the same are taken over.",
+            help="Another store, to take baselines from that would be trained the same.",
         ),
     ] = None,
     retry_failed: Annotated[
         bool,
         typer.Option(
             "--retry-failed",
-            help="Try the configurations of failed trials again, as new trials beyond N.",
+            help="Try the settings of failed trials again, as new trials beyond N.",
         ),
     ] = False,
     set_: SetOption = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train the baselines, search up to N trials in all, and write the report.
+    """Train the baselines of a study, search for better networks, and write the report.
 
-    The same command again continues; with nothing left to do it only writes the report anew.
+    A search is a number of trials; each trains a network with settings of its own. The same command
+    again goes on where it was stopped; with nothing left to do it writes the report again.
     """
     from gatesearch.cli.progress import emitter
     from gatesearch.study import load_study

@@ -36,7 +36,9 @@ def select(
     study: StoreOption,
     budget: Annotated[
         list[str] | None,
-        typer.Option(metavar="B", help="Upper bound, as in `run`. Repeatable: all hold."),
+        typer.Option(
+            metavar="B", help="Most that the network may cost, as in `run`. Repeatable: all hold."
+        ),
     ] = None,
     prefer: PreferOption = None,
     out: OutOption = None,
@@ -44,10 +46,10 @@ def select(
     storage_file: StorageFileOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Choose a trained network by budget and by what tasks matter, from the store alone.
+    """Choose the best network of a store within a budget; nothing is trained.
 
-    Trials and baselines alike are chosen by Δ_MTL on the validation part, tasks weighted by
-    --prefer.
+    The best trial or baseline is the one with the highest Δ_MTL on the validation part: the mean
+    gain of its tasks over single-task networks, weighted by --prefer.
     """
     _, record = record_of(study, out, storage_url(storage, storage_file))
 

@@ -38,7 +38,7 @@ def status(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Tell how far the search of a study is, in an instant and beside the running search."""
+    """Show how far a search is, who works on it, and whether its store is sound."""
     from gatesearch.store.status import restore_store
 
     named = find_store(study, out)

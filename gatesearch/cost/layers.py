@@ -11,7 +11,8 @@ from gatesearch.cost.latency import LatencyTable, Points, median_latency, median
 from gatesearch.cost.sizes import node_sizes
 from gatesearch.models import GatedSupernet
 from gatesearch.models.channel_source import ChannelSlice
-from gatesearch.models.model_factory import HeadSpec
+from gatesearch.models.heads import Heads
+from gatesearch.models.model_factory import HeadSpec, OwnHead
 from gatesearch.models.nodes import Node, Size
 from gatesearch.pruning import extract
 from gatesearch.pruning.mix import MixStep, Term
@@ -107,9 +108,12 @@ class _Layers:
         weights = torch.ones(tasks, channels, device=features[0].device)
         return self._seconds(step.mixed, features, weights) / channels
 
-    def _head(self, spec: HeadSpec, features: Size, image: Size) -> float:
-        head = self.runtime.place(spec.build()).eval()
-        return self._seconds(head, self._noise(spec.inputs, features), image)
+    def _head(self, spec: HeadSpec | OwnHead, features: Size, image: Size) -> float:
+        head = spec.build()
+        if isinstance(spec, OwnHead):
+            head = copy.deepcopy(head)
+        heads = Heads({"head": self.runtime.place(head).eval()})
+        return self._seconds(heads.call_head, "head", self._noise(spec.inputs, features), image)
 
     def _noise(self, channels: int, size: Size) -> Tensor:
         return noise((1, channels, *size), self.runtime)

@@ -71,8 +71,8 @@ def align_tasks(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
     one order. With independent orders each channel of a sum combines other task and shared
     features, and a channel that is open for all tasks is rare. With one order the compact network
     computes and copies fewer channels for the same shares; at equal FLOPs it was a little less
-    accurate on real frames (docs/recipe.md). The order is by the expected number of open gates,
-    Σ σ(α) over tasks and nodes. The paper has no such step.
+    accurate on real frames (docs/explanation/recipe.md). The order is by the expected number of
+    open gates, Σ σ(α) over tasks and nodes. The paper has no such step.
 
     Args:
         alpha: Gated node -> (T, C) logits.

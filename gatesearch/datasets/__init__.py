@@ -19,19 +19,28 @@
 | `scene_layout.py` | draws the rooms of `scenes` |
 | `raycast.py` | the geometry of `scenes` |
 | `nyud.py` | NYU Depth v2 from its two public layouts |
+| `pascal.py` | PASCAL-Context with five tasks |
+| `celeba.py` | CelebA with forty attributes |
+| `utkface.py` | UTKFace with age, gender and race |
+| `release.py` | opens releases: folders, archives, official lists |
 | `image_files.py` | reads image files from untrusted sources: formats, sizes, broken metadata |
 | `label_checks.py` | checks files of a release and converts them to the pack's encodings |
+| `mat_file.py` | reads MATLAB's files of version 5 |
 | `edges.py` | edges of a label map |
+| `folder/` | a folder of a user's own images and labels |
+| `faults.py` | what is wrong with a user's files, as one table |
+| `thinning.py` | thins regions to lines |
 | `archives.py` | unpacks archives from untrusted sources |
 | `tar_stream.py`, `gunzip.py` | read tar and gzip within bounds |
 """
 
-from gatesearch.datasets import nyud, ready_pack, scenes
+from gatesearch.datasets import celeba, folder, nyud, pascal, ready_pack, scenes, utkface
 from gatesearch.datasets.dataset import Dataset, PackRequest, ensure_pack
 from gatesearch.datasets.pack_reader import Pack, check_pack, open_pack
 
 DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (scenes.DATASET, nyud.DATASET, ready_pack.DATASET)
+    module.DATASET.name: module.DATASET
+    for module in (scenes, nyud, pascal, celeba, utkface, folder, ready_pack)
 }
 
 __all__ = ["DATASETS", "Dataset", "Pack", "PackRequest", "check_pack", "ensure_pack", "open_pack"]

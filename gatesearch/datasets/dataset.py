@@ -1,10 +1,11 @@
 """What a data set is to the rest of the library: a name, help, and a way to make a pack of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from gatesearch.datasets.faults import Fault
 from gatesearch.datasets.pack_reader import FieldEntry, Pack, open_pack
 from gatesearch.datasets.scratch import remove_leftovers
 from gatesearch.errors import DataError, UsageError, shell_command, unknown
@@ -68,6 +69,22 @@ class Prepare(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class StudyFiles:
+    """What a data set can tell of files that a study itself names.
+
+    Attributes:
+        check: Reads all files; returns their faults and warnings.
+        describe: Counts frames and labels per part.
+        warn_of_changes: Compares the files with the digest of those that a pack was made from
+            (`Manifest.origin`), and warns if they have changed.
+    """
+
+    check: Callable[[Study, Emit], Sequence[Fault]]
+    describe: Callable[[Study], str]
+    warn_of_changes: Callable[[Study, str, Emit], None]
+
+
 def field_of(name: str, spec: TaskSpec) -> str:
     """Name the field of a pack that has a task's labels: `label`, or the task's name."""
     return spec.label or name
@@ -85,8 +102,10 @@ class Dataset:
         pack_name: Names the pack's folder below the data folder, by what is asked for.
         prepare: See `Prepare`.
         options: Type of the keys of `[data]` that only this data set has.
-        field_of: (task's name, its table in the study) -> field of the pack with its labels.
+        field_of: (task's name, its table in the study) -> field of the pack with its labels, or
+            columns of one (`attributes:Smiling,Male`).
         class_names: (field, number of its classes) -> their names by index, for reports.
+        files: What it can tell of files that a study names; None if studies name none.
         made_by: How its packs are made, if not by `gatesearch data prepare`.
     """
 
@@ -99,6 +118,7 @@ class Dataset:
     options: type[Strict] = NoOptions
     field_of: Callable[[str, TaskSpec], str] = field_of
     class_names: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
+    files: StudyFiles | None = None
     made_by: str = ""
 
 
@@ -149,9 +169,13 @@ def ensure_pack(dataset: Dataset, study: Study, *, data: Path, emit: Emit) -> Pa
 def _open_or_make(dataset: Dataset, folder: Path, request: PackRequest, emit: Emit) -> Pack:
     if folder.exists():
         try:
-            return open_pack(folder)
+            pack = open_pack(folder)
         except DataError as error:
             emit(Warned(f"{error}; making it anew"))
+        else:
+            if dataset.files is not None and request.study is not None:
+                dataset.files.warn_of_changes(request.study, pack.manifest.origin, emit)
+            return pack
     made = dataset.prepare(folder=folder.parent, source=None, request=request, emit=emit)
     return open_pack(made)
 
@@ -163,14 +187,15 @@ def _check_field(pack: Pack, field: str, name: str, spec: TaskSpec, task: Task) 
         DataError: It has no such field.
         UsageError: The field is of another kind or has another number of classes.
     """
-    if field not in pack.label_fields:
+    whole = field.partition(":")[0]
+    if whole not in pack.label_fields:
         labels = ", ".join(pack.label_fields)
         key = f"tasks.{name}.label" if spec.label else "task"
         raise DataError(
-            f"{unknown(f'{key} of {pack.name}', field, pack.label_fields)}; leave the task out, "
+            f"{unknown(f'{key} of {pack.name}', whole, pack.label_fields)}; leave the task out, "
             f"set tasks.{name}.label to one of {labels}, or prepare another source"
         )
-    entry: FieldEntry = pack.fields[field]
+    entry: FieldEntry = pack.entry(field)
     if entry.kind != spec.kind:
         raise UsageError(
             f"tasks.{name}.kind must be '{entry.kind}', as the labels of that name are in "

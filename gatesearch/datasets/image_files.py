@@ -8,6 +8,7 @@ hand PostScript to another program).
 import io
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +19,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from gatesearch.datasets.png_file import check_png, png_chunks
 from gatesearch.errors import DataError, one_line
-from gatesearch.files import MIB, FileRefusedError, read_bytes
+from gatesearch.files import MIB, FileRefusedError, open_regular, read_bytes
 
 # Largest image file that is read, bytes; 64 megapixels of RGB take 192 MiB without compression.
 LARGEST_IMAGE_FILE = 256 * MIB
@@ -33,7 +34,9 @@ _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 # Neither a byte of a scan that happens to be 255, nor a mark inside a scan, nor padding.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _ADOBE_BYTES = 16  # of a whole segment that says how a JPEG codes its colours
+_HEADER_BYTES = 2**18
 _STDERR = 2  # descriptor
+_stderr_lock = threading.Lock()
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of TIFF
 
 
@@ -49,6 +52,21 @@ def read_user_file(path: Path, *, limit: int) -> bytes:
     """
     try:
         return read_bytes(Path(os.path.realpath(path)), limit=limit)
+    except FileRefusedError as error:
+        raise DataError(f"{path} {error.fault}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def read_user_start(path: Path, count: int) -> bytes:
+    """Read the first bytes of a file of the user's; see `read_user_file`.
+
+    Raises:
+        DataError: It is missing, no regular file, or cannot be read.
+    """
+    try:
+        with os.fdopen(open_regular(Path(os.path.realpath(path))), "rb") as file:
+            return file.read(count)
     except FileRefusedError as error:
         raise DataError(f"{path} {error.fault}") from error
     except (OSError, ValueError) as error:
@@ -91,6 +109,27 @@ def decode_image(
     # Pillow warns of odd metadata, and of sizes below our bound.
     with warnings.catch_warnings(action="ignore"):
         return _decode(data, name, path, max_pixels)
+
+
+def peek_image(path: Path) -> Image.Image | None:
+    """Open the header of an image file, without its pixels: mode, size and metadata.
+
+    Returns:
+        An image whose pixels are not there; None if its first bytes do not tell.
+
+    Raises:
+        DataError: It is missing, no regular file, or cannot be read.
+    """
+    data = read_user_start(path, _HEADER_BYTES)
+    name = format_of(data)
+    if name is None:
+        return None
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return Image.open(io.BytesIO(data), formats=(name,))
+        # What Pillow raises on damaged input is an open set.
+        except Exception:
+            return None
 
 
 def convert_to_rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -155,19 +194,23 @@ def _decode(data: bytes, name: str, path: Path, max_pixels: int) -> Image.Image:
 
 @contextmanager
 def _silent_libtiff() -> Iterator[None]:
-    """Keep libtiff, which writes to standard error by itself, from doing so."""
-    try:
-        kept = os.dup(_STDERR)
-    except OSError:  # closed
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), _STDERR)
-        yield
-    finally:
-        os.dup2(kept, _STDERR)
-        os.close(kept)
+    """Keep libtiff, which writes to standard error by itself, from doing so.
+
+    One thread at a time: another would keep the replaced standard error for the true one.
+    """
+    with _stderr_lock:
+        try:
+            kept = os.dup(_STDERR)
+        except OSError:  # closed
+            yield
+            return
+        try:
+            with open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), _STDERR)
+            yield
+        finally:
+            os.dup2(kept, _STDERR)
+            os.close(kept)
 
 
 def _check_size(image: ImageFile.ImageFile, path: Path, max_pixels: int) -> None:

@@ -20,6 +20,7 @@ from gatesearch.datasets.image_files import (
 )
 from gatesearch.datasets.pack_reader import map_array
 from gatesearch.errors import DataError
+from gatesearch.tasks import Task
 from gatesearch.tasks.labels import IGNORE
 
 Array = NDArray[Any]
@@ -27,7 +28,7 @@ GET_AGAIN = "get the release again"
 # Most pixels of a frame.
 MAX_PIXELS = 2**24
 # Bytes 24 and 25 of a PNG, in its header, with which every PNG begins that is read.
-_PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
+PNG_BITS, _PNG_COLOUR_TYPE, _PNG_GREY = 24, 25, 0
 # Metres; sensors that measure depth indoors reach 10.
 _MAX_DEPTH = 100.0
 
@@ -79,7 +80,7 @@ def png_numbers(image: Image.Image, data: bytes) -> Array:
         data: Content of its file.
     """
     numbers = np.asarray(image)
-    bits, colour_type = data[_PNG_BITS], data[_PNG_COLOUR_TYPE]
+    bits, colour_type = data[PNG_BITS], data[_PNG_COLOUR_TYPE]
     if colour_type == _PNG_GREY and bits < 8:
         numbers = numbers.astype(np.uint8)
         numbers = numbers // (255 // (2**bits - 1)) if bits > 1 else numbers
@@ -180,6 +181,14 @@ def to_edges(array: Array, path: Path) -> Array:
     if wrong.size:
         raise DataError(f"{path}: edges must be 0 or 1, found {wrong[0]:g}; {GET_AGAIN}")
     return raw.astype(np.uint8)
+
+
+def encode_label(task: Task, raw: Array, path: Path) -> Array:
+    """Convert a label of a file to the encoding of a task (`Task.encode`)."""
+    try:
+        return task.encode(raw)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; {GET_AGAIN}") from error
 
 
 def unit(vectors: Array) -> Array:

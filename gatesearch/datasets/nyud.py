@@ -10,22 +10,18 @@ N is a frame's id, i a running number. The source may be a folder or an archive,
 layout one folder deep. The official validation part becomes the pack's `test`.
 """
 
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from gatesearch.checksums import checksum
-from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
 from gatesearch.datasets.dataset import Dataset, PackRequest
 from gatesearch.datasets.edges import boundaries
 from gatesearch.datasets.frame_journal import Facts
 from gatesearch.datasets.frame_size import resize_frame
-from gatesearch.datasets.image_files import read_user_file
 from gatesearch.datasets.label_checks import (
     GET_AGAIN,
     Array,
@@ -41,16 +37,21 @@ from gatesearch.datasets.label_checks import (
 )
 from gatesearch.datasets.pack_reader import SplitName
 from gatesearch.datasets.pack_writer import NotedFrame, SplitFrames, write_pack
-from gatesearch.datasets.scratch import scratch_folder
+from gatesearch.datasets.release import (
+    check_all_exist,
+    check_disjoint,
+    folders_of,
+    notes_on_counts,
+    open_release,
+    read_ids,
+    spread,
+    unknown_layout,
+)
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit, Warned
-from gatesearch.files import MIB
 from gatesearch.tasks import Task, build_task
 from gatesearch.tasks.labels import IGNORE
 
-_LARGEST_LIST = MIB
-_LONGEST_ID = 100
-_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{_LONGEST_ID}}}")
 _OFFICIAL: dict[SplitName, int] = {"train": 795, "test": 654}
 _MTAN_FOLDERS = {"image": "image", "semseg": "label", "depth": "depth", "normals": "normal"}
 # Facts of a frame: pixels whose normal is known, and those whose normal faces away.
@@ -143,32 +144,28 @@ def find_layout(root: Path) -> Layout:
     Raises:
         DataError: Neither layout, or a listed file is missing.
     """
-    candidates = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
-    for folder in candidates:
+    for folder in folders_of(root):
         if (folder / "gt_sets").is_dir():
             return _nyud_mt(folder)
         if (folder / "train" / "image").is_dir():
             return _mtan(folder)
-    names = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-    raise DataError(
-        f"{root} holds no NYUD-v2 layout: expected gt_sets/ beside images/, or train/image/ "
-        f"beside val/image/; found {names}; see: gatesearch data info nyud"
+    raise unknown_layout(
+        root,
+        dataset="nyud",
+        title="NYUD-v2",
+        expected="gt_sets/ beside images/, or train/image/ beside val/image/",
     )
 
 
 def _nyud_mt(root: Path) -> Layout:
     ids: dict[SplitName, tuple[str, ...]] = {
-        "train": _read_ids(root / "gt_sets" / "train.txt"),
-        "test": _read_ids(root / "gt_sets" / "val.txt"),
+        "train": read_ids(root / "gt_sets" / "train.txt"),
+        "test": read_ids(root / "gt_sets" / "val.txt"),
     }
-    both = set(ids["train"]) & set(ids["test"])
-    if both:
-        raise DataError(
-            f"{root / 'gt_sets'}: no frame may be in train.txt and val.txt, "
-            f"found {min(both)} in both; {GET_AGAIN}"
-        )
+    lists = f"{root / 'gt_sets'}: no frame may be in train.txt and val.txt"
+    check_disjoint(ids["train"], ids["test"], where=lists)
     layout = Layout("nyud_mt", root, ids, with_edges=(root / "edge").is_dir())
-    _check_all_exist(layout.all_files())
+    check_all_exist(layout.all_files())
     return layout
 
 
@@ -186,37 +183,8 @@ def _mtan(root: Path) -> Layout:
             raise DataError(f"{part} has no frames; {GET_AGAIN}")
         ids[split] = tuple(sorted(stems, key=int))
     layout = Layout("mtan", root, ids)
-    _check_all_exist(layout.all_files())
+    check_all_exist(layout.all_files())
     return layout
-
-
-def _read_ids(path: Path) -> tuple[str, ...]:
-    try:
-        ids = tuple(read_user_file(path, limit=_LARGEST_LIST).decode().split())
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be read ({error}); {GET_AGAIN}") from error
-    if not ids:
-        raise DataError(f"{path} lists no frames; {GET_AGAIN}")
-    odd = [frame for frame in ids if not _ID.fullmatch(frame)]
-    if odd:
-        shown = "".join(c if c.isprintable() else "?" for c in odd[0][:40])
-        raise DataError(
-            f"{path} must list ids of up to {_LONGEST_ID} letters and digits, found '{shown}'"
-        )
-    if len(set(ids)) < len(ids):
-        twice = next(frame for frame, count in Counter(ids).items() if count > 1)
-        raise DataError(f"{path} must list each frame once, found {twice} twice; {GET_AGAIN}")
-    return ids
-
-
-def _check_all_exist(paths: Iterable[Path]) -> None:
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        fault = "found no regular file at" if missing[0].exists() else "missing"
-        raise DataError(
-            f"every listed frame needs all its files, {fault} {missing[0]}{more}; {GET_AGAIN}"
-        )
 
 
 @dataclass(frozen=True)
@@ -302,41 +270,15 @@ def _summarise(
 
 
 def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: Emit) -> Path:
-    if source is None:
-        raise UsageError("nyud needs its frames: name a folder or an archive with --source PATH")
-    size = request.size
-    if size is not None and min(size) < 1:
-        raise UsageError(f"size must be positive, found {size[0]} x {size[1]}")
-    if source.is_file() and is_archive(source):
-        with _unpacked(source, folder, emit) as root:
-            return _write(root, folder, request, emit, identity=_identity([source]))
-    if not source.is_dir():
-        what = "found another kind of file" if source.exists() else "found nothing there"
-        raise DataError(f"{source} must be a folder or {', '.join(SUFFIXES)}, {what}")
-    return _write(source, folder, request, emit)
+    with open_release(source, dataset="nyud", folder=folder, request=request, emit=emit) as root:
+        identity = _identity([source]) if source is not None and source != root else ""
+        return _write(root, folder, request, emit, identity=identity)
 
 
 def _identity(files: Iterable[Path]) -> str:
     """Digest names, sizes and times of files: a changed file has another digest."""
     stats = [(str(path), path.stat()) for path in files]
     return checksum([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
-
-
-@contextmanager
-def _unpacked(archive: Path, folder: Path, emit: Emit) -> Iterator[Path]:
-    """Unpack an archive into a folder that is removed when the block ends.
-
-    Errors in the block name files by their place in the archive.
-    """
-    try:
-        with scratch_folder(folder / "nyud", purpose="unpacked") as root:
-            unpack(archive, root, emit=emit)
-            try:
-                yield root
-            except DataError as error:
-                raise DataError(str(error).replace(str(root), str(archive))) from error
-    except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror}; name another --data") from error
 
 
 def _write(
@@ -354,14 +296,10 @@ def _write(
     size = request.size
     layout = find_layout(root)
     ids: dict[SplitName, tuple[str, ...]] = {
-        "train": _spread(layout.ids["train"], request.train_frames),
-        "test": _spread(layout.ids["test"], request.test_frames),
+        "train": spread(layout.ids["train"], request.train_frames),
+        "test": spread(layout.ids["test"], request.test_frames),
     }
-    notes = [
-        f"{split}: {len(ids[split])} of the {official} official frames"
-        for split, official in _OFFICIAL.items()
-        if len(ids[split]) != official
-    ]
+    notes = notes_on_counts({split: len(ids[split]) for split in ids}, _OFFICIAL)
     tasks = _tasks(layout.classes)
     firsts = {split: _first_size(layout, split, ids[split]) for split in ids}
     if not layout.with_edges:
@@ -385,13 +323,6 @@ def _write(
         identity=identity or _identity(layout.all_files()),
         emit=emit,
     )
-
-
-def _spread(ids: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """Choose `count` ids at even distances; all of them for 0, or for more than there are."""
-    if count == 0 or count >= len(ids):
-        return ids
-    return tuple(ids[i * len(ids) // count] for i in range(count))
 
 
 def _tasks(classes: int) -> dict[str, Task]:

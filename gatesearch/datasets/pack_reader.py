@@ -5,7 +5,9 @@ A pack is a folder of plain NumPy files and a manifest:
     <pack>/manifest.json             checked sums, sizes, classes, ids, notes
     <pack>/{train,test}/FIELD.npy    one array per field, frames first, read by memory map
 
-A field is the image, or the labels of one task. A pack may also have a validation part.
+A field is the image, or the labels of one task. A pack may also have a validation part. A field of
+named values per frame can be read in part: `attributes:Smiling,Male` are two columns of the field
+`attributes`, in this order.
 """
 
 import hashlib
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gatesearch.datasets.scratch import restore_replaced
-from gatesearch.errors import DataError, one_line, shell_command
+from gatesearch.errors import DataError, UsageError, one_line, shell_command, unknown
 from gatesearch.files import (
     MIB,
     FileRefusedError,
@@ -31,7 +33,7 @@ from gatesearch.files import (
     read_bytes,
 )
 from gatesearch.strict import Strict
-from gatesearch.tasks.labels import IGNORE, Storage
+from gatesearch.tasks.labels import IGNORE, MOST_CLASSES, Storage
 
 SplitName = Literal["train", "test", "validation"]
 Frame = Mapping[str, NDArray[Any]]  # field -> one frame's values, as `Storage.shape` says
@@ -79,7 +81,7 @@ class FieldEntry(Strict):
         shape: Shape of the values of a pixel, or of a frame if the field is not dense.
         dense: Whether it has values per pixel.
         classes: Number of classes; 1 for a kind without classes.
-        class_names: Their names; empty where none are known.
+        class_names: Their names, or those of the values of a frame; empty where none are known.
         figures: Figures of the labels of the training part (`Task.summarise`).
     """
 
@@ -87,7 +89,7 @@ class FieldEntry(Strict):
     dtype: Literal[_TYPES]  # type: ignore[valid-type]
     shape: tuple[Annotated[int, Field(ge=1, le=_MOST_VALUES)], ...] = Field(max_length=3)
     dense: bool = True
-    classes: int = Field(default=1, ge=1, le=IGNORE)
+    classes: int = Field(default=1, ge=1, le=MOST_CLASSES)
     class_names: tuple[str, ...] = ()
     figures: dict[str, float] = Field(default={})
 
@@ -316,12 +318,55 @@ class Pack:
         """File of one field of one split."""
         return self.folder / split / f"{field}.npy"
 
+    def entry(self, field: str) -> FieldEntry:
+        """Say what a field holds, or the columns `FIELD:NAME,NAME` of one.
+
+        Raises:
+            UsageError: The field has no such columns.
+        """
+        name, columns = self._columns(field)
+        entry = self.fields[name]
+        if columns is None:
+            return entry
+        figures = {}
+        for figure, value in entry.figures.items():  # of each column: `mean.3`
+            stem, _, column = figure.rpartition(".")
+            if column.isdecimal() and int(column) in columns:
+                figures[f"{stem}.{columns.index(int(column))}"] = value
+        return entry.model_copy(
+            update={
+                "shape": (len(columns),),
+                "class_names": tuple(entry.class_names[column] for column in columns),
+                "figures": figures,
+            }
+        )
+
+    def _columns(self, field: str) -> tuple[str, list[int] | None]:
+        """Name of a field, and which of its columns are meant; None for all."""
+        name, colon, listed = field.partition(":")
+        if not colon:
+            return name, None
+        known, chosen = self.fields[name].class_names, listed.split(",")
+        if self.fields[name].dense or not known:
+            raise UsageError(f"{self.name}: {name} has no named columns, found '{field}'")
+        for column in chosen:
+            if column not in known:
+                raise unknown(f"column of {name} in {self.name}", column, known)
+        if len(set(chosen)) < len(chosen):
+            raise UsageError(f"columns of {name} must be named once each, found '{listed}'")
+        return name, [known.index(column) for column in chosen]
+
     def array(self, split: SplitName, field: str) -> NDArray[Any]:
-        """Read-only memory map of a field, frames first.
+        """Read-only memory map of a field, frames first; a copy of the columns of one.
 
         Raises:
             DataError: The file is absent, cut short, or not of the type and shape promised.
         """
+        field, columns = self._columns(field)
+        array = self._whole_array(split, field)
+        return array if columns is None else np.ascontiguousarray(array[:, columns])
+
+    def _whole_array(self, split: SplitName, field: str) -> NDArray[Any]:
         path = self.path(split, field)
         entry = self.files(split)[field]
         array = map_array(path, cure=self._cure())
@@ -342,21 +387,30 @@ class Pack:
     def labelled(self, split: SplitName, field: str) -> NDArray[np.bool_] | None:
         """Which frames of a split have labels of a field, (frames,); None if all frames have all.
 
+        Frames that have labels in any column of a field count for all columns of it.
+
         Raises:
             DataError: The file that says so is damaged.
         """
         if self.manifest.splits[split].presence is None:
             return None
-        column = self.label_fields.index(field)
+        column = self.label_fields.index(self._columns(field)[0])
         return np.array(self.array(split, PRESENCE)[:, column])
 
     def _cure(self) -> str:
-        return f"delete {self.folder} and run: {_prepare_command(self.folder)}"
+        # The pack of a folder is made by the file of a study, which may have any name.
+        name = "STUDY.toml" if self.manifest.dataset == "folder" else self.manifest.dataset
+        return f"delete {self.folder} and run: {_prepare_command(self.folder, name)}"
 
 
-def _prepare_command(folder: Path) -> str:
-    """Spell the command that makes a pack; names of packs begin with that of their data set."""
-    name = folder.name.partition("-")[0]
+def _prepare_command(folder: Path, name: str = "") -> str:
+    """Spell the command that makes a pack.
+
+    Args:
+        folder: The pack's folder.
+        name: What is prepared; by default the data set with whose name the pack's name begins.
+    """
+    name = name or folder.name.partition("-")[0]
     return shell_command("gatesearch", "data", "prepare", name, "--data", str(folder.parent))
 
 

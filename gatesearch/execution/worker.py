@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -114,18 +114,41 @@ def perform(job: Job, context: Context, *, emit: Emit, stop: Stop) -> Result:
         RankError: One of several processes that train together failed; the job can be done again.
         StudyRefusedError: Another process does the job, or its folder holds another job's result.
     """
+
+    def train() -> Result:
+        if job.devices > 1:
+            text = json.dumps(job.to_json())
+            result: Result = launch(job.devices, _train_together, text, stop=stop)
+            return result
+        return _train(job, context, emit, stop, Ranks())
+
+    return perform_once(job, train, emit=emit, stop=stop)
+
+
+def perform_once(job: Job, train: Callable[[], Result], *, emit: Emit, stop: Stop) -> Result:
+    """Have a job's network trained unless its result exists already; keep the result.
+
+    Args:
+        job: The job.
+        train: Trains the network and keeps it in the job's folder.
+        emit: Receives events.
+        stop: Tells whether to keep a checkpoint and end.
+
+    Raises:
+        StudyRefusedError: Another process does the job, or its folder holds another job's result.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
     with _job_lock(job.folder):
         result = read_result(job)
         if result is None:
-            result = _attempt(job, context, emit, stop)
+            result = _attempt(job, train)
             keep_result(job, result)
         # Also those of a worker that was killed just after it had kept its result.
         _checkpoints(job, emit, stop).clear()
         return result
 
 
-def _attempt(job: Job, context: Context, emit: Emit, stop: Stop) -> Result:
+def _attempt(job: Job, train: Callable[[], Result]) -> Result:
     """Train, unless too many attempts were cut off before they kept another checkpoint."""
     attempts = Attempts(job.folder)
     causes = attempts.in_vain
@@ -133,11 +156,7 @@ def _attempt(job: Job, context: Context, emit: Emit, stop: Stop) -> Result:
         return failed(job.spec, "; ".join(causes), len(attempts))
     attempts.begin()
     try:
-        if job.devices > 1:
-            text = json.dumps(job.to_json())
-            result: Result = launch(job.devices, _train_together, text, stop=stop)
-        else:
-            result = _train(job, context, emit, stop, Ranks())
+        result = train()
     except RankError as error:
         attempts.crash(first_line(error))
         raise

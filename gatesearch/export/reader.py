@@ -48,7 +48,8 @@ class Model:
             image: Images 0..255, (B, 3, H, W).
 
         Returns:
-            Task -> predictions in the encoding of its labels, (B, H, W) or (B, H, W, 3).
+            Task -> decoded predictions (`Task.decode`): (B, H, W) or (B, H, W, 3), or for whole
+            images (B, n) or (B, K, 3).
         """
         labels = {}
         for (name, task), scores in zip(self.card.tasks.items(), self.run(image), strict=True):
@@ -86,7 +87,8 @@ def read_exported(path: Path) -> CompactNet:
     Raises:
         FileRefusedError: A file is missing or damaged.
     """
-    return read_compact(*(_real(path.with_suffix(suffix)) for suffix in (DESCRIPTION, WEIGHTS)))
+    description, weights = (_real(path.with_suffix(suffix)) for suffix in (DESCRIPTION, WEIGHTS))
+    return read_compact(description, weights)
 
 
 def parity(network: nn.Module, path: Path, frames: Pixels | None) -> float:
@@ -214,7 +216,8 @@ def _checked(card: Card, run: Run, path: Path) -> Model:
                 f"{one_line(error)}"
             ) from error
         for (name, task), scores in zip(card.tasks.items(), outputs, strict=True):
-            shape = (len(image), task.channels, *image.shape[2:])
+            size = image.shape[2:] if task.task.dense else ()
+            shape = (len(image), task.channels, *size)
             if scores.shape != shape or scores.dtype != np.float32:
                 raise UsageError(
                     f"{path} must compute {name} as float32 of shape {shape}, found "

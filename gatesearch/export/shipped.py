@@ -35,6 +35,8 @@ class TaskCard(Strict):
         values: Meaning of the output's channels.
         metric: Name and unit of the task's metric.
         measured: Part of the data (`validation`, `test`) -> value of the metric there.
+        options: Further options of the kind, with what it learned from the training part; empty
+            in cards of earlier versions.
     """
 
     kind: str
@@ -42,17 +44,22 @@ class TaskCard(Strict):
     values: str
     metric: str
     measured: dict[str, Finite]
+    options: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         if self.kind not in TASKS:
             raise ValueError(f"unknown kind of task '{self.kind[:100]}', which --plugin may add")
+        try:
+            _ = self.task
+        except UsageError as error:
+            raise ValueError(" ".join(str(error).split())) from error
         return self
 
     @property
     def task(self) -> Task:
         """The task, which decodes its output."""
-        return build_task(self.kind, {"classes": self.classes}, where="the card")
+        return build_task(self.kind, {**self.options, "classes": self.classes}, where="the card")
 
     @property
     def channels(self) -> int:
@@ -98,7 +105,10 @@ class Card(Strict):
 
 
 class Shipped(nn.Module):
-    """Image 0..255 (B, 3, H, W) -> tuple of predictions (B, channels, H, W), one per task."""
+    """Image 0..255 (B, 3, H, W) -> tuple of predictions, one per task.
+
+    They are (B, channels, H, W), or (B, channels) for tasks of whole images.
+    """
 
     def __init__(self, network: nn.Module, tasks: tuple[str, ...]) -> None:
         super().__init__()
@@ -162,15 +172,14 @@ def card_of(record: StudyRecord, result: Result) -> Card:
             task.name: TaskCard(
                 kind=task.kind,
                 classes=task.classes,
-                values=build_task(
-                    task.kind, {"classes": task.classes}, where=task.name
-                ).output_meaning,
+                values=build_task(task.kind, task.task_options, where=task.name).output_meaning,
                 metric=f"{task.metric} {task.unit}".strip(),
                 measured={
                     part: metrics[task.name]
                     for part, metrics in result.metrics.items()
                     if math.isfinite(metrics.get(task.name, math.nan))
                 },
+                options={k: v for k, v in task.task_options.items() if k != "classes"},
             )
             for task in record.tasks
         },

@@ -51,7 +51,7 @@ from gatesearch.models import Parts
 from gatesearch.strict import Strict
 from gatesearch.study import Study, TrainingSpec
 from gatesearch.tasks import Task
-from gatesearch.training import Hooks, ParameterGroup, Runtime, SplitData
+from gatesearch.training import FrameData, Hooks, ParameterGroup, Runtime
 from gatesearch.training.augment import augment
 from gatesearch.training.split_data import Batch
 
@@ -92,9 +92,9 @@ class Context:
 
     study: Study
     tasks: dict[str, Task]
-    train: SplitData
-    validation: SplitData
-    test: SplitData
+    train: FrameData
+    validation: FrameData
+    test: FrameData
     runtime: Runtime
     data: dict[str, object]
     stopwatch: Stopwatch | None = None

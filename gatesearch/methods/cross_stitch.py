@@ -56,8 +56,8 @@ class CrossStitchNet(nn.Module):
             ]
             streams = [mixing_sum(streams, weights) for weights in stitch]
         return {
-            task: head(x, image.shape[-2:])
-            for (task, head), x in zip(self.heads.items(), streams, strict=True)
+            task: self.heads.call_head(task, x, image.shape[-2:])
+            for task, x in zip(self.heads, streams, strict=True)
         }
 
 

@@ -81,8 +81,10 @@ class AttentionNet(nn.Module):
             inputs.append(last_block_input)
             outputs.append(x)
         return {
-            task: head(self._attended(task, inputs[1:], outputs[1:]), image.shape[-2:])
-            for task, head in self.heads.items()
+            task: self.heads.call_head(
+                task, self._attended(task, inputs[1:], outputs[1:]), image.shape[-2:]
+            )
+            for task in self.heads
         }
 
     def _attended(self, task: str, inputs: list[Tensor], outputs: list[Tensor]) -> Tensor:

@@ -18,7 +18,8 @@ class MultiTaskNet(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         features = self.encoder(image)
-        return {task: head(features, image.shape[-2:]) for task, head in self.heads.items()}
+        size = image.shape[-2:]
+        return {task: self.heads.call_head(task, features, size) for task in self.heads}
 
 
 MTL = Method(

@@ -22,7 +22,10 @@ class SingleTaskNets(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         size = image.shape[-2:]
-        return {task: head(self.encoders[task](image), size) for task, head in self.heads.items()}
+        return {
+            task: self.heads.call_head(task, encoder(image), size)
+            for task, encoder in self.encoders.items()
+        }
 
 
 STL = Method(

@@ -5,17 +5,17 @@ How tasks share them is up to the methods (`gatesearch.methods`).
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from gatesearch.errors import unknown
+from gatesearch.errors import UsageError, unknown
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Graph
-from gatesearch.models.heads import HEADS
+from gatesearch.models.heads import HEADS, PER_IMAGE
 from gatesearch.models.model_factory import HeadSpec, Parts
 from gatesearch.models.pretrained import load_pretrained
 from gatesearch.study import Study
-from gatesearch.tasks import build_tasks
+from gatesearch.tasks import Task, build_tasks
 
 __all__ = ["GatedSupernet", "Parts", "graph_of", "parts_of"]
 
@@ -49,7 +49,8 @@ def parts_of(
             needed to count costs.
 
     Raises:
-        UsageError: Unknown backbone or head.
+        UsageError: Unknown backbone or head, a head that does not fit its task, or a task with a
+            name that no part of a network can have.
         DataError: The weights that `model.init` asks for cannot be fetched.
     """
     graph = graph_of(study)
@@ -57,12 +58,36 @@ def parts_of(
     if spec.head not in HEADS:
         raise unknown("model.head", spec.head, HEADS)
     heads = {}
+    taken = nn.ModuleDict()
     for name, task in build_tasks(study.tasks).items():
+        if hasattr(taken, name):
+            raise UsageError(
+                f"a task cannot be named '{name}', which torch uses itself in a network; take "
+                f"another name, as 'the_{name}'"
+            )
         head = study.tasks[name].head or task.head or spec.head
         if head not in HEADS:
             raise unknown(f"tasks.{name}.head", head, HEADS)
         heads[name] = HeadSpec(head, graph.outputs, spec.head_channels, task.channels)
+        _check_head(name, heads[name], study, task)
     weights = None
     if pretrained and spec.init == "pretrained" and stl is None:
         weights = load_pretrained(spec.backbone, spec.weights, graph)
     return Parts(graph, heads, study.seed if seed is None else seed, weights, stl)
+
+
+def _check_head(name: str, head: HeadSpec, study: Study, task: Task) -> None:
+    """Refuse a head that predicts values per pixel for a task of whole images, or the reverse.
+
+    Raises:
+        UsageError: It does.
+    """
+    if task.dense == (head.kind not in PER_IMAGE):
+        return
+    what = "values per pixel" if task.dense else "one prediction per image"
+    fitting = ", ".join(kind for kind in HEADS if task.dense == (kind not in PER_IMAGE))
+    key = "model.head" if not (study.tasks[name].head or task.head) else f"tasks.{name}.head"
+    raise UsageError(
+        f"task {name} of kind '{study.tasks[name].kind}' needs a head of {what} ({fitting}), found "
+        f"{key} = '{head.kind}'; set tasks.{name}.head"
+    )

@@ -86,9 +86,9 @@ class GatedSupernet(nn.Module):
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         last = self.graph.nodes[-1].name
         start: dict[str, list[Tensor | None]] = {INPUT: [image] * (len(self.tasks) + 1)}
-        features = execute(self.graph.nodes, start, self._evaluate)[last]
+        features = cast(list[Tensor], execute(self.graph.nodes, start, self._evaluate)[last])
         return {
-            task: self.heads[task](features[t], image.shape[-2:])
+            task: self.heads.call_head(task, features[t], image.shape[-2:])
             for t, task in enumerate(self.tasks)
         }
 
@@ -188,11 +188,11 @@ class GatedSupernet(nn.Module):
 
     def plain(self, image: Tensor, *, own: bool) -> dict[str, Tensor]:
         """Predict with all gates open (`own`) or closed, computing no other stream."""
-        size = image.shape[-2:]
+        size, call = image.shape[-2:], self.heads.call_head
         if own:
-            return {task: self.heads[task](self.streams[task](image), size) for task in self.tasks}
+            return {task: call(task, self.streams[task](image), size) for task in self.tasks}
         features = self.streams[SHARED](image)
-        return {task: self.heads[task](features, size) for task in self.tasks}
+        return {task: call(task, features, size) for task in self.tasks}
 
     def open_share(self) -> Tensor:
         """Return 1/L Σ_l mean_c P_t[l] of every task, (T,), which `sparsity` bounds."""

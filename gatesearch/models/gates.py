@@ -20,6 +20,20 @@ def hard(alpha: Tensor) -> Tensor:
     return (alpha > 0).to(alpha.dtype)
 
 
+def temperature_at(share: float, temperature: tuple[float, float]) -> float:
+    """Return the temperature when a share of the training is done, annealed geometrically.
+
+    Args:
+        share: In [0, 1].
+        temperature: (at the start, at the end).
+
+    >>> temperature_at(0.5, (1.0, 0.01))
+    0.1
+    """
+    start, end = temperature
+    return start * (end / start) ** share
+
+
 def ste(alpha: Tensor, temperature: float) -> Tensor:
     """Hard forward, gradient of σ(α) backward (Bengio et al., 2013, https://arxiv.org/abs/1308.3432).
 

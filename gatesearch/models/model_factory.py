@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.graph import Graph
-from gatesearch.models.heads import HEADS, Head
+from gatesearch.models.heads import HEADS, Heads
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,33 @@ class HeadSpec:
     channels: int
     outputs: int
 
-    def build(self) -> Head:
+    def build(self) -> nn.Module:
         """Build the head with fresh weights."""
         return HEADS[self.kind](self.inputs, self.channels, self.outputs)
+
+
+# Kind of heads that are a user's modules. No saved network can rebuild them by itself.
+OWN = "own"
+
+
+@dataclass(frozen=True, eq=False)
+class OwnHead:
+    """A head that is a module of the user's, whatever its class.
+
+    Attributes:
+        module: The head, called as `gatesearch.models.heads.takes_size` says.
+        inputs: Channels of the features.
+    """
+
+    module: nn.Module
+    inputs: int
+    kind: str = OWN
+    channels: None = None
+    outputs: None = None
+
+    def build(self) -> nn.Module:
+        """Return the module itself, with the weights that it has."""
+        return self.module
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,7 @@ class Parts:
     """
 
     graph: Graph
-    heads: Mapping[str, HeadSpec]
+    heads: Mapping[str, HeadSpec | OwnHead]
     seed: int = 0
     pretrained: Mapping[str, Tensor] | None = None
     stl: Mapping[str, Tensor] | None = None
@@ -69,7 +93,7 @@ class Parts:
             encoder.load_state_dict(self.pretrained)
         return encoder
 
-    def head(self, task: str) -> Head:
+    def head(self, task: str) -> nn.Module:
         """Build the head of one task."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.seed * 1009 + 1 + self.tasks.index(task)) % 2**64)
@@ -78,9 +102,9 @@ class Parts:
             head.load_state_dict(below(self.stl, f"heads.{task}."))
         return head
 
-    def all_heads(self) -> nn.ModuleDict:
+    def all_heads(self) -> Heads:
         """Build every task's head."""
-        return nn.ModuleDict({task: self.head(task) for task in self.tasks})
+        return Heads({task: self.head(task) for task in self.tasks})
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError, first_line
 from gatesearch.files import FileRefusedError, read_json, write_atomic
 from gatesearch.models.channel_ops import Read
-from gatesearch.models.heads import HEADS
-from gatesearch.models.model_factory import HeadSpec
+from gatesearch.models.heads import HEADS, Heads
+from gatesearch.models.model_factory import OWN, HeadSpec
 from gatesearch.models.nodes import StepWeights
 from gatesearch.pruning.description import Description, HeadDescription
-from gatesearch.tensor_files import read_tensors
+from gatesearch.tensor_files import TYPES, read_tensors
 
 WEIGHTS, DESCRIPTION = ".safetensors", ".json"
 
@@ -25,7 +25,8 @@ class CompactNet(nn.Module):
     Args:
         description: All of the network except its weights.
         heads: Task -> head; None builds the heads that the description names, with fresh weights.
-            In the state dict their tensors are below `heads.TASK.`, with a head's own names.
+            In the state dict their tensors are below `heads.TASK.`, with a head's own names. A head
+            is called with features, or features and image size (`models.heads.takes_size`).
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class CompactNet(nn.Module):
         for step in description.steps:
             step.add_weights(self._weights())
         if heads is None:
-            heads = {task: _build_head(head) for task, head in description.heads.items()}
-        self.heads = nn.ModuleDict(heads)
+            heads = _described_heads(description, {})
+        self.heads = Heads(heads)
         widths = description.widths
         self._readers = nn.ModuleList(step.readers(widths) for step in description.steps)
         self._head_readers = nn.ModuleDict(
@@ -58,8 +59,8 @@ class CompactNet(nn.Module):
             for tensor in unread:
                 tensors[tensor] = None
         return {
-            task: head(self._head_readers[task](tensors), image.shape[-2:])
-            for task, head in self.heads.items()
+            task: self.heads.call_head(task, self._head_readers[task](tensors), image.shape[-2:])
+            for task in self.heads
         }
 
     def _weights(self) -> StepWeights:
@@ -70,12 +71,12 @@ def compact_files(model: CompactNet) -> dict[str, bytes]:
     """Make the files that `read_compact` rebuilds the network from: suffix -> content.
 
     Raises:
-        UsageError: A head cannot be rebuilt from the description.
+        UsageError: A head is not the one that the description names, or its state cannot be saved.
     """
     from safetensors.torch import save
 
     _check_heads(model)
-    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    state = saved_state(model)
     description = model.description.model_dump_json(indent=1).encode()
     return {WEIGHTS: save(state), DESCRIPTION: description}
 
@@ -87,11 +88,69 @@ def save_compact(model: CompactNet, stem: Path) -> None:
         UsageError: A head cannot be rebuilt from the description; nothing is written.
     """
     for suffix, content in compact_files(model).items():
-        write_atomic(stem.with_suffix(suffix), content)
+        write_atomic(_file(stem, suffix), content)
+
+
+def saved_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state dict as a safetensors file holds it, on the CPU.
+
+    Raises:
+        UsageError: As for `check_saveable`.
+    """
+    check_saveable(model)
+    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    # Tasks can share a head. The format has no tensors that share memory.
+    memory: set[int] = set()
+    for name, tensor in state.items():
+        address = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.clone() if address in memory else tensor
+        memory.add(address)
+    return state
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Refuse a network whose state does not fit into a safetensors file.
+
+    Raises:
+        UsageError: Its state dict holds another thing than a dense tensor of a common type.
+    """
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            found = type(value).__name__
+        elif value.layout != torch.strided or value.dtype not in TYPES.values():
+            found = f"a tensor of {value.dtype}, {value.layout}"
+        else:
+            continue
+        raise UsageError(
+            "a network that is saved must have a state dict of dense tensors of whole, floating "
+            f"point or truth values, found {found} as {name}; keep it outside the state dict"
+        )
+
+
+def _file(stem: Path, suffix: str) -> Path:
+    """Name a file; a stem may hold dots, as `net-1.3xMTL`."""
+    return stem.with_name(stem.name + suffix)
+
+
+def _described_heads(
+    description: Description, own: Mapping[str, nn.Module]
+) -> dict[str, nn.Module]:
+    """Build the heads that a description names, with fresh weights, and add a user's.
+
+    Args:
+        description: The network's.
+        own: Task -> module, for each head of kind `own`.
+    """
+    return {
+        task: own[task] if head.kind == OWN else _build_head(head)
+        for task, head in description.heads.items()
+    }
 
 
 def _build_head(head: HeadDescription) -> nn.Module:
     """Build a head with fresh weights."""
+    assert head.channels is not None
+    assert head.outputs is not None
     return HeadSpec(head.kind, head.inputs, head.channels, head.outputs).build()
 
 
@@ -103,6 +162,8 @@ def _check_heads(model: CompactNet) -> None:
     """
     for task, described in model.description.heads.items():
         head = model.heads[task]
+        if described.kind == OWN:
+            continue
         if described.kind in HEADS:
             with torch.device("meta"):
                 named = _build_head(described)
@@ -111,7 +172,8 @@ def _check_heads(model: CompactNet) -> None:
         raise UsageError(
             f"a network that is saved as JSON and weights must have heads of {', '.join(HEADS)}, "
             f"from which it is rebuilt, found {type(head).__name__} for task {task}; use one of "
-            "these, or keep only the weights with torch.save(network.state_dict(), FILE)"
+            "these, give heads of your own to gs.InterroGate, or keep only the weights with "
+            "torch.save(network.state_dict(), FILE)"
         )
 
 
@@ -121,30 +183,46 @@ def _structure(head: nn.Module) -> tuple[object, ...]:
     return layers, tuple((name, tensor.shape) for name, tensor in head.state_dict().items())
 
 
-def load_compact(stem: Path) -> CompactNet:
+def load_compact(stem: Path, heads: Mapping[str, nn.Module] | None = None) -> CompactNet:
     """Read the network that `save_compact` wrote.
+
+    Args:
+        stem: Path of its files without their suffix.
+        heads: See `read_compact`.
 
     Raises:
         FileRefusedError: As for `read_compact`.
+        UsageError: As for `read_compact`.
     """
-    return read_compact(stem.with_suffix(DESCRIPTION), stem.with_suffix(WEIGHTS))
+    return read_compact(_file(stem, DESCRIPTION), _file(stem, WEIGHTS), heads)
 
 
-def read_compact(description_file: Path, weights_file: Path) -> CompactNet:
+def read_compact(
+    description_file: Path, weights_file: Path, heads: Mapping[str, nn.Module] | None = None
+) -> CompactNet:
     """Read a network from its files, in evaluation mode.
 
     Its shape is compared with the weights before any memory is allocated for it.
 
+    Args:
+        description_file: The description.
+        weights_file: The weights.
+        heads: Task -> module, for the heads that are a user's; their weights are replaced by those
+            of the file.
+
     Raises:
         FileRefusedError: A file is missing, damaged or of another format, or does not belong to the
             other one.
+        UsageError: `heads` are not those of the user's that the network has.
     """
+    heads = heads or {}
     try:
         description = read_json(description_file, Description)
         try:
             description.check()
+            _check_own_heads(description, heads, description_file)
             with torch.device("meta"):
-                shape = CompactNet(description)
+                shape = CompactNet(description, _described_heads(description, heads))
         # Unknown heads and impossible names of modules are KeyErrors; torch raises the others.
         except (KeyError, RuntimeError, ValueError) as error:
             raise FileRefusedError(
@@ -154,6 +232,21 @@ def read_compact(description_file: Path, weights_file: Path) -> CompactNet:
     except OSError as error:
         path = Path(error.filename or description_file)
         raise FileRefusedError(path, f"is missing or cannot be read ({error.strerror})") from error
-    model = CompactNet(description)
+    model = CompactNet(description, _described_heads(description, heads))
     model.load_state_dict(state)
     return model.eval()
+
+
+def _check_own_heads(description: Description, heads: Mapping[str, nn.Module], file: Path) -> None:
+    """Refuse modules for other tasks than those whose heads are a user's.
+
+    Raises:
+        UsageError: There are too many, or too few.
+    """
+    own = [task for task, head in description.heads.items() if head.kind == OWN]
+    if set(heads) != set(own):
+        raise UsageError(
+            f"the network of {file} has heads of its user's for {', '.join(own) or 'no task'}, "
+            f"found heads for {', '.join(map(str, heads)) or 'none'}; read it with "
+            "gs.load(STEM, heads={TASK: MODULE}), each module built as before training"
+        )

@@ -14,6 +14,7 @@ from gatesearch.models.channel_source import (
     channel_count,
     check_source,
 )
+from gatesearch.models.model_factory import OWN
 from gatesearch.models.nodes import NodeStep
 from gatesearch.pruning.mix import MOST_TASKS, MixStep
 from gatesearch.strict import Strict
@@ -28,13 +29,22 @@ AnyStep = Annotated[NodeStep | MixStep, Field(discriminator="op")]
 
 
 class HeadDescription(Strict):
-    """A task's head and the features it reads."""
+    """A task's head and the features it reads.
+
+    Attributes:
+        source: The features.
+        kind: A name in `gatesearch.models.heads.HEADS`, or `own` for a user's module, which no
+            description can rebuild.
+        inputs: Channels of the features.
+        channels: Channels inside the head; None for a user's module.
+        outputs: Channels of its prediction; None for a user's module.
+    """
 
     source: ChannelSource
     kind: str
     inputs: Channels
-    channels: Channels
-    outputs: Channels
+    channels: Channels | None
+    outputs: Channels | None
 
 
 class Description(Strict):
@@ -75,6 +85,11 @@ class Description(Strict):
             except ValueError as error:
                 raise ValueError(f"heads.{task[:100]}: {error}") from error
             listed += channel_count(head.source)
+            if head.kind != OWN and (head.channels is None or head.outputs is None):
+                raise ValueError(
+                    f"heads.{task[:100]}: channels and outputs must be numbers, found none for "
+                    f"kind {head.kind[:100]}"
+                )
             if head.inputs != channel_count(head.source):
                 raise ValueError(
                     f"heads.{task[:100]}: must have {channel_count(head.source)} inputs, found "

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gatesearch.errors import UsageError
 from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet
@@ -34,10 +35,22 @@ def extract(supernet: GatedSupernet) -> CompactNet:
 
     Its outputs equal the supernet's in evaluation mode up to rounding; it holds live channels
     only, and no gates. Its heads are copies of the supernet's, whatever modules these are.
+
+    Args:
+        supernet: A network of `gs.InterroGate`, or the `interrogate` one of `gs.build_model`; it is
+            not changed.
+
+    Returns:
+        A plain module: image (B, 3, H, W) -> task -> what the task's head returns.
+
+    Raises:
+        UsageError: It is no supernet, or one inside a wrapper.
     """
+    if not isinstance(supernet, GatedSupernet):
+        raise not_a_supernet("extract", supernet)
     gates = {name: on.numpy() for name, on in supernet.hard_gates().items()}
     plan = _Plan(supernet, number_values(supernet.graph, gates))
-    compact = CompactNet(plan.description(), _copied_heads(supernet))
+    compact = CompactNet(plan.description(), copied_heads(supernet))
     with torch.no_grad():
         for name, slices in plan.slices.items():
             cast(Layer, compact.convs[name]).copy_channels(slices)
@@ -46,7 +59,16 @@ def extract(supernet: GatedSupernet) -> CompactNet:
     return compact.eval()
 
 
-class _CopyOfComputed(TorchFunctionMode):
+def not_a_supernet(function: str, found: object) -> UsageError:
+    """Make the error for a function that was called with something else than a supernet."""
+    return UsageError(
+        f"{function} takes a supernet, as of gs.InterroGate, found {type(found).__name__}; pass "
+        "the network itself: `.module` of DataParallel, `._orig_mod` of torch.compile, or the "
+        "attribute of a LightningModule that holds it"
+    )
+
+
+class CopyOfComputed(TorchFunctionMode):
     """Lets `copy.deepcopy` copy the values of tensors that were computed from others.
 
     Torch refuses to copy these. Modules hold them under `weight_norm`, `spectral_norm` and pruning
@@ -66,13 +88,16 @@ class _CopyOfComputed(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _copied_heads(supernet: GatedSupernet) -> dict[str, nn.Module]:
+def copied_heads(supernet: GatedSupernet) -> dict[str, nn.Module]:
     """Copy every task's head to the CPU, in the dtype and memory format of a new network.
 
     Tasks that share a head, or layers of it, share the copy too.
     """
-    with _CopyOfComputed():
+    with CopyOfComputed(), torch.no_grad():
         heads = copy.deepcopy(supernet.heads)
+    # Copies of scripted modules would else have parameters that are computed, or none to train.
+    for copied, parameter in zip(heads.parameters(), supernet.heads.parameters(), strict=True):
+        copied.requires_grad_(parameter.requires_grad)
     heads.cpu().to(memory_format=torch.contiguous_format)
     # A head's tensors of another dtype stay as they are, unless the whole supernet was cast.
     if next(supernet.parameters()).dtype != torch.get_default_dtype():

@@ -7,6 +7,8 @@ comparison      the table of networks, in the form of the poster's
 sharing         the layers that each task has to itself
 history         the search by trial, and the effect of each parameter
 predictions     images beside truth and predictions
+image_answers   answers on whole images, in words beside the image
+all_metrics     every figure of every task and network
 curves          losses and gates by epoch
 provenance      everything needed to judge the figures and to reproduce them
 record_queries  questions that several sections ask of a record

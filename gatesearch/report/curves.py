@@ -31,7 +31,7 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     lines, note = _chosen_lines(record)
     losses = [(f"loss.{task.name}", task.name) for task in record.tasks]
     gates = [
-        *((f"open.{task.name}", f"Open gates, {task.name}") for task in record.tasks),
+        *((f"open.{task.name}", task.name) for task in record.tasks),
         ("sparsity", "Sparsity loss"),
     ]
     balanced = [(_in_shares(result), look) for result, look in lines

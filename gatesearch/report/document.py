@@ -11,9 +11,11 @@ from matplotlib.style import context
 
 from gatesearch.errors import UsageError
 from gatesearch.report import (
+    all_metrics,
     comparison,
     curves,
     history,
+    image_answers,
     predictions,
     provenance,
     sharing,
@@ -25,7 +27,10 @@ from gatesearch.report.style import RC
 from gatesearch.results import StudyRecord, summary
 
 # One module per kind of section, in the order of the report.
-SECTIONS = (summary_page, comparison, sharing, history, predictions, curves, provenance)
+SECTIONS = (
+    summary_page, comparison, sharing, history, predictions, image_answers, all_metrics, curves,
+    provenance,
+)  # fmt: skip
 
 
 def write_report(record: StudyRecord, *, folder: Path) -> Path:

@@ -11,7 +11,17 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
-from gatesearch.drawing import COLOR_SCALE, DRAWINGS, Drawing, Limits, Picture, palette
+from gatesearch.answers import ANSWERS, complete_names
+from gatesearch.drawing import (
+    COLOR_SCALE,
+    DRAWINGS,
+    OVERLAYS,
+    Drawing,
+    Limits,
+    Overlay,
+    Picture,
+    palette,
+)
 from gatesearch.errors import DataError
 from gatesearch.report import style
 from gatesearch.report.layout import (
@@ -29,6 +39,7 @@ from gatesearch.report.network_styles import NetworkStyle, network_styles
 from gatesearch.report.record_queries import (
     NAMES,
     display_name,
+    output_names,
     pick_evenly,
     shown_split,
     split_pages,
@@ -52,12 +63,12 @@ _Extent = tuple[float, float, float, float]  # left, right, bottom, top
 
 
 @dataclass(frozen=True)
-class _Column:
-    """A column of pictures.
+class Column:
+    """A column of pictures or answers.
 
     Attributes:
         title: Above it.
-        values: (frames, H, W) or (frames, H, W, 3).
+        values: (frames, H, W), (frames, H, W, 3) or (frames, numbers).
         is_predicted: Whether a network predicted them.
         network: Style of that network where other pages draw it too.
     """
@@ -92,7 +103,7 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     cannot be drawn is left out, and a sentence says why.
     """
     try:
-        arrays = _load(record)
+        arrays = load_arrays(record)
     except (DataError, OSError) as error:
         yield Section("Predictions", "", [_left_out(str(error))])
         return
@@ -101,8 +112,8 @@ def sections(record: StudyRecord) -> Iterator[Section]:
         return
     blocks: list[Block] = []
     for task in record.tasks:
-        columns = _columns(record, task, arrays, network_styles(record))
-        if len(columns) == 1:
+        columns = columns_of(record, task, arrays, network_styles(record))
+        if len(columns) == 1 or (task.drawing in ANSWERS and task.drawing not in OVERLAYS):
             continue
         try:
             blocks += _task_blocks(record, task, columns, _seed(arrays))
@@ -139,7 +150,13 @@ def _has_known(values: Values) -> bool:
     return bool((np.isfinite(values) & (values > 0)).any())
 
 
-def _load(record: StudyRecord) -> Mapping[str, Values]:
+def load_arrays(record: StudyRecord) -> Mapping[str, Values]:
+    """Read the arrays that the report shows; none where none were kept.
+
+    Raises:
+        DataError: The file is damaged.
+        OSError: It cannot be read.
+    """
     return {} if record.predictions is None else read_predictions(record.predictions)
 
 
@@ -153,12 +170,12 @@ def _seed(arrays: Mapping[str, Values]) -> int | None:
     return int(stored) if stored.shape == () and stored.dtype.kind in "iu" else None
 
 
-def _columns(
+def columns_of(
     record: StudyRecord,
     task: TaskInfo,
     arrays: Mapping[str, Values],
     styles: Mapping[str, NetworkStyle],
-) -> list[_Column]:
+) -> list[Column]:
     """Choose the columns: image, truth, baselines, and trials from cheap to expensive."""
     gflops = {trial.name: trial.gflops for trial in record.trials}
     suffix = f".{task.name}"
@@ -167,23 +184,25 @@ def _columns(
     trials = sorted((k for k in labels if k in gflops), key=lambda name: gflops[name])
     kept = named[: max(_COLUMNS - len(trials), 3)]
     truth = arrays.get(f"truth{suffix}")
-    columns = [_Column("Image", arrays["image"])]
-    columns += [_Column("Truth", truth)] if truth is not None else []
+    columns = [Column("Image", arrays["image"])]
+    columns += [Column("Truth", truth)] if truth is not None else []
     for key in [*kept, *pick_evenly(trials, _COLUMNS - len(kept))]:
         title = _title(key)
-        columns.append(_Column(title, arrays[key + suffix], True, styles.get(title)))
+        columns.append(Column(title, arrays[key + suffix], True, styles.get(title)))
     return columns
 
 
 def _task_blocks(
-    record: StudyRecord, task: TaskInfo, columns: Sequence[_Column], seed: int | None
+    record: StudyRecord, task: TaskInfo, columns: Sequence[Column], seed: int | None
 ) -> list[Block]:
     """Make the blocks of a task: pictures with their key, and a long legend below them."""
+    if task.drawing in OVERLAYS:
+        return _overlay_blocks(record, task, columns, seed)
     drawing = DRAWINGS.get(task.drawing)
     if drawing is None:
         raise DataError(
-            f"a task's drawing must be one of {', '.join(DRAWINGS)}, found {task.drawing}; report "
-            "with the gatesearch that wrote the store"
+            f"a task's drawing must be one of {', '.join([*DRAWINGS, *ANSWERS])}, found "
+            f"{task.drawing}; report with the gatesearch that wrote the store"
         )
     truth = next((c.values for c in columns[1:] if not c.is_predicted), None)
     guesses = [c.values for c in columns if c.is_predicted]
@@ -193,15 +212,66 @@ def _task_blocks(
         pictures = _draw_columns(columns, drawing, limits)
         entries = _class_entries(task, labels) if task.drawing == "classes" else []
     except (IndexError, TypeError, ValueError) as error:
-        raise DataError(
-            f"predictions of {task.name} cannot be drawn as {task.drawing} ({error}); delete the "
-            "file: `gatesearch run` draws them anew"
-        ) from error
+        raise not_drawable(task, error) from error
+    extend = _beyond(limits, [truth] if truth is not None else [], guesses)
+    key = _Key(drawing.legend, limits, extend, entries)
+    return _picture_blocks(record, task, columns, pictures, key, seed)
+
+
+def not_drawable(task: TaskInfo, error: Exception) -> DataError:
+    """Say that what is stored of a task cannot be shown."""
+    return DataError(
+        f"predictions of {task.name} cannot be drawn as {task.drawing} ({error}); delete the file: "
+        "`gatesearch run` draws them anew"
+    )
+
+
+def _overlay_blocks(
+    record: StudyRecord, task: TaskInfo, columns: Sequence[Column], seed: int | None
+) -> list[Block]:
+    """Make the blocks of a task that is drawn over its images."""
+    overlay = OVERLAYS[task.drawing]
+    try:
+        pictures = _draw_over(columns, overlay)
+        count = columns[1].values.shape[1] // ANSWERS[task.drawing].numbers
+    except (IndexError, TypeError, ValueError) as error:
+        raise not_drawable(task, error) from error
+    names = complete_names(output_names(task), count)
+    named = [Entry(name, _class_colour(i % _IGNORED)) for i, name in enumerate(names)]
+    key = _Key(overlay.legend, None, "neither", named)
+    return _picture_blocks(record, task, columns, pictures, key, seed)
+
+
+def _draw_over(columns: Sequence[Column], overlay: Overlay) -> list[list[Picture]]:
+    """Draw each column's values over the images, of large ones every second or third pixel.
+
+    Raises:
+        ValueError: Values are not those of the images.
+        TypeError: Values are of a type that cannot be drawn.
+    """
+    images = columns[0].values
+    step = -(-images.shape[2] // _PIXELS)
+    shown = [np.ascontiguousarray(image[::step, ::step]) for image in images]
+    return [shown] + [
+        [overlay.paint(values, image) for values, image in zip(column.values, shown, strict=True)]
+        for column in columns[1:]
+    ]
+
+
+def _picture_blocks(
+    record: StudyRecord,
+    task: TaskInfo,
+    columns: Sequence[Column],
+    pictures: Sequence[Sequence[Picture]],
+    key: _Key,
+    seed: int | None,
+) -> list[Block]:
+    """Make blocks of a few frames each; entries for which the key has no room go below them."""
     heads = [_head(record, task, column, seed) for column in columns]
     parts = split_pages(range(len(columns[0].values)), _FRAMES_PER_BLOCK)
+    entries = key.entries
     below = len(entries) > _KEY_ENTRIES * len(parts[0])
-    extend = _beyond(limits, [truth] if truth is not None else [], guesses)
-    key = _Key(drawing.legend, limits, extend, [] if below else entries)
+    key = replace(key, entries=[] if below else entries)
     blocks = [
         _pictures(task, columns, heads, [row[part[0] : part[-1] + 1] for row in pictures], key)
         for part in parts
@@ -212,7 +282,7 @@ def _task_blocks(
 
 
 def _draw_columns(
-    columns: Sequence[_Column], drawing: Drawing, limits: Limits | None
+    columns: Sequence[Column], drawing: Drawing, limits: Limits | None
 ) -> list[list[Picture]]:
     """Draw each column's frames, of large ones every second or third pixel.
 
@@ -244,9 +314,7 @@ def _raised(values: Values, limits: Limits | None) -> Values:
     return np.where(np.isfinite(values), np.maximum(values, limits[0]), values)
 
 
-def _head(
-    record: StudyRecord, task: TaskInfo, column: _Column, seed: int | None
-) -> tuple[str, str]:
+def _head(record: StudyRecord, task: TaskInfo, column: Column, seed: int | None) -> tuple[str, str]:
     """Write a column's name and the metric of its network, empty where there is none."""
     split = shown_split(record)
     values = [
@@ -263,7 +331,7 @@ def _head(
 
 def _pictures(
     task: TaskInfo,
-    columns: Sequence[_Column],
+    columns: Sequence[Column],
     heads: Sequence[tuple[str, str]],
     pictures: Sequence[Sequence[NDArray[np.uint8]]],
     key: _Key,
@@ -370,11 +438,15 @@ def _class_entries(task: TaskInfo, values: Sequence[Values]) -> list[Entry]:
     return [
         Entry(
             task.class_names[i] if i < len(task.class_names) else f"class {i}",
-            "#" + bytes(palette()[i].tolist()).hex(),
+            _class_colour(i),
         )
         for i in present
         if i != _IGNORED
     ]
+
+
+def _class_colour(index: int) -> str:
+    return "#" + bytes(palette()[index].tolist()).hex()
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from gatesearch.report import style
 from gatesearch.report.layout import COLUMN_GAP, WIDTH, Block, Box, Section, draw_lines
-from gatesearch.report.record_queries import network_label
+from gatesearch.report.record_queries import network_label, partly_labelled
 from gatesearch.report.text import line_height, text_width, wrap
 from gatesearch.results import STATES, Result, StudyRecord, front
 
@@ -59,7 +59,10 @@ def _chapters(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
             }
         ),
     )
-    yield "Data", _pairs(flatten(record.data))
+    described = {key: value for key, value in record.data.items() if key != "labelled"}
+    yield "Data", _pairs(flatten(described))
+    if some := partly_labelled(record):
+        yield "Labelled frames", _labelled(record, some)
     letter, factor = style.operations_unit(record.training_pflops)
     yield (
         "Training cost of the whole study",
@@ -83,6 +86,17 @@ def _chapters(record: StudyRecord) -> Iterator[tuple[str, list[str]]]:
     defaults = "Options and ranges of methods not listed: the defaults of the version above."
     definition = _pairs(flatten(record.definition))
     yield "Definition", [*definition, *wrap(defaults, _WIDTH, _SIZE, mono=True)]
+
+
+def _labelled(record: StudyRecord, some: Mapping[str, Mapping[str, tuple[int, int]]]) -> list[str]:
+    """Say of how many frames of each part each task has labels."""
+    counts: dict[str, str] = {}
+    for task in record.tasks:
+        if task.name in some:
+            parts = some[task.name].items()
+            counts[task.name] = ", ".join(f"{part} {known}/{of}" for part, (known, of) in parts)
+    others = len(record.tasks) - len(some)
+    return _pairs(counts | ({f"{others} other task{'s' * (others > 1)}": "all"} if others else {}))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gatesearch.results import SINGLE_TASK, Result, Split, StudyRecord, front
+from gatesearch.results import SINGLE_TASK, Result, Split, StudyRecord, TaskInfo, front
 
 T = TypeVar("T")
 
@@ -134,6 +134,33 @@ def count_trials(count: int) -> str:
 def is_crowded(points: Sequence[object]) -> bool:
     """Tell whether so many points are drawn as pixels, which a PDF reader opens faster."""
     return len(points) > 1000
+
+
+def output_names(task: TaskInfo) -> tuple[str, ...]:
+    """Names of the classes, attributes, values or points of a task; empty where it has none."""
+    return task.class_names or tuple(map(str, task.options.get("names", ())))
+
+
+def partly_labelled(record: StudyRecord) -> dict[str, dict[str, tuple[int, int]]]:
+    """Find the tasks of which some frames have no labels.
+
+    Returns:
+        Task -> part of the data -> (labelled frames, all frames), of all parts; empty where all
+        frames have labels of all tasks, and in stores of earlier versions, which did not count.
+    """
+    labelled: Mapping[str, Mapping[str, int]] = record.data.get("labelled", {})
+    counts = {
+        task.name: {
+            part: (by_task.get(task.name, 0), int(record.data.get(part, 0)))
+            for part, by_task in labelled.items()
+        }
+        for task in record.tasks
+    }
+    return {
+        task: parts
+        for task, parts in counts.items()
+        if any(known < frames for known, frames in parts.values())
+    }
 
 
 def shown_split(record: StudyRecord) -> Split:

@@ -8,7 +8,8 @@ from gatesearch.results import StudyRecord, delta, front
 def results_table(record: StudyRecord) -> pd.DataFrame:
     """Tabulate baselines, then trials in order, of every state; undefined figures are empty.
 
-    Columns are flat: `<split>.<task>` for metrics, each parameter of a search by its own name.
+    Columns are flat: `<split>.<task>` for metrics, `<split>.<task>.<figure>` for further figures,
+    each parameter of a search by its own name.
     """
     on_front = {id(trial) for trial in front(record)}
     rows = [
@@ -39,6 +40,12 @@ def results_table(record: StudyRecord) -> pd.DataFrame:
                 f"{split}.{task.name}": result.metrics.get(split, {}).get(task.name)
                 for split in ("validation", "test")
                 for task in record.tasks
+            },
+            **{
+                f"{split}.{task}.{name}": value
+                for split in ("validation", "test")
+                for task, figures in result.details.get(split, {}).items()
+                for name, value in figures.items()
             },
         }
         for result in (*record.baselines, *record.trials)

@@ -12,11 +12,13 @@ from gatesearch.report import style
 from gatesearch.report.layout import WIDTH, Block, Box, Section
 from gatesearch.report.legend import draw_marker
 from gatesearch.report.network_styles import NetworkStyle, network_styles
-from gatesearch.report.record_queries import network_label, pick_evenly, shown_split
+from gatesearch.report.record_queries import network_label, pick_evenly, shown_split, split_pages
 from gatesearch.report.text import SMALLEST, fit, line_height, text_width
 from gatesearch.results import Result, Split, StudyRecord, delta, front
 
-_MAPS = 6
+_MAPS, _FEWEST = 6, 2  # maps at most; at least, where tasks are many
+_ROWS = 60  # of all maps together
+_TASKS = 24  # of a block: more are continued in another
 _TASKS_WIDTH, _BAR_WIDTH = 1.15, 1.10  # beside a map, inches
 _MAP_WIDTH = WIDTH - _TASKS_WIDTH - _BAR_WIDTH
 _TITLE = 0.26
@@ -39,13 +41,15 @@ class LayerNames:
 
 
 def sections(record: StudyRecord) -> Iterator[Section]:
-    """Yield up to six maps; nothing if no network of the front has one."""
+    """Yield up to six maps, fewer of many tasks; nothing if no network of the front has one."""
     tasks = [task.name for task in record.tasks]
     trials = [t for t in front(record) if any(t.sharing.get(task) for task in tasks)]
     split, styles = shown_split(record), network_styles(record)
+    most = max(min(_MAPS, _ROWS // max(len(tasks), 1)), _FEWEST)
     blocks = [
-        _map(record, trial, split, styles[network_label(trial)])
-        for trial in pick_evenly(trials, _MAPS)
+        _map(record, trial, part, split, styles[network_label(trial)])
+        for trial in pick_evenly(trials, most)
+        for part in split_pages([task for task in tasks if trial.sharing.get(task)], _TASKS)
     ]
     if blocks:
         yield Section(
@@ -89,8 +93,10 @@ def _stage(name: str) -> str:
     return stage if dot else ""
 
 
-def _map(record: StudyRecord, trial: Result, split: Split, network: NetworkStyle) -> Block:
-    tasks = [task.name for task in record.tasks if trial.sharing.get(task.name)]
+def _map(
+    record: StudyRecord, trial: Result, tasks: Sequence[str], split: Split, network: NetworkStyle
+) -> Block:
+    """Make the map of some tasks of a network."""
     count = max(len(trial.sharing[task]) for task in tasks)
     full = [*trial.layers, *(str(i + 1) for i in range(len(trial.layers), count))][:count]
     names = layer_names(full)
@@ -124,9 +130,10 @@ def _map(record: StudyRecord, trial: Result, split: Split, network: NetworkStyle
         _clear(axes, len(tasks), count)
         step = height / len(tasks)
         for i, task in enumerate(tasks):
-            name = fit(task, _TASKS_WIDTH - 0.08, 7.5)
+            room = _TASKS_WIDTH - 0.08
+            size = next((s for s in (7.5, 7.0) if text_width(task, s) <= room), SMALLEST)
             y = _TITLE + step * (i + 0.5)
-            box.text(_TASKS_WIDTH - 0.06, y, name, size=7.5, ha="right")
+            box.text(_TASKS_WIDTH - 0.06, y, fit(task, room, size), size=size, ha="right")
             if np.isfinite(values[i]).any():
                 mean = f"{100 * np.nanmean(values[i]):.0f} %"
                 box.text(right + 0.40, y, mean, size=7, ha="right")

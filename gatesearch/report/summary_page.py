@@ -23,6 +23,7 @@ from gatesearch.report.record_queries import (
     group_of_method,
     has_weightings,
     is_crowded,
+    partly_labelled,
     shown_split,
 )
 from gatesearch.report.text import SMALLEST, fit, line_height, wrap
@@ -34,6 +35,7 @@ _LEFT, _ABOVE = 0.50, 0.24  # of the chart, for numbers and the title
 _LABEL = 0.18  # height of the name of the horizontal axis
 _TILE_PAD = 0.12
 _BIG, _SMALL = 14.0, 7.5  # sizes of a tile's text, points
+_TASKS_NAMED = 3  # with labels of some frames only
 _GATED, _PUBLISHED = "#8cc4bd", "#b9c0c8"  # published rows
 
 
@@ -288,7 +290,7 @@ def _caption(record: StudyRecord, split: Split, below: int, remark: str) -> str:
         parts.append(f"{count_trials(missing)} without {split} figures not drawn.")
     if below:
         parts.append(f"{count_trials(below)} below the chart.")
-    parts += [_unequal_training(record), remark]
+    parts += [_unequal_training(record), _partial_labels(record), remark]
     return " ".join(part for part in parts if part)
 
 
@@ -301,6 +303,20 @@ def _unequal_training(record: StudyRecord) -> str:
     if not record.front or front_epochs == other_epochs:
         return ""
     return f"UNEQUAL TRAINING: the front {front_epochs} epochs, baselines {other_epochs}."
+
+
+def _partial_labels(record: StudyRecord) -> str:
+    """Name the tasks that have labels of some frames only, with the frames that have them."""
+    some = partly_labelled(record)
+    named = [
+        f"{task} ({', '.join(f'{part} {known} of {of}' for part, (known, of) in parts.items())})"
+        for task, parts in list(some.items())[:_TASKS_NAMED]
+    ]
+    if not named:
+        return ""
+    rest = len(some) - len(named)
+    more = f" and {rest} more task{'s' * (rest > 1)}, see Provenance" if rest else ""
+    return f"Labels of some frames only: {'; '.join(named)}{more}."
 
 
 def _published_overlay(record: StudyRecord) -> tuple[tuple[PublishedRow, ...], str]:

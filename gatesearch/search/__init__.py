@@ -10,4 +10,36 @@
 | `one_shot.py` | tries configurations on a supernet without training, and chooses networks |
 | `reuse.py` | takes over baselines of another store |
 | `predictions.py` | predictions on a few test frames, for the report |
+| `own_training.py` | `gs.search`: a search whose networks a function of the user's trains |
+
+The package itself can be called: `gs.search(study, train)` is `own_training.search`. Python makes
+the package the attribute `search` of gatesearch as soon as one of its modules is imported.
 """
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gatesearch.results import StudyRecord
+
+
+class _CallablePackage(ModuleType):
+    """A package that is called as the function `search` of `own_training`."""
+
+    def __call__(self, *args: Any, **options: Any) -> "StudyRecord":
+        from gatesearch.search.own_training import search
+
+        return search(*args, **options)
+
+    @property
+    def __signature__(self) -> Any:
+        """Signature of that function, for `help` and editors."""
+        import inspect
+
+        from gatesearch.search.own_training import search
+
+        return inspect.signature(search)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

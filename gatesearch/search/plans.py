@@ -81,12 +81,11 @@ def method_plan(
         emit: Receives progress.
     """
     study = context.study
-    name, budget = search_name(method.name, name_of(budgets)), name_of(budgets)
-    space = space_of(method.space, study)
     if method.supernet is not None:
+        space = space_of(method.space, study)
         # Its trials spread over the range of cost below the budgets, so both objectives matter.
         return SearchPlan(
-            name,
+            search_name(method.name, name_of(budgets)),
             NetworkSpec(method.name, study.seed, 0, budgets=budgets),
             GAIN_AND_COST,
             partial(draw, space=space),
@@ -101,6 +100,22 @@ def method_plan(
                 emit=emit,
             ),
         )
+    return drawn_plan(method, study, store, budgets=budgets)
+
+
+def drawn_plan(
+    method: Method[Any], study: Study, store: Store, *, budgets: tuple[Budget, ...]
+) -> SearchPlan:
+    """Plan the search for the hyperparameters of a method whose trials draw them.
+
+    Args:
+        method: The method.
+        study: The definition.
+        store: Holds earlier trials.
+        budgets: Upper bounds, all of which hold for every trial.
+    """
+    name, budget = search_name(method.name, name_of(budgets)), name_of(budgets)
+    space = space_of(method.space, study)
     weightings = study.search.weighting
     first = NetworkSpec(method.name, study.seed, 0, budgets=budgets, weighting=weightings[0])
     return SearchPlan(

@@ -43,8 +43,13 @@ def recipe(job: Job) -> dict[str, Any]:
         "weighting": spec.weighting,
         "balance": study.balance.get(spec.weighting, {}),
         "protocol": study.protocol.model_dump(mode="json"),
-        "tasks": {name: task.model_dump(mode="json") for name, task in study.tasks.items()},
-        "data": study.data.model_dump(mode="json") | {"sha256": job.sha256},
+        "tasks": {
+            name: task.model_dump(mode="json", exclude={"class_names"})
+            for name, task in study.tasks.items()
+        },
+        "data": [spec.model_dump(mode="json") for spec in (study.data, *study.more_data)],
+        "mixing": study.mixing,
+        "sha256": job.sha256,
         "model": model,
         "training": training_of(study, spec.method).model_dump(mode="json"),
         "options": study.options_of(spec.method).own,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gatesearch.cost import name_of
 from gatesearch.errors import StudyRefusedError, UsageError
-from gatesearch.events import Emit, Progress, Warned
+from gatesearch.events import Emit, Log, Progress, Warned
 from gatesearch.execution.executors import JobExecutor, open_executor
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import perform
@@ -28,7 +28,8 @@ from gatesearch.store.opening import begin_anew, open_store
 from gatesearch.store.status import StatusFile
 from gatesearch.store.store import Store
 from gatesearch.study import Study
-from gatesearch.trials.context import OpenedData, make_context, open_data
+from gatesearch.trials.context import make_context
+from gatesearch.trials.data import OpenedData, open_data
 from gatesearch.trials.trial import measure_on_test
 
 HERE = ExecutionOptions()
@@ -96,20 +97,22 @@ def run(
         if options.storage:
             stack.enter_context(advisory_lock(options.storage, study.name))
         store = open_store(
-            study, folder=out, tasks=task_infos(study), storage=options.storage,
+            study, folder=out, tasks=task_infos(study, opened.tasks), storage=options.storage,
             complete=check_study, binding=binding_methods,
         )  # fmt: skip
         stack.callback(store.close)
         for warning in keep_plugins(out, study):
             emit(Warned(warning))
         context = _context(setup, store, opened, emit=emit)
+        for line in opened.partial_labels:
+            emit(Log(line))
         executor = _executor(context, options, stop)
         stack.callback(executor.shutdown)
         # A start that was refused leaves the status of the run before it.
         status = _status(setup, out, options, wanted=sum(trials.values()), n_trials=n_trials)
         stack.callback(status.close)
         pool = WorkerPool(executor, options.workers, emit, stop, status)
-        changed = stack.enter_context(_backed_up(study, out, emit, on=not options.storage))
+        changed = stack.enter_context(backed_up(study, out, emit, on=not options.storage))
         search = Search(
             store, context, pool, status, data=data, changed=changed, devices=options.devices,
             reuse=reuse, retry_failed=retry_failed,
@@ -179,7 +182,7 @@ def _executor(context: Context, options: ExecutionOptions, stop: Stop) -> JobExe
 
 
 @contextlib.contextmanager
-def _backed_up(study: Study, out: Path, emit: Emit, *, on: bool) -> Iterator[Callable[[], None]]:
+def backed_up(study: Study, out: Path, emit: Emit, *, on: bool) -> Iterator[Callable[[], None]]:
     """Make a function to call after every change of the store, which makes backups when due.
 
     Args:
@@ -219,7 +222,7 @@ def _context(setup: Setup, store: Store, opened: OpenedData, *, emit: Emit) -> C
                 f"{stored['sha256'][:12]}, now {sha256[:12]}; name another folder with --out, or "
                 "the old --data"
             )
-        begin_anew(store, setup.study, task_infos(setup.study))
+        begin_anew(store, setup.study, task_infos(setup.study, opened.tasks))
     context = make_context(setup.study, opened, stored=store.attribute("runtime"), emit=emit)
     store.keep("data", context.data)
     store.keep(
@@ -239,7 +242,8 @@ def _measure_chosen(context: Context, store: Store, emit: Emit) -> StudyRecord:
     shown = [result for result in shown if result.state == "complete"]
     missing = [result for result in shown if "test" not in result.metrics]
     for done, result in enumerate(missing, start=1):
-        store.keep_test(result, measure_on_test(result, context, out=store.folder))
+        figures = measure_on_test(result, context, out=store.folder)
+        store.keep_test(result, figures.metrics, figures.details)
         emit(Progress("test part", done, len(missing), "networks"))
     of_this_seed = [result for result in shown if result.seed == context.study.seed]
     try:

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from gatesearch.events import Emit, Log, NetworkTrained, Progress, Warned
 from gatesearch.execution.jobs import SPEC, Job, forget_result, read_result, read_spec
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import failed
 from gatesearch.measures import Gain, gain
-from gatesearch.methods import Context, NetworkSpec, start_of
+from gatesearch.methods import NetworkSpec, start_of
 from gatesearch.methods.specification import SCALAR, trial_folder
 from gatesearch.plugins import loaded_plugins
 from gatesearch.results import SINGLE_TASK, Result
@@ -19,9 +20,27 @@ from gatesearch.search.reuse import take_over
 from gatesearch.search.space import sampler
 from gatesearch.store.status import StatusFile, TrialOutcome
 from gatesearch.store.store import PendingTrial, Store
+from gatesearch.study import Study
+from gatesearch.tasks import Task
 from gatesearch.training import Checkpoints, TrainingError
 from gatesearch.trials.early_stopping import rivals_of
 from gatesearch.trials.kept_networks import copy_network
+
+
+class SearchContext(Protocol):
+    """What a search knows of the networks that are trained for it; see `Context`."""
+
+    @property
+    def study(self) -> Study:
+        """The definition."""
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """Task name -> task."""
+
+    @property
+    def data(self) -> Mapping[str, object]:
+        """Description of the data, with their SHA-256 as `sha256`."""
 
 
 class Search:
@@ -29,7 +48,7 @@ class Search:
 
     Args:
         store: The store.
-        context: Study, data, tasks and device.
+        context: Study, tasks and data.
         pool: Runs the jobs.
         status: Writes the progress of the run.
         data: Folder of packs, for workers.
@@ -43,7 +62,7 @@ class Search:
     def __init__(
         self,
         store: Store,
-        context: Context,
+        context: SearchContext,
         pool: WorkerPool,
         status: StatusFile,
         *,

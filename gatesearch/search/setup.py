@@ -20,14 +20,14 @@ from gatesearch.methods import (
 )
 from gatesearch.methods.specification import SCALAR
 from gatesearch.models import parts_of
-from gatesearch.results import MULTI_TASK, SINGLE_TASK, TaskInfo
+from gatesearch.results import MULTI_TASK, SINGLE_TASK, TaskInfo, without_classes
 from gatesearch.store.server import shown
 from gatesearch.study import Study
-from gatesearch.tasks import build_tasks
+from gatesearch.tasks import Task, build_tasks
 from gatesearch.training import resolve_runtime
 from gatesearch.training.weightings import WEIGHTINGS, build_weighting
-from gatesearch.trials.context import check_dataset
 from gatesearch.trials.costs import costs
+from gatesearch.trials.data import check_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +182,17 @@ def parse_budgets(
     )
 
 
-def task_infos(study: Study) -> tuple[TaskInfo, ...]:
-    """Describe a study's tasks for reports."""
-    dataset = DATASETS.get(study.data.dataset)
-    class_names = dataset.class_names if dataset else {}
+def task_infos(study: Study, tasks: Mapping[str, Task] | None = None) -> tuple[TaskInfo, ...]:
+    """Describe a study's tasks for reports.
+
+    Args:
+        study: The definition.
+        tasks: The tasks, fitted to their labels; as the definition has them if None.
+    """
+    class_names: dict[tuple[str, int], tuple[str, ...]] = {}
+    for spec in (study.data, *study.more_data):
+        if spec.dataset in DATASETS:
+            class_names |= DATASETS[spec.dataset].class_names
     return tuple(
         TaskInfo(
             name=name,
@@ -197,8 +204,9 @@ def task_infos(study: Study) -> tuple[TaskInfo, ...]:
             classes=task.classes,
             class_names=study.tasks[name].class_names
             or class_names.get((study.tasks[name].label or name, task.classes), ()),
+            options=without_classes(task.options),
         )
-        for name, task in build_tasks(study.tasks).items()
+        for name, task in (tasks or build_tasks(study.tasks)).items()
     )
 
 
@@ -246,12 +254,17 @@ def _check_held_out(
 ) -> None:
     """Refuse a validation part that is too small for weightings that look at batches of it.
 
+    One that the data set brings is not known before the data are open.
+
     Raises:
         UsageError: It leaves no frame to a device, or one where batch norm needs two.
     """
     looking = [name for name in weightings if WEIGHTINGS[name].held_out]
+    carved = [spec.carved for spec in (study.data, *study.more_data)]
+    if not all(carved):
+        return
+    frames = sum(carved)
     for method in [name for name in methods if looking and name != SINGLE_TASK]:
-        frames = study.data.carved
         size = min(training_of(study, method).batch_size, frames) // devices
         if size == 0 or (size == 1 and not _trains_on_one_frame(study, method)):
             raise UsageError(

@@ -77,5 +77,10 @@ def result_key(result: "Result") -> str:
 
 
 def test_key(trial: int) -> str:
-    """Name the attribute that holds the test figures of a trial."""
+    """Name the attribute that holds the test metrics of a trial."""
     return f"{TEST}/{trial}"
+
+
+def test_details_key(trial: int) -> str:
+    """Name the attribute that holds further test figures of a trial."""
+    return f"{TEST}-details/{trial}"

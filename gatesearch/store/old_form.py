@@ -4,7 +4,7 @@
 |---|---|
 | searches named `BUDGET` (empty for none), `one-shot BUDGET` | `METHOD BUDGET`, `one_shot BUDGET` |
 | attributes `warmup/SEED`, `supernet_warmup/SEED`, `supernet/SEED` | `start/METHOD/PART/SEED` |
-| results of format 4 | format 6 (`Result.from_json`) |
+| results of format 4 | format 7 (`Result.from_json`) |
 | `spec.json` with `candidate` and `stl` | with `spec` and `single_task` |
 | tasks without kind and drawing | with both |
 """

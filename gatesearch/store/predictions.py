@@ -26,9 +26,10 @@ def read_predictions(path: Path) -> Arrays:
     """Read and check all arrays of a file of predictions.
 
     Returns:
-        `image` (frames, height, width, 3) uint8; `NAME.TASK` of the same frames, height and width,
-        with or without channels at the end, where NAME is a network's or `truth`; `seed` () if
-        it was written.
+        `image` (frames, height, width, 3) uint8; `NAME.TASK`, where NAME is a network's or `truth`,
+        of the same frames, height and width, with or without channels at the end, or for a task
+        whose predictions are a few numbers per image (frames, numbers); `seed` () if it was
+        written.
 
     Raises:
         FileRefusedError: It is no regular file, damaged, or holds anything else.
@@ -92,6 +93,8 @@ def _check(arrays: Arrays) -> None:
         raise ValueError(f"image must be uint8 (frames, height, width, 3), found {described}")
     for name, array in arrays.items():
         if name in ("image", "seed"):
+            continue
+        if array.ndim == 2 and array.shape[0] == image.shape[0]:
             continue
         if array.ndim not in (3, 4) or array.shape[:3] != image.shape[:3]:
             raise ValueError(

@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -247,18 +248,33 @@ class Store:
         """
         self.keep(names.result_key(result), result.to_json())
 
-    def keep_test(self, result: Result, metrics: Mapping[str, float]) -> None:
+    def keep_test(
+        self,
+        result: Result,
+        metrics: Mapping[str, float],
+        details: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    ) -> None:
         """Keep the test figures of a baseline or a trial.
 
         Args:
             result: Its result.
             metrics: Task -> metric on the test part.
+            details: Task -> further figures there, by name.
         """
         if result.trial is None:
-            all_metrics = {**result.metrics, "test": metrics}
-            self.keep_result(replace(result, metrics=all_metrics))
-        else:
-            self.keep(names.test_key(result.trial), dict(metrics))
+            self.keep_result(
+                replace(
+                    result,
+                    metrics={**result.metrics, "test": metrics},
+                    details={**result.details, "test": details},
+                )
+            )
+            return
+        # The metrics last: by these a run tells that it need not measure again.
+        if details:
+            told = {task: dict(figures) for task, figures in details.items()}
+            self.keep(names.test_details_key(result.trial), told)
+        self.keep(names.test_key(result.trial), dict(metrics))
 
     def finish(self, trial: PendingTrial, result: Result, values: Sequence[float] | None) -> None:
         """Write a trial's result, which ends the trial.
@@ -380,5 +396,13 @@ def _numbers_of_results(trials: Path, *, besides: Collection[int]) -> tuple[int,
 
 
 def _with_test_figures(result: Result, attributes: Mapping[str, Any]) -> Result:
-    test = attributes.get(names.test_key(result.trial or 0))
-    return replace(result, metrics={**result.metrics, "test": test}) if test else result
+    number = result.trial or 0
+    test = attributes.get(names.test_key(number))
+    if not test:
+        return result
+    details = attributes.get(names.test_details_key(number))
+    return replace(
+        result,
+        metrics={**result.metrics, "test": test},
+        details={**result.details, "test": details} if details else result.details,
+    )

@@ -5,11 +5,11 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from gatesearch.errors import nearest
+from gatesearch.errors import UsageError, nearest
 from gatesearch.strict import Strict
 from gatesearch.study.schema import (
     DataSpec,
@@ -21,7 +21,7 @@ from gatesearch.study.schema import (
     TaskSpec,
     TrainingSpec,
 )
-from gatesearch.study.validation import merged, validated
+from gatesearch.study.validation import merged, refused, validated
 
 # Raised by 1 whenever a change of the code changes the results of the same definition.
 RESULTS_VERSION = 3
@@ -45,10 +45,21 @@ TaskName = Annotated[str, AfterValidator(_fit_for_files)]
 
 
 class Study(Strict):
-    """A validated study definition.
+    """A validated study definition: what `gatesearch run` reads from a TOML file, as a dict.
 
-    Any other table `[NAME]` holds options of the method NAME, as `[options.NAME]` does. These
-    options are checked by `gatesearch.methods.check_study`, because only methods know them.
+    Required are `name`, `tasks`, `protocol.size`, `data` and `training.epochs`. Any other table
+    `[NAME]` holds options of the method NAME, as `[options.NAME]` does. These options are checked
+    by `gatesearch.methods.check_study`, because only methods know them.
+
+    >>> study = Study(
+    ...     name="mine",
+    ...     protocol={"size": (64, 64)},
+    ...     tasks={"semseg": {"kind": "semseg", "classes": 8}, "depth": {"kind": "depth"}},
+    ...     data={"dataset": "scenes", "train_frames": 64, "test_frames": 16, "validation": 16},
+    ...     training={"epochs": 4},
+    ... )
+    >>> study.task_names, study.model.backbone, study.protocol.name
+    (('semseg', 'depth'), 'resnet18', 'mine')
 
     Attributes:
         name: Name of the store's folder and of the report.
@@ -62,6 +73,11 @@ class Study(Strict):
             them, except single-task networks, which have nothing to balance.
         options: Method -> its options.
         balance: Weighting -> its options, as `[balance.cagrad]` with `c = 0.5`.
+        data: The data set; in a file, `[[data]]` several times gives several.
+        more_data: The data sets after the first.
+        mixing: How batches are made of the frames of several data sets: of all frames alike
+            (`frames`), of each set in its share (`share`), or of one set each, which is drawn by
+            the shares (`task`).
         report_frames: Number of test frames drawn with predictions in the report.
     """
 
@@ -75,7 +91,9 @@ class Study(Strict):
     protocol: ProtocolSpec
     tasks: dict[TaskName, TaskSpec] = Field(min_length=1)
     data: DataSpec
-    model: ModelSpec
+    more_data: tuple[DataSpec, ...] = ()
+    mixing: Literal["frames", "share", "task"] = "frames"
+    model: ModelSpec = Field(default_factory=ModelSpec)
     training: TrainingSpec
     search: SearchSpec = SearchSpec()
     execution: ExecutionSpec = ExecutionSpec()
@@ -83,16 +101,48 @@ class Study(Strict):
     balance: dict[str, dict[str, Any]] = Field(default={})
     _folder: Path | None = PrivateAttr(default=None)
 
+    def __init__(self, definition: Mapping[str, Any] | None = None, /, **values: Any) -> None:
+        """Validate a definition that is given in Python.
+
+        Args:
+            definition: A dict with the keys of a study's file.
+            values: Keys that are given by name; they replace those of `definition`.
+
+        Raises:
+            UsageError: An unknown or missing key, or a bad value; a line for each.
+        """
+        given: object = {} if definition is None else definition
+        if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+            raise UsageError(
+                "a study is defined by a dict whose keys are those of its file, found "
+                f"{given!r:.100}; read a file with gs.load_study"
+            )
+        whole = merged(given, values)
+        name = whole.get("name")
+        try:
+            super().__init__(**whole)
+        except ValidationError as error:
+            where = f"study {name}" if isinstance(name, str) and name else "study"
+            raise refused(type(self), error, where=where) from error
+        for method in self.options:
+            self.training_of(method)  # refuses bad values
+
+    # By this, pydantic does not call `__init__` where it validates files (`load_study`).
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, raw: Any) -> Any:
         """Move tables `[NAME]` of methods into `options`.
 
-        A table whose name is near to a known key is taken for a typing error and stays, so that it
-        is refused.
+        The list of several data sets becomes `data` and `more_data`. A table whose name is near to
+        a known key is taken for a typing error and stays, so that it is refused.
         """
         if not isinstance(raw, Mapping):
             return raw
+        if isinstance(raw.get("data"), list | tuple) and raw["data"]:
+            first, *more = raw["data"]
+            raw = {**raw, "data": first, **({"more_data": more} if more else {})}
         method_tables = {
             key: value
             for key, value in raw.items()
@@ -102,6 +152,15 @@ class Study(Strict):
         rest = {key: value for key, value in raw.items() if key not in method_tables}
         options = rest.get("options", {})
         return rest | {"options": merged(options, method_tables) if method_tables else options}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_protocol(cls, raw: Any) -> Any:
+        """Name a protocol without a name after the study."""
+        protocol = raw.get("protocol") if isinstance(raw, Mapping) else None
+        if not isinstance(protocol, Mapping) or "name" in protocol or "name" not in raw:
+            return raw
+        return {**raw, "protocol": {"name": raw["name"], **protocol}}
 
     @property
     def folder(self) -> Path | None:
@@ -116,6 +175,39 @@ class Study(Strict):
         study = self.model_copy()
         study._folder = folder
         return study
+
+    @property
+    def sources(self) -> tuple["Study", ...]:
+        """The study once per data set, as if it had that alone, with the tasks that it labels."""
+        if not self.more_data:
+            return (self,)
+        alone = []
+        for data in (self.data, *self.more_data):
+            tasks = {name: self.tasks[name] for name in data.tasks or self.tasks}
+            update = {"data": data, "more_data": (), "tasks": tasks}
+            alone.append(self.model_copy(update=update))
+        return tuple(alone)
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> "Study":
+        sources = (self.data, *self.more_data)
+        unknown = [name for data in sources for name in data.tasks if name not in self.tasks]
+        if unknown:
+            raise ValueError(
+                f"data.tasks must name tasks of the study, {', '.join(self.tasks)}, found "
+                f"'{unknown[0]}'"
+            )
+        lacking = [t for t in self.tasks if all(d.tasks and t not in d.tasks for d in sources)]
+        if lacking:
+            raise ValueError(
+                f"no data set has labels of task '{lacking[0]}'; name it in data.tasks"
+            )
+        given = [data.share is not None for data in sources]
+        if any(given) and (not all(given) or self.mixing == "frames"):
+            raise ValueError(
+                "share must be given for every data set or none, with mixing = 'share' or 'task'"
+            )
+        return self
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -151,12 +243,17 @@ class Study(Strict):
                 "summary": True, "seed": True, "methods": True, "tune": True,
                 "weightings": True, "report_frames": True, "execution": True, "search": {"first"},
                 "options": {name: {"start"} for name, o in self.options.items() if o.start is None},
+                "data": _unused(self.data),
+                "more_data": {i: _unused(spec) for i, spec in enumerate(self.more_data)},
                 "tasks": {
                     name: {"class_names", *(k for k in ("label", "head") if not getattr(task, k))}
                     for name, task in self.tasks.items()
                 },
             },
         )  # fmt: skip
+        data = {name: kept.pop(name) for name in ("more_data", "mixing")}
+        if self.more_data:
+            kept |= data
         return {"results_version": RESULTS_VERSION, **kept}
 
     @classmethod
@@ -171,6 +268,11 @@ class Study(Strict):
         """Digest of the definition, 12 hexadecimal digits; it changes whenever results would."""
         text = json.dumps(self.definition(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _unused(data: DataSpec) -> set[str]:
+    """Keys that only studies of several data sets have, where they are not given."""
+    return {key for key in ("tasks", "share") if not getattr(data, key)}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

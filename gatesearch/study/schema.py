@@ -7,12 +7,22 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from gatesearch.errors import nearest
 from gatesearch.strict import Strict
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Side of a window over that of the frame.
+Side = Annotated[float, Field(ge=0.01, le=1)]
 
 
 class ProtocolSpec(Strict):
@@ -20,7 +30,7 @@ class ProtocolSpec(Strict):
 
     Attributes:
         name: Stands for classes, size, encodings and metrics. A report never compares figures of
-            two protocols.
+            two protocols. By default the name of the study.
         size: Height and width of images and labels, pixels.
         published: Table of published results of the same protocol to show in the report; empty for
             none.
@@ -74,7 +84,7 @@ class TaskSpec(_Open):
     """
 
     kind: str
-    classes: int = Field(default=1, ge=1, le=255)
+    classes: int = Field(default=1, ge=1, le=2**15 - 1)
     class_names: tuple[str, ...] = ()
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     label: str = ""
@@ -103,7 +113,8 @@ class TaskSpec(_Open):
     @property
     def kind_options(self) -> dict[str, Any]:
         """Options for the kind."""
-        return {"classes": self.classes, **self.further}
+        names = {"class_names": self.class_names} if self.class_names else {}
+        return {"classes": self.classes, **names, **self.further}
 
 
 def _bounded(frames: int | str) -> int | str:
@@ -126,6 +137,9 @@ class DataSpec(_Open):
             all choices are made. 0 takes the validation part that the data set has. For data sets
             that take one (`folder`), a file that lists the frames of that part.
         validation_seed: Seed by which these frames are chosen, the same for every trial.
+        tasks: Tasks whose labels the data set has, in a study of several; all of them if empty.
+        share: Share of the frames of an epoch that it gives, in a study of several
+            (`Study.mixing`), relative to those of the others.
     """
 
     dataset: str
@@ -133,6 +147,8 @@ class DataSpec(_Open):
     test_frames: int = Field(default=0, ge=0, le=10**9)
     validation: Annotated[int | str, AfterValidator(_bounded)] = 0
     validation_seed: int = Field(default=0, ge=-(2**63), le=2**63 - 1)
+    tasks: tuple[str, ...] = ()
+    share: Positive | None = None
 
     @property
     def carved(self) -> int:
@@ -156,7 +172,7 @@ class ModelSpec(Strict):
             extra `efficientnet`), or a .safetensors file with the same names of tensors.
     """
 
-    backbone: str
+    backbone: str = "resnet18"
     width: float = Field(default=1.0, ge=0.01, le=100)
     output_stride: Literal[8, 16, 32] = 8
     head: str = "deeplabv3"
@@ -165,27 +181,63 @@ class ModelSpec(Strict):
     weights: str = "imagenet"
 
 
+class ColourSpec(Strict):
+    """Random changes of the colours of training images, in units of torchvision's `ColorJitter`.
+
+    Attributes:
+        brightness: b; brightness is multiplied by a factor in [max(0, 1 - b), 1 + b].
+        contrast: c; contrast is multiplied by a factor in [max(0, 1 - c), 1 + c].
+        saturation: s; saturation is multiplied by a factor in [max(0, 1 - s), 1 + s].
+        hue: h; hue is turned by a share of the circle of colours in [-h, h].
+    """
+
+    brightness: float = Field(default=0.0, ge=0, le=100)
+    contrast: float = Field(default=0.0, ge=0, le=100)
+    saturation: float = Field(default=0.0, ge=0, le=100)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
+
+
 class AugmentSpec(Strict):
-    """Augmentation of whole training batches; each task transforms its own labels.
+    """Augmentation of whole training batches; labels of every kind follow.
 
     Attributes:
         flip: Mirror left to right with probability 1/2.
-        zoom: Factors, at least 1, by which a crop is enlarged; depth is divided by the factor.
+        zoom: Factors, at least 1, by which a window of the frame is enlarged; depth is divided by
+            the factor.
         scale: Range of factors by which frames are rescaled without a change of depth
-            (PASCAL-Context).
+            (PASCAL-Context). Above 1, a window of 1 / factor of either side is enlarged to the
+            frame.
         rotate: Largest rotation, degrees.
+        crop: Range of the sides of a random window that is enlarged to the frame, as shares of the
+            frame's sides, without a change of depth. Width and height are drawn each by itself, so
+            that the aspect ratio changes too, as with torchvision's `RandomResizedCrop` (which
+            draws the area and the aspect ratio).
+        colour: Random changes of colours, which no label follows.
     """
 
     flip: bool = True
     zoom: tuple[Annotated[float, Field(ge=1, le=100)], ...] = Field(default=(1.0,), min_length=1)
     scale: tuple[Positive, Positive] = (1.0, 1.0)
     rotate: float = Field(default=0.0, ge=0, le=180)
+    crop: tuple[Side, Side] = (1.0, 1.0)
+    colour: ColourSpec = ColourSpec()
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentSpec":
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale must be an ascending range, found {self.scale}")
+        for key in ("scale", "crop"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key} must be an ascending range, found {(low, high)}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out options at their default that stores begun before them do not have."""
+        table: dict[str, Any] = serialize(self)
+        for key in ("crop", "colour"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                table.pop(key, None)
+        return table
 
 
 class TrainingSpec(Strict):
@@ -204,9 +256,9 @@ class TrainingSpec(Strict):
     """
 
     epochs: int = Field(ge=1, le=10**6)
-    batch_size: int = Field(ge=2, le=10**6)
+    batch_size: int = Field(default=8, ge=2, le=10**6)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Positive
+    lr: Positive = 1e-3
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     schedule: Literal["poly", "constant"] = "poly"

@@ -36,8 +36,13 @@ def validated(model: type[BaseModel], raw: Mapping[str, Any], *, where: str) -> 
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(model, item) for item in error.errors()]
-        raise UsageError(f"{where}:\n  " + "\n  ".join(lines)) from error
+        raise refused(model, error, where=where) from error
+
+
+def refused(model: type[BaseModel], error: ValidationError, *, where: str) -> UsageError:
+    """Make the error that explains why values were refused; as for `validated`."""
+    lines = [_explain(model, item) for item in error.errors()]
+    return UsageError(f"{where}:\n  " + "\n  ".join(lines))
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:

@@ -12,9 +12,14 @@ from typing import Any, cast
 from gatesearch.errors import unknown
 from gatesearch.study import TaskSpec
 from gatesearch.study.validation import validated
+from gatesearch.tasks.attributes import Attributes
+from gatesearch.tasks.classification import Classification
 from gatesearch.tasks.depth import Depth
 from gatesearch.tasks.edges import Edges
+from gatesearch.tasks.keypoints import Keypoints
 from gatesearch.tasks.normals import Normals
+from gatesearch.tasks.parts import Parts
+from gatesearch.tasks.regression import Regression
 from gatesearch.tasks.saliency import Saliency
 from gatesearch.tasks.semseg import Semseg
 from gatesearch.tasks.task import Kind, Meter, Task, Warp
@@ -23,10 +28,15 @@ __all__ = ["TASKS", "Kind", "Meter", "Task", "Warp", "build_task", "build_tasks"
 
 TASKS: dict[str, type[Task]] = {
     "semseg": Semseg,
+    "parts": Parts,
     "depth": Depth,
     "normals": Normals,
     "edges": Edges,
     "saliency": Saliency,
+    "classification": Classification,
+    "attributes": Attributes,
+    "regression": Regression,
+    "keypoints": Keypoints,
 }
 
 

@@ -1,8 +1,10 @@
 """How labels are encoded and stored, and helpers that several kinds of task share."""
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,8 +12,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from gatesearch.tasks.task import Task
+
 # Label of a pixel that loss and metric ignore, where labels are classes or 0 and 1.
 IGNORE = 255
+
+# Class indices per image are stored as 16-bit integers.
+MOST_CLASSES = 2**15 - 1
+
+Size = tuple[int, int]  # height and width, pixels
 
 _MOST_SHOWN = 5  # values in an error
 
@@ -30,7 +40,7 @@ class Storage:
     channels: tuple[int, ...] = ()
     dense: bool = True
 
-    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+    def shape(self, size: Size) -> tuple[int, ...]:
         """Shape of one frame's values at a size of the image, in pixels."""
         return (*size, *self.channels) if self.dense else self.channels
 
@@ -65,16 +75,42 @@ def labelled_frames(target: Tensor, unknown_value: float) -> Tensor:
     return known.flatten(1).any(1) if target.ndim > 1 else known
 
 
+def unknown_labels(task: "Task", frames: int, size: tuple[int, int]) -> NDArray[Any]:
+    """Labels of frames that have none, as a pack stores them.
+
+    Args:
+        task: Their task.
+        frames: Number of frames.
+        size: Height and width of the frames, pixels.
+    """
+    shape = (frames, *task.storage.shape(size))
+    return np.full(shape, task.unknown_value, task.storage.dtype)
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` where `mask`; 0 with zero gradient where nothing is masked in."""
     weights = mask.to(values.dtype)
     return (values * weights).sum() / weights.sum().clamp(min=1.0)
 
 
-def nearest_resize(target: Tensor, size: tuple[int, int]) -> Tensor:
+def nearest_resize(target: Tensor, size: Size) -> Tensor:
     """Nearest-neighbour resize of (B, H, W), exact for integer labels below 2^24."""
     resized = F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")
     return resized[:, 0].to(target.dtype)
+
+
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the type and on the device of another, copied there once.
+
+    No graph of CUDA may copy them while it is recorded.
+    """
+    return _constant(values, like.dtype, like.device)
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def plane(raw: NDArray[Any]) -> NDArray[Any]:
@@ -100,23 +136,43 @@ def encode_values(raw: NDArray[Any], codes: dict[int, int], *, what: str) -> NDA
     Raises:
         ValueError: There are other values; says which, and of how many pixels.
     """
-    if raw.dtype == np.uint8:  # most files have it, and it can be counted without sorting
-        all_counts = np.bincount(raw.reshape(-1), minlength=256)
-        values, inverse = np.flatnonzero(all_counts), None
-        counts = all_counts[values]
+    if raw.dtype.kind in "bu" and raw.dtype.itemsize <= 2:
+        # Few values are possible: counted without sorting, which takes most of the time.
+        inverse = raw.astype(np.uint16) if raw.dtype.kind == "b" else raw
+        counts = np.bincount(inverse.reshape(-1))
+        values = np.arange(len(counts))
     else:
         values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
-    wrong = [i for i, value in enumerate(values.tolist()) if value not in codes]
+    wrong = [i for i, value in enumerate(values.tolist()) if counts[i] and value not in codes]
     if wrong:
         shown = ", ".join(f"{values[i]:g} ({counts[i]} pixels)" for i in wrong[:_MOST_SHOWN])
         more = f" and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
         raise ValueError(f"{what}, found {shown}{more}")
-    found = np.array([codes[value] for value in values.tolist()], np.uint8)
-    if inverse is not None:
-        return np.asarray(found[inverse].reshape(raw.shape))
-    table = np.zeros(256, np.uint8)
-    table[values] = found
-    return np.asarray(table[raw])
+    table = np.array([codes.get(value, 0) for value in values.tolist()], np.uint8)
+    return np.asarray(table[inverse].reshape(raw.shape))
+
+
+def encode_classes(
+    raw: NDArray[Any], *, classes: int, values: Sequence[int], ignore: int
+) -> NDArray[np.uint8]:
+    """Convert a mask to class indices, 255 where ignored, (H, W).
+
+    Args:
+        raw: Numbers, (H, W).
+        classes: Number of classes.
+        values: Value of each class in the file; 0, 1, 2 ... if empty.
+        ignore: Value of pixels without a label, unless it is that of a class.
+
+    Raises:
+        ValueError: There are other values.
+    """
+    of_class = values or tuple(range(classes))
+    codes = {ignore: IGNORE} | {value: index for index, value in enumerate(of_class)}
+    listed = ", ".join(map(str, values)) if values else f"0 to {classes - 1}"
+    rule = f"values must be {listed}" + (
+        "" if ignore in of_class else f", or {ignore} where there is no label"
+    )
+    return encode_values(plane(raw), codes, what=rule)
 
 
 def encode_binary(

@@ -1,5 +1,6 @@
 """Surface normal estimation."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -8,12 +9,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.tasks.labels import Storage, masked_mean
+from gatesearch.tasks.labels import Size, Storage, masked_mean
 from gatesearch.tasks.task import Kind, Meter, Warp
+
+# Degrees below which published tables count pixels.
+WITHIN = (11.25, 22.5, 30.0)
+PER_DEGREE = 100  # bins of the histogram that the median is read from
 
 
 class Normals(Kind):
     """L1 between unit vectors; mean angular error in degrees.
+
+    Further figures: the median angle, to a hundredth of a degree, and the percentage of pixels
+    within 11.25, 22.5 and 30 degrees.
 
     Target: (B, 3, H, W) unit vectors (x right, y down, z forward), the zero vector = unknown.
 
@@ -27,7 +35,6 @@ class Normals(Kind):
     unit: ClassVar[str] = "deg"
     higher_is_better: ClassVar[bool] = False
     storage: ClassVar[Storage] = Storage("<f2", (3,))
-    head: ClassVar[str] = ""
     unknown_value: ClassVar[float] = 0.0
     output_meaning: ClassVar[str] = "x right, y down, z forward; divide by the length"
     drawing: ClassVar[str] = "directions"
@@ -41,12 +48,17 @@ class Normals(Kind):
         """L1 between unit vectors, summed over x, y, z."""
         return (_unit(prediction) - _unit(teacher)).abs().sum(1).mean()
 
-    def meter(self) -> Meter:
+    def meter(self, *, details: bool = True) -> Meter:
         """Mean angle over all known pixels of the part."""
         from gatesearch.tasks.meters import MetricOfSums
 
-        zeros = (torch.zeros((), dtype=torch.float64), torch.zeros(()).long())
-        return MetricOfSums(zeros, measure=angles, value=torch.div)
+        zeros = (
+            torch.zeros((), dtype=torch.float64),
+            torch.zeros(()).long(),
+            torch.zeros(len(WITHIN)).long(),
+            torch.zeros(180 * PER_DEGREE).long(),
+        )
+        return MetricOfSums(zeros, measure=angles, value=mean_angle, details=angle_figures)
 
     def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
         """Rotating the image rotates x and y with it; mirroring it then negates x.
@@ -60,7 +72,7 @@ class Normals(Kind):
         turned = torch.stack([sign * (cos * x + sin * y), cos * y - sin * x, z], 1)
         return turned.mul_(_factor_to_unit(turned))
 
-    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: Size) -> Tensor:
         """Bilinear with anti-aliasing, renormalised; a pixel mostly unknown stays unknown."""
         if tuple(target.shape[-2:]) == tuple(size):
             return _unit_or_zero(target.float())
@@ -74,7 +86,7 @@ class Normals(Kind):
         """Unit vectors, (B, 3, H, W)."""
         return _unit(prediction)
 
-    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+    def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
         """Unit vectors (H, W, 3), zero where unknown or not finite."""
         if raw.ndim != 3 or raw.shape[2] != 3:
             raise ValueError(f"must have three values per pixel, found the shape {raw.shape}")
@@ -92,8 +104,13 @@ class Normals(Kind):
         return units.astype(np.float32).astype(self.storage.dtype)
 
 
-def angles(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(sum of the angles over known pixels, degrees; their number); predictions of any length."""
+def angles(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Add up angles over the known pixels of a batch; predictions may be of any length.
+
+    Returns:
+        Sum of the angles, degrees; number of pixels; numbers of those below each of `WITHIN`, (3,);
+        histogram of the angles, (180 PER_DEGREE,).
+    """
     known = _known(target)
     predicted, true = prediction.double(), target.double()
     # atan2 keeps small angles exact, where acos of a rounded cosine does not.
@@ -101,7 +118,28 @@ def angles(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     angle = torch.rad2deg(torch.atan2(sine, (predicted * true).sum(1)))
     # No direction is as far off as an arbitrary one is on average; atan2(0, 0) says 0.
     angle = torch.where(predicted.any(1), angle, 90.0)
-    return angle[known].sum(), known.sum()
+    angle = angle[known]
+    below = torch.stack([(angle < limit).sum() for limit in WITHIN])
+    # What is not a number is as far off as can be.
+    bins = (angle.nan_to_num(nan=180.0) * PER_DEGREE).long().clamp(max=180 * PER_DEGREE - 1)
+    histogram = torch.bincount(bins, minlength=180 * PER_DEGREE)
+    return angle.sum(), known.sum(), below, histogram
+
+
+def mean_angle(total: Tensor, count: Tensor, below: Tensor, histogram: Tensor) -> Tensor:
+    """Mean angle in degrees; NaN when no pixel was known."""
+    return total / count
+
+
+def angle_figures(
+    total: Tensor, count: Tensor, below: Tensor, histogram: Tensor
+) -> dict[str, float]:
+    """Median in degrees, and percentages of pixels below the limits."""
+    middle = int((histogram.cumsum(0) * 2 < count).sum())  # first bin with half of the pixels
+    median = (middle + 0.5) / PER_DEGREE if count > 0 else math.nan
+    shares = 100.0 * below.double() / count
+    limits = (f"within {limit:g} deg (%)" for limit in WITHIN)
+    return {"median angle": median, **dict(zip(limits, shares.tolist(), strict=True))}
 
 
 def _known(target: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gatesearch.tasks.labels import IGNORE, Storage, encode_binary, nearest_resize
-from gatesearch.tasks.task import Kind, Meter, Warp
+from gatesearch.tasks.labels import IGNORE, Size, Storage, encode_binary, nearest_resize
+from gatesearch.tasks.task import Kind, Meter
 
 THRESHOLDS = 15
 
@@ -16,7 +16,9 @@ THRESHOLDS = 15
 class Saliency(Kind):
     """Balanced binary cross entropy; the largest mean IoU over thresholds.
 
-    Target: (B, H, W) uint8 0 or 1, 255 = ignore.
+    Target: (B, H, W) uint8 0 or 1, 255 = ignore. Further figures: maxF, the largest F-measure over
+    the same thresholds, of the means over frames of precision and recall (as in the survey code of
+    Vandenhende et al., 2021, `evaluation/eval_sal.py`).
 
     Attributes:
         positive: Value of salient pixels in files; 0 is the value of all others.
@@ -30,7 +32,6 @@ class Saliency(Kind):
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     storage: ClassVar[Storage] = Storage("|u1")
-    head: ClassVar[str] = ""
     unknown_value: ClassVar[float] = float(IGNORE)
     output_meaning: ClassVar[str] = "logit of saliency"
     drawing: ClassVar[str] = "certainty"
@@ -53,18 +54,19 @@ class Saliency(Kind):
         """Cross entropy against the teacher's probabilities."""
         return F.binary_cross_entropy_with_logits(prediction, teacher.sigmoid())
 
-    def meter(self) -> Meter:
+    def meter(self, *, details: bool = True) -> Meter:
         """IoU of the salient region, mean over frames, best of the thresholds."""
         from gatesearch.tasks.meters import MetricOfSums
 
-        zeros = (torch.zeros(THRESHOLDS, dtype=torch.float64), torch.zeros(()).long())
-        return MetricOfSums(zeros, measure=iou_by_threshold, value=best_mean)
+        sums = torch.zeros(THRESHOLDS, dtype=torch.float64)
+        return MetricOfSums(
+            (sums, torch.zeros(()).long(), sums, sums),
+            measure=scores_by_threshold,
+            value=best_mean,
+            details=largest_f_measure,
+        )
 
-    def transform_labels(self, target: Tensor, warp: Warp) -> Tensor:
-        """Labels do not change when pixels move."""
-        return target
-
-    def resize_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize_labels(self, target: Tensor, size: Size) -> Tensor:
         """Nearest neighbour."""
         return nearest_resize(target, size)
 
@@ -72,31 +74,51 @@ class Saliency(Kind):
         """Probability of being salient, (B, H, W)."""
         return prediction[:, 0].sigmoid()
 
-    def encode(self, raw: NDArray[Any]) -> NDArray[Any]:
+    def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
         """0 or 1, 255 where ignored, (H, W)."""
         return encode_binary(
             raw, positive=self.positive, ignore=self.ignore, threshold=self.threshold
         )
 
 
-def iou_by_threshold(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """(sum over frames of the IoU at each of 15 thresholds in (0, 1), number of frames).
+def scores_by_threshold(
+    prediction: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Add up scores of frames at each of 15 thresholds in (0, 1).
 
-    Frames without labels are left out.
+    Frames without labels are left out. In one without salient pixels, all scores are 1 if none is
+    predicted and else 0.
+
+    Returns:
+        Sums of the IoU (15,), number of frames (), sums of precision (15,) and recall (15,).
     """
     known, positive = (target != IGNORE).flatten(1), (target == 1).flatten(1)
     score = prediction[:, 0].sigmoid().flatten(1)
     labelled = known.any(1)
-    sums = []
+    true = (positive & known).sum(1).double()
+    ious: list[Tensor] = []
+    precisions: list[Tensor] = []
+    recalls: list[Tensor] = []
     for threshold in torch.linspace(0, 1, THRESHOLDS + 2, device=score.device)[1:-1]:
         chosen = (score > threshold) & known
         hit = (chosen & positive).sum(1).double()
         union = ((chosen | positive) & known).sum(1).double()
         # A frame without salient pixels and without predicted ones is right.
-        sums.append(torch.where(union > 0, hit / union.clamp(min=1), 1.0)[labelled].sum())
-    return torch.stack(sums), labelled.sum()
+        ious.append(torch.where(union > 0, hit / union.clamp(min=1), 1.0)[labelled].sum())
+        for shares, count in ((precisions, chosen.sum(1).double()), (recalls, true)):
+            share = torch.where(union > 0, hit / count.clamp(min=1), 1.0)
+            shares.append(share[labelled].sum())
+    return torch.stack(ious), labelled.sum(), torch.stack(precisions), torch.stack(recalls)
 
 
-def best_mean(iou: Tensor, frames: Tensor) -> Tensor:
+def best_mean(iou: Tensor, frames: Tensor, precision: Tensor, recall: Tensor) -> Tensor:
     """Mean IoU over frames at the best threshold; NaN when no frame had labels."""
     return (iou / frames).max()
+
+
+def largest_f_measure(
+    iou: Tensor, frames: Tensor, precision: Tensor, recall: Tensor
+) -> dict[str, float]:
+    """Harmonic mean of mean precision and mean recall at the best threshold."""
+    product, total = precision * recall / frames, precision + recall
+    return {"maxF": float(torch.where(total == 0, 0 * product, 2 * product / total).max())}

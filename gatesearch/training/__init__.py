@@ -8,12 +8,14 @@ from gatesearch.training.checkpoint import (
     Preempted,
 )
 from gatesearch.training.distributed import RankError, Ranks, launch
-from gatesearch.training.evaluate import evaluate, predict
+from gatesearch.training.evaluate import Figures, evaluate, measure, predict
 from gatesearch.training.history import History
 from gatesearch.training.hooks import Hooks
+from gatesearch.training.mixed_data import MixedData
 from gatesearch.training.optimizer import ParameterGroup
 from gatesearch.training.runtime import Runtime, measure_memory_format, resolve_runtime
 from gatesearch.training.split_data import (
+    FrameData,
     SplitData,
     TrainingData,
     split_validation,
@@ -24,8 +26,11 @@ from gatesearch.training.trainer import Trainer, TrainingError
 __all__ = [
     "Checkpoint",
     "Checkpoints",
+    "Figures",
+    "FrameData",
     "History",
     "Hooks",
+    "MixedData",
     "ParameterGroup",
     "PhaseCheckpoints",
     "Preempted",
@@ -38,6 +43,7 @@ __all__ = [
     "TrainingError",
     "evaluate",
     "launch",
+    "measure",
     "measure_memory_format",
     "predict",
     "recompute_statistics",

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.training.runtime import Runtime
-from gatesearch.training.split_data import Batch, SplitData, normalize
+from gatesearch.training.split_data import Batch, FrameData, normalize
 
 
 @torch.no_grad()
 def recompute_statistics(
     model: nn.Module,
-    frames: SplitData,
+    frames: FrameData,
     *,
     runtime: Runtime,
     batch_size: int,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gatesearch.errors import first_line
 from gatesearch.training.micro_batches import Learn
-from gatesearch.training.split_data import Batch
+from gatesearch.training.split_data import LABELLED, Batch
 
 _WATCHED_STEP = 3  # by which torch has chosen kernels and allocated memory
 
@@ -17,8 +17,10 @@ class CudaGraphStep:
     """Learns from whole batches by replaying what it recorded while it learned from one.
 
     The kernels of a small network take a GPU less time than the processor takes to launch them one
-    by one (docs/benchmarks.md has figures). A recording is replayed exactly as it is, so nothing
-    that changes from step to step may be decided in Python; values in tensors may change.
+    by one (docs/reference/benchmarks.md). A recording is replayed exactly as it is, so nothing
+    that changes from step to step may be decided in Python; values in tensors may change. From the
+    first batch that says which frames have labels, nothing is recorded any more: which tasks take
+    part changes from step to step.
 
     Args:
         learn: Learns from a batch; parameters have no gradients before.
@@ -36,9 +38,10 @@ class CudaGraphStep:
         self._steps = 0
         self._possible = True
 
-    def __call__(self, part: Batch, share: float) -> Tensor:
+    def __call__(self, part: Batch, share: float, shares: Tensor | None = None, /) -> Tensor:
         """Learn from a part of a batch: what `learn` does and returns."""
-        if share < 1:  # memory does not hold the whole batch
+        # Memory does not hold the whole batch, or some of its frames may have no labels.
+        if share < 1 or LABELLED in part:
             self._possible, self._graph = False, None
         elif self._possible and self._graph is None:
             self._steps += 1
@@ -47,7 +50,7 @@ class CudaGraphStep:
             if self._steps > _WATCHED_STEP:
                 self._record(part)
         if self._graph is None:
-            return self._learn(part, share)
+            return self._learn(part, share) if shares is None else self._learn(part, share, shares)
         for name, tensor in self._part.items():
             tensor.copy_(part[name])
         self._graph.replay()

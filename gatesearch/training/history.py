@@ -23,9 +23,10 @@ class History:
     epochs: int = 0
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Append one epoch's values; NaN for the epochs before a new name."""
-        for name, value in values.items():
-            self.curves.setdefault(name, [math.nan] * self.epochs).append(value)
+        """Append one epoch's values; NaN for the epochs before a new name, or without a value."""
+        for name in self.curves | dict(values):
+            curve = self.curves.setdefault(name, [math.nan] * self.epochs)
+            curve.append(values.get(name, math.nan))
         self.epochs += 1
 
     def follow(self, later: "History") -> None:

@@ -1,19 +1,34 @@
 """Batches in smaller parts where the device's memory does not hold a step on the whole."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from gatesearch.training.label_counts import LabelCounts
 from gatesearch.training.optimizer import Optimizer
 from gatesearch.training.rng import random_states, restore_random_states
 from gatesearch.training.split_data import Batch
 
 _MIN_FRAMES = 2  # that batch norm needs
 
-# (part of a batch, its share of the batch's frames) -> (T,) losses on the device, without a graph;
-# adds to the gradients of parameters.
-Learn = Callable[[Batch, float], Tensor]
+
+class Learn(Protocol):
+    """Adds the gradients of a part of a batch to those of parameters."""
+
+    def __call__(self, part: Batch, share: float, shares: Tensor | None = None, /) -> Tensor:
+        """Learn from a part.
+
+        Args:
+            part: The part.
+            share: Its share of the batch's frames.
+            shares: (T,) its share of each task's labelled frames, which then weigh the tasks'
+                losses; None if all frames are labelled.
+
+        Returns:
+            (T,) losses on the device, without a graph.
+        """
 
 
 class MicroBatches:
@@ -22,8 +37,8 @@ class MicroBatches:
     When a part does not fit, what the attempt changed is put back (gradients, statistics of batch
     norm, random states), and the batch is split into twice as many parts. The step stays that of
     the whole batch with three exceptions: batch norm sees micro-batches; losses, which are means
-    over labelled pixels, are averaged over the parts by their frames; and whatever the network
-    draws at random is drawn for each part.
+    over labelled pixels, are averaged over the parts by their labelled frames; and whatever the
+    network draws at random is drawn for each part.
 
     Args:
         model: The network.
@@ -56,17 +71,20 @@ class MicroBatches:
         self._buffers = list(by_dtype.values())
         self._kept = [[torch.empty_like(b) for b in buffers] for buffers in self._buffers]
 
-    def run(self, batch: Batch, learn: Learn, *, parts: int) -> tuple[Tensor, int]:
+    def run(
+        self, batch: Batch, learn: Learn, *, parts: int, counts: LabelCounts | None = None
+    ) -> tuple[Tensor, int]:
         """Learn from a batch; gradients of its parts are accumulated.
 
         Args:
             batch: Batch of one step.
             learn: Learns from a part.
             parts: Into how many parts to split the batch at first.
+            counts: Labelled frames of the batch, of all processes; None if all are labelled.
 
         Returns:
-            The mean of the parts' losses, weighted by their frames, (T,) float64 on the processor;
-            and into how many parts the batch was split.
+            The mean of the parts' losses, weighted by their labelled frames, (T,) float64 on the
+            processor; and into how many parts the batch was split.
 
         Raises:
             torch.OutOfMemoryError: Two frames are too many.
@@ -76,7 +94,7 @@ class MicroBatches:
         parts = min(parts, max(1, frames // _MIN_FRAMES))
         random = random_states(self._device)
         self._copy(self._kept, self._buffers)
-        while (losses := self._attempt(batch, learn, parts)) is None:
+        while (losses := self._attempt(batch, learn, parts, counts)) is None:
             self._remove_gradients()
             if self._device != "cpu":
                 torch.get_device_module(self._device).empty_cache()
@@ -89,7 +107,9 @@ class MicroBatches:
             )
         return losses, parts
 
-    def _attempt(self, batch: Batch, learn: Learn, parts: int) -> Tensor | None:
+    def _attempt(
+        self, batch: Batch, learn: Learn, parts: int, counts: LabelCounts | None
+    ) -> Tensor | None:
         """Learn from a batch in so many parts; None if memory did not suffice."""
         frames = len(batch["image"])
         self._remove_gradients()
@@ -99,8 +119,12 @@ class MicroBatches:
             split = {name: tensor.tensor_split(parts) for name, tensor in batch.items()}
             for i, image in enumerate(split["image"]):
                 share = len(image) / frames
-                losses = learn({name: tensors[i] for name, tensors in split.items()}, share)
-                weighted.append(share * losses.double().cpu())
+                part = {name: tensors[i] for name, tensors in split.items()}
+                if counts is None:
+                    weighted.append(share * learn(part, share).double().cpu())
+                else:
+                    shares = counts.shares(part)
+                    weighted.append(shares * learn(part, share, shares).double().cpu())
         except torch.OutOfMemoryError:
             if _more_parts(parts, frames) == parts:
                 raise

@@ -126,6 +126,25 @@ class CombinedOptimizer:
         return pairs
 
 
+class MomentumSGD(torch.optim.SGD):
+    """SGD in which parameters of a group may have their first gradients in different steps.
+
+    Torch's fused step (2.11) refuses that. A momentum of 0 is the same as none yet.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """Change all parameters that have a gradient."""
+        count = sum(len(group["params"]) for group in self.param_groups)
+        for group in self.param_groups:
+            if group["momentum"] and len(self.state) < count:
+                trained = [p for p in group["params"] if p.grad is not None]
+                new = [p for p in trained if "momentum_buffer" not in self.state.get(p, {})]
+                if len(new) < len(trained):
+                    for parameter in new:
+                        self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return super().step(closure)
+
+
 @dataclass(frozen=True)
 class _Settings:
     """What the parameters of one torch group have in common."""
@@ -246,6 +265,6 @@ def _build(
     options: Mapping[str, Any],
 ) -> torch.optim.Optimizer:
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, **options)
+        return MomentumSGD(groups, lr=spec.lr, momentum=spec.momentum, **options)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return kind(groups, lr=spec.lr, **options)

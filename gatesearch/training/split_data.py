@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +34,86 @@ Batch = dict[str, Tensor]
 LABELLED = ".labelled"
 
 
-class SplitData:
+class FrameData(ABC):
+    """Frames that batches are made of; a network is trained and measured on them.
+
+    Attributes:
+        tasks: Task name -> task.
+        size: Height and width of the batches.
+    """
+
+    tasks: dict[str, Task]
+    size: tuple[int, int]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    @property
+    @abstractmethod
+    def labelled(self) -> dict[str, int]:
+        """Task -> number of frames that have labels of it."""
+
+    @abstractmethod
+    def part(self, index: int, of: int) -> "FrameData":
+        """Take one of several disjoint shares of the frames, which together are all of them.
+
+        Which frames are in a share depends on the number of frames, `index` and `of` alone; they
+        stay in their order. Shares differ in size by one frame at most. What is held in memory is
+        not copied.
+
+        Args:
+            index: Which share, from 0.
+            of: How many shares there are.
+
+        Raises:
+            ValueError: There is no such share.
+        """
+
+    @abstractmethod
+    def batch(self, positions: Tensor) -> Batch:
+        """Return the frames at some positions.
+
+        Returns:
+            `image` uint8 (B, 3, H, W), labels in their encodings, and `LABELLED` if some frame of
+            the data lacks labels of a task.
+        """
+
+    @abstractmethod
+    def labels(self, position: int, task: str) -> Tensor:
+        """Return the labels of one frame of a task, without reading its image."""
+
+    @abstractmethod
+    def keep_on(self, device: str) -> None:
+        """Move what is held in memory to a CUDA device that has ten times its size free."""
+
+    @abstractmethod
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, *, skip: int = 0
+    ) -> Iterator[Batch]:
+        """Return batches of all frames in random order, without a last one that is not full.
+
+        Args:
+            batch_size: Frames per batch.
+            generator: Draws the order, when this is called.
+            skip: Batches to leave out at the beginning.
+        """
+
+    def in_order(self, batch_size: int, max_frames: int | None = None) -> Iterator[Batch]:
+        """Yield all frames once in their order, or only the first `max_frames`."""
+        count = len(self) if max_frames is None else min(max_frames, len(self))
+        for positions in torch.arange(count).split(batch_size):
+            yield self.batch(positions)
+
+    def _positions_of_part(self, index: int, of: int) -> Tensor:
+        """Positions of the frames of a share; see `part`."""
+        if not 0 <= index < of:
+            raise ValueError(f"a share of {of} has an index from 0 to {of - 1}, found {index}")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        return order[index::of].sort().values
+
+
+class SplitData(FrameData):
     """Frames of a pack at one size, held in memory where they fit, else read from the disk.
 
     What is not held in memory is read in random blocks (`block_shuffle`); at most two windows of
@@ -89,36 +169,22 @@ class SplitData:
         counts = self._labelled[self._rows].sum(0).tolist()
         return dict(zip(self.tasks, counts, strict=True))
 
+    def present(self, positions: Tensor) -> Tensor:
+        """Which of the frames at some positions have labels of each task, (B, T) bool."""
+        if self._labelled is None:
+            return torch.ones(len(positions), len(self.tasks), dtype=torch.bool)
+        return self._labelled[self._rows[positions]]
+
     def part(self, index: int, of: int) -> "SplitData":
-        """Take one of several disjoint shares of the frames, which together are all of them.
-
-        Which frames are in a share depends on the number of frames, `index` and `of` alone; they
-        stay in their order. Shares differ in size by one frame at most. What is held in memory is
-        not copied.
-
-        Args:
-            index: Which share, from 0.
-            of: How many shares there are.
-
-        Raises:
-            ValueError: There is no such share.
-        """
-        if not 0 <= index < of:
-            raise ValueError(f"a share of {of} has an index from 0 to {of - 1}, found {index}")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
-        positions = order[index::of].sort().values
+        """Take one of several disjoint shares of the frames; see `FrameData.part`."""
+        positions = self._positions_of_part(index, of)
         share = copy.copy(self)
         share._indices = self._indices[positions.numpy()]
         share._rows = self._rows[positions]
         return share
 
     def batch(self, positions: Tensor) -> Batch:
-        """Return the frames at some positions.
-
-        Returns:
-            `image` uint8 (B, 3, H, W), labels in their encodings, and `LABELLED` if some frame of
-            the split lacks labels of a task.
-        """
+        """Return the frames at some positions; see `FrameData.batch`."""
         if self._memory is not None:
             rows = self._rows[positions].to(self._memory["image"].device)
             batch = {name: tensor[rows] for name, tensor in self._memory.items()}
@@ -147,7 +213,7 @@ class SplitData:
                 self._memory[name] = tensor.to(device)
 
     def in_order(self, batch_size: int, max_frames: int | None = None) -> Iterator[Batch]:
-        """Yield all frames once in their order, or only the first `max_frames`."""
+        """See `FrameData.in_order`; frames that are not in memory are read one batch ahead."""
         count = len(self) if max_frames is None else min(max_frames, len(self))
         yield from self._batches(torch.arange(count).split(batch_size) if count else ())
 
@@ -290,8 +356,8 @@ class TrainingData:
         tasks: Task name -> task.
     """
 
-    train: SplitData
-    held_out: SplitData | None
+    train: FrameData
+    held_out: FrameData | None
     tasks: Mapping[str, Task]
 
 

@@ -18,6 +18,7 @@ from gatesearch.training.distributed import Ranks
 from gatesearch.training.forward import Forward
 from gatesearch.training.history import History
 from gatesearch.training.hooks import NO_HOOKS, Hooks, Penalty
+from gatesearch.training.label_counts import count_labels
 from gatesearch.training.micro_batches import Learn, MicroBatches, micro_batch_size
 from gatesearch.training.optimizer import (
     ParameterGroup,
@@ -170,6 +171,7 @@ class Trainer:
         if not taken:
             progress.order = now
             progress.totals.zero_()
+            progress.unlabelled.zero_()
             return self.data.train.shuffled(size, generator)
         generator.set_state(progress.order)
         batches = self.data.train.shuffled(size, generator, skip=taken)
@@ -177,22 +179,33 @@ class Trainer:
         return batches
 
     def step(self, batch: Batch, epoch: int) -> None:
-        """Learn from one batch: augment, weigh the losses, change the parameters."""
+        """Learn from one batch: augment, weigh the losses, change the parameters.
+
+        Tasks of which no frame has labels take no part.
+        """
         progress = self.state.progress
+        counts = count_labels(batch, processes=self.ranks.size)
         if self.hooks.before_step is not None:
             steps = self.steps_per_epoch * (self.last_epoch - self.epochs_before)
             self.hooks.before_step(progress.done / steps)
         part = self.ranks.slice(self.augment(batch))
-        current_losses = partial(self.forward.current_losses, part)
+        current_losses = partial(self.forward.current_losses, part, counts=counts)
+        self.weighting.present = None if counts is None else counts.present
         self.weighting.before_step(losses=current_losses, held_out=self.held_out_losses)
-        losses, progress.parts = self.micro_batches.run(part, self.learn, parts=progress.parts)
+        losses, progress.parts = self.micro_batches.run(
+            part, self.learn, parts=progress.parts, counts=counts
+        )
         self.average_over_ranks(losses)
         with _add_location(epoch, progress.done + 1):
             self.weighting.combine(losses)
         self.optimizer.step()
         self.weighting.after_step(losses=current_losses)
         progress.done += 1
-        progress.totals += losses
+        if counts is None:
+            progress.totals += losses
+        else:
+            progress.totals += losses * (counts.labelled / counts.frames)
+            progress.unlabelled += counts.frames - counts.labelled
         self.set_learning_rates()
 
     def augment(self, batch: Batch) -> Batch:
@@ -205,13 +218,15 @@ class Trainer:
         )
 
     def held_out_losses(self, *, exact: bool = False) -> Tensor:
-        """Return the (T,) losses of a random batch of the validation part."""
+        """Return the (T,) losses of a random batch of the validation part; 0 for absent tasks."""
         held_out = self.data.held_out
         assert held_out is not None, "this weighting looks at held-out frames"
         size = min(self.spec.batch_size, len(held_out)) // self.ranks.size * self.ranks.size
         order = torch.randperm(len(held_out), generator=self.state.held_out_generator)
-        part = self.ranks.slice(self.runtime.tensors(held_out.batch(order[:size])))
-        return self.forward.current_losses(part, exact=exact)
+        batch = held_out.batch(order[:size])
+        counts = count_labels(batch, processes=self.ranks.size)
+        part = self.ranks.slice(self.runtime.tensors(batch))
+        return self.forward.current_losses(part, counts=counts, exact=exact)
 
     def average_over_ranks(self, losses: Tensor) -> None:
         """Average losses, gradients and statistics of batch norm over the processes."""
@@ -236,10 +251,20 @@ class Trainer:
             self.on_epoch(epoch, values)
 
     def epoch_values(self, epoch: int) -> dict[str, float]:
-        """Return the losses, weights and learning rate of an epoch, and what hooks observe."""
+        """Return the losses, weights and learning rate of an epoch, and what hooks observe.
+
+        Losses are means over labelled frames. A task that had none in the epoch has no loss.
+        """
         progress = self.state.progress
-        totals = (progress.totals / self.steps_per_epoch).tolist()
-        means = dict(zip(self.data.tasks, totals, strict=True))
+        labelled_steps = self.steps_per_epoch - progress.unlabelled / self.spec.batch_size
+        losses = (progress.totals / labelled_steps).tolist()
+        means = {
+            name: loss
+            for name, loss, steps in zip(
+                self.data.tasks, losses, labelled_steps.tolist(), strict=True
+            )
+            if steps > 0
+        }
         values = {f"loss.{name}": mean for name, mean in means.items()}
         values |= self.weighting.end_epoch(means)
         values["lr"] = self.optimizer.param_groups[0]["lr"]
@@ -280,7 +305,7 @@ class Trainer:
             data_generator=data,
             held_out_generator=held_out,
             device=self.runtime.device,
-            progress=Progress(totals, order=data.get_state()),
+            progress=Progress(totals, torch.zeros_like(totals), order=data.get_state()),
         )
 
     def _choose_learn(self, tell: Tell) -> Learn:
@@ -294,7 +319,12 @@ class Trainer:
 
 
 def _learn(
-    forward: Forward, weighting: Weighting, penalty: Penalty | None, part: Batch, share: float
+    forward: Forward,
+    weighting: Weighting,
+    penalty: Penalty | None,
+    part: Batch,
+    share: float,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """Add the gradients of a part of a batch.
 
@@ -304,14 +334,15 @@ def _learn(
         penalty: Added to the loss.
         part: The part.
         share: Its share of the batch's frames.
+        shares: (T,) its share of each task's labelled frames; None if all frames are labelled.
 
     Returns:
         (T,) losses without graph.
     """
     image, outputs = forward.predict(part)
-    losses = forward.losses(outputs, part)
+    losses = forward.losses(outputs, part, present=weighting.present)
     extra = None if penalty is None else penalty(image, outputs)
-    weighting.backward(losses, share=share, penalty=extra)
+    weighting.backward(losses, share=share, shares=shares, penalty=extra)
     return torch.stack(losses).detach()
 
 

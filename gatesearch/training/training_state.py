@@ -22,7 +22,9 @@ class Progress:
     """How far a training is.
 
     Attributes:
-        totals: (T,) float64, sums of each task's losses over the steps of this epoch.
+        totals: (T,) float64, sums of each task's losses over the steps of this epoch, weighted by
+            the share of the batch's frames that have its labels.
+        unlabelled: (T,) float64, frames of this epoch's steps without labels of each task.
         order: State of the data's generator at the beginning of this epoch.
         history: Values of the epochs that have ended; its seconds are those of all steps.
         done: Optimizer steps taken.
@@ -30,6 +32,7 @@ class Progress:
     """
 
     totals: Tensor
+    unlabelled: Tensor
     order: Tensor
     history: History = field(default_factory=History)
     done: int = 0
@@ -107,7 +110,10 @@ class TrainingState:
             generator.set_state(state)
         restore_random_states(loop["random"], self.device)
         saved = loop["progress"]
-        self.progress = Progress(**{**saved, "history": History(**saved["history"])})
+        # Checkpoints from before labels could be absent do not hold `unlabelled`.
+        all_labelled = {"unlabelled": torch.zeros_like(saved["totals"])}
+        history = History(**saved["history"])
+        self.progress = Progress(**{**all_labelled, **saved, "history": history})
 
     @property
     def _generators(self) -> tuple[torch.Generator, ...]:

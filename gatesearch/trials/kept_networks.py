@@ -9,11 +9,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from gatesearch.checksums import file_checksum
-from gatesearch.errors import StudyRefusedError
+from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.files import FileRefusedError, open_regular, write_atomic
 from gatesearch.methods import Context, NetworkSpec, build_model, method_of
+from gatesearch.models.model_factory import OWN
 from gatesearch.pruning import CompactNet
-from gatesearch.pruning.compact import compact_files
+from gatesearch.pruning.compact import compact_files, saved_state
 from gatesearch.results import Result
 from gatesearch.study import Study
 from gatesearch.tensor_files import read_tensors, refuse_large
@@ -21,6 +22,8 @@ from gatesearch.tensor_files import read_tensors, refuse_large
 MODEL = "model"
 TENSORS = ".safetensors"
 _DESCRIPTION = ".json"  # beside the weights of a compact network
+# Key of `Result.environment` of a network whose heads are modules of its user's, which is `OWN`.
+HEADS = "heads"
 
 
 def keep_network(network: nn.Module, folder: Path) -> dict[str, str]:
@@ -33,8 +36,7 @@ def keep_network(network: nn.Module, folder: Path) -> dict[str, str]:
     if isinstance(network, CompactNet):
         contents = compact_files(network)
     else:
-        state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-        contents = {TENSORS: save(state)}
+        contents = {TENSORS: save(saved_state(network))}
     checksums = {}
     for suffix, content in contents.items():
         path = (folder / MODEL).with_suffix(suffix)
@@ -89,8 +91,14 @@ def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
 
     Raises:
         StudyRefusedError: A file is missing or damaged, or was changed since it was written.
+        UsageError: Its heads are modules of its user's, whose code no store has.
     """
     folder = NetworkSpec.of(result).folder(out)
+    if result.environment.get(HEADS) == OWN:
+        raise UsageError(
+            f"heads must be those of the study to be built from it, found heads of its user's in "
+            f"{folder}; in Python, gs.load reads trials, and load_state_dict the weights of others"
+        )
     read = method_of(result.method).read
     if read is not None:
         _verify(result, folder)

@@ -19,7 +19,7 @@ from gatesearch.methods import (
 )
 from gatesearch.plugins import used_by
 from gatesearch.results import Result
-from gatesearch.training import History, evaluate, recompute_statistics
+from gatesearch.training import Figures, History, measure, recompute_statistics
 from gatesearch.trials.kept_networks import keep_network, load_network, network_state
 from gatesearch.trials.phase_training import TrainingControls, run_phases
 from gatesearch.version import __version__, version_of
@@ -98,9 +98,9 @@ def train_network(
     return result
 
 
-def measure_on_test(result: Result, context: Context, *, out: Path) -> dict[str, float]:
+def measure_on_test(result: Result, context: Context, *, out: Path) -> Figures:
     """Measure a trained network on the official test part: once, after every choice was made."""
-    return evaluate(
+    return measure(
         load_network(result, context, out=out),
         context.test,
         context.tasks,
@@ -122,12 +122,13 @@ def _measured(
     assert all(budget.share(cost) <= 1 for budget in counted)
     for line in cost.disagreements:
         emit(Warned(f"{spec.label}: {line}"))
-    metrics = evaluate(
+    figures = measure(
         network, context.validation, context.tasks, runtime=context.runtime, batch_size=size
     )
     return replace(
         result,
-        metrics={"validation": metrics},
+        metrics={"validation": figures.metrics},
+        details={"validation": figures.details},
         gflops=cost.gflops,
         backbone_gflops=cost.backbone_gflops,
         params_m=cost.params_m,

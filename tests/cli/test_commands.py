@@ -34,6 +34,8 @@ print("loaded:", [name for name in {heavy} if name in sys.modules])
         (["studies"], "gatesearch studies"),
         (["methods"], "gatesearch methods"),
         (["data", "prepare"], "gatesearch data prepare nyud"),
+        (["data", "check"], "gatesearch data check parts.toml"),
+        (["new"], "gatesearch new parts --images"),
     ],
 )
 def test_every_help_has_examples(cli, command: list[str], example: str) -> None:

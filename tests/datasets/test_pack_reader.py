@@ -136,7 +136,7 @@ def rename(*keys, to):
         (change("size", to=[0, 4]), "size.0: Input should be greater than or equal to 1"),
         (change("size", to=[10**30, 4]), "size|train/image must be"),
         (change("fields", "semseg", "classes", to=0), "semseg.classes: Input should be greater"),
-        (change("fields", "semseg", "classes", to=256), "semseg.classes: Input should be less"),
+        (change("fields", "semseg", "classes", to=2**15), "semseg.classes: Input should be less"),
         (change("fields", "semseg", "classes", to=True), "classes: Input should be a valid int"),
         (change("fields", "semseg", "dtype", to="|O"), "semseg.dtype: Input should be"),
         (change("fields", "semseg", "shape", to=[10**9]), "semseg.shape.0: Input should be less"),

@@ -365,6 +365,30 @@ def test_labels_of_images_of_every_form(tmp_path, numbers, value, expected):
     assert (labelled is None) == (value is not None)
 
 
+def test_labels_of_images_of_the_kinds_that_have_them(tmp_path):
+    samples = [
+        {
+            "image": image_of(i), "cls": i % 3, "animal": ["cat", "dog"][i % 2], "age": 20.5 + i,
+            "worn": [1, 0, None],
+        }
+        for i in range(6)
+    ]  # fmt: skip
+    tasks = {
+        "number": {"kind": "classification", "classes": 3, "label": "cls"},
+        "animal": {"kind": "classification", "classes": ["cat", "dog"]},
+        "worn": {"kind": "attributes", "names": ["hat", "tie", "shoes"]},
+        "age": {"kind": "regression"},
+    }
+    made = gs.pack(samples, tasks, to=tmp_path / "p", test=1 / 6)
+    numbers = list(map(int, made.ids("train")))
+    assert made.array("train", "number").tolist() == [i % 3 for i in numbers]
+    assert made.array("train", "animal").tolist() == [i % 2 for i in numbers]
+    assert made.array("train", "worn").tolist() == [[1, 0, 255]] * 5
+    assert made.array("train", "age").reshape(-1).tolist() == [20.5 + i for i in numbers]
+    assert made.fields["animal"].class_names == ("cat", "dog")
+    assert made.fields["age"].figures["mean.0"] == pytest.approx(20.5 + np.mean(numbers))
+
+
 def test_labels_may_be_missing(tmp_path):
     samples = [Photos()[0], {"image": image_of(1)}, {"image": image_of(2), "mask": None}]
     made = gs.pack(samples, MASK, to=tmp_path / "p", test=Photos(1))

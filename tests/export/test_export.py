@@ -18,7 +18,7 @@ from gatesearch.checksums import checksum
 from gatesearch.cli.predict import predict
 from gatesearch.errors import DataError, UsageError
 from gatesearch.export import Card, Shipped, choose, parity, read_model, ship, write_network
-from gatesearch.export.draw import draw_predictions
+from gatesearch.export.draw import draw_predictions, predict_file
 from gatesearch.export.formats import OPSET
 from gatesearch.export.seals import open_card, seal_onnx
 from gatesearch.methods import build_model
@@ -435,7 +435,12 @@ class TestPredictions:
         pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
         Image.fromarray(pixels).convert(mode).save(tmp_path / "photo.png")
         model = read_model(shipped["mtl", "onnx"])
-        written = [w.path for w in draw_predictions(model, tmp_path / "photo.png", tmp_path)]
+        written = [
+            w.path
+            for w in draw_predictions(
+                model.card, predict_file(model, tmp_path / "photo.png"), tmp_path
+            )
+        ]
         names = ["photo.semseg.png", "photo.depth.png", "photo.values.npz"]
         assert [path.name for path in written] == names
         with Image.open(written[0]) as drawn:
@@ -452,7 +457,12 @@ class TestPredictions:
         turned.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
         model = read_model(shipped["mtl", "onnx"])
         marked, upright = (
-            [w.path.read_bytes() for w in draw_predictions(model, tmp_path / name, tmp_path)]
+            [
+                w.path.read_bytes()
+                for w in draw_predictions(
+                    model.card, predict_file(model, tmp_path / name), tmp_path
+                )
+            ]
             for name in ("marked.png", "upright.png")
         )
         assert marked == upright
@@ -576,7 +586,7 @@ class TestPredictions:
             path.write_bytes(path.read_bytes()[:5000])
         message = r"photo\.png (cannot be read|must have 8 bits|must be an image)"
         with pytest.raises(DataError, match=message):
-            list(draw_predictions(read_model(shipped["mtl", "onnx"]), path, tmp_path))
+            predict_file(read_model(shipped["mtl", "onnx"]), path)
         assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]
 
 

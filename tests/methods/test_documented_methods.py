@@ -1,4 +1,4 @@
-"""The method in docs/architecture.md is real: it is taken out of the page and searched."""
+"""The method in docs/how-to/add-a-method.md is real: it is taken out of the page and searched."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from gatesearch.methods import METHODS, Method
 from gatesearch.search.run import run
 from tests.search.tiny import ignore, tiny
 
-PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-method.md"
 
 
 def documented() -> Method:

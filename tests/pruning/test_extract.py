@@ -42,7 +42,11 @@ SHAPE = (1, 3, 32, 32)
 
 def parts(graph: Graph, tasks: int = 3) -> Parts:
     names = list(HEADS)[:tasks]
-    return Parts(graph, {t: HeadSpec("light", graph.outputs, 4, HEADS[t]) for t in names})
+    kinds = {"c": "pooled"}  # the third task is of whole images
+    return Parts(
+        graph,
+        {t: HeadSpec(kinds.get(t, "light"), graph.outputs, 4, HEADS[t]) for t in names},
+    )
 
 
 def scattered(model: nn.Module, seed: int = 0, *, awake: bool = False) -> nn.Module:

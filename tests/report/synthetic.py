@@ -1,6 +1,7 @@
 """A study that never ran, whose figures a seeded generator drew; and what its report says."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +21,50 @@ TASKS = {
     "saliency": (TaskInfo("saliency", "maxIoU", "", True, "saliency", "certainty"), 0.66),
     "parts": (TaskInfo("parts", "mIoU", "%", True, "semseg", "classes", 7), 59.8),
 }
+FACES = (
+    "5 o'Clock Shadow", "Arched Eyebrows", "Attractive", "Bags Under Eyes", "Bald", "Bangs",
+    "Big Lips", "Big Nose", "Black Hair", "Blond Hair", "Blurry", "Brown Hair", "Bushy Eyebrows",
+    "Chubby", "Double Chin", "Eyeglasses", "Goatee", "Gray Hair", "Heavy Makeup",
+    "High Cheekbones", "Male", "Mouth Slightly Open", "Mustache", "Narrow Eyes", "No Beard",
+    "Oval Face", "Pale Skin", "Pointy Nose", "Receding Hairline", "Rosy Cheeks", "Sideburns",
+    "Smiling", "Straight Hair", "Wavy Hair", "Wearing Earrings", "Wearing Hat",
+    "Wearing Lipstick", "Wearing Necklace", "Wearing Necktie", "Young",
+)  # fmt: skip
+ALPHABETS = ("Balinese", "Bengali", "Futurama", "Gujarati", "Hebrew", "Korean", "Malay", "Tifinagh")
+LETTERS = tuple(f"character{i:02}" for i in range(1, 47))
+
+
+def _attributes(name: str, names: tuple[str, ...]) -> TaskInfo:
+    options = {"count": len(names), "names": list(names)}
+    return TaskInfo(name, "accuracy", "%", True, "attributes", "attributes", options=options)
+
+
+# Tasks of whole images.
+IMAGES = {
+    "face": (_attributes("face", FACES), 88.0),
+    **{name: (_attributes(name, (name,)), 88.0) for name in FACES},
+    **{
+        name: (
+            TaskInfo(
+                name, "accuracy", "%", True, "classification", "one_class", len(LETTERS), LETTERS
+            ),
+            71.0,
+        )
+        for name in ALPHABETS
+    },
+    "age": (
+        TaskInfo("age", "MAE", "years", False, "regression", "numbers", options={"unit": "years"}),
+        5.2,
+    ),
+    "pose": (
+        TaskInfo(
+            "pose", "PCK@0.1", "%", True, "keypoints", "points",
+            options={"count": 3, "names": ["nose", "left eye", "right eye"]},
+        ),
+        84.0,
+    ),
+}  # fmt: skip
+KNOWN = TASKS | IMAGES
 LAYERS = tuple(
     ["stem.conv"] + [f"layer{s}.{b}.conv{c}" for s in range(1, 5) for b in (0, 1) for c in (1, 2)]
 )
@@ -51,7 +96,7 @@ def record(
 ) -> StudyRecord:
     """A record whose numbers behave like a study's: more gates open, more cost, more gain."""
     rng = np.random.default_rng(7)
-    infos = tuple(TASKS[task][0] for task in tasks)
+    infos = tuple(KNOWN[task][0] for task in tasks)
     single = {seed: _metrics(tasks, 0.0, rng, noise=0.004) for seed in seeds}
     baselines = tuple(
         _result(
@@ -139,6 +184,74 @@ def predictions(
     return path
 
 
+def image_predictions(
+    path: Path, *, tasks: tuple[str, ...], labels: tuple[str, ...], frames: int = 3
+) -> Path:
+    """Predictions of tasks of whole images, most of them right; some labels are missing."""
+    rng = np.random.default_rng(13)
+    arrays = {"image": rng.integers(0, 255, (frames, 48, 64, 3), dtype=np.uint8)}
+    for task in tasks:
+        info = KNOWN[task][0]
+        count = int(info.options.get("count", max(info.classes, 1)))
+        names = ["truth", *labels]
+        for name in names:
+            if info.kind == "classification":
+                truth = np.arange(frames)[:, None] % count
+                values = rng.dirichlet(np.ones(count) * 0.05, frames)
+                values[np.arange(frames), truth[:, 0]] += rng.uniform(0, 1.5, frames)
+                values = (values / values.sum(1, keepdims=True)).astype(np.float32)
+                truth = truth.astype(np.int16)
+                truth[-1] = -1
+            elif info.kind == "attributes":
+                truth = (np.add.outer(np.arange(frames), np.arange(count)) % 3 == 0).astype("u1")
+                off = rng.uniform(0, 0.6, truth.shape)
+                values = np.where(truth == 1, 1 - off, off).astype(np.float32)
+                truth[-1] = 255
+            elif info.kind == "regression":
+                truth = np.linspace(5, 80, frames * count).reshape(frames, count).astype("f4")
+                values = truth + rng.normal(0, 4, truth.shape).astype("f4")
+                truth[-1] = np.nan
+            else:
+                truth = rng.uniform(-0.8, 0.8, (frames, count, 3)).astype("f4")
+                truth[..., 2] = 1
+                values = truth.reshape(frames, -1)
+                truth[-1] = np.nan
+                truth = truth.reshape(frames, -1)
+            arrays[f"{name}.{task}"] = truth if name == "truth" else values
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def with_details(study: StudyRecord) -> StudyRecord:
+    """Give every measured network of a record further figures of all its tasks."""
+    rng = np.random.default_rng(17)
+
+    def figures(task: TaskInfo) -> dict[str, float]:
+        names = [*(task.class_names or task.options.get("names", ()))]
+        names = names or [str(i) for i in range(task.classes)]
+        drawn = {
+            "semseg": [f"IoU {name}" for name in names],
+            "classification": [
+                "balanced accuracy", "macro F1", "top-5 accuracy", *(f"accuracy {n}" for n in names)
+            ],
+            "attributes": ["balanced accuracy", "F1", *(f"accuracy {name}" for name in names)],
+            "regression": ["RMSE", "R2"],
+            "depth": ["abs rel", "δ < 1.25 (%)"],
+        }  # fmt: skip
+        return {name: float(rng.uniform(5, 95)) for name in drawn.get(task.kind, ())}
+
+    def told(result: Result) -> Result:
+        all_ = {task.name: figures(task) for task in study.tasks}
+        some = {name: values for name, values in all_.items() if values}
+        return replace(result, details=dict.fromkeys(result.metrics, some))
+
+    return replace(
+        study,
+        baselines=tuple(map(told, study.baselines)),
+        trials=tuple(map(told, study.trials)),
+    )
+
+
 def page_count(pdf: bytes) -> int:
     return len(re.findall(rb"/Type /Page\b", pdf))
 
@@ -218,7 +331,7 @@ def _result(
 def _metrics(tasks, gain, rng, *, noise):
     return {
         task: float(value * (1 + (gain if info.higher_is_better else -gain) + rng.normal(0, noise)))
-        for task, (info, value) in TASKS.items()
+        for task, (info, value) in KNOWN.items()
         if task in tasks
     }
 
@@ -227,7 +340,7 @@ def _shift(metrics, gain, rng):
     return {
         task: float(
             value
-            * (1 + (gain if TASKS[task][0].higher_is_better else -gain) + rng.normal(0, 0.004))
+            * (1 + (gain if KNOWN[task][0].higher_is_better else -gain) + rng.normal(0, 0.004))
         )
         for task, value in metrics.items()
     }
@@ -242,7 +355,7 @@ def _definition(tasks):
         "results_version": 1,
         "name": "synthetic",
         "protocol": {"name": "synthetic-40-96x128", "size": [96, 128], "published": ""},
-        "tasks": {t: {"kind": t, "classes": TASKS[t][0].classes, "weight": 1.0} for t in tasks},
+        "tasks": {t: {"kind": t, "classes": KNOWN[t][0].classes, "weight": 1.0} for t in tasks},
         "data": {"dataset": "synthetic", "train_frames": 0, "validation": 80, "validation_seed": 0},
         "model": {"backbone": "resnet18", "width": 0.25, "output_stride": 8, "head": "light"},
         "interrogate": {"granularity": "conv", "estimator": "ste", "initial": 0.5, "lr": 10.0},

@@ -11,7 +11,14 @@ from matplotlib.patches import FancyBboxPatch
 from gatesearch.report import document
 from gatesearch.results import Result, StudyRecord
 from tests.report.page_checks import figure_faults, filled_share, page_faults
-from tests.report.synthetic import predictions, record
+from tests.report.synthetic import (
+    ALPHABETS,
+    FACES,
+    image_predictions,
+    predictions,
+    record,
+    with_details,
+)
 
 NINE = (
     "uniform", "scalar", "dwa", "uncertainty", "auto_lambda", "rlw", "pcgrad", "cagrad", "mgda_ub",
@@ -185,7 +192,58 @@ def same_lambda(tmp_path):
     return dataclasses.replace(study, trials=trials)
 
 
+DRAWN = ("stl", "mtl", "mtan", "cross_stitch", "trial 1", "trial 2")
+
+
+def whole_images(tmp_path, tasks, **options):
+    """A record of tasks of whole images, with further figures and predictions."""
+    stored = image_predictions(tmp_path / "p.npz", tasks=tasks, labels=DRAWN)
+    options = {"trials": 6, "failed": ()} | options
+    return with_details(record(tasks=tasks, predictions=stored, **options))
+
+
+def dense_and_whole_images(tmp_path):
+    dense = ("semseg", "depth")
+    whole = ("age", "pose", "Hebrew", "face")
+    arrays = dict(np.load(predictions(tmp_path / "d.npz", tasks=dense, labels=DRAWN)))
+    arrays |= {
+        key: values
+        for key, values in np.load(
+            image_predictions(tmp_path / "i.npz", tasks=whole, labels=DRAWN)
+        ).items()
+        if key != "image"
+    }
+    np.savez(tmp_path / "p.npz", **arrays)
+    return with_details(
+        record(tasks=(*dense, *whole), trials=5, failed=(), predictions=tmp_path / "p.npz")
+    )
+
+
+def forty_classes_of_twelve_networks(tmp_path):
+    study = record(tasks=("semseg",), trials=60, failed=(), weightings=("uniform", "dwa"))
+    names = tuple(f"class of the name {i}" for i in range(40))
+    infos = (dataclasses.replace(study.tasks[0], class_names=names),)
+    return with_details(dataclasses.replace(study, tasks=infos))
+
+
+def partial_labels(tasks, **options):
+    study = record(tasks=tasks, **options)
+    parts = {"train": 715, "validation": 80, "test": 654}
+    labelled = {
+        part: {task: count // (i + 1) for i, task in enumerate(tasks)}
+        for part, count in parts.items()
+    }
+    return dataclasses.replace(study, data={**study.data, "labelled": labelled})
+
+
 STUDIES = {
+    "forty attributes, one task": lambda folder: whole_images(folder, ("face",)),
+    "forty attributes, forty tasks": lambda folder: whole_images(folder, FACES),
+    "eight classifications of 46 classes": lambda folder: whole_images(folder, ALPHABETS),
+    "dense and whole images": dense_and_whole_images,
+    "forty classes of many networks": forty_classes_of_twelve_networks,
+    "partial labels": lambda folder: partial_labels(("semseg", "depth", "normals"), trials=4),
+    "partial labels of forty tasks": lambda folder: partial_labels(FACES, trials=4, failed=()),
     "one task": one_task,
     "ten tasks": ten_tasks,
     "forty classes": forty_classes,

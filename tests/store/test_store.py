@@ -106,12 +106,15 @@ def test_test_figures_are_kept_beside_the_validation_ones(store, study, out) -> 
     baseline, trial = result("stl"), ended(store)
     store.keep_result(baseline)
     figures = {"semseg": 18.0, "depth": float("nan")}
-    store.keep_test(baseline, {"semseg": 17.0, "depth": 0.6})
-    store.keep_test(trial, figures)
+    told = {"semseg": {"IoU wall": 50.0, "IoU floor": float("nan")}}
+    store.keep_test(baseline, {"semseg": 17.0, "depth": 0.6}, told)
+    store.keep_test(trial, figures, told)
     record = read_store(out)
     assert record.baselines[0].metrics["test"] == {"semseg": 17.0, "depth": 0.6}
     assert record.trials[0].metrics["validation"] == trial.metrics["validation"]
     assert record.trials[0].metrics["test"] == pytest.approx(figures, nan_ok=True)
+    for kept in (record.baselines[0], record.trials[0]):
+        assert kept.details["test"]["semseg"] == pytest.approx(told["semseg"], nan_ok=True)
 
 
 def test_a_trial_that_was_cut_off_is_found_again(store, study, out) -> None:

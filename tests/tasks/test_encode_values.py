@@ -28,3 +28,16 @@ def test_by_hand(dtype):
     assert encoded.tolist() == [[1, 2], [255, 0]]
     with pytest.raises(ValueError, match=r"rule, found 1 \(2 pixels\), 3 \(1 pixels\)"):
         encode_values(np.array([3, 1, 7, 1], dtype), CODES, what="rule")
+
+
+@given(raw=arrays.arrays(np.dtype("<u2"), arrays.array_shapes(min_side=0, max_dims=2)))
+def test_16_bits_are_encoded_as_other_numbers_are(raw):
+    small = raw % 201
+    codes = {value: value % 7 for value in range(201)}
+    expected = encode_values(small.astype(np.int64), codes, what="rule")
+    for stored in (small, small.astype(">u2")):
+        np.testing.assert_array_equal(encode_values(stored, codes, what="rule"), expected)
+
+
+def test_true_and_false_are_1_and_0():
+    assert encode_values(np.array([True, False]), {0: 5, 1: 6}, what="").tolist() == [6, 5]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gatesearch.errors import UsageError
 from gatesearch.study import TaskSpec
-from gatesearch.tasks import Warp, build_tasks
+from gatesearch.tasks import Task, Warp, build_tasks
 from gatesearch.tasks.depth import Depth
 from gatesearch.tasks.edges import Edges
 from gatesearch.tasks.normals import Normals
@@ -171,7 +171,8 @@ def test_predictions_in_the_encoding_of_the_labels() -> None:
 
 def warp(*, flip: bool = False, zoom: float = 1.0, degrees: float = 0.0) -> Warp:
     angle = torch.tensor([math.radians(degrees)])
-    return Warp(flip=torch.tensor([flip]), zoom=torch.tensor([zoom]), angle=angle)
+    place = torch.eye(2, 3)[None]  # these kinds do not read it
+    return Warp(flip=torch.tensor([flip]), zoom=torch.tensor([zoom]), angle=angle, matrix=place)
 
 
 @pytest.mark.parametrize(
@@ -238,3 +239,75 @@ def test_labels_stay_exact_through_resizing() -> None:
 def test_unknown_kind_is_named_with_its_task() -> None:
     with pytest.raises(UsageError, match=r"kind of tasks\.far 'dept'; did you mean 'depth'"):
         build_tasks({"far": TaskSpec(kind="dept")})
+
+
+def details(task: Task, *batches: tuple[Tensor, Tensor]) -> dict[str, float]:
+    meter = task.meter()
+    for prediction, target in batches:
+        meter.update(prediction, target)
+    return meter.details()
+
+
+def test_iou_of_each_class_is_told_by_name() -> None:
+    # class 0: 1 hit of 2, class 1: 1 of 2, class 2: 1 of 1, class 3 is absent
+    pixels = scores([[0, 0], [1, 2]], 4), bytes_of([[0, 1], [1, 2]])
+    task = Semseg(classes=4, class_names=("wall", "floor", "bed", "door"))
+    told = details(task, pixels)
+    expected = {"IoU wall": 50, "IoU floor": 50, "IoU bed": 100, "IoU door": math.nan}
+    assert told == pytest.approx(expected, nan_ok=True)
+    assert [*details(Semseg(classes=4), pixels)] == ["IoU 0", "IoU 1", "IoU 2", "IoU 3"]
+
+
+def test_relative_figures_of_depth() -> None:
+    # 2 for 1.6 and 1.6 for 2 are just a factor of 1.25 off, 5 for 4.1 below it, -1 is no depth
+    first = torch.tensor([[[[2.0, 1.6, 7.0]]]]), torch.tensor([[[1.6, 2.0, 0.0]]])
+    second = torch.tensor([[[[5.0, -1.0]]]]), torch.tensor([[[4.1, 1.0]]])
+    told = details(Depth(), first, second)
+    assert told["abs rel"] == pytest.approx((0.4 / 1.6 + 0.4 / 2 + 0.9 / 4.1 + 2) / 4, rel=1e-6)
+    assert told["δ < 1.25 (%)"] == pytest.approx(25)
+
+
+def test_shares_of_small_angles_and_their_median() -> None:
+    angles = [0.0, 11.0, 12.0, 25.0, 90.0]
+    turned = [(math.sin(math.radians(a)), 0.0, -math.cos(math.radians(a))) for a in angles]
+    prediction = torch.tensor(turned).T.reshape(1, 3, 1, 5)
+    target = torch.tensor([0.0, 0.0, -1.0]).reshape(1, 3, 1, 1).expand(1, 3, 1, 5)
+    told = details(Normals(), (prediction[..., :2], target[..., :2]), (prediction[..., 2:],
+                   target[..., 2:]))  # fmt: skip
+    assert told.pop("median angle") == pytest.approx(12, abs=0.01)
+    expected = {"within 11.25 deg (%)": 40, "within 22.5 deg (%)": 60, "within 30 deg (%)": 80}
+    assert told == pytest.approx(expected)
+    broken = details(Normals(), (prediction * math.nan, target))
+    assert broken["within 30 deg (%)"] == 0
+    assert broken["median angle"] == pytest.approx(180, abs=0.01)
+
+
+def test_the_largest_f_measure_is_of_mean_precision_and_mean_recall() -> None:
+    # Below 0.3: precision 1/2 and 1, recall 1 and 1/2; above, in the second frame alone, 1 and 1/2.
+    told = details(
+        Saliency(),
+        (logits([[0.3, 0.3, 0.05]]), bytes_of([[1, 0, 0]])),
+        (logits([[0.9, 0.05, 0.05]]), bytes_of([[1, 1, 0]])),
+    )
+    assert told == {"maxF": pytest.approx(2 * 0.75 * 0.75 / (0.75 + 0.75))}
+    right = logits([[0.1, 0.1]]), bytes_of([[0, 0]])  # nothing salient, nothing predicted
+    assert details(Saliency(), right) == {"maxF": 1}
+    assert details(Saliency(), (logits([[0.01, 0.01]]), bytes_of([[1, 1]]))) == {"maxF": 0}
+
+
+def test_edges_tell_the_best_f_over_all_frames_and_per_frame() -> None:
+    # A frame of one long line, predicted one pixel beside it, within a tolerance of a tenth.
+    line, found = torch.zeros(2, 1, 32, 32)
+    line[:, :, 16], found[:, :, 17] = 1, 0.8
+    target = line.to(torch.uint8)
+    prediction = (found.clamp(0.001, 0.999)[:, None]).logit()
+    told = details(Edges(tolerance=0.1), (prediction, target))
+    assert told == {"odsF": 1.0, "oisF": 1.0}
+    # Within half a pixel nothing is matched.
+    assert details(Edges(tolerance=0.01), (prediction, target)) == {"odsF": 0.0, "oisF": 0.0}
+    assert details(Edges(thresholds=0), (prediction, target)) == {}
+    quick = Edges().meter(details=False)
+    quick.update(prediction, target)
+    slow = Edges().meter()
+    slow.update(prediction, target)
+    assert (quick.compute(), quick.details()) == (slow.compute(), {})

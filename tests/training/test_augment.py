@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gatesearch.tasks import TASKS
 from gatesearch.training.augment import augment
-from gatesearch.training.split_data import MEAN
+from gatesearch.training.split_data import LABELLED, MEAN
 from tests.training.toys import CLASSES, toy_tasks
 
 NAMES = ("semseg", "depth", "normals", "edges")
@@ -44,6 +44,18 @@ def test_nothing_asked_nothing_done() -> None:
     out = changed(frames)
     assert torch.equal(out["image"], frames["image"].float())
     assert all(torch.equal(out[name], frames[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True, "zoom": (1.5,)}, {"rotate": 10.0}])
+def test_which_frames_have_labels_stays(options) -> None:
+    frames = batch()
+    labelled = torch.tensor([[True, False], [False, False], [True, True]])
+    out = augment(
+        {**frames, LABELLED: labelled}, toy_tasks("semseg", "depth"), generator=generator(),
+        **{"flip": False, "zoom": (1.0,), "scale": (1.0, 1.0), "rotate": 0.0} | options,
+    )  # fmt: skip
+    assert torch.equal(out[LABELLED], labelled)
+    assert LABELLED not in changed(frames, **options)
 
 
 def test_flip_mirrors_exactly_and_negates_x() -> None:
@@ -97,11 +109,12 @@ def test_windows_lie_anywhere_in_the_frame() -> None:
     flip=st.booleans(),
     zoom=st.sampled_from([(1.0,), (1.0, 1.2, 1.5), (2.0, 3.0), (100.0,)]),
     scale=st.sampled_from([(1.0, 1.0), (0.5, 0.5), (2.0, 2.0), (0.75, 1.25), (0.01, 3.0)]),
+    crop=st.sampled_from([(1.0, 1.0), (0.3, 1.0)]),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
 )
-def test_rows_and_columns_are_sampled_as_by_a_grid(seed, flip, zoom, scale, size) -> None:
+def test_rows_and_columns_are_sampled_as_by_a_grid(seed, flip, zoom, scale, crop, size) -> None:
     frames = batch(3, *size, seed % 1000)
-    options = {"flip": flip, "zoom": zoom, "scale": scale}
+    options = {"flip": flip, "zoom": zoom, "scale": scale, "crop": crop}
     # a turn far below rounding: the same places, through `grid_sample`
     ours, by_grid = changed(frames, seed, **options), changed(frames, seed, **options, rotate=1e-30)
     assert all(torch.equal(ours[name], by_grid[name]) for name in ("semseg", "depth", "edges"))
@@ -166,11 +179,14 @@ def test_what_comes_from_outside_is_unknown_and_never_class_0() -> None:
     rotate=st.floats(0, 180),
     zoom=st.sampled_from([(1.0,), (1.2, 1.5), (3.0,)]),
     scale=st.sampled_from([(1.0, 1.0), (0.5, 2.0)]),
+    crop=st.sampled_from([(1.0, 1.0), (0.3, 1.0)]),
+    colour=st.sampled_from([{}, {"contrast": 0.5, "hue": 0.5}]),
     size=st.tuples(st.integers(2, 9), st.integers(2, 9)),
 )
-def test_labels_stay_labels(seed, rotate, zoom, scale, size) -> None:
+def test_labels_stay_labels(seed, rotate, zoom, scale, crop, colour, size) -> None:
     frames = batch(2, *size, seed % 1000)
-    out = changed(frames, seed, flip=True, rotate=rotate, zoom=zoom, scale=scale)
+    options = {"rotate": rotate, "zoom": zoom, "scale": scale, "crop": crop, "colour": colour}
+    out = changed(frames, seed, flip=True, **options)
     assert {k: (v.shape, v.dtype) for k, v in out.items() if k != "image"} == {
         k: (v.shape, v.dtype) for k, v in frames.items() if k != "image"
     }

@@ -9,6 +9,7 @@ from torch import nn
 from gatesearch.training import ParameterGroup
 from gatesearch.training.optimizer import (
     CombinedOptimizer,
+    MomentumSGD,
     build_optimizer,
     set_learning_rates,
 )
@@ -152,3 +153,21 @@ def test_several_optimizers_go_on_to_the_bit() -> None:
         step(again, other, number)
     for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_parameters_may_have_their_first_gradients_in_different_steps(fused) -> None:
+    def stepped(optimizer_of) -> list[torch.Tensor]:
+        parameters = [nn.Parameter(torch.tensor([1.0, 2.0])) for _ in range(2)]
+        optimizer = optimizer_of(parameters)
+        for step in range(3):
+            parameters[0].grad = torch.tensor([0.5, -1.0])
+            parameters[1].grad = torch.tensor([3.0, 0.25]) if step else None
+            optimizer.step()
+        return parameters
+
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    expected = stepped(lambda p: torch.optim.SGD(p, foreach=False, **options))
+    found = stepped(lambda p: MomentumSGD(p, fused=fused, **options))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)

@@ -1,5 +1,6 @@
 """What the tests of training share: a pack of random frames, small networks, a short training."""
 
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 
@@ -22,6 +23,7 @@ from gatesearch.training import (
     Trainer,
     TrainingData,
 )
+from gatesearch.training.split_data import LABELLED, Batch
 from gatesearch.training.weightings import Weighting, build_weighting
 from tests.toy_packs import toy_frame, write_toy_pack
 
@@ -52,6 +54,37 @@ def toy_tasks(*names: str):
 def toy_frames(pack, *names: str, indices=None, size=SIZE) -> SplitData:
     rows = range(pack.frames("train")) if indices is None else indices
     return SplitData(pack, "train", indices=list(rows), tasks=toy_tasks(*names), size=size)
+
+
+class PartlyLabelled:
+    """Frames of which some have lost their labels of some tasks.
+
+    Args:
+        frames: All frames, with labels of every task.
+        labelled: (frames, T) bool, which keep their labels of each task.
+    """
+
+    def __init__(self, frames: SplitData, labelled: Tensor) -> None:
+        self.frames, self.labelled = frames, labelled
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def batch(self, positions: Tensor) -> Batch:
+        batch, labelled = self.frames.batch(positions), self.labelled[positions]
+        for t, (name, task) in enumerate(self.frames.tasks.items()):
+            batch[name][~labelled[:, t]] = task.unknown_value
+        return {**batch, LABELLED: labelled}
+
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, *, skip: int = 0
+    ) -> Iterator[Batch]:
+        order = torch.randperm(len(self), generator=generator)
+        whole = [part for part in order.split(batch_size) if len(part) == batch_size]
+        return map(self.batch, whole[skip:])
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        return map(self.batch, torch.arange(len(self)).split(batch_size))
 
 
 def uniform(*names: str, **weights: float) -> Weighting:

@@ -8,7 +8,8 @@ from gatesearch.datasets import scenes
 from gatesearch.errors import DataError, UsageError
 from gatesearch.methods import training_of
 from gatesearch.training.split_data import LABELLED, split_validation
-from gatesearch.trials.context import check_dataset, open_context
+from gatesearch.trials.context import open_context
+from gatesearch.trials.data import check_dataset
 from tests.search.tiny import tiny
 
 

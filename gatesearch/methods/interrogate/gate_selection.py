@@ -75,11 +75,7 @@ def select_gates(
         TrainingError: Even with all gates closed, the latency exceeds its budget.
     """
     context, budgets, multiple = request.context, request.spec.budgets, options.round_to
-    alpha = supernet.logits()
-    if options.align and not tried:
-        alpha = align_tasks(alpha, supernet.graph)
-    if options.spread == "even" and not tried:
-        alpha = equalize_layer_shares(alpha, cost)
+    alpha = supernet.logits() if tried else ordered_logits(supernet, options, cost)
     learned = {name: (a > 0).detach().cpu() for name, a in alpha.items()}
 
     def seconds(gates: Mapping[str, Tensor]) -> float:
@@ -100,6 +96,24 @@ def select_gates(
     if multiple > 1:
         _log_rounding(supernet, {1: fitted(1), multiple: gates}, request)
     supernet.set_gates(gates)
+
+
+def ordered_logits(
+    supernet: GatedSupernet, options: InterroGateOptions, cost: PatternCost | None
+) -> dict[str, Tensor]:
+    """Return gated node -> (T, C) α, aligned and spread as the options say.
+
+    Args:
+        supernet: A supernet with learned gates.
+        options: Alignment and spread of gates.
+        cost: Cost of the supernet's patterns; None where there is no budget.
+    """
+    alpha = supernet.logits()
+    if options.align:
+        alpha = align_tasks(alpha, supernet.graph)
+    if options.spread == "even":
+        alpha = equalize_layer_shares(alpha, cost)
+    return alpha
 
 
 def _keeps_to(

@@ -15,6 +15,7 @@ from gatesearch.cost import LatencyTable, PatternCost, measure_layers
 from gatesearch.errors import UsageError
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, single_task_start, training_of
+from gatesearch.methods.interrogate.gate_loss import GateLoss
 from gatesearch.methods.interrogate.gate_selection import select_gates
 from gatesearch.methods.interrogate.options import SPACE, InterroGateOptions
 from gatesearch.methods.mtl import MultiTaskNet
@@ -201,19 +202,14 @@ def _gate_hooks(
     sparsity loss and each task's share of open gates after each epoch.
     """
     params, budgets = request.spec.params, request.spec.budgets
-    weight = float(params["lambda_s"])
     tau = torch.tensor(task_values(params, "tau", supernet.tasks)).to(
         request.context.runtime.device
     )
     regulariser = choice_of(SPACE, request.study, params, "regulariser")
-    cost = pattern_cost(supernet, request) if budgets else None
-    hot, cold = options.temperature
-    ramp_share = 1.0
-
-    def anneal(share: float) -> None:
-        nonlocal ramp_share
-        supernet.temperature = hot * (cold / hot) ** share
-        ramp_share = min(1.0, share / options.ramp) if options.ramp else 1.0
+    cost = pattern_cost(supernet, request) if regulariser == "flops" else None
+    loss = GateLoss(
+        supernet, options, weight=float(params["lambda_s"]), tau=tau, cost=cost, budgets=budgets
+    )
 
     def observe(epoch: int) -> dict[str, float]:
         hard = supernet.hard_gates().values()
@@ -224,12 +220,9 @@ def _gate_hooks(
         return {"sparsity": sparsity, **opened}
 
     def penalty(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
-        if regulariser == "hinge":
-            return weight * ramp_share * supernet.sparsity(tau)
-        assert cost is not None
-        return weight * ramp_share * cost.budget_hinge(supernet.open_probability(), budgets)
+        return loss.penalty()
 
-    return Hooks(penalty=penalty, before_step=anneal, observe=observe)
+    return Hooks(penalty=penalty, before_step=loss.anneal, observe=observe)
 
 
 INTERROGATE = Method(

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.training.weightings.temporary_changes import (
+    keep_entries,
     materialize,
     preserve_state,
     replace_values,
+    tensors_of,
 )
 from gatesearch.training.weightings.weighting import (
     Basis,
@@ -36,7 +38,8 @@ class AutoLambda(Weighting):
     m and δ are those of each parameter's group. m = 0 if the optimizer has no momentum buffer, as
     in the authors' code. That code multiplies by η at the end, which is the same if all parameters
     have one rate. A penalty takes no part in the virtual step. Dropout draws the same on both sides
-    of θ. If its derivative is not finite, λ does not change.
+    of θ. If its derivative is not finite, λ does not change. Tasks of which the held-out batch has
+    no labels are not primary in that step.
 
     Args:
         basis: Tasks with ω_t, device.
@@ -55,11 +58,22 @@ class AutoLambda(Weighting):
 
     def before_step(self, *, losses: Losses, held_out: Losses) -> None:
         """Change λ by one step of Adam."""
+        if self.present is not None and not self.present.any():
+            return
         training = self.training_view
         derivatives = self._lookahead(training, losses, held_out)
         if bool(derivatives.isfinite().all()):
             self.lambdas.grad = derivatives
-            self._adam.step()
+            if self.present is None:
+                self._adam.step()
+            else:
+                put_back = keep_entries(
+                    self.lambdas,
+                    ~self.present,
+                    moments=lambda: tensors_of(self._adam, self.lambdas),
+                )
+                self._adam.step()
+                put_back()
             self.weights.copy_(self.omega * self.lambdas.detach())
 
     def _lookahead(self, training: TrainingView, losses: Losses, held_out: Losses) -> Tensor:
@@ -71,6 +85,8 @@ class AutoLambda(Weighting):
         def compute_gradients(evaluate: Losses, weights: Tensor) -> tuple[Tensor, ...]:
             with preserve_state(training.model):
                 loss = torch.dot(evaluate(), weights)
+                if not loss.requires_grad:  # the held-out batch has no labels
+                    return tuple(map(torch.zeros_like, parameters))
                 gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
             gradients = tuple(map(materialize, gradients))
             training.average(gradients)

@@ -36,17 +36,23 @@ class PerTask(Weighting):
         self._rows = {}
 
     def backward(
-        self, losses: Sequence[Tensor], *, share: float = 1.0, penalty: Tensor | None = None
+        self,
+        losses: Sequence[Tensor],
+        *,
+        share: float = 1.0,
+        shares: Tensor | None = None,
+        penalty: Tensor | None = None,
     ) -> None:
         """See `Weighting.backward`."""
         parameters = self.training_view.parameters
+        slopes = share * self.omega if shares is None else shares.to(self.omega) * self.omega
         penalised = penalty is not None and penalty.requires_grad
-        for t, (loss, omega) in enumerate(zip(losses, self.omega, strict=True)):
-            if not loss.requires_grad:  # all that it depends on is frozen
+        for t, (loss, slope) in enumerate(zip(losses, slopes, strict=True)):
+            if not loss.requires_grad:  # the task is absent, or all that it depends on is frozen
                 continue
             reused = penalised or t + 1 < len(losses)
             gradients = torch.autograd.grad(
-                loss, parameters, share * omega, retain_graph=reused, allow_unused=True
+                loss, parameters, slope, retain_graph=reused, allow_unused=True
             )
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
@@ -69,7 +75,9 @@ class PerTask(Weighting):
             gramian = compute_gramian(self._rows.values(), len(self.tasks))
             refuse_nonfinite(gramian.diagonal(), self.tasks, "squared gradient")
             factors = self.merge(self._rows, gramian)
-            self.weights.copy_(self.omega * factors.to(self.omega))
+            self.set_weights(self.omega * factors.to(self.omega), of=self.present)
+        elif self.present is not None:  # perhaps one task alone, of which others are the weights
+            self.set_weights(self.omega, of=self.present)
         self.clear()
         super().combine(losses)
 
@@ -91,7 +99,8 @@ class Combination(PerTask):
 
     Args:
         basis: Tasks with ω_t, device.
-        rule: Gramian (T, T) -> weights (T,), float64 on the processor.
+        rule: Gramian (T, T), and the tasks that are present (T,) or None -> weights (T,), float64
+            on the processor. An absent task has a Gramian of zeros.
     """
 
     def __init__(self, basis: Basis, rule: nn.Module) -> None:
@@ -100,7 +109,7 @@ class Combination(PerTask):
 
     def merge(self, rows: dict[nn.Parameter, dict[int, Tensor]], gramian: Tensor) -> Tensor:
         """See `PerTask.merge`."""
-        factors: Tensor = self.rule(gramian)
+        factors: Tensor = self.rule(gramian, self.present)
         for parameter, gradients in pop_all(rows):
             add_gradient(parameter, weighted_sum(gradients, factors.tolist()))
         return factors

@@ -65,20 +65,27 @@ class UpperBound(Weighting):
         self._squares.zero_()
 
     def backward(
-        self, losses: Sequence[Tensor], *, share: float = 1.0, penalty: Tensor | None = None
+        self,
+        losses: Sequence[Tensor],
+        *,
+        share: float = 1.0,
+        shares: Tensor | None = None,
+        penalty: Tensor | None = None,
     ) -> None:
         """See `Weighting.backward`."""
+        chosen = None if shares is None else shares > 0
+        scaled = share * self.omega if shares is None else shares.to(self.omega) * self.omega
         heads = heads_of(self.training_view.model)
         penalised = penalty is not None and penalty.requires_grad
         read, self._features = list(self._features.values()), {}
         # For each of the features, index of a task -> gradient.
         rows: list[dict[int, Tensor]] = [{} for _ in read]
-        for t, (loss, omega) in enumerate(zip(losses, self.omega, strict=True)):
-            if not loss.requires_grad:  # all that it depends on is frozen
+        for t, (loss, slope) in enumerate(zip(losses, scaled, strict=True)):
+            if not loss.requires_grad:  # the task is absent, or all that it depends on is frozen
                 continue
             head = [p for p in heads[self.tasks[t]].parameters() if p.requires_grad]
             gradients = torch.autograd.grad(
-                loss, [*read, *head], share * omega, retain_graph=penalised, allow_unused=True
+                loss, [*read, *head], slope, retain_graph=penalised, allow_unused=True
             )
             for row, gradient in zip(rows, gradients, strict=False):
                 if gradient is not None:
@@ -86,18 +93,19 @@ class UpperBound(Weighting):
             for parameter, gradient in zip(head, gradients[len(read) :], strict=True):
                 if gradient is not None:
                     add_gradient(parameter, gradient)
-        gramian = compute_gramian(rows, len(self.tasks))
+        gramian = compute_gramian([row for row in rows if row], len(self.tasks))
         self._squares += gramian.diagonal()
         factors = torch.ones(len(self.tasks), dtype=torch.float64)
         if len(self.tasks) > 1 and bool(gramian.isfinite().all()):
             factors = self.rule(gramian)
-        self.weights.copy_(self.omega * factors.to(self.omega))
+        self.set_weights(self.omega * factors.to(self.omega), of=chosen)
         roots = [features for features, row in zip(read, rows, strict=True) if row]
         slopes = [weighted_sum(row, factors.tolist()) for row in rows if row]
         if penalty is not None and penalised:
             roots.append(share * penalty)
             slopes.append(torch.ones_like(penalty))
-        torch.autograd.backward(roots, slopes)
+        if roots:
+            torch.autograd.backward(roots, slopes)
 
     def combine(self, losses: Tensor) -> None:
         """See `Weighting.combine`."""

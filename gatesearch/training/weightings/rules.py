@@ -6,6 +6,9 @@ their trace before.
 """
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -18,7 +21,7 @@ from gatesearch.training.weightings.torchjd_adapter import SeededDraws, from_tor
 from gatesearch.training.weightings.weighting import Basis, Weighting
 
 if TYPE_CHECKING:
-    from torchjd.aggregation import NashMTL
+    from torchjd.aggregation import GradVacWeighting, NashMTL
 
 
 class UnitTrace(nn.Module):
@@ -30,23 +33,38 @@ class UnitTrace(nn.Module):
     Args:
         rule: A rule for any number of tasks.
         degree: The rule's weights grow with this power of the trace.
-        every: Whether to pass on tasks without gradient too, for a rule that keeps a state of each.
+        state_of: For a rule that keeps a state of each task, restricts it for a while to that of
+            some tasks, given by their indices. Such a rule also gets tasks that are present and
+            have no gradient.
     """
 
-    def __init__(self, rule: nn.Module, *, degree: float = 0.0, every: bool = False) -> None:
+    def __init__(
+        self,
+        rule: nn.Module,
+        *,
+        degree: float = 0.0,
+        state_of: Callable[[Tensor], AbstractContextManager[None]] | None = None,
+    ) -> None:
         super().__init__()
         self.rule = rule
         self.degree = degree
-        self.every = every
+        self.state_of = state_of
 
-    def forward(self, gramian: Tensor) -> Tensor:
-        """Compute the weights; 0 for tasks without gradient."""
+    def forward(self, gramian: Tensor, present: Tensor | None = None) -> Tensor:
+        """Compute the weights; 0 for tasks without gradient.
+
+        Args:
+            gramian: (T, T).
+            present: (T,) bool, the tasks with labels in the batch; None if all have some.
+        """
         weights = torch.zeros_like(gramian[0])
         trace = gramian.trace()
         if trace > 0:
-            (chosen,) = torch.where((gramian.diagonal() > 0) | self.every)
+            every = torch.ones(len(gramian), dtype=torch.bool) if present is None else present
+            (chosen,) = torch.where(every if self.state_of else gramian.diagonal() > 0)
             normalized = gramian[chosen[:, None], chosen] / trace
-            weights[chosen] = self.rule(normalized) * trace**self.degree
+            with self.state_of(chosen) if self.state_of else nullcontext():
+                weights[chosen] = self.rule(normalized) * trace**self.degree
         return weights
 
 
@@ -65,18 +83,40 @@ class Nash(nn.Module):
     def __init__(self, tasks: int, *, max_norm: float, optim_niter: int) -> None:
         super().__init__()
         self.max_norm = max_norm
-        options = {"n_tasks": tasks, "max_norm": 0.0, "optim_niter": optim_niter}
-        rule = from_torchjd("nash_mtl", lambda a, _: a.NashMTL(**options), extra="nash-mtl")
-        self.rule = cast("NashMTL", rule)
+        self.optim_niter = optim_niter
+        self.rule = self._solver(tasks)
+        # Number of tasks -> solver for as many of the T.
+        self._of_some: dict[int, NashMTL] = {}
 
-    def forward(self, gramian: Tensor) -> Tensor:
-        """Compute the weights."""
+    def forward(self, gramian: Tensor, present: Tensor | None = None) -> Tensor:
+        """Compute the weights; see `UnitTrace.forward`."""
         trace = gramian.trace()
         if trace == 0:
             return torch.zeros_like(gramian[0])
+        if present is None:
+            return self._weights(self.rule, gramian)
+        (chosen,) = torch.where(present & (gramian.diagonal() > 0))
+        count = len(chosen)
+        solver = self._of_some.get(count) or self._solver(count)
+        self._of_some[count] = solver
+        last = self.get_extra_state()["alpha"].double()
+        solver.weighting.prvs_alpha = last[chosen].numpy()
+        weights = torch.zeros_like(gramian[0])
+        weights[chosen] = self._weights(solver, gramian[chosen[:, None], chosen])
+        last[chosen] = torch.from_numpy(solver.weighting.prvs_alpha).double()
+        self.set_extra_state({"alpha": last})
+        return weights
+
+    def _solver(self, tasks: int) -> "NashMTL":
+        options = {"n_tasks": tasks, "max_norm": 0.0, "optim_niter": self.optim_niter}
+        rule = from_torchjd("nash_mtl", lambda a, _: a.NashMTL(**options), extra="nash-mtl")
+        return cast("NashMTL", rule)
+
+    def _weights(self, solver: "NashMTL", gramian: Tensor) -> Tensor:
+        trace = gramian.trace()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the solver's, of inaccurate solutions; expected
-            weights: Tensor = self.rule.weighting(root(gramian / trace)) / trace.sqrt()
+            weights: Tensor = solver.weighting(root(gramian / trace)) / trace.sqrt()
         norm = (weights @ gramian @ weights).sqrt()
         return weights * (self.max_norm / norm).clamp(max=1) if self.max_norm else weights
 
@@ -222,11 +262,31 @@ def gradvac(basis: Basis, *, beta: float = 0.5) -> Weighting:
         basis: Tasks with ω_t, the seed of the order, device.
         beta: Share of the newest cosine in the usual one.
     """
-    rule = SeededDraws(from_torchjd("gradvac", lambda a, _: a.GradVacWeighting(beta)), basis.seed)
+    rule = from_torchjd("gradvac", lambda a, _: a.GradVacWeighting(beta))
+    seeded = SeededDraws(rule, basis.seed)
     # A first call on orthogonal gradients leaves the usual cosine at 0, and has torchjd create the
     # state that a checkpoint is loaded into.
-    rule(torch.eye(len(basis.omega), dtype=torch.float64))
-    return Combination(basis, UnitTrace(rule, every=True))
+    seeded(torch.eye(len(basis.omega), dtype=torch.float64))
+    state_of = partial(_usual_cosines_of, cast("GradVacWeighting", rule))
+    return Combination(basis, UnitTrace(seeded, state_of=state_of))
+
+
+@contextmanager
+def _usual_cosines_of(rule: "GradVacWeighting", chosen: Tensor) -> Iterator[None]:
+    """Restrict the usual cosines, which torchjd keeps in private attributes, to some tasks."""
+    whole = cast(Tensor, rule._phi_t)
+
+    def replace(cosines: Tensor) -> None:
+        rule._buffers["_phi_t"] = cosines
+        rule._state_key = len(cosines), cosines.dtype
+
+    some = whole[chosen[:, None], chosen]
+    if len(some) < len(whole):
+        replace(some)
+    yield
+    if len(some) < len(whole):
+        whole[chosen[:, None], chosen] = some  # which the rule has changed in place
+        replace(whole)
 
 
 def config(basis: Basis) -> Weighting:

@@ -91,9 +91,13 @@ class TrainingView:
 class Weighting(nn.Module):
     """Σ_t w_t L_t with constant w_t; all other weightings derive from this class.
 
-    A training calls `attached` once. For each step it calls `before_step`, `backward` for each part
-    of the batch (`clear` if it repeats the step), `combine`, then the optimizer, then `after_step`.
-    `state_dict` holds all that later steps depend on.
+    A training calls `attached` once. For each step it sets `present`, and calls `before_step`,
+    `backward` for each part of the batch (`clear` if it repeats the step), `combine`, then the
+    optimizer, then `after_step`. `state_dict` holds all that later steps depend on.
+
+    A task is absent from a step if no frame of the batch has its labels; its loss is then the
+    constant 0. Tasks are balanced over those present, and what is learned or kept of an absent task
+    stays as it is.
 
     Args:
         basis: Tasks with ω_t, seed, device.
@@ -101,7 +105,10 @@ class Weighting(nn.Module):
     Attributes:
         tasks: Names of the tasks, in the order of the losses.
         omega: (T,) ω_t.
-        weights: (T,) factors of the losses in the last step; they include ω_t.
+        weights: (T,) factors of the losses in the last step in which the task was present; they
+            include ω_t.
+        present: (T,) bool on the processor, the tasks that are present in the step; None if every
+            frame of its batch has labels of every task.
     """
 
     omega: Tensor
@@ -118,6 +125,7 @@ class Weighting(nn.Module):
         self.register_buffer("_summed", torch.zeros_like(omega))
         self.register_buffer("_steps", torch.zeros((), dtype=torch.int64))
         self._view: TrainingView | None = None
+        self.present: Tensor | None = None
 
     def learned_parameters(self) -> list[nn.Parameter]:
         """Return parameters of the weighting that the network's optimizer trains, without decay."""
@@ -136,7 +144,7 @@ class Weighting(nn.Module):
         try:
             yield
         finally:
-            self._view = None
+            self._view = self.present = None
             self.clear()
 
     def clear(self) -> None:
@@ -147,24 +155,52 @@ class Weighting(nn.Module):
 
         Args:
             losses: Losses of its batch.
-            held_out: Losses of a new random batch of the validation part on every call.
+            held_out: Losses of a new random batch of the validation part on every call; 0 for tasks
+                of which that batch has no labels.
         """
 
     def backward(
-        self, losses: Sequence[Tensor], *, share: float = 1.0, penalty: Tensor | None = None
+        self,
+        losses: Sequence[Tensor],
+        *,
+        share: float = 1.0,
+        shares: Tensor | None = None,
+        penalty: Tensor | None = None,
     ) -> None:
         """Add the gradients of a part of the batch.
 
         Args:
             losses: One scalar per task, whose graphs meet only in what the tasks share.
             share: The part's share of the batch's frames.
+            shares: (T,) the weight of its loss in each task's mean over the labelled frames of the
+                batch (`LabelCounts.shares`), which replaces `share` for the losses; None if every
+                frame of the batch has labels of every task.
             penalty: Added to the loss; no weight applies to it.
         """
         stacked = torch.stack(list(losses))
-        loss = torch.dot(stacked, self.weights.to(stacked))
+        weights = self.weights.to(stacked)
+        if shares is None:
+            loss = torch.dot(stacked, weights)
+            if penalty is not None:
+                loss = loss + penalty
+            (share * loss).backward()
+            return
+        loss = torch.dot(stacked, weights * shares.to(stacked))
         if penalty is not None:
-            loss = loss + penalty
-        (share * loss).backward()
+            loss = loss + share * penalty
+        if loss.requires_grad:  # not where all tasks are absent
+            loss.backward()
+
+    def set_weights(self, weights: Tensor, *, of: Tensor | None) -> None:
+        """Set the factors of the losses.
+
+        Args:
+            weights: (T,) factors.
+            of: (T,) bool, the tasks whose factors are set; None sets those of all.
+        """
+        if of is not None:
+            weights = torch.where(of.to(self.weights.device), weights, self.weights)
+        self.weights.copy_(weights)
 
     def pending(self) -> list[Tensor]:
         """Return what must be averaged over the processes before `combine`, beside gradients."""
@@ -174,7 +210,8 @@ class Weighting(nn.Module):
         """Complete the gradients after `backward` was called for all parts of the batch.
 
         Args:
-            losses: (T,) means over the batch, without graph.
+            losses: (T,) means over the labelled frames of the batch, without graph; 0 for absent
+                tasks.
 
         Raises:
             UnbalancedError: A loss or a task's gradient is not finite.
@@ -194,7 +231,8 @@ class Weighting(nn.Module):
         """Close an epoch.
 
         Args:
-            means: Task -> mean loss over the epoch.
+            means: Task -> mean loss over the labelled frames of the epoch, without the tasks that
+                had none.
 
         Returns:
             `weight.<task>` -> mean factor over the steps of the epoch, for the history.

@@ -1,13 +1,10 @@
 """What every weighting must hold, on friendly and on hostile losses."""
 
 import copy
-import inspect
 import math
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -267,17 +264,3 @@ def test_a_missing_solver_is_told_with_its_command(name, extra, monkeypatch) -> 
 def test_wrong_use(name, options, message) -> None:
     with pytest.raises(UsageError, match=message):
         build_weighting(name, {"depth": 1.0}, options=options)
-
-
-def test_the_docs_name_every_weighting_and_its_options() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "weightings.md").read_text().split("\n## ")[0]
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
-    told = {name: row[2] for row in rows for name in re.findall(r"`(\w+)`", row[1])}
-    for name, entry in WEIGHTINGS.items():
-        if name == "scalar":  # which the search gives its weights
-            continue
-        options = list(inspect.signature(entry.build).parameters.values())[1:]
-        found = {
-            key: float(value) for key, value in re.findall(r"`(\w+) = ([-.e\d]+)`", told[name])
-        }
-        assert found == {o.name: o.default for o in options}, name

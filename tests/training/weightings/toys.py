@@ -34,7 +34,12 @@ class Run:
         tasks: Names of the tasks.
         scale: Task -> factor of its loss.
         options: Of the weighting.
+
+    Attributes:
+        present: Tasks that the batches have labels of; None for those with all labels.
     """
+
+    present: Sequence[str] | None = None
 
     def __init__(
         self, name: str, tasks: Sequence[str] = TASKS, *, scale: Any = None, **options: Any
@@ -44,28 +49,34 @@ class Run:
         groups: list[dict[str, Any]] = [{"params": self.model.parameters()}]
         if self.weighting.learned_parameters():
             groups.append({"params": self.weighting.learned_parameters(), "weight_decay": 0.0})
-        self.optimizer = torch.optim.Adam(groups, lr=1e-2)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=1e-2)
         self.scale = dict.fromkeys(tasks, 1.0) | (scale or {})
         self.data = torch.Generator().manual_seed(1)
 
     def losses(self, x: Tensor) -> list[Tensor]:
         outputs = self.model(x)
         return [
-            self.scale[task] * (output - 1 - t).square().mean()
-            for t, (task, output) in enumerate(outputs.items())
+            self.scale[task] * (output - 1 - TASKS.index(task)).square().mean()
+            if self.present is None or task in self.present
+            else torch.zeros(())
+            for task, output in outputs.items()
         ]
 
     def gradients(self) -> None:
         """Those of the next batch."""
         self.x = torch.randn(8, 4, generator=self.data)
         held_out = torch.randn(8, 4, generator=self.data)
+        shares = None
+        if self.present is not None:
+            self.weighting.present = torch.tensor([t in self.present for t in self.weighting.tasks])
+            shares = self.weighting.present.double()
         self.weighting.before_step(
             losses=lambda exact=False: torch.stack(self.losses(self.x)),
             held_out=lambda exact=False: torch.stack(self.losses(held_out)),
         )
         losses = self.losses(self.x)
         self.optimizer.zero_grad(set_to_none=True)
-        self.weighting.backward(losses)
+        self.weighting.backward(losses, shares=shares)
         self.weighting.combine(torch.stack(losses).detach().double())
 
     def epoch(self, steps: int = 2) -> dict[str, float]:
@@ -78,7 +89,9 @@ class Run:
                 )
         with torch.no_grad():
             means = torch.stack(self.losses(self.x)).tolist()
-        return self.weighting.end_epoch(dict(zip(self.weighting.tasks, means, strict=True)))
+        named = dict(zip(self.weighting.tasks, means, strict=True))
+        counted = self.weighting.tasks if self.present is None else self.present
+        return self.weighting.end_epoch({task: named[task] for task in counted})
 
 
 class Point(nn.Module):

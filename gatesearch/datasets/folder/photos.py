@@ -1,0 +1,110 @@
+"""Read the images of a user's own: colours as a screen shows them, upright, 8 bits a channel."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from gatesearch.datasets.faults import FileFaultError
+from gatesearch.datasets.image_files import convert_to_rgb, read_image, read_user_start
+
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
+UPRIGHT = 1
+_TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
+_DEEP_MODES = {
+    "I;16": "16-bit grey", "I;16B": "16-bit grey", "I;16L": "16-bit grey",
+    "I;16N": "16-bit grey", "I": "whole numbers of 32 bits", "F": "floats",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, turned upright as its EXIF orientation says.
+        is_grey: Whether the file has no colours.
+        is_turned: Whether turning it upright exchanged height and width.
+    """
+
+    pixels: NDArray[np.uint8]
+    is_grey: bool
+    is_turned: bool
+
+
+def read_photo(path: Path) -> Photo:
+    """Read an image file: JPEG, PNG, WebP, TIFF or BMP, of colour, grey, palette or CMYK.
+
+    Raises:
+        DataError: It cannot be read, has 16-bit grey or floats, transparent pixels, or several
+            pages.
+    """
+    read_start(path, 1)
+    image = read_image(path)
+    check_photo(image, path)
+    transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    if transparent and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise FileFaultError(
+            "transparent image", path, "must have no transparent pixels, found some",
+            "lay the image over a background and save it without transparency",
+        )  # fmt: skip
+    orientation = orientation_of(image)
+    upright = ImageOps.exif_transpose(image) if orientation != UPRIGHT else image
+    pixels = np.array(convert_to_rgb(upright, path))
+    return Photo(pixels, is_grey(image), orientation in _TURNED)
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """Read the first bytes of a file.
+
+    Raises:
+        DataError: It cannot be read, or is empty.
+    """
+    start = read_user_start(path, count)
+    if not start:
+        raise FileFaultError(
+            "empty file", path, "must hold an image, found 0 bytes", "get the file again"
+        )
+    return start
+
+
+def check_photo(image: Image.Image, path: Path) -> None:
+    """Refuse an image whose black and white are not known, or of several pages.
+
+    Raises:
+        FileFaultError: It has 16-bit grey, floats, or several pages.
+    """
+    if image.mode in _DEEP_MODES:
+        raise FileFaultError(
+            "image of more than 8 bits", path,
+            f"must have 8 bits per channel, found {_DEEP_MODES[image.mode]}",
+            "scale it to 0..255 and save it as an 8-bit PNG or JPEG",
+        )  # fmt: skip
+    pages = getattr(image, "n_frames", 1)
+    if image.format in ("TIFF", "WEBP", "PNG") and pages > 1:
+        raise FileFaultError(
+            "several images in one file", path, f"must hold one image, found {pages}",
+            "save each one to a file of its own",
+        )  # fmt: skip
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Read how an image has to be turned to be upright: 1..8 as EXIF counts, 1 is upright."""
+    try:
+        orientation = image.getexif().get(ORIENTATION, UPRIGHT)
+    # What Pillow raises on broken metadata is an open set.
+    except Exception:
+        return UPRIGHT
+    return orientation if orientation in range(1, 9) else UPRIGHT
+
+
+def is_turned(orientation: int) -> bool:
+    """Whether turning an image upright exchanges its height and width."""
+    return orientation in _TURNED
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether an image file stores no colours."""
+    return image.mode in ("1", "L", "LA", "La")

@@ -1,0 +1,80 @@
+"""A backbone with its initial weights, from which `gs.InterroGate` builds its streams."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from gatesearch.errors import UsageError, unknown
+from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.graph import Graph
+from gatesearch.models.pretrained import PUBLISHED, load_pretrained
+from gatesearch.study.schema import ModelSpec
+from gatesearch.study.validation import validated
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """A backbone: its graph, and the weights that all streams start from.
+
+    Attributes:
+        graph: Its layers.
+        weights: State dict of `gatesearch.models.encoder.Encoder`; None for random weights.
+    """
+
+    graph: Graph
+    weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def channels(self) -> int:
+        """Channels C of the features (B, C, h, w), which heads read."""
+        return self.graph.outputs
+
+    @property
+    def stride(self) -> int:
+        """Input resolution divided by feature resolution, H / h."""
+        return self.graph.stride
+
+
+def encoder(
+    name: str,
+    *,
+    width: float = 1.0,
+    output_stride: int = 8,
+    pretrained: bool | str | Path = False,
+) -> EncoderSpec:
+    """Describe an encoder for `gs.InterroGate`: a backbone, its size and its initial weights.
+
+    Args:
+        name: `resnet18`, `resnet34`, `resnet50` or `efficientnet_lite0`.
+        width: Multiplier of its channels, 0.01 to 100.
+        output_stride: Input resolution divided by feature resolution: 8, 16 or 32, reached by
+            dilation.
+        pretrained: True for ImageNet weights, which are fetched; or a .safetensors file with the
+            parameter names of torchvision. They need `width=1`.
+
+    Returns:
+        The encoder; its `channels` are those of the features that heads read.
+
+    Raises:
+        UsageError: Unknown backbone, a value out of range, or weights that do not fit.
+        DataError: The weights cannot be fetched.
+
+    >>> encoder("resnet18", width=0.25, output_stride=16).channels
+    128
+    """
+    if name not in BACKBONES:
+        raise unknown("encoder", str(name), BACKBONES)
+    given = {"backbone": name, "width": width, "output_stride": output_stride}
+    spec: ModelSpec = validated(ModelSpec, given, where="encoder")
+    graph = BACKBONES[name](output_stride=spec.output_stride, width=spec.width)
+    if pretrained is False:
+        return EncoderSpec(graph)
+    if spec.width != 1 or name not in PUBLISHED:
+        raise UsageError(
+            f"pretrained weights are those of the whole width of {', '.join(PUBLISHED)}, found "
+            f"{name} with width={width:g}; take width=1, or pretrained=False"
+        )
+    source = "imagenet" if pretrained is True else str(pretrained)
+    return EncoderSpec(graph, load_pretrained(name, source, graph))

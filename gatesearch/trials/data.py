@@ -1,0 +1,256 @@
+"""Open the data of a study, and refuse those that it cannot be trained or measured on."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gatesearch.datasets import DATASETS, Dataset, Pack, ensure_pack
+from gatesearch.errors import DataError, UsageError, unknown
+from gatesearch.events import Emit
+from gatesearch.methods import training_of
+from gatesearch.study import Study, TaskSpec
+from gatesearch.tasks import Task, build_tasks
+from gatesearch.tasks.labels import labelled_frames
+from gatesearch.training import FrameData, MixedData, SplitData, split_validation
+from gatesearch.training.split_data import spread_evenly
+
+PARTS = ("train", "validation", "test")
+_TASKS_NAMED = 5  # in a line of the log
+
+
+def check_dataset(study: Study) -> None:
+    """Refuse a study of an unknown data set.
+
+    Raises:
+        UsageError: Unknown data set.
+    """
+    for spec in (study.data, *study.more_data):
+        if spec.dataset not in DATASETS:
+            hint = unknown("data set", spec.dataset, DATASETS)
+            raise UsageError(f"{hint}; `gatesearch flops` needs no data")
+
+
+@dataclass(frozen=True)
+class OpenedData:
+    """The data of a study, opened and found fit to train on.
+
+    Attributes:
+        tasks: Task name -> task, fitted to the labels of the training part.
+        train: The official training part without the validation part.
+        validation: Frames taken from the official training part.
+        test: The official test part.
+        description: Description for the store: pack, its SHA-256, number of frames, and number of
+            labelled frames per task where some lack labels.
+    """
+
+    tasks: dict[str, Task]
+    train: FrameData
+    validation: FrameData
+    test: FrameData
+    description: dict[str, object]
+
+    @property
+    def partial_labels(self) -> list[str]:
+        """Lines on the tasks that have labels of some frames only; none where all have all.
+
+        Tasks with the same counts share a line.
+        """
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        labelled = {name: part.labelled for name, part in parts.items()}
+        by_counts: dict[tuple[int, ...], list[str]] = {}
+        for task in self.tasks:
+            counts = tuple(labelled[name][task] for name in parts)
+            if any(count < len(part) for count, part in zip(counts, parts.values(), strict=True)):
+                by_counts.setdefault(counts, []).append(task)
+        lines = []
+        for counts, tasks in by_counts.items():
+            of = [
+                f"{name} {count} of {len(part)}"
+                for count, (name, part) in zip(counts, parts.items(), strict=True)
+            ]
+            more = len(tasks) - _TASKS_NAMED
+            names = ", ".join(tasks[:_TASKS_NAMED]) + (f" and {more} more" if more > 0 else "")
+            lines.append(f"labelled frames of {names}: {', '.join(of)}")
+        return lines
+
+
+def open_data(study: Study, *, data: Path, emit: Emit) -> OpenedData:
+    """Open a study's data, and refuse data that it cannot be trained or measured on.
+
+    Nothing of the study's store is read or made.
+
+    Args:
+        study: The definition.
+        data: Folder of packs.
+        emit: Receives events.
+
+    Raises:
+        DataError: Data are missing or damaged, fewer than a batch, or a part of them has no labels
+            of a task.
+        UsageError: Unknown data set or option of it, or a task that its labels do not fit.
+    """
+    check_dataset(study)
+    opened = [_open_source(source, data=data, emit=emit) for source in study.sources]
+    tasks: dict[str, Task] = {}
+    for source in reversed(opened):  # a task is fitted to the first source that has its labels
+        tasks |= source.tasks
+    tasks = {name: tasks[name] for name in study.tasks}
+    parts = {
+        name: _mixed([source.parts[name] for source in opened], study, tasks) for name in PARTS
+    }
+    _check_batch_sizes(study, len(parts["train"]))
+    packs = [source.pack for source in opened]
+    _check_labels(parts, tasks, " and ".join(pack.name for pack in packs))
+    return OpenedData(tasks=tasks, description=_description(packs, parts), **parts)
+
+
+@dataclass(frozen=True)
+class _OpenedSource:
+    """One data set of a study, opened.
+
+    Attributes:
+        pack: Its pack.
+        tasks: Task name -> task, fitted to its labels.
+        parts: `train`, `validation`, `test` -> frames.
+    """
+
+    pack: Pack
+    tasks: dict[str, Task]
+    parts: dict[str, SplitData]
+
+
+def _open_source(study: Study, *, data: Path, emit: Emit) -> _OpenedSource:
+    """Open the data set of a study that has one, or of one of its `Study.sources`."""
+    spec = study.data
+    dataset = DATASETS[spec.dataset]
+    pack = ensure_pack(dataset, study, data=data, emit=emit)
+    fields = {name: dataset.field_of(name, task) for name, task in study.tasks.items()}
+    tasks = {
+        name: task.fitted(pack.entry(fields[name]).figures)
+        for name, task in build_tasks(_named(study, dataset, pack)).items()
+    }
+    frames = partial(SplitData, pack, tasks=tasks, size=study.protocol.size, fields=fields)
+    chosen = spread_evenly(pack.frames("train"), spec.train_frames)
+    if "validation" in pack.splits and not spec.carved:
+        train = frames("train", indices=chosen)
+        validation = frames("validation", indices=range(pack.frames("validation")))
+    else:
+        train_at, validation_at = split_validation(
+            len(chosen),
+            validation=spec.carved,
+            seed=spec.validation_seed,
+            labelled=_labelled_fields(pack, list(fields.values()), chosen),
+        )
+        train = frames("train", indices=[chosen[i] for i in train_at])
+        validation = frames("train", indices=[chosen[i] for i in validation_at])
+    test = frames("test", indices=spread_evenly(pack.frames("test"), spec.test_frames))
+    return _OpenedSource(pack, tasks, {"train": train, "validation": validation, "test": test})
+
+
+def _named(study: Study, dataset: Dataset, pack: Pack) -> dict[str, TaskSpec]:
+    """Tasks of a study with the names of their classes that its data set knows."""
+    named = {}
+    for name, spec in study.tasks.items():
+        field = dataset.field_of(name, spec)
+        known = pack.entry(field).class_names
+        if len(known) != spec.classes:  # none, or the names of the columns of a field
+            known = dataset.class_names.get((field, spec.classes), ())
+        names = spec.class_names or known
+        named[name] = spec.model_copy(update={"class_names": tuple(names)})
+    return named
+
+
+def _mixed(parts: list[SplitData], study: Study, tasks: Mapping[str, Task]) -> FrameData:
+    """Make one part of the data of that of each source."""
+    if len(parts) == 1:
+        return parts[0]
+    shares = [spec.share for spec in (study.data, *study.more_data)]
+    given = [share for share in shares if share is not None]
+    return MixedData(parts, tasks=tasks, mixing=study.mixing, shares=given or None)
+
+
+def _check_batch_sizes(study: Study, frames: int) -> None:
+    """Refuse a batch, of the study or of one of its methods, that is larger than the training part.
+
+    Raises:
+        DataError: It is larger.
+    """
+    sizes = {"training.batch_size": study.training.batch_size}
+    for method in study.options:
+        key = f"options.{method}.training.batch_size"
+        sizes[key] = training_of(study, method).batch_size
+    for key, size in sizes.items():
+        if frames < size:
+            raise DataError(
+                f"{key} is {size} but only {frames} frames are left to train on; lower it, or "
+                "raise data.train_frames"
+            )
+
+
+def _check_labels(parts: Mapping[str, FrameData], tasks: Mapping[str, Task], packs: str) -> None:
+    """Refuse data in which a part has not one labelled pixel of a task.
+
+    Such a task would learn nothing, or its metric would be undefined for every network.
+
+    Raises:
+        DataError: A part has none; the error counts the labelled frames of every part and task.
+    """
+    if all(_labelled(part, task, name, most=1) for part in parts.values()
+           for name, task in tasks.items()):  # fmt: skip
+        return
+    counts = {
+        name: [_labelled(part, task, name, most=len(part)) for part in parts.values()]
+        for name, task in tasks.items()
+    }
+    shown = "; ".join(
+        f"{task} "
+        + ", ".join(f"{c} of {len(parts[p])} in {p}" for p, c in zip(parts, by_part, strict=True))
+        for task, by_part in counts.items()
+    )
+    lacking = [task for task, by_part in counts.items() if 0 in by_part]
+    raise DataError(
+        f"{packs} must have labels of every task in every part, found frames with labels: "
+        f"{shown}. Leave {' and '.join(lacking)} out of the study's tasks, or take other frames: "
+        "data.validation, data.validation_seed, data.train_frames, data.test_frames"
+    )
+
+
+def _labelled(part: FrameData, task: Task, name: str, *, most: int) -> int:
+    """Count the frames of a part that have a labelled pixel of a task, up to `most`."""
+    count = 0
+    for position in range(len(part)):
+        labels = part.labels(position, name)
+        if bool(labelled_frames(labels[None], task.unknown_value)):
+            count += 1
+            if count == most:
+                break
+    return count
+
+
+def _labelled_fields(
+    pack: Pack, fields: Sequence[str], frames: Sequence[int]
+) -> NDArray[np.bool_] | None:
+    """Which frames of the training part have labels of which field; None if all have all."""
+    columns = [pack.labelled("train", field) for field in fields]
+    known = [column[frames] for column in columns if column is not None]
+    if len(known) < len(columns) or all(column.all() for column in known):
+        return None
+    return np.stack(known, 1)
+
+
+def _description(packs: Sequence[Pack], parts: Mapping[str, FrameData]) -> dict[str, object]:
+    """Describe opened data for the store; equal digests mean equal frames."""
+    counts = {name: len(part) for name, part in parts.items()}
+    digest = packs[0].digest
+    if len(packs) > 1:
+        digest = hashlib.sha256(" ".join(pack.digest for pack in packs).encode()).hexdigest()
+    described = {"pack": " + ".join(pack.name for pack in packs), "sha256": digest, **counts}
+    labelled = {name: part.labelled for name, part in parts.items()}
+    if any(count < counts[name] for name in parts for count in labelled[name].values()):
+        described["labelled"] = labelled
+    return {**described, "notes": [note for pack in packs for note in pack.manifest.notes]}
