@@ -18,6 +18,7 @@ MEASUREMENTS: dict[str, str] = {
     "loading": "data loading and augmentation within a training step",
     "plain_loading": "the same set through a plain Dataset of files and a DataLoader",
     "streaming": "memory of a set of 20 GB that is read in shuffled blocks",
+    "new_study": "`gatesearch new` on 10,000 photographs and masks",
     "preparing": "images per second that a core prepares",
     "augment": "augmentation of a batch against the per-sample form of LibMTL's data set",
     "search_overhead": "search and store within a trial",
