@@ -16,7 +16,7 @@ class Figure:
         name: What was measured.
         value: The figure, in `unit`.
         bar: Highest value allowed; None where the figure is only reported.
-        unit: `x`, `%`, `s`, `min` or `GiB`.
+        unit: `x`, `%`, `ms`, `s`, `min` or `GiB`.
         detail: The measurements behind the figure.
     """
 

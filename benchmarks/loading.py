@@ -6,7 +6,8 @@ real frames.
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 import gatesearch as gs
 from benchmarks.figure import Figure, in_turns
+from benchmarks.plain_loading import small_windows
 from gatesearch.datasets.pack_manifest import Frame
 from gatesearch.datasets.pack_reader import Pack, open_pack
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
@@ -28,15 +30,25 @@ ROUNDS = 9
 
 
 def measure() -> list[Figure]:
-    study = gs.load_study("nyud-small")
+    with tempfile.TemporaryDirectory() as folder:
+        study = gs.load_study("nyud-small")
+        pack = random_pack(study, Path(folder) / "random")
+        figures = measure_steps(study, pack, (("interrogate", BAR), ("mtl", None)))
+        with small_windows():
+            streamed = measure_steps(study, pack, (("interrogate", BAR),))
+    return figures + [replace(figure, name=f"{figure.name}, streamed") for figure in streamed]
+
+
+def measure_steps(
+    study: Study, pack: Pack, methods: Sequence[tuple[str, float | None]]
+) -> list[Figure]:
+    """Share of loading in the steps of methods, each with its bar."""
     tasks = build_tasks(study.tasks)
     runtime = resolve_runtime("auto", "auto")
-    with tempfile.TemporaryDirectory() as folder:
-        pack = random_pack(study, Path(folder) / "random")
-        frames = SplitData(
-            pack, "train", indices=range(pack.frames("train")), tasks=tasks,
-            size=study.protocol.size,
-        )  # fmt: skip
+    frames = SplitData(
+        pack, "train", indices=range(pack.frames("train")), tasks=tasks,
+        size=study.protocol.size,
+    )  # fmt: skip
     spec = study.training
     generator = torch.Generator().manual_seed(0)
     batches = itertools.chain.from_iterable(
@@ -48,7 +60,7 @@ def measure() -> list[Figure]:
         return runtime.image(normalize(batch.pop("image"))), runtime.tensors(batch)
 
     figures = []
-    for method, bar in (("interrogate", BAR), ("mtl", None)):
+    for method, bar in methods:
         model = runtime.place(gs.build_model(study, method)).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=spec.lr, foreach=True)
         image, labels = load()

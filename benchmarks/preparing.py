@@ -59,11 +59,11 @@ def measure() -> list[Figure]:
     return figures
 
 
-def write_sources(folder: Path, size: tuple[int, int]) -> None:
+def write_sources(folder: Path, size: tuple[int, int], *, frames: int = FRAMES) -> None:
     folder.mkdir()
     random = np.random.default_rng(0)
     height, width = size
-    for index in range(FRAMES):
+    for index in range(frames):
         coarse = random.integers(0, 256, (9, 12, 3), np.uint8)
         smooth = np.asarray(
             Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatesearch.cli.console import err, print_json, print_table
-from gatesearch.cli.options import JsonOption, names
+from gatesearch.cli.options import JsonOption, PluginOption, names, use_plugins
 from gatesearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def bench(
             min=0, max=3600, metavar="S", help="Seconds of measuring per network and runtime."
         ),
     ] = 2.0,
+    plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure latency, throughput and memory of exported networks, side by side.
@@ -69,6 +70,8 @@ def bench(
     if not files:
         raise UsageError("bench needs a network or more, found none; name them: --model FILE...")
     runtimes = names(runtime, "--runtime") if runtime else ()
+
+    use_plugins(plugin)
 
     from gatesearch.export import time_models
 

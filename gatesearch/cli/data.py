@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gatesearch.cli.options import JsonOption
+from gatesearch.cli.options import JsonOption, PluginOption, use_plugins
 from gatesearch.errors import DataError, UsageError, shell_command, unknown
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ Data = Annotated[
 
 
 @app.command(epilog="Examples:\n\ngatesearch data info nyud\n\ngatesearch data info parts.toml")
-def info(name: Name) -> None:
+def info(name: Name, plugin: PluginOption = None) -> None:
     """Say where a data set comes from, which layouts are read, and the command that prepares it.
 
     Of a study of your own files: how many frames and labels each part has.
     """
-    for dataset, study in _sources(name):
+    for dataset, study in _sources(name, plugin):
         if study is None or dataset.files is None:
             print(dataset.info())
         else:
@@ -67,6 +67,7 @@ def prepare(
         list[str] | None,
         typer.Option(metavar="TEXT", help="Remark that readers of results should see; repeatable."),
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Prepare a data set for training; an older one stays in place until the new one is whole."""
     from gatesearch.cli.progress import emitter
@@ -74,7 +75,7 @@ def prepare(
     from gatesearch.datasets.label_checks import MAX_PIXELS
     from gatesearch.datasets.pack_writer import add_notes
 
-    sources = _sources(name)
+    sources = _sources(name, plugin)
     for text in note or []:
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise UsageError(
@@ -100,7 +101,12 @@ def prepare(
 @app.command(
     epilog="Examples:\n\ngatesearch data check nyud --data data\n\ngatesearch data check parts.toml"
 )
-def check(name: Name, data: Data = Path("data"), json: JsonOption = False) -> None:
+def check(
+    name: Name,
+    data: Data = Path("data"),
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+) -> None:
     """Compare every prepared file of a data set with the sums taken when it was written.
 
     Of a study of your own files: read all of them, and list everything that is wrong with any.
@@ -108,7 +114,7 @@ def check(name: Name, data: Data = Path("data"), json: JsonOption = False) -> No
     from gatesearch.cli.console import print_json
     from gatesearch.datasets import PackRequest, check_pack
 
-    sources = _sources(name)
+    sources = _sources(name, plugin)
     _check_files(sources, as_json=json)
     folders: list[Path] = []
     for dataset, study in sources:
@@ -137,10 +143,8 @@ def _packs(dataset: "Dataset", data: Path) -> list[Path]:
     if not folders:
         source = [] if dataset.automatic else ["--source", "PATH"]
         words = ("data", "prepare", dataset.name, *source, "--data", str(data))
-        raise DataError(
-            f"no pack of {dataset.name} in {data}; make one with: "
-            + shell_command("gatesearch", *words)
-        )
+        cure = dataset.made_by or f"Make one with: {shell_command('gatesearch', *words)}"
+        raise DataError(f"no pack of {dataset.name} in {data}. {cure}")
     return folders
 
 
@@ -170,12 +174,13 @@ def _check_files(sources: "list[tuple[Dataset, Study | None]]", *, as_json: bool
         print(f"all files can be used: {files.describe(study)}")
 
 
-def _sources(name: str) -> "list[tuple[Dataset, Study | None]]":
+def _sources(name: str, plugins: list[str] | None) -> "list[tuple[Dataset, Study | None]]":
     """Find a data set by its name, or those of a study by its file, each with its part of it."""
     from gatesearch.datasets import DATASETS
     from gatesearch.datasets.dataset import check_options
     from gatesearch.study import load_study
 
+    use_plugins(plugins)
     if not name.endswith(".toml"):
         if name not in DATASETS:
             raise unknown("data set", name, DATASETS)

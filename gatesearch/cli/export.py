@@ -10,12 +10,14 @@ from gatesearch.cli.console import print_json, warn
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
+    PluginOption,
     StorageFileOption,
     StorageOption,
     StoreOption,
     check_names,
     record_of,
     storage_url,
+    use_plugins,
 )
 from gatesearch.errors import UsageError
 
@@ -65,6 +67,7 @@ def export(
     out: OutOption = None,
     storage: StorageOption = "",
     storage_file: StorageFileOption = None,
+    plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a trained network into a file that runs elsewhere.
@@ -75,6 +78,7 @@ def export(
     """
     check_names(to=to)
     store, record = record_of(study, out, storage_url(storage, storage_file))
+    use_plugins(plugin, store=store)
 
     from gatesearch.export import FORMATS, card_of, choose, ship
     from gatesearch.study import Study

@@ -5,7 +5,15 @@ from typing import Annotated
 import typer
 
 from gatesearch.cli.console import err, print_json, print_table
-from gatesearch.cli.options import JsonOption, SetOption, StudyOption, names, settings
+from gatesearch.cli.options import (
+    JsonOption,
+    PluginOption,
+    SetOption,
+    StudyOption,
+    names,
+    settings,
+    use_plugins,
+)
 
 EXAMPLES = """Examples:
 
@@ -23,6 +31,7 @@ def flops(
         typer.Option(metavar="M", help="Method to count, repeatable. Default: those of the study."),
     ] = None,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
     """Count what the network of each method costs for one image, before any training.
@@ -31,6 +40,7 @@ def flops(
     """
     from gatesearch.study import load_study
 
+    use_plugins(plugin)
     definition = load_study(study, settings(set_))
     chosen = names(method, "--method") if method else definition.methods
 

@@ -1,6 +1,7 @@
 """`gatesearch studies` and `gatesearch methods`: list studies, methods and weightings."""
 
 from gatesearch.cli.console import out, print_table
+from gatesearch.cli.options import PluginOption, use_plugins
 
 STUDIES_EXAMPLES = "Examples:\n\ngatesearch studies\n\ngatesearch run --study scenes --n-trials 6"
 METHODS_EXAMPLES = (
@@ -29,22 +30,38 @@ def studies() -> None:
     )
 
 
-def methods() -> None:
-    """List methods, which say how tasks share a network, and weightings, which balance tasks."""
+def methods(plugin: PluginOption = None) -> None:
+    """List methods, which say how tasks share a network, and weightings, which balance tasks.
+
+    With plugins, a further column says which of them each comes from.
+    """
     from gatesearch.methods import METHODS
+    from gatesearch.plugins import loaded_plugins, origin_of
     from gatesearch.training.weightings import WEIGHTINGS
 
+    use_plugins(plugin)
+    header = ["origin"] if loaded_plugins() else []
+
+    def origin(what: str, name: str) -> list[str]:
+        return [origin_of(what, name)] if header else []
+
     print_table(
-        ["method", "paper", "year", "what it does", "what a search chooses"],
+        ["method", "paper", "year", "what it does", "what a search chooses", *header],
         [
-            [name, m.paper, str(m.year), m.summary, " ".join(m.space) or "-"]
+            [
+                *(name, m.paper, str(m.year), m.summary, " ".join(m.space) or "-"),
+                *origin("method", name),
+            ]
             for name, m in METHODS.items()
         ],
-        numbers_from=5,
+        numbers_from=6,
     )
     out.print()
     print_table(
-        ["weighting", "paper", "year", "what it does", "a step takes more by"],
-        [[name, w.paper, str(w.year), w.summary, w.cost] for name, w in WEIGHTINGS.items()],
-        numbers_from=5,
+        ["weighting", "paper", "year", "what it does", "a step takes more by", *header],
+        [
+            [*(name, w.paper, str(w.year), w.summary, w.cost), *origin("weighting", name)]
+            for name, w in WEIGHTINGS.items()
+        ],
+        numbers_from=6,
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gatesearch.cli.console import out, print_json, warn
-from gatesearch.cli.options import JsonOption
+from gatesearch.cli.options import JsonOption, PluginOption, use_plugins
 from gatesearch.errors import UsageError, shell_command
 
 EXAMPLES = """Examples:
@@ -61,12 +61,14 @@ def new(
             help="Keep groups in one part: {group}_* of the ids, or a column of a table.",
         ),
     ] = "",
+    plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
     """Look at images and labels, guess their kinds, classes, size and split, and write a study.
 
     Every guess is printed with its reason, and is a line of the study's file that you can change.
     """
+    use_plugins(plugin)
     to = Path(f"{name}.toml") if to is None else to
     labels = _pairs(label, "--label", "clothes=masks/{id}.png")
     kinds = _pairs(kind or [], "--kind", "clothes=semseg")

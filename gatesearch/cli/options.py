@@ -72,6 +72,14 @@ SetOption = Annotated[
         help="Change a key of the study, as training.epochs=20 or preset=quick. Repeatable.",
     ),
 ]
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py|MODULE",
+        help="Load a plugin, which adds methods, kinds, heads, ... Repeatable.",
+    ),
+]
 PreferOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -105,6 +113,23 @@ def names(items: Iterable[str], option: str) -> tuple[str, ...]:
     if not all(split):
         raise UsageError(f"{option} takes names with commas between them, found an empty name")
     return tuple(dict.fromkeys(split))
+
+
+def use_plugins(given: Sequence[str] | None, *, store: Path | None = None) -> None:
+    """Load the plugins of installed distributions, and those that the user names.
+
+    Args:
+        given: Values of `--plugin`.
+        store: Folder of the store that the command works on, whose plugins must be among them.
+
+    Raises:
+        UsageError: One cannot be loaded, or one of the store is missing.
+    """
+    from gatesearch.plugins import check_plugins, load_plugins
+
+    load_plugins(given or ())
+    if store is not None:
+        check_plugins(store)
 
 
 def settings(items: Sequence[str] | None) -> Sequence[str]:

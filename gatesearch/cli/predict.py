@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gatesearch.cli.console import out as console
+from gatesearch.cli.options import PluginOption, use_plugins
 from gatesearch.errors import DataError, UsageError
 
 EXAMPLES = """Examples:
@@ -26,6 +27,7 @@ def predict(
     model: Annotated[Path, typer.Option(metavar="FILE", help="An exported .onnx or .safetensors.")],
     image: Annotated[Path, typer.Option(metavar="PATH", help="An image, or a folder of images.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pictures and the table.")],
+    plugin: PluginOption = None,
 ) -> None:
     """Draw what an exported network predicts for your images, and keep the predicted values.
 
@@ -50,6 +52,7 @@ def predict(
     from gatesearch.export.draw import draw_predictions, predict_file
     from gatesearch.export.table import PREDICTIONS, PredictionTable
 
+    use_plugins(plugin)
     network = read_model(model)
     tasks = {name: card.task for name, card in network.card.tasks.items()}
     drawn = [n for n, t in tasks.items() if t.drawing in DRAWINGS or t.drawing in OVERLAYS]

@@ -9,6 +9,7 @@ from gatesearch.cli.console import err
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
+    PluginOption,
     PreferOption,
     ReportsOption,
     SetOption,
@@ -23,6 +24,7 @@ from gatesearch.cli.options import (
     shown_command,
     storage_url,
     store_options,
+    use_plugins,
     writing,
 )
 from gatesearch.cli.result import print_result
@@ -183,6 +185,7 @@ def run(
         ),
     ] = False,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train the baselines of a study, search for better networks, and write the report.
@@ -211,6 +214,7 @@ def run(
         raise UsageError("--points and --prefer belong to --search one_shot")
     wanted = preferences(prefer, definition.task_names)
     store = RUNS / definition.name if out is None else out
+    use_plugins(plugin, store=store)
     server = storage_url(storage, storage_file)
     check_reports(reports)
     again = shown_command("report", store=store_options(study, out, storage, storage_file))

@@ -198,7 +198,7 @@ def _write(
     emit: Emit,
 ) -> Path:
     """Write the pack of the images in a folder."""
-    ids: dict[SplitName, tuple[str, ...]] = {
+    ids: dict[SplitName, Sequence[str]] = {
         part: tuple(name for name, its in parts.items() if its == part) for part in _OFFICIAL
     }
     ids["train"] = spread_evenly(ids["train"], request.train_frames)

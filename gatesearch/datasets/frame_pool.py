@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import IO, Any, TypeVar
 
 from gatesearch.errors import DataError, UsageError, one_line
+from gatesearch.plugins import load_again, loaded_plugins
 
 R = TypeVar("R")
 
@@ -165,19 +166,21 @@ class _Died:
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    # With -P the current folder is searched for modules only if it is here: files that happen to
+    # lie there must not run.
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND],
+        [sys.executable, "-P", "-c", _COMMAND],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
     )
 
 
 def _setup(code: bytes) -> bytes:
-    """What a worker reads first: the main script, if the function needs it, and the function."""
+    """What a worker reads first: plugins, the main script if it is needed, and the function."""
     script = getattr(sys.modules["__main__"], "__file__", None) if b"__main__" in code else None
-    return pickle.dumps((script, code))
+    return pickle.dumps((loaded_plugins(), script, code))
 
 
 def serve() -> None:
@@ -214,7 +217,8 @@ def _function(stream: IO[bytes]) -> Callable[[int], Any]:
     import torch
 
     torch.set_num_threads(1)
-    script, code = pickle.load(stream)
+    plugins, script, code = pickle.load(stream)
+    load_again(plugins)
     if script is not None:
         import runpy
         import types

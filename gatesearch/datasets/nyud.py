@@ -295,7 +295,7 @@ def _write(
     """
     size = request.size
     layout = find_layout(root)
-    ids: dict[SplitName, tuple[str, ...]] = {
+    ids: dict[SplitName, Sequence[str]] = {
         "train": spread_evenly(layout.ids["train"], request.train_frames),
         "test": spread_evenly(layout.ids["test"], request.test_frames),
     }

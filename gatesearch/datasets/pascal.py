@@ -262,7 +262,7 @@ def _write(tree: Path, folder: Path, request: PackRequest, emit: Emit) -> Path:
     """Write the pack of a tree."""
     size = request.size or SIZE
     official = _official_ids(tree)
-    ids: dict[SplitName, tuple[str, ...]] = {
+    ids: dict[SplitName, Sequence[str]] = {
         "train": spread_evenly(official["train"], request.train_frames),
         "test": spread_evenly(official["test"], request.test_frames),
     }

@@ -11,7 +11,7 @@ same for every copy of the release.
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
 
 def _write(faces: dict[str, Path], folder: Path, request: PackRequest, emit: Emit) -> Path:
     """Write the pack of faces, name -> file."""
-    ids: dict[SplitName, tuple[str, ...]] = {
+    ids: dict[SplitName, Sequence[str]] = {
         "train": tuple(name for name in faces if not is_test(name)),
         "test": tuple(name for name in faces if is_test(name)),
     }

@@ -33,6 +33,7 @@ from gatesearch.cost import Budget
 from gatesearch.errors import StudyRefusedError
 from gatesearch.files import FileRefusedError, parse_json, read_json, write_atomic
 from gatesearch.methods import NetworkSpec
+from gatesearch.plugins import Plugin
 from gatesearch.results import Result
 from gatesearch.study import ExecutionSpec
 
@@ -76,6 +77,7 @@ class Job:
         drawn_from: Parameter of the trial -> distribution that it was drawn from, as JSON.
         study_folder: Folder of the study's file, which paths of its data are relative to; empty for
             a study without one.
+        plugins: Plugins of the run's process, which a worker loads first.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -96,6 +98,7 @@ class Job:
     objectives: PositiveInt = 1
     drawn_from: Mapping[str, str] = field(default_factory=dict)
     study_folder: str = ""
+    plugins: tuple[Plugin, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -117,6 +120,7 @@ class Job:
             "out": str(self.out.absolute()),
             "data": str(self.data.absolute()),
             "execution": self.execution.model_dump(),
+            "plugins": [asdict(plugin) for plugin in self.plugins],
         }
 
     @classmethod
@@ -132,6 +136,7 @@ class Job:
             "data": Path(stored["data"]),
             "execution": ExecutionSpec(**stored["execution"]),
             "rivals": tuple(tuple(rival) for rival in stored["rivals"]),
+            "plugins": tuple(Plugin(**plugin) for plugin in stored.get("plugins", ())),
         }
         return cls(**{**stored, **parsed})
 

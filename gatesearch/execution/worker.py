@@ -19,6 +19,7 @@ from gatesearch.execution import executors
 from gatesearch.execution.jobs import EVENTS, STOP, Attempts, Job, keep_result, read_result
 from gatesearch.files import FileRefusedError, open_regular
 from gatesearch.methods import Context, NetworkSpec
+from gatesearch.plugins import load_again
 from gatesearch.results import Result
 from gatesearch.stopping import Stop
 from gatesearch.study import Study
@@ -45,8 +46,10 @@ def work(text: str) -> None:
         RankError: One of several processes that train together failed.
         StudyRefusedError: The data are not those with which the store was begun, or another process
             does the job.
+        UsageError: A plugin cannot be loaded here.
     """
     job = Job.from_json(json.loads(text))
+    load_again(job.plugins)
     job.folder.mkdir(parents=True, exist_ok=True)
     with _events_written(job) as emit:
         stop_file = job.folder / STOP
@@ -181,6 +184,7 @@ def _train(job: Job, context: Context, emit: Emit, stop: Stop, ranks: Ranks) -> 
 def _train_together(ranks: Ranks, text: str) -> Result:
     """Do a job as one of several processes; the first emits events and keeps the network."""
     job = Job.from_json(json.loads(text))
+    load_again(job.plugins)
     with _events_written(job) as emit:
         return _train(
             job, context_of(job), emit if ranks.rank == 0 else _ignore, ranks.asked, ranks

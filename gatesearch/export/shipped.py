@@ -49,7 +49,7 @@ class TaskCard(Strict):
     @model_validator(mode="after")
     def _known(self) -> Self:
         if self.kind not in TASKS:
-            raise ValueError(f"unknown kind of task '{self.kind[:100]}'")
+            raise ValueError(f"unknown kind of task '{self.kind[:100]}', which --plugin may add")
         try:
             _ = self.task
         except UsageError as error:

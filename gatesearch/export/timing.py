@@ -26,6 +26,7 @@ from gatesearch.export.formats import write_network
 from gatesearch.export.reader import read_exported, read_model
 from gatesearch.export.runtimes import RUNTIMES, Run, Runtime, error_line
 from gatesearch.export.shipped import Card
+from gatesearch.plugins import Plugin, load_again, loaded_plugins
 
 # Turns that each network takes.
 ROUNDS = 5
@@ -238,7 +239,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_work, args=(theirs, RUNTIMES[job.runtime], job), daemon=True
+            target=_work, args=(theirs, RUNTIMES[job.runtime], job, loaded_plugins()), daemon=True
         )
         self._process.start()
         # While this end is open here, the death of the process does not end a `recv`.
@@ -314,7 +315,7 @@ def _end_all(workers: Sequence[Worker], grace: float) -> None:
         worker.end(max(0.0, deadline - monotonic()))
 
 
-def _work(pipe: Connection, runtime: Runtime, job: TimingJob) -> None:
+def _work(pipe: Connection, runtime: Runtime, job: TimingJob, plugins: Sequence[Plugin]) -> None:
     """Do a worker's job, in its process.
 
     Receives a file, loads it, and from then on sends (seconds of each run, peak MiB) or an error
@@ -322,6 +323,7 @@ def _work(pipe: Connection, runtime: Runtime, job: TimingJob) -> None:
     """
     logging.disable(logging.WARNING)
     try:
+        load_again(plugins)
         file = pipe.recv()
         torch.set_num_threads(job.threads)
         shape = (job.batch, 3, *job.card.size)

@@ -12,6 +12,7 @@ from gatesearch.execution.executors import JobExecutor, open_executor
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import perform
 from gatesearch.methods import Context, NetworkSpec, binding_methods, check_study
+from gatesearch.plugins import keep_plugins
 from gatesearch.results import SINGLE_TASK, Result, StudyRecord, front
 from gatesearch.search.plans import method_plan
 from gatesearch.search.predictions import check_frames, draw_predictions
@@ -100,6 +101,8 @@ def run(
             complete=check_study, binding=binding_methods,
         )  # fmt: skip
         stack.callback(store.close)
+        for warning in keep_plugins(out, study):
+            emit(Warned(warning))
         context = _context(setup, store, opened, emit=emit)
         for line in opened.partial_labels:
             emit(Log(line))

@@ -13,6 +13,7 @@ from gatesearch.execution.worker import failed
 from gatesearch.measures import Gain, gain
 from gatesearch.methods import NetworkSpec, start_of
 from gatesearch.methods.specification import SCALAR, trial_folder
+from gatesearch.plugins import loaded_plugins
 from gatesearch.results import SINGLE_TASK, Result
 from gatesearch.search.plans import SearchPlan, weights_plan
 from gatesearch.search.reuse import take_over
@@ -350,6 +351,7 @@ class Search:
             execution=study.execution,
             devices=self._devices,
             study_folder="" if study.folder is None else str(study.folder),
+            plugins=loaded_plugins(),
         )
 
     def _gain(self, result: Result) -> Gain:

@@ -19,13 +19,13 @@ _FOLDERS = ("baselines", "starts", "trials")
 # Patterns are compiled when they are first used, since a status must come at once.
 # Files of a store and of its networks.
 _FILES = (
-    r"study\.db(-journal|-wal|-shm|\.backup|\.backup\.1)?|lock|status\.json|log\.jsonl"
+    r"study\.db(-journal|-wal|-shm|\.backup|\.backup\.1)?|lock|(status|plugins)\.json|log\.jsonl"
     r"|predictions\.npz|(spec|attempts|result|model)\.json|events\.jsonl|stop|model\.safetensors"
     r"|checkpoint-\d+\.safetensors"
 )
 # A file that is being written has a dot before its name, and behind it the number of the process.
 _UNFINISHED = (
-    r"\.(study\.db(\.backup)?|status\.json|predictions\.npz|(spec|attempts|result)\.json|model\.\w+"
+    r"\.(study\.db(\.backup)?|(status|plugins)\.json|predictions\.npz|(spec|attempts|result)\.json|model\.\w+"
     r"|checkpoint-\d+\.safetensors)\.\d+(-journal|-wal|-shm)?"
     r"|\.study\.db\.upgrade(-journal)?|\.study\.db\.0\.1\.0"
 )

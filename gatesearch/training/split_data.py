@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from gatesearch.datasets.pack_manifest import IMAGE, SplitName
 from gatesearch.errors import DataError, UsageError
 from gatesearch.tasks import Task
 from gatesearch.tasks.labels import to_tensor
+from gatesearch.training.block_shuffle import Window, draw_windows, window_sizes
+from gatesearch.training.row_reader import RowReader
 
 # Mean and standard deviation of ImageNet's channels, which pretrained encoders expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -111,7 +114,10 @@ class FrameData(ABC):
 
 
 class SplitData(FrameData):
-    """Frames of a pack at one size, held in memory where they fit, else read by memory map.
+    """Frames of a pack at one size, held in memory where they fit, else read from the disk.
+
+    What is not held in memory is read in random blocks (`block_shuffle`); at most two windows of
+    them are in memory, whatever the number of frames.
 
     Args:
         pack: The pack.
@@ -138,12 +144,18 @@ class SplitData(FrameData):
         # Position of each frame in `_memory`; a part of a split shares the memory of the whole.
         self._rows = torch.arange(len(self._indices))
         fields = {IMAGE: IMAGE, **{name: (fields or {}).get(name, name) for name in tasks}}
-        self._arrays = {name: pack.array(split, field) for name, field in fields.items()}
+        arrays = {name: pack.array(split, field) for name, field in fields.items()}
         labelled = labelled_fields(pack, split, [fields[name] for name in tasks], self._indices)
         self._labelled = None if labelled is None else torch.from_numpy(labelled)
-        bytes_per_frame = sum(array[:1].nbytes for array in self._arrays.values())
+        stored_bytes = sum(array[:1].nbytes for array in arrays.values()) * len(self._indices)
+        self._readers = {
+            name: RowReader(
+                pack.path(split, fields[name]), array, keeps_cache=_fits_in_cache(stored_bytes)
+            )
+            for name, array in arrays.items()
+        }
         self._memory: Batch | None = None
-        if bytes_per_frame * len(self._indices) <= IN_MEMORY_BYTES:
+        if stored_bytes <= IN_MEMORY_BYTES:
             chunks = [self._read(part) for part in np.array_split(self._indices, 64) if len(part)]
             self._memory = {name: torch.cat([chunk[name] for chunk in chunks]) for name in fields}
 
@@ -187,7 +199,8 @@ class SplitData(FrameData):
         """Return the labels of one frame of a task, without reading its image."""
         if self._memory is not None:
             return self._memory[task][self._rows[position]]
-        labels = to_tensor(self._arrays[task][[int(self._indices[position])]])
+        rows = self._indices[position : position + 1]
+        labels = to_tensor(self._readers[task].read(rows))
         return self._resized(task, labels)[0]
 
     def keep_on(self, device: str) -> None:
@@ -200,18 +213,29 @@ class SplitData(FrameData):
             for name, tensor in self._memory.items():
                 self._memory[name] = tensor.to(device)
 
+    def in_order(self, batch_size: int, max_frames: int | None = None) -> Iterator[Batch]:
+        """See `FrameData.in_order`; frames that are not in memory are read one batch ahead."""
+        count = len(self) if max_frames is None else min(max_frames, len(self))
+        yield from self._batches(torch.arange(count).split(batch_size) if count else ())
+
     def shuffled(
         self, batch_size: int, generator: torch.Generator, *, skip: int = 0
     ) -> Iterator[Batch]:
         """Return batches of all frames in random order, without a last one that is not full.
 
-        Frames that are not in memory are read one batch ahead by a thread.
+        Frames that are not in memory, and too many for a window, come in the order of
+        `block_shuffle`; a thread reads one window ahead. All others are shuffled as a whole.
 
         Args:
             batch_size: Frames per batch.
             generator: Draws the order, when this is called.
             skip: Batches to leave out at the beginning.
         """
+        if self._memory is None and len(self):
+            block, window = window_sizes(self._frame_bytes())
+            if len(self) > block * window:
+                windows = draw_windows(len(self), block=block, window=window, generator=generator)
+                return self._stream(windows, batch_size, skip)
         order = torch.randperm(len(self), generator=generator)
         whole = [part for part in order.split(batch_size) if len(part) == batch_size]
         return self._batches(whole[skip:])
@@ -228,13 +252,66 @@ class SplitData(FrameData):
                     ahead.append(reader.submit(self.batch, following))
                 yield ready
 
+    def _stream(self, windows: Sequence[Window], batch_size: int, skip: int) -> Iterator[Batch]:
+        """Yield the batches of windows one after the other; a batch may have frames of two."""
+        total = sum(map(len, windows))
+        skipped = skip * batch_size
+        left = total - total % batch_size - skipped
+        while windows and skipped >= len(windows[0]):
+            skipped -= len(windows[0])
+            windows = windows[1:]
+        pieces: list[Batch] = []
+        missing = batch_size
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = [reader.submit(self._read_window, window) for window in windows[:1]]
+            for number, window in enumerate(windows):
+                if left <= 0:
+                    break
+                frames = ahead.pop().result()
+                ahead += [
+                    reader.submit(self._read_window, following)
+                    for following in windows[number + 1 : number + 2]
+                ]
+                order = window.order[skipped:][:left]
+                skipped, left = 0, left - len(order)
+                while len(order):
+                    taken, order = order[:missing], order[missing:]
+                    pieces.append({name: tensor[taken] for name, tensor in frames.items()})
+                    missing -= len(taken)
+                    if missing == 0:
+                        yield _joined(pieces)
+                        pieces, missing = [], batch_size
+                del frames
+
+    def _read_window(self, window: Window) -> Batch:
+        """Read the frames of a window, block by block, into tensors of their whole size."""
+        frames: Batch = {}
+        start = 0
+        for positions in window.blocks:
+            block = self._read(self._indices[positions.numpy()])
+            if self._labelled is not None:
+                block[LABELLED] = self._labelled[self._rows[positions]]
+            for name, tensor in block.items():
+                if name not in frames:
+                    frames[name] = tensor.new_empty((len(window), *tensor.shape[1:]))
+                frames[name][start : start + len(positions)] = tensor
+            start += len(positions)
+        return frames
+
+    def _frame_bytes(self) -> int:
+        """Bytes of a frame in memory, as it is stored or as it is given out."""
+        given = sum(tensor.nbytes for tensor in self._read(self._indices[:1]).values())
+        return max(given, sum(reader.row_bytes for reader in self._readers.values()))
+
     def _read(self, rows: NDArray[Any]) -> Batch:
-        # Sorted rows read a memory map forwards.
+        # Sorted rows are read forwards.
         order = np.argsort(rows, kind="stable")
         back = torch.from_numpy(np.argsort(order, kind="stable"))
+        is_sorted = bool((order[1:] > order[:-1]).all())
         batch = {}
-        for name, array in self._arrays.items():
-            batch[name] = self._resized(name, to_tensor(array[rows[order]])[back])
+        for name, reader in self._readers.items():
+            stored = to_tensor(reader.read(rows[order]))
+            batch[name] = self._resized(name, stored if is_sorted else stored[back])
         return batch
 
     def _resized(self, name: str, stored: Tensor) -> Tensor:
@@ -245,6 +322,17 @@ class SplitData(FrameData):
             return stored
         resize = resize_image if name == IMAGE else self.tasks[name].resize_labels
         return resize(stored, self.size)
+
+
+def _joined(pieces: Sequence[Batch]) -> Batch:
+    if len(pieces) == 1:
+        return pieces[0]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _fits_in_cache(size: int) -> bool:
+    """Tell whether files of that many bytes can stay in half of this machine's memory."""
+    return 2 * size <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def labelled_fields(

@@ -17,6 +17,7 @@ from gatesearch.methods import (
     method_of,
     training_of,
 )
+from gatesearch.plugins import used_by
 from gatesearch.results import Result
 from gatesearch.training import Figures, History, measure, recompute_statistics
 from gatesearch.trials.kept_networks import keep_network, load_network, network_state
@@ -160,6 +161,7 @@ def _environment(context: Context) -> dict[str, str]:
         name: version_of(name) for name in ("torch", "torchvision", "optuna", "fvcore", "numpy")
     }
     runtime = context.runtime
+    plugins = ", ".join(map(str, used_by(context.study)))
     return {
         "device": torch.cuda.get_device_name() if runtime.device == "cuda" else _processor(),
         "precision": runtime.precision,
@@ -168,6 +170,7 @@ def _environment(context: Context) -> dict[str, str]:
         "python": platform.python_version(),
         **versions,
         "gatesearch": __version__,
+        **({"plugins": plugins} if plugins else {}),
     }
 
 

@@ -1,7 +1,6 @@
 """`gatesearch new`: a study from a user's own files, which runs as it is written."""
 
 import json
-import time
 import tomllib
 from pathlib import Path
 
@@ -205,21 +204,3 @@ def test_columns_of_a_table(own) -> None:
                      "spot": "keypoints"}  # fmt: skip
     assert study.tasks["colour"].class_names == ("green", "red")
     assert own("data", "check", "people.toml").returncode == 0
-
-
-@pytest.mark.slow("many files")
-def test_ten_thousand_files_take_less_than_ten_seconds(cli, tmp_path: Path) -> None:
-    for name in ("photos", "masks"):
-        (tmp_path / name).mkdir()
-    image, label = tmp_path / "photos/0.jpg", tmp_path / "masks/0.png"
-    photo(288, 384).save(image)
-    mask(288, 384).save(label)
-    for i in range(1, 10_000):
-        (tmp_path / f"photos/{i}.jpg").hardlink_to(image)
-        (tmp_path / f"masks/{i}.png").hardlink_to(label)
-    cli("methods")  # imports are done once
-    started = time.monotonic()
-    done = cli("new", "many", *MASKS)
-    assert done.returncode == 0, done.stderr
-    assert "10000 match" in done.stdout
-    assert time.monotonic() - started < 10

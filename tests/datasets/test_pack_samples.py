@@ -57,7 +57,7 @@ class Numbers(Kind):
     storage: ClassVar[Storage] = Storage("<f4", (2,), dense=False)
     unknown_value: ClassVar[float] = float("nan")
 
-    def encode(self, raw):
+    def encode(self, raw, *, size=None):
         if raw.dtype.kind in "US":
             raw = np.array([np.nan if text == "" else float(text) for text in raw])
         return raw.astype("<f4")
@@ -363,6 +363,45 @@ def test_labels_of_images_of_every_form(tmp_path, numbers, value, expected):
     np.testing.assert_array_equal(made.array("train", "pair")[0], np.float32(expected))
     labelled = made.labelled("train", "pair")
     assert (labelled is None) == (value is not None)
+
+
+def test_labels_of_images_of_the_kinds_that_have_them(tmp_path):
+    samples = [
+        {
+            "image": image_of(i), "cls": i % 3, "animal": ["cat", "dog"][i % 2], "age": 20.5 + i,
+            "worn": [1, 0, None],
+        }
+        for i in range(6)
+    ]  # fmt: skip
+    tasks = {
+        "number": {"kind": "classification", "classes": 3, "label": "cls"},
+        "animal": {"kind": "classification", "classes": ["cat", "dog"]},
+        "worn": {"kind": "attributes", "names": ["hat", "tie", "shoes"]},
+        "age": {"kind": "regression"},
+    }
+    made = gs.pack(samples, tasks, to=tmp_path / "p", test=1 / 6)
+    numbers = list(map(int, made.ids("train")))
+    assert made.array("train", "number").tolist() == [i % 3 for i in numbers]
+    assert made.array("train", "animal").tolist() == [i % 2 for i in numbers]
+    assert made.array("train", "worn").tolist() == [[1, 0, 255]] * 5
+    assert made.array("train", "age").reshape(-1).tolist() == [20.5 + i for i in numbers]
+    assert made.fields["animal"].class_names == ("cat", "dog")
+    assert made.fields["age"].figures["mean.0"] == pytest.approx(20.5 + np.mean(numbers))
+
+
+def test_places_are_stored_relative_to_the_image(tmp_path):
+    """Worked out by hand; centres of pixels are half a pixel away from the border."""
+    large = np.zeros((2 * SIZE[0], 2 * SIZE[1], 3), np.uint8)
+    places = np.array([1.0, 2.0, 4.5, 3.0])
+    samples = [
+        {"image": RGB, "points": places.tolist()},
+        {"image": large, "points": 2 * places + 0.5},
+    ]
+    tasks = {"points": {"kind": "keypoints", "count": 2}}
+    made = gs.pack(samples, tasks, to=tmp_path / "p", test=samples, size=SIZE)
+    expected = [[-0.5, 0.25, 1], [2 / 3, 0.75, 1]]
+    for label in made.array("train", "points"):
+        np.testing.assert_allclose(label, expected, atol=1e-6)
 
 
 def test_labels_may_be_missing(tmp_path):

@@ -21,4 +21,4 @@ def test_spread_is_even(count, wanted) -> None:
 
 
 def test_fewer_items_than_are_wanted_are_all_taken() -> None:
-    assert spread_evenly("ab", 4) == ("a", "b")
+    assert spread_evenly("ab", 4) == ["a", "b"]

@@ -413,6 +413,37 @@ def test_workers_take_one_thread_and_no_device():
 
 
 @pytest.mark.slow("processes")
+@pytest.mark.parametrize("safe", [True, False])
+def test_files_in_the_current_folder_run_only_where_python_looks_there(tmp_path, safe):
+    (tmp_path / "colorsys.py").write_text("def odd(number): return number % 2")
+    code = (
+        "import colorsys, gatesearch.datasets.frame_pool as pool\n"
+        "function = getattr(colorsys, 'odd', abs)\n"
+        "print(sorted(pool.call_for_each(function, range(4), processes=2)))"
+    )
+    done = subprocess.run(
+        [sys.executable, *(["-P"] if safe else []), "-c", code], cwd=tmp_path, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == ("[0, 1, 2, 3]" if safe else "[0, 0, 1, 1]"), done.stderr
+
+
+@pytest.mark.slow("processes")
+def test_no_file_of_the_current_folder_runs_in_workers(tmp_path):
+    (tmp_path / "torch.py").write_text("open('was_run', 'w')")
+    code = (
+        "import gatesearch.datasets.frame_pool as pool\n"
+        "print(sorted(pool.call_for_each(abs, range(4), processes=2)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, text=True, capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[0, 1, 2, 3]", done.stderr
+    assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.slow("processes")
 def test_what_takes_long_goes_on_in_processes_by_itself(monkeypatch):
     monkeypatch.setattr(frame_pool, "_TRIAL_SECONDS", 0.0)
     monkeypatch.setattr(frame_pool, "_WORTH_SECONDS", 0.0)
