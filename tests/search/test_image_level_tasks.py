@@ -225,7 +225,7 @@ def test_networks_ship_with_outputs_of_both_kinds(finished, tmp_path, name, form
     found = model.predict(image)
     shapes = {name: labels.shape for name, labels in found.items()}
     assert shapes == {
-        "room": (3, 32, 40), "light": (3, 1), "time": (3,), "flags": (3, 2), "points": (3, 12, 3),
+        "room": (3, 32, 40), "light": (3, 1), "time": (3, 3), "flags": (3, 2), "points": (3, 12, 3),
     }  # fmt: skip
     task = build_tasks(definition.tasks)["light"]
     scale = next(info for info in record.tasks if info.name == "light").options
