@@ -167,6 +167,7 @@ def test_another_reading_of_the_classes_is_a_comment_that_can_be_used(own) -> No
         (("--images", "photos/*.jpg", "--label", "a=none.csv:age"), 3, "none.csv cannot be read"),
         (("--images", "photos/*.jpg", "--label", "masks/{id}.png"), 2, "--label takes TASK=..."),
         ((*MASKS, "--label", "clothes=fg/{id}.png"), 2, "found 'clothes' twice"),
+        ((*MASKS, "--kind", "clothes=classification"), 2, "columns of a table, as 'table.csv:age'"),
         ((*MASKS, "--kind", "cloth=semseg"), 2, "did you mean 'clothes'"),
         ((*MASKS, "--kind", "clothes=semsge"), 2, "did you mean 'semseg'"),
         ((*MASKS, "--size", "48"), 2, "as 96x128; found '48'"),
@@ -205,6 +206,33 @@ def test_columns_of_a_table(own) -> None:
                      "spot": "keypoints"}  # fmt: skip
     assert study.tasks["colour"].class_names == ("green", "red")
     assert own("data", "check", "people.toml").returncode == 0
+
+
+def test_paths_in_a_column_are_looked_at(own) -> None:
+    Path("m.csv").write_text("id,mask\n" + "".join(
+        f"p{i // 4}_{i},depth/p{i // 4}_{i}.png\n" for i in range(20)))  # fmt: skip
+    done = own("new", "rooms", "--images", "photos/*.jpg", "--label", "deep=m.csv:mask",
+               "--kind", "deep=depth")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    study = load_study("rooms.toml")
+    assert study.tasks["deep"].further == {"scale": 0.001}
+    assert study.model.output_stride == 8
+    assert own("data", "check", "rooms.toml").returncode == 0
+
+
+def test_points_have_maps_and_are_mirrored_only_where_sides_are_known(own) -> None:
+    lines = Path("table.csv").read_text().replace(";x;y", ";left_x;left_y").splitlines()
+    Path("t.csv").write_text("\n".join(
+        [f"{lines[0]};right_x;right_y", *(f"{line};3;4" for line in lines[1:])]))  # fmt: skip
+    for name, columns, flip in (("a", "left_x,left_y", False),
+                                ("b", "left_x,left_y,right_x,right_y", True)):  # fmt: skip
+        done = own("new", name, "--images", "photos/*.jpg", "--label", f"spot=t.csv:{columns}",
+                   "--kind", "spot=keypoints")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        study = load_study(f"{name}.toml")
+        assert study.model.output_stride == 8
+        assert study.training.augment.flip is flip
+        assert own("data", "check", f"{name}.toml").returncode == 0
 
 
 @pytest.mark.slow("many files")

@@ -417,6 +417,22 @@ def test_hostile_tables(own, make, said: str) -> None:
     refused(own("data", "check", "own.toml"), said)
 
 
+@pytest.mark.parametrize(("kind", "value"), [("semseg", 255), ("depth", 0), ("parts", 0)])
+def test_a_part_whose_labels_all_say_that_there_is_none(own, kind: str, value: int) -> None:
+    old = 'kind = "semseg"\nclasses = 3'
+    classes = "" if kind == "depth" else "\nclasses = 3"
+    change(old, f'kind = "{kind}"{classes}')
+    change("images =", 'test = "t.txt"\nimages =')
+    Path("t.txt").write_text("f1\nf2")
+    for name in ("f1", "f2"):
+        spoil(f"masks/{name}.png", Image.new("L", (16, 12), value))
+    refused(own("data", "check", "own.toml"), "part without labels (1)",
+            "tasks.things: every part must have labels of every task, found none in 2 of 2 files "
+            "or rows of test")  # fmt: skip
+    mask(seed=1).save("masks/f1.png")
+    assert own("data", "check", "own.toml").returncode == 0
+
+
 def test_values_of_a_table_outside_the_classes_are_told_by_frame(own) -> None:
     change("[data]", '[tasks.c]\nkind = "classification"\nclasses = ["red", "green"]\n'
            'label = "t.csv:c"\n'

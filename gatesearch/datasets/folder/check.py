@@ -1,17 +1,22 @@
 """Check all files of a folder and gather their faults."""
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+
+import torch
 
 from gatesearch.datasets.faults import Fault, first_names
 from gatesearch.datasets.folder.frame import WRONG_FRAME_SIZE, FrameReport, examine_frame
 from gatesearch.datasets.folder.listing import ListedFrame, Listing
 from gatesearch.datasets.folder.options import FolderSource
 from gatesearch.datasets.folder.photos import is_grey
+from gatesearch.datasets.folder.splits import PartName
 from gatesearch.datasets.image_files import peek_image
 from gatesearch.events import Emit, Progress
+from gatesearch.tasks.labels import labelled_frames
 
 
 def check_files(source: FolderSource, listing: Listing, *, emit: Emit) -> tuple[Fault, ...]:
@@ -28,16 +33,20 @@ def check_files(source: FolderSource, listing: Listing, *, emit: Emit) -> tuple[
     frames = listing.all_frames()
     faults: list[Fault] = []
     grey: list[str] = []
+    bare: Counter[tuple[PartName, str]] = Counter()  # part, task -> labels that hold none
+    part_of = {frame.id: part for part, listed in listing.frames.items() for frame in listed}
     # Decoding leaves Python's lock to other threads; the frames themselves are thrown away.
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         examine = partial(_examine, source)
-        for index, (frame, report) in enumerate(
+        for index, (frame, (report, empty)) in enumerate(
             zip(frames, threads.map(examine, frames), strict=True), start=1
         ):
             faults += report.faults
             grey += [frame.id] * bool(report.is_grey)
+            bare.update((part_of[frame.id], task) for task in empty)
             emit(_progress(index, len(frames)))
     faults = _sizes_together(faults)
+    faults += _parts_without_labels(listing, bare)
     return (*listing.faults, *faults, *_grey_warning(grey, len(frames)))
 
 
@@ -52,9 +61,37 @@ def warn_of_grey(listing: Listing) -> tuple[Fault, ...]:
     return _grey_warning(grey, len(frames))
 
 
-def _examine(source: FolderSource, frame: ListedFrame) -> FrameReport:
+def _examine(source: FolderSource, frame: ListedFrame) -> tuple[FrameReport, tuple[str, ...]]:
+    """Return what reading a frame gave, and the tasks whose label of it holds none."""
     report = examine_frame(source, frame)
-    return FrameReport({}, report.faults, report.is_grey)
+    empty = tuple(
+        name
+        for name, task in source.tasks.items()
+        if name in frame.labels
+        and name in report.fields
+        and not labelled_frames(torch.from_numpy(report.fields[name][None]), task.unknown_value)
+    )
+    return FrameReport({}, report.faults, report.is_grey), empty
+
+
+def _parts_without_labels(
+    listing: Listing, bare: Mapping[tuple[PartName, str], int]
+) -> list[Fault]:
+    """Refuse a task all of whose labels in a part say that there is none."""
+    faults = []
+    for (part, task), count in bare.items():
+        given = sum(task in frame.labels for frame in listing.frames[part])
+        if count == given:
+            faults.append(
+                Fault(
+                    "part without labels",
+                    f"tasks.{task}",
+                    f"every part must have labels of every task, found none in {count} of {count} "
+                    f"files or rows of {part}",
+                    "label more frames, or correct the lists, data.fractions or data.split_seed",
+                )
+            )
+    return faults
 
 
 def _sizes_together(faults: Iterable[Fault]) -> list[Fault]:

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -267,7 +268,16 @@ def rows_by_id(table: Table, names: dict[str, str]) -> RowsById:
     Args:
         table: The table.
         names: Ways to name an image -> its id; see `image_names`.
+
+    Raises:
+        DataError: An image stands where the names of the columns belong.
     """
+    head = table.id_column
+    if head not in ID_COLUMNS and find_image(head, names, table.path.parent) is not None:
+        raise DataError(
+            f"{table.path} must begin with a line of column names, found a row of the image "
+            f"'{head}' there; put a line above it, as image,age"
+        )
     rows: dict[str, int] = {}
     twice, unknown = [], []
     cells = table.column(table.id_column)
@@ -285,10 +295,15 @@ def rows_by_id(table: Table, names: dict[str, str]) -> RowsById:
 def image_names(images: dict[str, Path], root: Path) -> dict[str, str]:
     """List the ways in which lists and tables may name an image, name -> its id.
 
-    They are its id, its id with the suffix of its file, and its path, relative to the study's
-    folder or absolute.
+    They are its id, its id with the suffix of its file, its path, relative to the study's folder or
+    absolute, and the name of its file if no other has that name.
     """
-    names: dict[str, str] = {}
+    files = Counter(path.name for path in images.values())
+    names = {
+        unicodedata.normalize("NFC", path.name): frame_id
+        for frame_id, path in images.items()
+        if files[path.name] == 1
+    }
     for frame_id, path in images.items():
         for way in (os.path.normpath(path), os.path.relpath(path, root)):
             names[unicodedata.normalize("NFC", way)] = frame_id

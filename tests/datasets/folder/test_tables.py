@@ -116,6 +116,22 @@ def test_rows_name_images_by_id_file_name_or_path(tmp_path):
     assert rows.twice == (("a", 8),)
 
 
+def test_rows_name_images_by_the_name_of_their_file_if_no_other_has_it(tmp_path):
+    files = {"a": "a/a_rgb.png", "b": "b/b_rgb.png", "c/x": "c/x.png", "d/x": "d/x.png"}
+    names = image_names({i: tmp_path / path for i, path in files.items()}, tmp_path)
+    table = read(tmp_path, "n,v\na_rgb.png,1\nb_rgb.png,2\nx.png,3\nc/x.png,4\n")
+    rows = rows_by_id(table, names)
+    assert rows.rows == {"a": 0, "b": 1, "c/x": 3}
+    assert rows.unknown == (("x.png", 4),)
+
+
+def test_an_image_in_place_of_column_names_is_refused(tmp_path):
+    names = image_names({name: tmp_path / f"{name}.jpg" for name in ("a", "b", "id")}, tmp_path)
+    with pytest.raises(DataError, match=r"found a row of the image 'a\.jpg' there; put a line"):
+        rows_by_id(read(tmp_path, "a.jpg,1\nb.jpg,2\n"), names)
+    assert rows_by_id(read(tmp_path, "id,v\na,1\n"), names).rows == {"a": 0}
+
+
 def test_parquet_is_read_as_the_same_text(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet")
