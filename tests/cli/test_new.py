@@ -133,6 +133,19 @@ def test_odd_names_are_written_as_toml_reads_them(own) -> None:
     assert study.data.further["images"] == 'my "photos" #1/*.jpg'
 
 
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif", "x.webp"])
+def test_the_size_is_that_of_upright_images(own, name: str) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    for path in Path("photos").iterdir():
+        photo(64, 48).save(path.with_suffix(Path(name).suffix), exif=exif)
+    images = f"photos/*{Path(name).suffix}"
+    done = own("new", "parts", "--images", images, "--label", "clothes=masks/{id}.png")
+    assert done.returncode == 0, done.stderr
+    assert load_study("parts.toml").protocol.size == (48, 64)
+    assert own("data", "check", "parts.toml").returncode == 0
+
+
 def test_frames_of_several_shapes_are_padded_and_large_ones_made_smaller(own) -> None:
     for i, path in enumerate(sorted(Path("photos").iterdir())):
         height, width = (300, 400) if i % 3 else (400, 300)

@@ -257,6 +257,18 @@ def test_a_grey_photo_among_colour_is_told_and_used(own) -> None:
     assert "grey images among colour: data.images: f1" in open_pack(folder).manifest.notes
 
 
+@pytest.mark.parametrize("orientation", [2, 3])
+def test_photos_that_are_stored_turned_are_told(own, orientation: int) -> None:
+    """The size does not show whether their masks are turned too."""
+    spoil("photos/f1.png", photo(), exif=exif(orientation))
+    spoil("photos/f2.png", photo(), format="TIFF", exif=exif(orientation))  # Pillow turns these
+    done = own("data", "check", "own.toml")
+    assert done.returncode == 0, done.stderr
+    assert "warning: images turned by EXIF (1): they are turned upright; pixels" in done.stderr
+    assert "    data.images: f1\n" in done.stderr
+    assert "images turned by EXIF: data.images: f1;" in own("data", "prepare", "own.toml").stderr
+
+
 def test_palettes_grey_turned_and_cmyk_files_are_read_rightly(own) -> None:
     palette = mask(seed=1).convert("P")
     palette.putdata(np.asarray(mask(seed=1)).ravel().tolist())

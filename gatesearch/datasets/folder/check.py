@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,7 +13,7 @@ from gatesearch.datasets.faults import Fault, first_names
 from gatesearch.datasets.folder.frame import WRONG_FRAME_SIZE, FrameReport, examine_frame
 from gatesearch.datasets.folder.listing import ListedFrame, Listing
 from gatesearch.datasets.folder.options import FolderSource
-from gatesearch.datasets.folder.photos import is_grey
+from gatesearch.datasets.folder.photos import UPRIGHT, is_grey, orientation_of
 from gatesearch.datasets.folder.splits import PartName
 from gatesearch.datasets.image_files import peek_image
 from gatesearch.events import Emit, Progress
@@ -33,6 +34,7 @@ def check_files(source: FolderSource, listing: Listing, *, emit: Emit) -> tuple[
     frames = listing.all_frames()
     faults: list[Fault] = []
     grey: list[str] = []
+    turned: list[str] = []
     bare: Counter[tuple[PartName, str]] = Counter()  # part, task -> labels that hold none
     part_of = {frame.id: part for part, listed in listing.frames.items() for frame in listed}
     # Decoding leaves Python's lock to other threads; the frames themselves are thrown away.
@@ -43,22 +45,27 @@ def check_files(source: FolderSource, listing: Listing, *, emit: Emit) -> tuple[
         ):
             faults += report.faults
             grey += [frame.id] * bool(report.is_grey)
+            turned += [frame.id] * bool(report.is_turned)
             bare.update((part_of[frame.id], task) for task in empty)
             emit(_progress(index, len(frames)))
     faults = _sizes_together(faults)
     faults += _parts_without_labels(listing, bare)
-    return (*listing.faults, *faults, *_grey_warning(grey, len(frames)))
+    return (*listing.faults, *faults, *_warnings(grey, turned, len(frames)))
 
 
-def warn_of_grey(listing: Listing) -> tuple[Fault, ...]:
-    """Look at the headers of all images, and warn of grey ones among those of colour."""
+def warn_of_images(listing: Listing) -> tuple[Fault, ...]:
+    """Look at the headers of all images, and warn of what is changed as they are read.
+
+    These are grey images among those of colour, and images that are stored turned.
+    """
     frames = listing.all_frames()
-    grey = []
+    grey, turned = [], []
     for frame in frames:
         image = peek_image(frame.image)
-        if image is not None and is_grey(image):
-            grey.append(frame.id)
-    return _grey_warning(grey, len(frames))
+        if image is not None:
+            grey += [frame.id] * is_grey(image)
+            turned += [frame.id] * (orientation_of(image) != UPRIGHT)
+    return _warnings(grey, turned, len(frames))
 
 
 def _examine(source: FolderSource, frame: ListedFrame) -> tuple[FrameReport, tuple[str, ...]]:
@@ -71,7 +78,7 @@ def _examine(source: FolderSource, frame: ListedFrame) -> tuple[FrameReport, tup
         and name in report.fields
         and not labelled_frames(torch.from_numpy(report.fields[name][None]), task.unknown_value)
     )
-    return FrameReport({}, report.faults, report.is_grey), empty
+    return replace(report, fields={}), empty
 
 
 def _parts_without_labels(
@@ -118,18 +125,24 @@ def _sizes_together(faults: Iterable[Fault]) -> list[Fault]:
     return [*sizes, *others]
 
 
-def _grey_warning(grey: list[str], count: int) -> tuple[Fault, ...]:
-    if not grey or len(grey) == count:
-        return ()
-    return (
-        Fault(
+def _warnings(grey: list[str], turned: list[str], count: int) -> tuple[Fault, ...]:
+    told = [
+        (
             "grey images among colour",
-            "data.images",
-            first_names(grey),
+            grey if len(grey) < count else [],
             "they become RGB with equal channels",
-            len(grey),
-            is_warning=True,
         ),
+        (
+            "images turned by EXIF",
+            turned,
+            "they are turned upright; pixels and points of their labels must be those of the "
+            "upright image",
+        ),
+    ]
+    return tuple(
+        Fault(kind, "data.images", first_names(ids), cure, len(ids), is_warning=True)
+        for kind, ids, cure in told
+        if ids
     )
 
 

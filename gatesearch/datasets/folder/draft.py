@@ -22,7 +22,7 @@ from gatesearch.datasets.folder.guess import (
 from gatesearch.datasets.folder.listing import list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource
 from gatesearch.datasets.folder.patterns import find_files, image_pattern, label_pattern
-from gatesearch.datasets.folder.photos import is_turned, orientation_of
+from gatesearch.datasets.folder.photos import upright_size
 from gatesearch.datasets.folder.splits import PARTS
 from gatesearch.datasets.folder.tables import column_reference, image_names, read_table, rows_by_id
 from gatesearch.datasets.image_files import peek_image
@@ -155,10 +155,7 @@ def _size_of(path: Path) -> Size | None:
         image = peek_image(path)
     except DataError:
         return None
-    if image is None:
-        return None
-    height, width = image.height, image.width
-    return (width, height) if is_turned(orientation_of(image)) else (height, width)
+    return None if image is None else upright_size(image)
 
 
 def _guess(task: str, label: str, kind: str, images: Mapping[str, Path], root: Path) -> Guess:

@@ -26,12 +26,17 @@ class Photo:
     Attributes:
         pixels: (H, W, 3) uint8, turned upright as its EXIF orientation says.
         is_grey: Whether the file has no colours.
-        is_turned: Whether turning it upright exchanged height and width.
+        orientation: How the stored image was turned, as EXIF counts; 1 is not at all.
     """
 
     pixels: NDArray[np.uint8]
     is_grey: bool
-    is_turned: bool
+    orientation: int
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether turning it upright exchanged height and width."""
+        return self.orientation in _TURNED
 
 
 def read_photo(path: Path) -> Photo:
@@ -53,7 +58,7 @@ def read_photo(path: Path) -> Photo:
     orientation = orientation_of(image)
     upright = ImageOps.exif_transpose(image) if orientation != UPRIGHT else image
     pixels = np.array(convert_to_rgb(upright, path))
-    return Photo(pixels, is_grey(image), orientation in _TURNED)
+    return Photo(pixels, is_grey(image), orientation)
 
 
 def read_start(path: Path, count: int) -> bytes:
@@ -91,7 +96,12 @@ def check_photo(image: Image.Image, path: Path) -> None:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Read how an image has to be turned to be upright: 1..8 as EXIF counts, 1 is upright."""
+    """Read how an image has to be turned to be upright: 1..8 as EXIF counts, 1 is upright.
+
+    That of a TIFF is 1, as Pillow gives its size and its pixels upright.
+    """
+    if image.format == "TIFF":
+        return UPRIGHT
     try:
         orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     # What Pillow raises on broken metadata is an open set.
@@ -100,9 +110,10 @@ def orientation_of(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else UPRIGHT
 
 
-def is_turned(orientation: int) -> bool:
-    """Whether turning an image upright exchanges its height and width."""
-    return orientation in _TURNED
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an image once it is turned upright."""
+    turned = orientation_of(image) in _TURNED
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def is_grey(image: Image.Image) -> bool:
