@@ -29,6 +29,7 @@ _REFERENCE = re.compile(r"(?is)(?P<file>.+?\.(?:csv|tsv|txt|parquet)):(?P<column
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]+,[0-9]+([eE][-+]?[0-9]+)?\s*")
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _SHOWN = 60  # characters of a cell
+_LOOKED_AT = 20  # rows in which columns are compared
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,8 @@ def rows_by_id(table: Table, names: dict[str, str]) -> RowsById:
         names: Ways to name an image -> its id; see `image_names`.
 
     Raises:
-        DataError: An image stands where the names of the columns belong.
+        DataError: An image stands where the names of the columns belong, or another column names
+            other images by their files.
     """
     head = table.id_column
     if head not in ID_COLUMNS and find_image(head, names, table.path.parent) is not None:
@@ -278,6 +280,7 @@ def rows_by_id(table: Table, names: dict[str, str]) -> RowsById:
             f"{table.path} must begin with a line of column names, found a row of the image "
             f"'{head}' there; put a line above it, as image,age"
         )
+    _refuse_rivals(table, names)
     rows: dict[str, int] = {}
     twice, unknown = [], []
     cells = table.column(table.id_column)
@@ -290,6 +293,30 @@ def rows_by_id(table: Table, names: dict[str, str]) -> RowsById:
         else:
             rows[frame_id] = index
     return RowsById(rows, tuple(twice), tuple(unknown))
+
+
+def _refuse_rivals(table: Table, names: dict[str, str]) -> None:
+    """Refuse a table in which numbers of rows happen to be ids, beside a column of image files.
+
+    Raises:
+        DataError: Two columns name images, and not the same ones.
+    """
+    folder = table.path.parent
+    head = table.id_column
+    chosen = [find_image(cell, names, folder) for cell in table.columns[head][:_LOOKED_AT]]
+    for name, cells in table.columns.items():
+        first = cells[: len(chosen)]
+        named = [find_image(cell, names, folder) for cell in first]
+        by_file = all(
+            frame_id is not None and frame_id != cell
+            for frame_id, cell in zip(named, first, strict=True)
+        )
+        if by_file and named != chosen:
+            raise DataError(
+                f"{table.path} must name the image of a row in one column, found '{head}' and "
+                f"'{name}', which name different ones; take one out, or rename the right one to "
+                "'id' and the other to something else"
+            )
 
 
 def image_names(images: dict[str, Path], root: Path) -> dict[str, str]:
