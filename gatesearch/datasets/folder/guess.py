@@ -326,7 +326,7 @@ def guess_from_columns(name: str, columns: Mapping[str, Sequence[str]], *, kind:
     filled = {column: [cell for cell in cells if cell] for column, cells in columns.items()}
     numbers = {column: _numbers(cells) for column, cells in filled.items()}
     if kind == "keypoints":
-        return _points(list(columns))
+        return _points(filled)
     if len(columns) > 1 or kind in ("attributes", "regression"):
         return _several(filled, numbers, kind)
     cells = next(iter(filled.values()))
@@ -450,12 +450,14 @@ def _signs_by_order(cells: set[str]) -> dict[str, Any]:
     return {"positive": two[1], "negative": two[0]}
 
 
-def _points(columns: Sequence[str]) -> Guess:
+def _points(filled: Mapping[str, Sequence[str]]) -> Guess:
     """Read columns x and y of each point, perhaps with its visibility, and name the points.
 
     Raises:
-        UsageError: There is another number of columns.
+        UsageError: There is another number of columns, or they have another order.
+        DataError: The places are shares of the image.
     """
+    columns = list(filled)
     with_visibility = len(columns) % 3 == 0 and all(
         re.search(r"(?i)(^|[^a-z])v(is(ib.*)?)?$", column) for column in columns[2::3]
     )
@@ -466,6 +468,18 @@ def _points(columns: Sequence[str]) -> Guess:
             "them all, as FILE:nose_x,nose_y"
         )
     groups = [columns[i : i + step] for i in range(0, len(columns), step)]
+    if turned := next((group for group in groups if _X.search(group[1])), None):
+        raise UsageError(
+            f"keypoints need x and then y of each point, found {turned[0]},{turned[1]}; name the "
+            "columns in this order, as FILE:nose_x,nose_y,eye_x,eye_y"
+        )
+    places = [_numbers(filled[column]) or [] for group in groups for column in group[:2]]
+    known = [value for values in places for value in values]
+    if any(0 < value < 1 for value in known) and all(-1 <= value <= 1 for value in known):
+        raise DataError(
+            f"places of keypoints must be pixels of the image, found {min(known):g} to "
+            f"{max(known):g}; multiply x by its width and y by its height"
+        )
     names = [_X.sub("", group[0]) for group in groups]
     named = all(names) and len(set(names)) == len(names)
     options: dict[str, Any] = {"names": names} if named else {"count": len(groups)}

@@ -193,6 +193,8 @@ def test_columns_of_keypoints(names, options):
         ({"note": [f"text {i}" for i in range(50)]}, "", "each name several times"),
         ({"c": ["red"] * 9}, "", "classes must be 2 to 1000, found 1 distinct values"),
         ({"a": ["1"], "b": ["1"], "c": ["2"]}, "keypoints", "two columns per point"),
+        ({"a_y": ["1"], "a_x": ["1"]}, "keypoints", "x and then y of each point, found a_y,a_x;"),
+        ({"ax": ["1"], "bx": ["1"], "ay": ["1"], "by": ["1"]}, "keypoints", "found ax,bx"),
         ({"a": ["x", "y", "z"]}, "attributes", "must have two values, as 1 and 0 or yes and no"),
         ({"price": [f"{i},5" for i in range(50)]}, "", "such as '0,5'; write numbers as 3.5"),
         ({"n": [f"1_00{i}" for i in range(50)]}, "", "such as '1_000'"),
@@ -208,3 +210,12 @@ def test_columns_of_no_kind_are_refused_with_the_cure(columns, kind, said):
 def test_words_for_no_label_are_refused_where_a_task_cannot_have_them(cells):
     with pytest.raises(DataError, match=r"must have empty cells where .* 'NA'; empty these cells"):
         guess_from_columns("x", {"c": cells})
+
+
+def test_places_in_shares_of_the_image_are_refused():
+    with pytest.raises(DataError, match=r"must be pixels of the image, found 0\.25 to 1; multiply"):
+        guess_from_columns(
+            "p", {"x": ["0.25", "0.5", ""], "y": ["1", "0.75", ""]}, kind="keypoints"
+        )
+    guess_from_columns("p", {"x": ["0.25", "0.5"], "y": ["1", "2"]}, kind="keypoints")
+    guess_from_columns("p", {"x": ["0", "1"], "y": ["1", "-1"]}, kind="keypoints")
