@@ -24,7 +24,12 @@ _TURNED = (5, 6, 7, 8)
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Read how an image file is stored, 1 to 8; `UPRIGHT` where its metadata do not say."""
+    """Read how an image file is stored, 1 to 8; `UPRIGHT` where its metadata do not say.
+
+    That of a TIFF is `UPRIGHT`, as Pillow gives its size and its pixels upright.
+    """
+    if image.format == "TIFF":
+        return UPRIGHT
     with warnings.catch_warnings(action="ignore"):  # about damaged metadata
         try:
             orientation = image.getexif().get(_TAG, UPRIGHT)
@@ -44,3 +49,9 @@ def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
     """Turn an image that is stored in an orientation (`orientation_of`) upright."""
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an image once it is turned upright."""
+    is_turned = exchanges_sides(orientation_of(image))
+    return (image.width, image.height) if is_turned else (image.height, image.width)

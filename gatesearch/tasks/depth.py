@@ -30,6 +30,8 @@ class Depth(Kind):
         scale: Metres per unit of the values in files: 0.001 for millimetres.
         encoding: `depth`, or `disparity`: files hold values of which `scale` divided by them is the
             depth in metres.
+        ignore: Value of pixels in files whose depth is not known, beside those that are not
+            positive and finite.
     """
 
     channels: ClassVar[int] = 1
@@ -42,6 +44,7 @@ class Depth(Kind):
     drawing: ClassVar[str] = "range"
     scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     encoding: Literal["depth", "disparity"] = "depth"
+    ignore: float = Field(default=0.0, allow_inf_nan=False)
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean absolute error over known pixels, metres."""
@@ -78,7 +81,7 @@ class Depth(Kind):
     def encode(self, raw: NDArray[Any], *, size: Size | None = None) -> NDArray[Any]:
         """Metres, 0 where unknown, (H, W); values that are not positive and finite are unknown."""
         values = plane(raw).astype(np.float64)
-        known = np.isfinite(values) & (values > 0)
+        known = np.isfinite(values) & (values > 0) & (values != self.ignore)
         values = np.where(known, values, 1.0)
         metres = self.scale / values if self.encoding == "disparity" else self.scale * values
         largest = float(metres.max(initial=0, where=known))

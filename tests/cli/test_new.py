@@ -132,6 +132,19 @@ def test_odd_names_are_written_as_toml_reads_them(own) -> None:
     assert study.data.further["images"] == 'my "photos" #1/*.jpg'
 
 
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif", "x.webp"])
+def test_the_size_is_that_of_upright_images(own, name: str) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    for path in Path("photos").iterdir():
+        photo(64, 48).save(path.with_suffix(Path(name).suffix), exif=exif)
+    images = f"photos/*{Path(name).suffix}"
+    done = own("new", "parts", "--images", images, "--label", "clothes=masks/{id}.png")
+    assert done.returncode == 0, done.stderr
+    assert load_study("parts.toml").protocol.size == (48, 64)
+    assert own("data", "check", "parts.toml").returncode == 0
+
+
 def test_frames_of_several_shapes_are_padded_and_large_ones_made_smaller(own) -> None:
     for i, path in enumerate(sorted(Path("photos").iterdir())):
         height, width = (300, 400) if i % 3 else (400, 300)
@@ -166,6 +179,7 @@ def test_another_reading_of_the_classes_is_a_comment_that_can_be_used(own) -> No
         (("--images", "photos/*.jpg", "--label", "a=none.csv:age"), 3, "none.csv cannot be read"),
         (("--images", "photos/*.jpg", "--label", "masks/{id}.png"), 2, "--label takes TASK=..."),
         ((*MASKS, "--label", "clothes=fg/{id}.png"), 2, "found 'clothes' twice"),
+        ((*MASKS, "--kind", "clothes=classification"), 2, "columns of a table, as 'table.csv:age'"),
         ((*MASKS, "--kind", "cloth=semseg"), 2, "did you mean 'clothes'"),
         ((*MASKS, "--kind", "clothes=semsge"), 2, "did you mean 'semseg'"),
         ((*MASKS, "--size", "48"), 2, "as 96x128; found '48'"),
@@ -204,3 +218,30 @@ def test_columns_of_a_table(own) -> None:
                      "spot": "keypoints"}  # fmt: skip
     assert study.tasks["colour"].class_names == ("green", "red")
     assert own("data", "check", "people.toml").returncode == 0
+
+
+def test_paths_in_a_column_are_looked_at(own) -> None:
+    Path("m.csv").write_text("id,mask\n" + "".join(
+        f"p{i // 4}_{i},depth/p{i // 4}_{i}.png\n" for i in range(20)))  # fmt: skip
+    done = own("new", "rooms", "--images", "photos/*.jpg", "--label", "deep=m.csv:mask",
+               "--kind", "deep=depth")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    study = load_study("rooms.toml")
+    assert study.tasks["deep"].further == {"scale": 0.001}
+    assert study.model.output_stride == 8
+    assert own("data", "check", "rooms.toml").returncode == 0
+
+
+def test_points_have_maps_and_are_mirrored_only_where_sides_are_known(own) -> None:
+    lines = Path("table.csv").read_text().replace(";x;y", ";left_x;left_y").splitlines()
+    Path("t.csv").write_text("\n".join(
+        [f"{lines[0]};right_x;right_y", *(f"{line};3;4" for line in lines[1:])]))  # fmt: skip
+    for name, columns, flip in (("a", "left_x,left_y", False),
+                                ("b", "left_x,left_y,right_x,right_y", True)):  # fmt: skip
+        done = own("new", name, "--images", "photos/*.jpg", "--label", f"spot=t.csv:{columns}",
+                   "--kind", "spot=keypoints")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        study = load_study(f"{name}.toml")
+        assert study.model.output_stride == 8
+        assert study.training.augment.flip is flip
+        assert own("data", "check", f"{name}.toml").returncode == 0

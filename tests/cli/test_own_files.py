@@ -257,6 +257,18 @@ def test_a_grey_photo_among_colour_is_told_and_used(own) -> None:
     assert "grey images among colour: data.images: f1" in open_pack(folder).manifest.notes
 
 
+@pytest.mark.parametrize("orientation", [2, 3])
+def test_photos_that_are_stored_turned_are_told(own, orientation: int) -> None:
+    """The size does not show whether their masks are turned too."""
+    spoil("photos/f1.png", photo(), exif=exif(orientation))
+    spoil("photos/f2.png", photo(), format="TIFF", exif=exif(orientation))  # Pillow turns these
+    done = own("data", "check", "own.toml")
+    assert done.returncode == 0, done.stderr
+    assert "warning: images turned by EXIF (1): they are turned upright; pixels" in done.stderr
+    assert "    data.images: f1\n" in done.stderr
+    assert "images turned by EXIF: data.images: f1;" in own("data", "prepare", "own.toml").stderr
+
+
 def test_palettes_grey_turned_and_cmyk_files_are_read_rightly(own) -> None:
     palette = mask(seed=1).convert("P")
     palette.putdata(np.asarray(mask(seed=1)).ravel().tolist())
@@ -415,6 +427,22 @@ def test_hostile_tables(own, make, said: str) -> None:
     change("[data]", '[tasks.x]\nkind = "regression"\nlabel = "t.csv:x"\n[data]')
     make(Path("t.csv"))
     refused(own("data", "check", "own.toml"), said)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("semseg", 255), ("depth", 0), ("parts", 0)])
+def test_a_part_whose_labels_all_say_that_there_is_none(own, kind: str, value: int) -> None:
+    old = 'kind = "semseg"\nclasses = 3'
+    classes = "" if kind == "depth" else "\nclasses = 3"
+    change(old, f'kind = "{kind}"{classes}')
+    change("images =", 'test = "t.txt"\nimages =')
+    Path("t.txt").write_text("f1\nf2")
+    for name in ("f1", "f2"):
+        spoil(f"masks/{name}.png", Image.new("L", (16, 12), value))
+    refused(own("data", "check", "own.toml"), "part without labels (1)",
+            "tasks.things: every part must have labels of every task, found none in 2 of 2 files "
+            "or rows of test")  # fmt: skip
+    mask(seed=1).save("masks/f1.png")
+    assert own("data", "check", "own.toml").returncode == 0
 
 
 def test_values_of_a_table_outside_the_classes_are_told_by_frame(own) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -190,6 +191,12 @@ def warp(*, flip: bool = False, zoom: float = 1.0, degrees: float = 0.0) -> Warp
 def test_normals_follow_the_image(change: Warp, expected: tuple[float, ...]) -> None:
     moved = Normals().transform_labels(torch.tensor([0.6, 0.0, -0.8]).reshape(1, 3, 1, 1), change)
     torch.testing.assert_close(moved.flatten(), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_depth_has_no_value_where_files_say_that_it_is_not_known() -> None:
+    stored = np.array([[0, 65535], [1500, 250]], np.uint16)
+    metres = Depth(scale=0.001, ignore=65535).encode(stored)
+    np.testing.assert_array_equal(metres, np.array([[0, 0], [1.5, 0.25]], np.float32))
 
 
 def test_depth_comes_nearer_and_unknown_stays_unknown() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gatesearch.datasets.faults import Fault
+from gatesearch.datasets.folder.findings import Findings
 from gatesearch.datasets.folder.fit import Fit
 from gatesearch.datasets.folder.guess import (
     Guess,
@@ -23,12 +24,12 @@ from gatesearch.datasets.folder.patterns import find_files, image_pattern, label
 from gatesearch.datasets.folder.splits import PARTS
 from gatesearch.datasets.folder.tables import column_reference, image_names, read_table, rows_by_id
 from gatesearch.datasets.image_files import peek_image
-from gatesearch.datasets.orientation import exchanges_sides, orientation_of
+from gatesearch.datasets.orientation import upright_size
 from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError
 from gatesearch.study import TaskSpec
 from gatesearch.study.validation import validated
-from gatesearch.tasks import build_tasks
+from gatesearch.tasks import Task, build_task, build_tasks
 from gatesearch.tasks.labels import Size
 
 _HEADERS = 256  # images whose size is looked at
@@ -107,13 +108,16 @@ def draft_study(wishes: Wishes, root: Path, *, accelerated: bool) -> Draft:
             f", {key} = {_shortened(_value(value))}" for key, value in guesses[task].options.items()
         )
         reasons.append((task, f"{guesses[task].kind}{options}: {'; '.join(guesses[task].reasons)}"))
-    listing = list_frames(_source(wishes, guesses, root, size, fit))
+    source = _source(wishes, guesses, root, size, fit)
+    listing = list_frames(source)
     counts = {part: len(listing.frames[part]) for part in PARTS}
     how = "the lists given" if wishes.lists else "10 % and 20 % drawn by seed 0"
     kept = f", groups of '{wishes.group}' kept together" if wishes.group else ""
     shown = ", ".join(f"{counts[part]} {part}" for part in PARTS)
     reasons.append(("split", f"{shown}: {how}{kept}"))
-    text = _text(wishes, guesses, size, fit, frames=counts["train"], accelerated=accelerated)
+    text = _text(
+        wishes, guesses, source.tasks, size, fit, frames=counts["train"], accelerated=accelerated
+    )
     return Draft(text, tuple(reasons), listing.faults)
 
 
@@ -154,10 +158,7 @@ def _size_of(path: Path) -> Size | None:
         image = peek_image(path)
     except DataError:
         return None
-    if image is None:
-        return None
-    height, width = image.height, image.width
-    return (width, height) if exchanges_sides(orientation_of(image)) else (height, width)
+    return None if image is None else upright_size(image)
 
 
 def _guess(task: str, label: str, kind: str, images: Mapping[str, Path], root: Path) -> Guess:
@@ -181,6 +182,11 @@ def _guess(task: str, label: str, kind: str, images: Mapping[str, Path], root: P
             "correct it"
         )
     columns = {name: [table.columns[name][row] for row in rows.values()] for name in names}
+    if kind and build_task(kind, {}, where=f"tasks.{task}").storage.dense and len(names) == 1:
+        findings = Findings(root)
+        cells = filter(None, columns[names[0]])
+        paths = [findings.path_beside(cell, table.path) for cell in cells]
+        return guess_from_files(task, survey_labels(paths), kind=kind)
     return guess_from_columns(task, columns, kind=kind)
 
 
@@ -206,10 +212,15 @@ def _data(wishes: Wishes, fit: Fit) -> dict[str, Any]:
 
 
 def _text(
-    wishes: Wishes, guesses: Mapping[str, Guess], size: Size, fit: Fit, *, frames: int,
-    accelerated: bool,
+    wishes: Wishes, guesses: Mapping[str, Guess], tasks: Mapping[str, Task], size: Size, fit: Fit,
+    *, frames: int, accelerated: bool,
 ) -> str:  # fmt: skip
-    has_dense = any(column_reference(label) is None for label in wishes.labels.values())
+    has_dense = any(task.dense for task in tasks.values())
+    # Mirroring would call a left eye a right one.
+    has_sides = any(
+        guess.kind == "keypoints" and "flip_pairs" not in guess.options
+        for guess in guesses.values()
+    )
     batch = max(2, min(16, frames // 4))
     steps = _STEPS_ACCELERATED if accelerated else _STEPS
     epochs = math.ceil(steps * batch / max(frames, 1))
@@ -263,7 +274,7 @@ def _text(
         'optimizer = "adamw"',
         "lr = 2e-3",
         "weight_decay = 0.05",
-        f"augment = {{ flip = {'true' if has_dense else 'false'} }}  # mirrored left to right",
+        f"augment = {{ flip = {_value(has_dense and not has_sides)} }}  # mirrored left to right",
         "",
         "[options.cross_stitch]",
         'start = "study"  # as all others; "stl" begins with the single-task networks',

@@ -13,6 +13,7 @@ from gatesearch.datasets.folder.label_files import read_label
 from gatesearch.datasets.folder.listing import ListedFrame
 from gatesearch.datasets.folder.options import FolderSource
 from gatesearch.datasets.folder.photos import Photo, read_photo
+from gatesearch.datasets.orientation import UPRIGHT
 from gatesearch.datasets.pack_manifest import IMAGE, Frame
 from gatesearch.errors import DataError
 from gatesearch.tasks import Task
@@ -43,11 +44,13 @@ class FrameReport:
         fields: The frame as a pack stores it; without the fields that have faults.
         faults: What is wrong with its files.
         is_grey: Whether its image has no colours; None if it cannot be read.
+        is_turned: Whether its image is stored turned or mirrored; None if it cannot be read.
     """
 
     fields: Frame
     faults: tuple[Fault, ...]
     is_grey: bool | None
+    is_turned: bool | None
 
 
 def read_frame(reader: FrameReader, index: int) -> Frame:
@@ -95,7 +98,9 @@ def examine_frame(source: FolderSource, frame: ListedFrame) -> FrameReport:
         except DataError as error:
             path = label if isinstance(label, Path) else frame.image
             faults.append(as_fault(error, path, source.root))
-    return FrameReport(fields, tuple(faults), None if photo is None else photo.is_grey)
+    if photo is None:
+        return FrameReport(fields, tuple(faults), None, None)
+    return FrameReport(fields, tuple(faults), photo.is_grey, photo.orientation != UPRIGHT)
 
 
 def _placement(photo: Photo, path: Path, source: FolderSource) -> Placement:

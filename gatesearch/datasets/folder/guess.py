@@ -18,6 +18,7 @@ from gatesearch.datasets.faults import FileFaultError
 from gatesearch.datasets.folder.label_files import read_label
 from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError, UsageError
+from gatesearch.tasks.table_cells import number_of, plain_spelling, shown
 
 Array = NDArray[Any]
 IGNORE = 255
@@ -33,9 +34,15 @@ _MOST_NAMES = 1000
 _GIVEN = "kind was given"
 _X = re.compile(r"(?i)^x[_. -]|[_. -]?x$")  # of the column of a point's x
 _TRUE_OR_FALSE = {"true", "True", "TRUE", "false", "False", "FALSE"}
+_OPPOSITES = {"yes": "no", "y": "n", "t": "f", "on": "off"}
+# Cells that tables have in place of an empty one, in lower case.
+_MISSING = {"na", "n/a", "#n/a", "nan", "null", "-", "--", "?"}
+_LEFT_OR_RIGHT = re.compile(r"(?i)left|right|(?<![a-z])[lr](?![a-z])")
+_OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 _NEARLY_ALL = 0.8
 _METRES = 100.0
 _MILLIMETRES = 300.0  # median from which whole numbers are no metres
+_LARGEST_16_BIT = 2**16 - 1
 
 
 @dataclass(frozen=True)
@@ -166,15 +173,23 @@ def guess_from_files(name: str, survey: Survey, *, kind: str = "") -> Guess:
     if kind in ("semseg", "parts"):
         return _classes(kind, survey, values, seen, given)
     if kind == "depth":
-        scale, why = _depth_scale(survey)
-        return Guess(kind, {} if scale == 1.0 else {"scale": scale}, (*given, why))
+        known = [value for value in values if value > 0]
+        options: dict[str, Any] = {}
+        reasons = [*given]
+        if survey.is_whole and len(known) > 1 and known[-1] == _LARGEST_16_BIT > 2 * known[-2]:
+            options = {"ignore": int(known.pop())}
+            reasons.append(f"{_LARGEST_16_BIT} is ignored: far from the others")
+        scale, why = _depth_scale(known, is_whole=survey.is_whole)
+        options |= {} if scale == 1.0 else {"scale": scale}
+        return Guess(kind, options, (*reasons, why))
     return Guess(kind, {}, given)
 
 
 def _kind_of_values(
     name: str, survey: Survey, values: Sequence[float], seen: str
 ) -> tuple[str, str]:
-    two = len(values) <= 2 or (len(values) == 3 and values[-1] == IGNORE and values[:2] == [0, 1])
+    with_ignored = list(values) == [0, 1, IGNORE] or _is_trimap(values)
+    two = len(values) <= 2 or with_ignored
     listed = ", ".join(f"{value:g}" for value in values[:3])
     has_zero = bool(values) and values[0] == 0
     if not values:
@@ -197,6 +212,10 @@ def _kind_of_values(
 def _binary(kind: str, survey: Survey, values: Sequence[float], given: tuple[str, ...]) -> Guess:
     """Guess which value of a mask is positive, or where to cut degrees."""
     positive = [value for value in values if value > 0]
+    if _is_trimap(values):
+        between = int(values[1])
+        reasons = (*given, "255 is positive", f"{between} marks pixels without a label")
+        return Guess(kind, {"positive": IGNORE, "ignore": between}, reasons)
     if len(positive) == 1 or (len(positive) == 2 and positive == [1, IGNORE]):
         options = {} if positive[0] == 1 else {"positive": int(positive[0])}
         reasons = (*given, f"{positive[0]:g} is positive")
@@ -205,8 +224,23 @@ def _binary(kind: str, survey: Survey, values: Sequence[float], given: tuple[str
         return Guess(kind, options, reasons)
     if not positive:
         return Guess(kind, {}, given)
-    middle = 128 if survey.is_whole else 0.5
+    middle = _middle(positive, is_whole=survey.is_whole)
     return Guess(kind, {"threshold": middle}, (*given, f"degrees, positive from {middle:g}"))
+
+
+def _is_trimap(values: Sequence[float]) -> bool:
+    """Whether a mask has 0, 255 and, for pixels that may be either, a value halfway."""
+    return len(values) == 3 and values[0] == 0 and 120 <= values[1] <= 135 and values[2] == IGNORE
+
+
+def _middle(positive: Sequence[float], *, is_whole: bool) -> float:
+    """Choose the degree from which pixels are positive: any where degrees are few and small."""
+    largest = positive[-1]
+    if not is_whole:
+        return 0.5 if largest <= 1 else largest / 2
+    if largest < 128:
+        return 1 if len(positive) <= _FEW_CLASSES else (int(largest) + 1) // 2
+    return 128 if largest <= IGNORE else (int(largest) + 1) // 2
 
 
 def _is_soft_mask(survey: Survey) -> bool:
@@ -218,6 +252,11 @@ def _is_soft_mask(survey: Survey) -> bool:
 def _classes(
     kind: str, survey: Survey, values: Sequence[float], seen: str, given: tuple[str, ...]
 ) -> Guess:
+    if list(values) == [IGNORE]:
+        raise DataError(
+            f"labels of classes must be numbers from 0, found {IGNORE} alone in {seen}, which "
+            "marks pixels without a label; name other files, or another --kind"
+        )
     odd, why = _odd_one_out(values)
     classes = [int(value) for value in values if value != odd]
     if not classes or classes[0] < 0 or len(classes) > MOST_CLASSES:
@@ -257,13 +296,12 @@ def _odd_one_out(values: Sequence[float]) -> tuple[float | None, str]:
     return None, ""
 
 
-def _depth_scale(survey: Survey) -> tuple[float, str]:
-    """Guess the metres per stored unit."""
-    known = sorted(value for value in survey.values if value > 0)
+def _depth_scale(known: Sequence[float], *, is_whole: bool) -> tuple[float, str]:
+    """Guess the metres per stored unit from positive values, sorted."""
     if not known:
         return 1.0, "no depth is known"
     median = known[len(known) // 2]
-    if survey.is_whole and median >= _MILLIMETRES:
+    if is_whole and median >= _MILLIMETRES:
         return 0.001, f"millimetres: whole numbers around {median:g}"
     if known[-1] > _METRES:
         return 0.001, f"millimetres: values up to {known[-1]:g}"
@@ -284,22 +322,30 @@ def guess_from_columns(name: str, columns: Mapping[str, Sequence[str]], *, kind:
     filled = {column: [cell for cell in cells if cell] for column, cells in columns.items()}
     numbers = {column: _numbers(cells) for column, cells in filled.items()}
     if kind == "keypoints":
-        return _points(list(columns))
+        return _points(filled)
     if len(columns) > 1 or kind in ("attributes", "regression"):
         return _several(filled, numbers, kind)
     cells = next(iter(filled.values()))
-    names = _sorted_names(set(cells))
-    why = f"{len(names)} distinct values in {len(cells)} rows"
     if kind and kind != "classification":
         return Guess(kind, {}, (_GIVEN,))
+    missing = {cell for cell in cells if cell.casefold() in _MISSING}
+    if missing and len(set(cells) - missing) > 1:
+        return _with_missing(name, columns, missing, kind)
+    names = list(
+        {plain_spelling(cell): cell for cell in reversed(_sorted_names(set(cells)))}.values()
+    )
+    names.reverse()
+    why = f"{len(names)} distinct values in {len(cells)} rows"
     values = next(iter(numbers.values()))
     if not kind and values is not None and not _are_classes(values):
         span = f"numbers from {min(values):g} to {max(values):g}"
         return Guess("regression", {}, (f"{span}, {why}",))
     if not kind and values is None and len(cells) < 2 * len(names):
+        text = next(cell for cell in cells if _numbers([cell]) is None)
         raise UsageError(
             f"a column of names must have each name several times, found {why} in "
-            f"'{next(iter(columns))}'; name another column"
+            f"'{next(iter(columns))}', such as '{text[:40]}'; write numbers as 3.5, or name "
+            "another column"
         )
     if not 2 <= len(names) <= _MOST_NAMES:
         raise UsageError(
@@ -307,6 +353,34 @@ def guess_from_columns(name: str, columns: Mapping[str, Sequence[str]], *, kind:
             "another column"
         )
     return Guess("classification", {"classes": names}, (*((_GIVEN,) * bool(kind)), why))
+
+
+def _with_missing(
+    name: str, columns: Mapping[str, Sequence[str]], missing: set[str], kind: str
+) -> Guess:
+    """Guess the task of a column in which some cells say that there is no label, as `NA` does.
+
+    Raises:
+        UsageError: The others are of no known kind.
+        DataError: There are several such words, or the others are numbers of no classes, which have
+            an empty cell for it.
+    """
+    ((column, cells),) = columns.items()
+    guess = guess_from_columns(
+        name, {column: [cell for cell in cells if cell not in missing]}, kind=kind
+    )
+    words = ", ".join(f"'{word}'" for word in sorted(missing))
+    if guess.kind == "regression" and _numbers(sorted(missing)) is not None:  # all of them `nan`
+        return guess
+    if guess.kind != "classification" or len(missing) > 1:
+        raise DataError(
+            f"column '{column}' must have empty cells where there is no label, found {words}; "
+            "empty these cells"
+        )
+    (word,) = missing
+    return Guess(
+        guess.kind, {**guess.options, "ignore": word}, (*guess.reasons, f"{words} is no label")
+    )
 
 
 def _several(
@@ -319,15 +393,16 @@ def _several(
     """
     count = f"{len(filled)} column{'s' * (len(filled) != 1)}"
     cells = {cell for column in filled.values() for cell in column}
-    values = {value for column in numbers.values() if column for value in column}
     are_numbers = all(column is not None for column in numbers.values())
     names: dict[str, Any] = {"names": list(filled)}
-    is_binary = are_numbers and (values <= {0.0, 1.0} or values <= {-1.0, 1.0})
-    if kind == "attributes" or (not kind and (is_binary or cells <= _TRUE_OR_FALSE)):
-        negative = {"negative": -1} if -1.0 in values else {}
+    signs = _signs(cells) if kind in ("", "attributes") else None
+    if kind == "attributes" and signs is None:
+        signs = _signs_by_order(cells)
+    if signs is not None:
         found = ", ".join(_sorted_names(cells)[:3])
         why = _GIVEN if kind else f"{count} of {found}"
-        return Guess("attributes", names | negative, (why,))
+        reasons = (why, f"'{signs['positive']}' is positive") if "positive" in signs else (why,)
+        return Guess("attributes", names | signs, reasons)
     if kind in ("", "regression") and are_numbers:
         why = _GIVEN if kind else f"{count} of numbers"
         return Guess("regression", names if len(filled) > 1 else {}, (why,))
@@ -338,12 +413,47 @@ def _several(
     )
 
 
-def _points(columns: Sequence[str]) -> Guess:
+def _signs(cells: set[str]) -> dict[str, Any] | None:
+    """Tell the options that say which cells of attributes are positive; None if that is not known.
+
+    >>> _signs({"Yes", "No"})
+    {'positive': 'Yes', 'negative': 'No'}
+    """
+    spelled = {plain_spelling(cell) for cell in cells} - {str(IGNORE)}
+    if spelled <= {"0", "1"} or cells <= _TRUE_OR_FALSE:
+        return {}
+    if spelled <= {"-1", "1"}:
+        return {"negative": -1}
+    for positive in spelled:
+        others = spelled - {positive}
+        if {_OPPOSITES.get(positive.casefold())} == {word.casefold() for word in others}:
+            return {"positive": positive, "negative": others.pop()}
+    return None
+
+
+def _signs_by_order(cells: set[str]) -> dict[str, Any]:
+    """Take the later one of two values for positive.
+
+    Raises:
+        UsageError: There is another number of them.
+    """
+    two = _sorted_names({plain_spelling(cell) for cell in cells} - {str(IGNORE)})
+    if len(two) != 2:
+        raise UsageError(
+            f"attributes must have two values, as 1 and 0 or yes and no, found {len(two)}: "
+            f"{shown(two, 5)}; leave cells without a label empty, or name another --kind"
+        )
+    return {"positive": two[1], "negative": two[0]}
+
+
+def _points(filled: Mapping[str, Sequence[str]]) -> Guess:
     """Read columns x and y of each point, perhaps with its visibility, and name the points.
 
     Raises:
-        UsageError: There is another number of columns.
+        UsageError: There is another number of columns, or they have another order.
+        DataError: The places are shares of the image.
     """
+    columns = list(filled)
     with_visibility = len(columns) % 3 == 0 and all(
         re.search(r"(?i)(^|[^a-z])v(is(ib.*)?)?$", column) for column in columns[2::3]
     )
@@ -354,15 +464,47 @@ def _points(columns: Sequence[str]) -> Guess:
             "them all, as FILE:nose_x,nose_y"
         )
     groups = [columns[i : i + step] for i in range(0, len(columns), step)]
+    if turned := next((group for group in groups if _X.search(group[1])), None):
+        raise UsageError(
+            f"keypoints need x and then y of each point, found {turned[0]},{turned[1]}; name the "
+            "columns in this order, as FILE:nose_x,nose_y,eye_x,eye_y"
+        )
+    places = [_numbers(filled[column]) or [] for group in groups for column in group[:2]]
+    known = [value for values in places for value in values]
+    if any(0 < value < 1 for value in known) and all(-1 <= value <= 1 for value in known):
+        raise DataError(
+            f"places of keypoints must be pixels of the image, found {min(known):g} to "
+            f"{max(known):g}; multiply x by its width and y by its height"
+        )
     names = [_X.sub("", group[0]) for group in groups]
     named = all(names) and len(set(names)) == len(names)
-    options = {"names": names} if named else {"count": len(groups)}
-    return Guess("keypoints", options, (_GIVEN, f"{len(groups)} points of {step} columns"))
+    options: dict[str, Any] = {"names": names} if named else {"count": len(groups)}
+    reasons: tuple[str, ...] = (_GIVEN, f"{len(groups)} points of {step} columns")
+    if named and (pairs := _mirrored(names)):
+        options["flip_pairs"] = pairs
+        reasons = (*reasons, "left and right change places in mirrored images")
+    return Guess("keypoints", options, reasons)
+
+
+def _mirrored(names: Sequence[str]) -> list[list[str]]:
+    """Pair the points whose names differ by left and right.
+
+    >>> _mirrored(["nose", "left_eye", "right_eye"])
+    [['left_eye', 'right_eye']]
+    """
+
+    def other(match: "re.Match[str]") -> str:
+        word = _OTHER_SIDE[match[0].lower()]
+        return word.upper() if match[0].isupper() else word.title() if match[0].istitle() else word
+
+    pairs = [[name, _LEFT_OR_RIGHT.sub(other, name)] for name in names]
+    places = {name: place for place, name in enumerate(names)}
+    return [pair for pair in pairs if places[pair[0]] < places.get(pair[1], -1)]
 
 
 def _numbers(cells: Sequence[str]) -> list[float] | None:
     try:
-        return [float(cell) for cell in cells]
+        return [number_of(cell) for cell in cells]
     except ValueError:
         return None
 

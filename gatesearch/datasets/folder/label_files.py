@@ -28,6 +28,7 @@ Array = NDArray[Any]
 _NUMPY = b"\x93NUMPY"
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _COLOURS_SHOWN = 4
+_MOST_CHANNELS = 4  # of an image; more are rows or columns of a label with its axes in other places
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _WHITE_IS_ZERO = 0
 
@@ -46,7 +47,7 @@ def read_label(path: Path, *, channels: int = 1) -> Array:
     array = _read_numpy(path) if is_numpy else _read_picture(path)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if array.ndim == 3 and channels == 1:
+    if array.ndim == 3 and array.shape[2] <= _MOST_CHANNELS and channels == 1:
         array = _one_channel(array, path)
     expected = 2 if channels == 1 else 3
     if array.ndim != expected or (expected == 3 and array.shape[2] != channels):

@@ -31,13 +31,18 @@ def find_labels(
         findings: Gets faults and files.
 
     Raises:
-        UsageError: The task's `label` cannot be read.
+        UsageError: The task's `label` cannot be read, or names files where its kind has cells.
         DataError: A table cannot be read, or lacks a column.
     """
     text = source.labels[task]
     reference = column_reference(text)
     where = f"tasks.{task}.label = '{text}'"
     if reference is None:
+        if not source.tasks[task].storage.dense:
+            raise UsageError(
+                f"{where}: labels of this kind are columns of a table, as 'table.csv:age', not a "
+                "file per image; name columns, or another kind"
+            )
         found = _label_files(source, text, where, images, findings)
     else:
         table = findings.table(reference.file)

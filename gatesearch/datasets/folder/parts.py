@@ -82,7 +82,7 @@ def assign_parts(
             shares: dict[PartName, float] = {"train": 1 - validation, "validation": validation}
             draw(listed["train"], shares)
     needed = _needed_parts(source)
-    _refuse_empty_parts(parts, needed, images, findings)
+    _refuse_empty_parts(parts, needed, images, findings, validation=source.validation)
     _refuse_unlabelled_parts(parts, needed, labels, findings)
     _warn_of_torn_groups(parts, groups, findings)
     return parts
@@ -152,8 +152,13 @@ def _groups(
         return {}
     reference = column_reference(text)
     if reference is not None:
+        if len(reference.columns) > 1:
+            raise UsageError(
+                f"data.group must name one column, found {len(reference.columns)} in '{text}'; "
+                "name one whose values are the groups"
+            )
         table = findings.table(reference.file)
-        cells = table.column(*reference.columns[:1])
+        cells = table.column(reference.columns[0])
         rows = findings.rows(table, names).rows
         return {i: cells[row] for i, row in rows.items() if i in images and cells[row]}
     if "{group}" not in text:
@@ -189,8 +194,17 @@ def _refuse_empty_parts(
     needed: tuple[PartName, ...],
     images: Mapping[str, Path],
     findings: Findings,
+    *,
+    validation: str | int,
 ) -> None:
     counts = Counter(parts.values())
+    if isinstance(validation, int) and 0 < counts["train"] <= validation:
+        findings.add(
+            "empty part",
+            "data.validation",
+            f"must leave frames to train on, found {validation} of {counts['train']}",
+            "lower data.validation",
+        )
     empty = [part for part in needed if not counts[part]]
     if empty and images:
         shown = ", ".join(f"{part} {counts[part]}" for part in needed)

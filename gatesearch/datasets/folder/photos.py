@@ -29,12 +29,17 @@ class Photo:
     Attributes:
         pixels: (H, W, 3) uint8, turned upright as its EXIF orientation says.
         is_grey: Whether the file has no colours.
-        is_turned: Whether turning it upright exchanged height and width.
+        orientation: How the stored image was turned, as EXIF counts; 1 is not at all.
     """
 
     pixels: NDArray[np.uint8]
     is_grey: bool
-    is_turned: bool
+    orientation: int
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether turning it upright exchanged height and width."""
+        return exchanges_sides(self.orientation)
 
 
 def read_photo(path: Path) -> Photo:
@@ -54,7 +59,7 @@ def read_photo(path: Path) -> Photo:
         )  # fmt: skip
     orientation = orientation_of(image)
     pixels = np.array(turn_upright(convert_to_rgb(image, path), orientation))
-    return Photo(pixels, is_grey(image), exchanges_sides(orientation))
+    return Photo(pixels, is_grey(image), orientation)
 
 
 def read_start(path: Path, count: int) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gatesearch.datasets.dataset import Dataset, PackRequest, StudyFiles
 from gatesearch.datasets.faults import Fault, FaultyDataError, warn_of
-from gatesearch.datasets.folder.check import check_files, warn_of_grey
+from gatesearch.datasets.folder.check import check_files, warn_of_images
 from gatesearch.datasets.folder.frame import FrameReader, read_frame
 from gatesearch.datasets.folder.listing import ListedFrame, list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource, source_of
@@ -33,7 +33,7 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
     listing = list_frames(files)
     if listing.is_faulty:
         raise FaultyDataError(check_files(files, listing, emit=emit), where=study.name)
-    warnings = (*listing.faults, *warn_of_grey(listing))
+    warnings = (*listing.faults, *warn_of_images(listing))
     warn_of(warnings, emit)
     try:
         return write_pack(

@@ -61,7 +61,7 @@ def draw_parts(
     """Divide units into parts, the same whatever their order.
 
     The rarest feature is handled first: each unit that has it goes to the part that lacks most of
-    it, then to the part that lacks most frames.
+    it, then to the part that lacks most frames. The last units go to parts that are still empty.
 
     Args:
         units: All units.
@@ -86,11 +86,15 @@ def draw_parts(
         for feature, count in totals.items()
     }
     result: dict[int, PartName] = {}
+    filled: set[PartName] = set()
 
     def assign(index: int, feature: str | None) -> None:
         by_feature = lacking_of[feature] if feature is not None else dict.fromkeys(parts, 0.0)
-        part = max(parts, key=lambda part: (by_feature[part], lacking[part]))
+        empty = [part for part in parts if part not in filled]
+        open_parts = empty if len(order) - len(result) <= len(empty) else parts
+        part = max(open_parts, key=lambda part: (by_feature[part], lacking[part]))
         result[index] = part
+        filled.add(part)
         unit = order[index]
         lacking[part] -= len(unit.frames)
         for name, count in unit.features.items():

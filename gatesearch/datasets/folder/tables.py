@@ -9,6 +9,7 @@ import io
 import os
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ _REFERENCE = re.compile(r"(?is)(?P<file>.+?\.(?:csv|tsv|txt|parquet)):(?P<column
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]+,[0-9]+([eE][-+]?[0-9]+)?\s*")
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _SHOWN = 60  # characters of a cell
+_LOOKED_AT = 20  # rows in which columns are compared
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,18 @@ def rows_by_id(table: Table, names: dict[str, str]) -> RowsById:
     Args:
         table: The table.
         names: Ways to name an image -> its id; see `image_names`.
+
+    Raises:
+        DataError: An image stands where the names of the columns belong, or another column names
+            other images by their files.
     """
+    head = table.id_column
+    if head not in ID_COLUMNS and find_image(head, names, table.path.parent) is not None:
+        raise DataError(
+            f"{table.path} must begin with a line of column names, found a row of the image "
+            f"'{head}' there; put a line above it, as image,age"
+        )
+    _refuse_rivals(table, names)
     rows: dict[str, int] = {}
     twice, unknown = [], []
     cells = table.column(table.id_column)
@@ -282,13 +295,42 @@ def rows_by_id(table: Table, names: dict[str, str]) -> RowsById:
     return RowsById(rows, tuple(twice), tuple(unknown))
 
 
+def _refuse_rivals(table: Table, names: dict[str, str]) -> None:
+    """Refuse a table in which numbers of rows happen to be ids, beside a column of image files.
+
+    Raises:
+        DataError: Two columns name images, and not the same ones.
+    """
+    folder = table.path.parent
+    head = table.id_column
+    chosen = [find_image(cell, names, folder) for cell in table.columns[head][:_LOOKED_AT]]
+    for name, cells in table.columns.items():
+        first = cells[: len(chosen)]
+        named = [find_image(cell, names, folder) for cell in first]
+        by_file = all(
+            frame_id is not None and frame_id != cell
+            for frame_id, cell in zip(named, first, strict=True)
+        )
+        if by_file and named != chosen:
+            raise DataError(
+                f"{table.path} must name the image of a row in one column, found '{head}' and "
+                f"'{name}', which name different ones; take one out, or rename the right one to "
+                "'id' and the other to something else"
+            )
+
+
 def image_names(images: dict[str, Path], root: Path) -> dict[str, str]:
     """List the ways in which lists and tables may name an image, name -> its id.
 
-    They are its id, its id with the suffix of its file, and its path, relative to the study's
-    folder or absolute.
+    They are its id, its id with the suffix of its file, its path, relative to the study's folder or
+    absolute, and the name of its file if no other has that name.
     """
-    names: dict[str, str] = {}
+    files = Counter(path.name for path in images.values())
+    names = {
+        unicodedata.normalize("NFC", path.name): frame_id
+        for frame_id, path in images.items()
+        if files[path.name] == 1
+    }
     for frame_id, path in images.items():
         for way in (os.path.normpath(path), os.path.relpath(path, root)):
             names[unicodedata.normalize("NFC", way)] = frame_id

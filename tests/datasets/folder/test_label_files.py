@@ -74,6 +74,10 @@ def test_three_numbers_per_pixel_where_the_task_has_them(tmp_path):
     np.save(tmp_path / "x.npy", colours.astype(np.float32))
     for name in ("x.png", "x.npy"):
         np.testing.assert_array_equal(read_label(tmp_path / name, channels=3), colours)
+    for shape in ((1, 12, 16), (3, 12, 16)):
+        np.save(tmp_path / "first.npy", np.ones(shape, np.uint8))
+        with pytest.raises(DataError, match=rf"shape \(H, W\), found \({shape[0]}, 12, 16\)"):
+            read_label(tmp_path / "first.npy")
     Image.fromarray(CLASSES).save(tmp_path / "grey.png")
     with pytest.raises(DataError, match=r"shape \(H, W, 3\), found \(3, 4\)"):
         read_label(tmp_path / "grey.png", channels=3)

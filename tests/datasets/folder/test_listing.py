@@ -220,6 +220,21 @@ def test_the_digest_changes_with_any_file(tmp_path):
     assert len(seen) == 6
 
 
+def test_files_are_no_labels_of_a_kind_with_cells(tmp_path):
+    folder(tmp_path, 3)
+    with pytest.raises(UsageError, match="not a file per image; name columns"):
+        list_frames(source(tmp_path, labels={"a": "masks/{id}.png"}, rows=("a",)))
+
+
+def test_a_number_of_validation_frames_leaves_frames_to_train_on(tmp_path):
+    folder(tmp_path, 10)
+    labels = {"a": "masks/{id}.png"}
+    assert not list_frames(source(tmp_path, labels=labels, validation=7)).faults
+    listing = list_frames(source(tmp_path, labels=labels, validation=8))
+    assert [(f.kind, f.found) for f in listing.faults] == [
+        ("empty part", "must leave frames to train on, found 8 of 8")]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("labels", "options", "error", "said"),
     [
@@ -227,6 +242,7 @@ def test_the_digest_changes_with_any_file(tmp_path):
         ({"a": "no.csv:y"}, {}, DataError, "no.csv cannot be read"),
         ({"a": "masks/{id}.png"}, {"table": "t.csv", "images": ""}, DataError, "no column 'id'"),
         ({"a": "masks/{id}.png"}, {"group": "t.csv:g"}, DataError, "no column 'g'"),
+        ({"a": "masks/{id}.png"}, {"group": "t.csv:n,x"}, UsageError, "one column, found 2"),
         ({"a": "t.csv:n,x"}, {}, UsageError, "need one column of their paths"),
     ],
 )

@@ -38,6 +38,14 @@ def test_every_part_has_each_label_and_class_of_which_there_are_three():
     assert Counter(parts[f"{i}"] for i in (3, 50, 120)) == {"train": 1, "validation": 1, "test": 1}
 
 
+def test_as_many_groups_as_parts_fill_all_of_them():
+    groups = {f"{i:02}": f"{i // 4}" for i in range(12)}
+    for seed in range(9):
+        units = make_units(groups, groups=groups, features={})
+        parts = draw_parts(units, SHARES, seed=seed)
+        assert Counter(parts.values()) == {"train": 4, "validation": 4, "test": 4}
+
+
 def test_classes_are_shared_out_like_the_frames():
     features = {f"{i}": [f"class {i % 4}"] for i in range(400)}
     counts = Counter((parts, int(i) % 4) for i, parts in draw(features).items())

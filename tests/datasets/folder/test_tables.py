@@ -116,6 +116,33 @@ def test_rows_name_images_by_id_file_name_or_path(tmp_path):
     assert rows.twice == (("a", 8),)
 
 
+def test_rows_name_images_by_the_name_of_their_file_if_no_other_has_it(tmp_path):
+    files = {"a": "a/a_rgb.png", "b": "b/b_rgb.png", "c/x": "c/x.png", "d/x": "d/x.png"}
+    names = image_names({i: tmp_path / path for i, path in files.items()}, tmp_path)
+    table = read(tmp_path, "n,v\na_rgb.png,1\nb_rgb.png,2\nx.png,3\nc/x.png,4\n")
+    rows = rows_by_id(table, names)
+    assert rows.rows == {"a": 0, "b": 1, "c/x": 3}
+    assert rows.unknown == (("x.png", 4),)
+
+
+def test_numbers_of_rows_are_not_taken_for_ids_beside_a_column_of_files(tmp_path):
+    names = image_names({f"{i}": tmp_path / f"{i}.jpg" for i in range(3)}, tmp_path)
+    for head in ("", "id"):
+        with pytest.raises(DataError, match=f"found '{head}' and 'file', which name different"):
+            rows_by_id(read(tmp_path, f"{head},file,y\n0,2.jpg,1\n1,0.jpg,2\n2,1.jpg,1\n"), names)
+        table = read(tmp_path, f"{head},file,y\n2,2.jpg,1\n0,0.jpg,2\n1,1.jpg,0\n")
+        assert rows_by_id(table, names).rows == {"2": 0, "0": 1, "1": 2}
+    assert rows_by_id(read(tmp_path, "n,y\n0,2\n1,0\n2,1\n"), names).rows == {
+        "0": 0, "1": 1, "2": 2}  # fmt: skip
+
+
+def test_an_image_in_place_of_column_names_is_refused(tmp_path):
+    names = image_names({name: tmp_path / f"{name}.jpg" for name in ("a", "b", "id")}, tmp_path)
+    with pytest.raises(DataError, match=r"found a row of the image 'a\.jpg' there; put a line"):
+        rows_by_id(read(tmp_path, "a.jpg,1\nb.jpg,2\n"), names)
+    assert rows_by_id(read(tmp_path, "id,v\na,1\n"), names).rows == {"a": 0}
+
+
 def test_parquet_is_read_as_the_same_text(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet")
