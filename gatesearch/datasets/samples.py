@@ -69,7 +69,11 @@ def to_frame(
             frame[name] = np.full(shape, task.unknown_value, storage.dtype)
             continue
         convert = dense_label if storage.dense else vector_label
-        frame[name] = _checked(key, lambda value: task.encode(convert(value, size)), label)  # noqa: B023
+        frame[name] = _checked(
+            key,
+            lambda value: task.encode(convert(value, size), size=size),  # noqa: B023
+            label,
+        )
         if frame[name].shape != storage.shape(size):
             raise DataError(
                 f"'{key}' must give {name} the shape {storage.shape(size)}, found "
