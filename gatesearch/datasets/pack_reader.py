@@ -82,7 +82,6 @@ class FieldEntry(Strict):
         dense: Whether it has values per pixel.
         classes: Number of classes; 1 for a kind without classes.
         class_names: Their names, or those of the values of a frame; empty where none are known.
-        figures: Figures of the labels of the training part (`Task.summarise`).
     """
 
     kind: str
@@ -91,7 +90,6 @@ class FieldEntry(Strict):
     dense: bool = True
     classes: int = Field(default=1, ge=1, le=MOST_CLASSES)
     class_names: tuple[str, ...] = ()
-    figures: dict[str, float] = Field(default={})
 
     @property
     def storage(self) -> Storage:
@@ -328,16 +326,10 @@ class Pack:
         entry = self.fields[name]
         if columns is None:
             return entry
-        figures = {}
-        for figure, value in entry.figures.items():  # of each column: `mean.3`
-            stem, _, column = figure.rpartition(".")
-            if column.isdecimal() and int(column) in columns:
-                figures[f"{stem}.{columns.index(int(column))}"] = value
         return entry.model_copy(
             update={
                 "shape": (len(columns),),
                 "class_names": tuple(entry.class_names[column] for column in columns),
-                "figures": figures,
             }
         )
 

@@ -161,7 +161,7 @@ def write_pack(
                 dataset=dataset,
                 pack=folder.name,
                 size=size,
-                fields=_describe(fields, partial / "train", class_names or {}),
+                fields=_describe(fields, class_names or {}),
                 splits=entries,
                 source=source,
                 origin=origin,
@@ -368,17 +368,15 @@ def _write_frame(
 
 
 def _describe(
-    fields: Mapping[str, Task], train: Path, class_names: Mapping[str, Sequence[str]]
+    fields: Mapping[str, Task], class_names: Mapping[str, Sequence[str]]
 ) -> dict[str, FieldEntry]:
-    """Describe the fields of a pack whose training part was written into the folder `train`."""
+    """Describe the fields of a pack."""
     described = {
         IMAGE: FieldEntry(kind="", dtype=IMAGE_STORAGE.dtype, shape=IMAGE_STORAGE.channels)
     }
     kinds = {kind: name for name, kind in TASKS.items()}
     for field, task in fields.items():
-        storage, figures = task.storage, {}
-        if not storage.dense:
-            figures = task.summarise(np.load(train / f"{field}.npy", mmap_mode="r"))
+        storage = task.storage
         described[field] = FieldEntry(
             kind=kinds[type(task)],
             dtype=storage.dtype,
@@ -386,7 +384,6 @@ def _describe(
             dense=storage.dense,
             classes=task.classes,
             class_names=tuple(class_names.get(field, ())),
-            figures=figures,
         )
     return described
 
