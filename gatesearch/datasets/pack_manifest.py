@@ -59,7 +59,6 @@ class FieldEntry(Strict):
         dense: Whether it has values per pixel.
         classes: Number of classes; 1 for a kind without classes.
         class_names: Their names, or those of the values of a frame; empty where none are known.
-        figures: Figures of the labels of the training part (`Task.summarise`).
     """
 
     kind: str
@@ -68,7 +67,6 @@ class FieldEntry(Strict):
     dense: bool = True
     classes: int = Field(default=1, ge=1, le=MOST_CLASSES)
     class_names: tuple[str, ...] = ()
-    figures: dict[str, float] = Field(default={})
 
     @property
     def storage(self) -> Storage:

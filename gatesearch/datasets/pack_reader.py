@@ -110,16 +110,10 @@ class Pack:
         entry = self.fields[name]
         if columns is None:
             return entry
-        figures = {}
-        for figure, value in entry.figures.items():  # of each column: `mean.3`
-            stem, _, column = figure.rpartition(".")
-            if column.isdecimal() and int(column) in columns:
-                figures[f"{stem}.{columns.index(int(column))}"] = value
         return entry.model_copy(
             update={
                 "shape": (len(columns),),
                 "class_names": tuple(entry.class_names[column] for column in columns),
-                "figures": figures,
             }
         )
 

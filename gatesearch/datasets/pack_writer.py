@@ -158,7 +158,7 @@ def write_pack(
                 dataset=dataset,
                 pack=folder.name,
                 size=size,
-                fields=_describe(fields, partial / "train"),
+                fields=_describe(fields),
                 splits=entries,
                 source=source,
                 origin=origin,
@@ -364,16 +364,14 @@ def _write_frame(
     return WrittenFrame(split, index, sum_of_bytes, labelled, facts)
 
 
-def _describe(fields: Mapping[str, Task], train: Path) -> dict[str, FieldEntry]:
-    """Describe the fields of a pack whose training part was written into the folder `train`."""
+def _describe(fields: Mapping[str, Task]) -> dict[str, FieldEntry]:
+    """Describe the fields of a pack."""
     described = {
         IMAGE: FieldEntry(kind="", dtype=IMAGE_STORAGE.dtype, shape=IMAGE_STORAGE.channels)
     }
     kinds = {kind: name for name, kind in TASKS.items()}
     for field, task in fields.items():
-        storage, figures = task.storage, {}
-        if not storage.dense:
-            figures = task.summarise(np.load(train / f"{field}.npy", mmap_mode="r"))
+        storage = task.storage
         described[field] = FieldEntry(
             kind=kinds[type(task)],
             dtype=storage.dtype,
@@ -381,7 +379,6 @@ def _describe(fields: Mapping[str, Task], train: Path) -> dict[str, FieldEntry]:
             dense=storage.dense,
             classes=task.classes,
             class_names=task.output_names,
-            figures=figures,
         )
     return described
 

@@ -5,6 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gatesearch.datasets import DATASETS, Dataset, Pack, ensure_pack
 from gatesearch.datasets.spread import spread_evenly
@@ -94,10 +98,7 @@ def open_data(study: Study, *, data: Path, emit: Emit) -> OpenedData:
     """
     check_dataset(study)
     opened = [_open_source(source, data=data, emit=emit) for source in study.sources]
-    tasks: dict[str, Task] = {}
-    for source in reversed(opened):  # a task is fitted to the first source that has its labels
-        tasks |= source.tasks
-    tasks = {name: tasks[name] for name in study.tasks}
+    tasks = {name: _fitted(name, opened) for name in study.tasks}
     parts = {
         name: _mixed([source.parts[name] for source in opened], study, tasks) for name in PARTS
     }
@@ -113,13 +114,25 @@ class _OpenedSource:
 
     Attributes:
         pack: Its pack.
-        tasks: Task name -> task, fitted to its labels.
+        tasks: Task name -> task.
         parts: `train`, `validation`, `test` -> frames.
+        rows: Task name -> labels of its frames to train on, (N, ...), of tasks with labels per
+            image.
     """
 
     pack: Pack
     tasks: dict[str, Task]
     parts: dict[str, SplitData]
+    rows: dict[str, NDArray[Any]]
+
+
+def _fitted(name: str, sources: Sequence[_OpenedSource]) -> Task:
+    """Return a task as the first source has it, with what it learns from the frames of all."""
+    having = [source for source in sources if name in source.tasks]
+    task = having[0].tasks[name]
+    if task.storage.dense:
+        return task
+    return task.fitted(task.summarise(np.concatenate([source.rows[name] for source in having])))
 
 
 def _open_source(study: Study, *, data: Path, emit: Emit) -> _OpenedSource:
@@ -128,27 +141,30 @@ def _open_source(study: Study, *, data: Path, emit: Emit) -> _OpenedSource:
     dataset = DATASETS[spec.dataset]
     pack = ensure_pack(dataset, study, data=data, emit=emit)
     fields = {name: dataset.field_of(name, task) for name, task in study.tasks.items()}
-    tasks = {
-        name: task.fitted(pack.entry(fields[name]).figures)
-        for name, task in build_tasks(_named(study, dataset, pack)).items()
-    }
+    tasks = build_tasks(_named(study, dataset, pack))
     frames = partial(SplitData, pack, tasks=tasks, size=study.protocol.size, fields=fields)
     chosen = spread_evenly(range(pack.frames("train")), spec.train_frames)
     if "validation" in pack.splits and not spec.carved:
-        train = frames("train", indices=chosen)
+        train_at = chosen
         validation = frames("validation", indices=range(pack.frames("validation")))
     else:
-        train_at, validation_at = split_validation(
+        places, validation_at = split_validation(
             len(chosen),
             validation=spec.carved,
             seed=spec.validation_seed,
             labelled=labelled_fields(pack, "train", list(fields.values()), chosen),
         )
-        train = frames("train", indices=[chosen[i] for i in train_at])
+        train_at = [chosen[i] for i in places]
         validation = frames("train", indices=[chosen[i] for i in validation_at])
     tested = spread_evenly(range(pack.frames("test")), spec.test_frames)
     test = frames("test", indices=tested)
-    return _OpenedSource(pack, tasks, {"train": train, "validation": validation, "test": test})
+    parts = {"train": frames("train", indices=train_at), "validation": validation, "test": test}
+    rows = {
+        name: pack.array("train", fields[name])[train_at]
+        for name, task in tasks.items()
+        if not task.storage.dense
+    }
+    return _OpenedSource(pack, tasks, parts, rows)
 
 
 def _named(study: Study, dataset: Dataset, pack: Pack) -> dict[str, TaskSpec]:

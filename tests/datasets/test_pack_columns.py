@@ -1,4 +1,4 @@
-"""Columns of a field of a pack: values, names, figures, and which frames have labels."""
+"""Columns of a field of a pack: values, names, and which frames have labels."""
 
 import numpy as np
 import pytest
@@ -35,12 +35,9 @@ def test_columns_are_read_in_the_order_in_which_they_are_named(pack):
     np.testing.assert_array_equal(pack.array("train", "body"), VALUES)
 
 
-def test_figures_follow_their_columns(pack):
+def test_names_follow_their_columns(pack):
     entry = pack.entry("body:weight,height")
     assert (entry.shape, entry.class_names) == ((2,), ("weight", "height"))
-    assert entry.figures["mean.0"] == 200  # of the weights 100 and 300
-    assert entry.figures["mean.1"] == 3
-    assert set(entry.figures) == {"mean.0", "std.0", "mean.1", "std.1"}
     assert pack.entry("body") == pack.fields["body"]
 
 

@@ -602,3 +602,16 @@ if __name__ == "__main__" or len(sys.argv) > 1:
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert 'if __name__ == "__main__":' in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("size", [None, (8, 12)])
+def test_places_of_points_are_in_pixels_of_the_sample(tmp_path, size):
+    # The frame is 6 pixels wide and 4 high; centres of its pixels lie at (2 i + 1) / n - 1.
+    points = [[0, 3], [5, 0]]
+    samples = [{"image": image_of(i), "points": torch.tensor(points)} for i in range(3)]
+    kind = {"points": {"kind": "keypoints", "count": 2}}
+    made = gs.pack(samples, kind, to=tmp_path / "points", test=0.4, size=size)
+    expected = [[1 / 6 - 1, 7 / 4 - 1, 1], [11 / 6 - 1, 1 / 4 - 1, 1]]
+    for split in ("train", "test"):
+        for found in made.array(split, "points"):
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
