@@ -10,7 +10,9 @@ from gatesearch.trials.trial import _environment
 
 def test_versions_of_packages_without_a_record_are_unknown(monkeypatch) -> None:
     """As in a source tree, a container or a program that was frozen: a training must not fail."""
-    context = SimpleNamespace(runtime=resolve_runtime("fp32", "nchw"))
+    context = SimpleNamespace(
+        study=gatesearch.load_study("scenes"), runtime=resolve_runtime("fp32", "nchw")
+    )
     kept = _environment(context)
     names = ("torch", "torchvision", "optuna", "fvcore", "numpy")
     assert {name: kept[name] for name in names} == {
