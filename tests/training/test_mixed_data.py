@@ -108,6 +108,20 @@ def test_each_batch_is_of_one_source(sources) -> None:
     assert 25 <= drawn[0] <= 55  # of 80, half of them by the shares
 
 
+def test_a_batch_lies_where_one_of_its_sources_is_kept(sources, monkeypatch) -> None:
+    """A device may have room for one source alone; here it is one that every machine has."""
+    plain = sources[1].batch
+
+    def kept(positions):
+        return {name: tensor.to("meta") for name, tensor in plain(positions).items()}
+
+    monkeypatch.setattr(sources[1], "batch", kept)
+    batch = mixed(sources).batch(torch.tensor([7, 0, 5]))
+    assert {tensor.device.type for tensor in batch.values()} == {"meta"}
+    assert batch["image"].shape == (3, 3, *SIZE)
+    assert mixed(sources).batch(torch.tensor([0, 1]))["image"].device.type == "cpu"
+
+
 def test_parts_share_the_frames(sources) -> None:
     data = mixed(sources)
     parts = [data.part(i, of=2) for i in range(2)]
