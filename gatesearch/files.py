@@ -171,7 +171,8 @@ def first_fault(error: "ValidationError") -> str:
     """Say in one line what pydantic found first."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
-    return f"{place + ': ' if place else ''}{first['msg']}"[:200]
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{place + ': ' if place else ''}{said}"[:200]
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from gatesearch.cost.cost import Cost
-from gatesearch.errors import UsageError
+from gatesearch.errors import UsageError, first_line
 
 HEADS = "heads"
 
@@ -62,11 +62,20 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...], *, cross_check: b
         cross_check: Also count with thop and torch, and report disagreements.
 
     Raises:
-        UsageError: The forward pass fails on tensors without data.
+        UsageError: No module or shape is given, or the forward pass fails on tensors without data.
 
     >>> count_macs(nn.Conv2d(3, 8, 3, bias=False), (1, 3, 10, 10)).macs  # 8 x 8 outputs
     13824
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"count_macs takes a torch module, found {type(model).__name__}")
+    if not isinstance(input_shape, tuple | list) or not all(
+        isinstance(n, int) and n >= 0 for n in input_shape
+    ):
+        raise UsageError(
+            "count_macs takes the shape of a batch of images, as (1, 3, 480, 640), found "
+            f"{input_shape!r:.100}"
+        )
     meta_model = _without_data(model).eval()
     image = torch.empty(input_shape, device="meta")
     with _quiet_and_countable(), torch.no_grad():
@@ -76,7 +85,7 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...], *, cross_check: b
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise UsageError(
                 f"{type(model).__name__} cannot be counted on input {tuple(input_shape)}: its "
-                f"forward pass must run on shapes alone (device meta), found: {error}"
+                f"forward pass must run on shapes alone (device meta), found: {first_line(error)}"
             ) from error
         macs = sum(counts.values())
         heads = analysis.total(f"model.{HEADS}") if hasattr(meta_model, HEADS) else 0

@@ -64,7 +64,7 @@ def encoder(
     >>> encoder("resnet18", width=0.25, output_stride=16).channels
     128
     """
-    if name not in BACKBONES:
+    if not isinstance(name, str) or name not in BACKBONES:
         raise unknown("encoder", str(name), BACKBONES)
     given = {"backbone": name, "width": width, "output_stride": output_stride}
     spec: ModelSpec = validated(ModelSpec, given, where="encoder")

@@ -1,5 +1,6 @@
 """The InterroGate supernet for any training loop, with heads of a user's own."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -92,8 +93,13 @@ class InterroGate(GatedSupernet):
         }  # fmt: skip
         options: InterroGateOptions = validated(InterroGateOptions, given, where="InterroGate")
         own = {task: OwnHead(head, spec.channels) for task, head in accepted.items()}
-        drawn = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
-        self._set_up(Parts(spec.graph, own, drawn, spec.weights), options)
+        if seed is None:
+            seed = int(torch.randint(2**62, (), device="cpu"))
+        elif not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise UsageError(
+                f"seed must be a whole number of 64 bits, or None to draw one, found {seed!r:.40}"
+            )
+        self._set_up(Parts(spec.graph, own, seed, spec.weights), options)
 
     @classmethod
     def of(cls, parts: Parts, options: InterroGateOptions) -> "InterroGate":
@@ -132,10 +138,10 @@ class InterroGate(GatedSupernet):
         Raises:
             UsageError: The share is outside [0, 1].
         """
-        if not 0 <= share <= 1:
+        if not _is_share(share):
             raise UsageError(
-                f"anneal takes the share of the training that is done, 0 to 1, found {share}; "
-                "divide the steps done by all steps"
+                "anneal takes the share of the training that is done, 0 to 1, found "
+                f"{share!r:.100}; divide the steps done by all steps"
             )
         self.temperature = temperature_at(float(share), self._temperatures)
 
@@ -183,14 +189,17 @@ class InterroGate(GatedSupernet):
             A scalar with a gradient to the gates.
 
         Raises:
-            UsageError: A τ outside [0, 1], or other tasks than those of the network.
+            UsageError: A τ outside [0, 1], other tasks than those of the network, or a weight that
+                is no finite number.
         """
         named = dict(tau) if isinstance(tau, Mapping) else dict.fromkeys(self.tasks, tau)
-        if named.keys() != set(self.tasks) or not all(0 <= t <= 1 for t in named.values()):
+        if named.keys() != set(self.tasks) or not all(map(_is_share, named.values())):
             raise UsageError(
                 f"tau must be a share in 0 to 1, for all tasks or for each of "
-                f"{', '.join(self.tasks)}, found {tau}"
+                f"{', '.join(self.tasks)}, found {tau!r:.100}"
             )
+        if not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise UsageError(f"weight must be a finite number, found {weight!r:.100}")
         targets = torch.tensor([float(named[task]) for task in self.tasks])
         return weight * self.sparsity(targets.to(self.get_buffer("threshold").device))
 
@@ -227,6 +236,13 @@ def optimizer_groups(
     kept = ("params", "lr", "weight_decay")
     optimizer = build_optimizer(network, spec, groups)
     return [{name: group[name] for name in kept} for group in optimizer.param_groups]
+
+
+def _is_share(value: object) -> bool:
+    """Tell whether a value is a number in 0..1, also one in a tensor."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def _spec(given: object) -> EncoderSpec:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from gatesearch.errors import DataError, UsageError
@@ -23,7 +24,8 @@ def save(net: CompactNet, stem: str | Path) -> None:
             made where it is missing.
 
     Raises:
-        UsageError: Another network, or a head with a state that is no tensor. Nothing is written.
+        UsageError: Another network, one that is not in float32, or a head with a state that is no
+            tensor. Nothing is written.
         DataError: The files cannot be written.
     """
     if not isinstance(net, CompactNet):
@@ -32,6 +34,12 @@ def save(net: CompactNet, stem: str | Path) -> None:
             "or keep a supernet by its state_dict()"
         )
     path = _stem(stem)
+    for name, parameter in (*net.convs.named_parameters(), *net.mixes.named_parameters()):
+        if parameter.dtype != torch.float32:
+            raise UsageError(
+                f"save takes a network in float32, found {parameter.dtype} as {name}; save "
+                "net.float(), and convert what gs.load returns"
+            )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_compact(net, path)
@@ -73,5 +81,10 @@ def load(stem: str | Path, heads: Mapping[str, HeadLike] | None = None) -> Compa
 
 
 def _stem(given: str | Path) -> Path:
+    if not isinstance(given, str | Path) or not Path(given).name:
+        raise UsageError(
+            "a network is kept in files named by a path without suffix, such as networks/best, "
+            f"found {given!r:.100}"
+        )
     path = Path(given)
     return path.with_suffix("") if path.suffix in (WEIGHTS, DESCRIPTION) else path

@@ -97,12 +97,12 @@ class Trial:
         """Return the network to measure, and to fine-tune before that if you like.
 
         For a trial, gates are opened and closed until its budgets are used up, as `gs.project`
-        does, and the compact network is cut; without a budget, the learned gates are rounded. It is
-        in evaluation mode, on the device of `network`. For a baseline it is `network` itself. The
+        does, and the compact network is cut; without a budget, the learned gates are rounded. For
+        a baseline it is `network` itself. It is in evaluation mode, on the device of `network`. The
         search keeps the network that this returned last.
         """
         if not isinstance(self.network, InterroGate):
-            self._final = FinalNetwork(self.network)
+            self._final = FinalNetwork(self.network.eval())
             return self.network
         net, shape = self.network, input_shape(self.study)
         if self._spec.budgets:

@@ -182,6 +182,20 @@ def test_a_forward_pass_that_needs_values_is_refused() -> None:
         count_macs(Call(forward), (1, 3, 4, 4))
 
 
+@pytest.mark.parametrize(
+    ("model", "shape", "said"),
+    [
+        (3, (1, 3, 4, 4), "takes a torch module, found int"),
+        (nn.ReLU(), "a", r"takes the shape of a batch of images, as \(1, 3, 480, 640\), found 'a'"),
+        (nn.ReLU(), None, "found None"),
+        (nn.ReLU(), (1, 3, 4.0, 4), r"found \(1, 3, 4.0, 4\)"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(model, shape, said) -> None:
+    with pytest.raises(UsageError, match=said):
+        count_macs(model, shape)
+
+
 def test_an_input_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match=r"Conv2d cannot be counted on input \(1, 5, 4, 4\)"):
         count_macs(nn.Conv2d(3, 4, 3), (1, 5, 4, 4))

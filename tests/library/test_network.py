@@ -161,7 +161,10 @@ def test_a_head_may_keep_what_it_registers_too() -> None:
     [
         ({"heads": {}}, "1 to 256 heads, task -> module, found 0 of them"),
         ({"heads": [torch.relu]}, "must be a dict of 1 to 256 heads, task -> module, found list"),
-        ({"heads": {"a.b": torch.relu}}, "letters, digits, blanks"),
+        (
+            {"heads": {"a.b": torch.relu}},
+            "heads: a task's name must be of 1 to 100 letters",
+        ),
         ({"heads": {3: torch.relu}}, "heads: "),
         ({"heads": {"items": torch.relu}}, "found 'items'; name it differently"),
         ({"heads": {"_shared": torch.relu}}, "found '_shared'"),
@@ -171,6 +174,9 @@ def test_a_head_may_keep_what_it_registers_too() -> None:
         ({"estimator": "soft"}, "InterroGate:\n  estimator: "),
         ({"initial": 1.0}, "InterroGate:\n  initial: "),
         ({"temperature": (0, 1)}, "InterroGate:\n  temperature"),
+        ({"seed": "a"}, "seed must be a whole number of 64 bits, or None to draw one, found 'a'"),
+        ({"seed": 2**70}, "seed must be a whole number of 64 bits"),
+        ({"seed": 1.5}, "found 1.5"),
     ],
 )
 def test_what_cannot_be_a_network_is_refused(changes: dict[str, object], said: str) -> None:
@@ -181,6 +187,7 @@ def test_what_cannot_be_a_network_is_refused(changes: dict[str, object], said: s
     ("given", "said"),
     [
         ({"name": "vgg"}, "unknown encoder 'vgg'"),
+        ({"name": ["resnet18"]}, "unknown encoder '['resnet18']'"),
         ({"name": "resnet18", "output_stride": 4}, "output_stride: "),
         ({"name": "resnet18", "width": 0.0}, "width: "),
         (
@@ -252,7 +259,9 @@ def test_the_temperature_falls_geometrically() -> None:
         net.anneal(share)
         temperatures.append(net.temperature)
     assert temperatures == pytest.approx([2.0, 2 * 0.01**0.25, 0.2, 0.02])
-    for share in (-0.1, 1.5, float("nan")):
+    net.anneal(torch.tensor(0.5))
+    assert net.temperature == pytest.approx(0.2)
+    for share in (-0.1, 1.5, float("nan"), "a", None, torch.ones(2)):
         with pytest.raises(UsageError, match="found "):
             net.anneal(share)
 
@@ -271,7 +280,8 @@ def test_the_penalty_by_hand() -> None:
     assert all(alpha.grad.abs().min() > 0 for alpha in net.alpha.values())
     assert net.penalty(1.0).item() == 0.0
     assert net.penalty(0.2).item() == pytest.approx((high - 0.2 + low - 0.2) / 2, rel=1e-5)
-    for tau in (1.5, {"vector": 0.5}, {"vector": 0.5, "picture": 0.1, "more": 0}, float("nan")):
+    for tau in (1.5, {"vector": 0.5}, {"vector": 0.5, "picture": 0.1, "more": 0}, float("nan"),
+                "a", None, [0.1, 0.2], {"vector": 0.5, "picture": None}):  # fmt: skip
         with pytest.raises(UsageError, match="tau must be a share"):
             net.penalty(tau)
 

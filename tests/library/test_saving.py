@@ -1,5 +1,6 @@
 """`gs.save` and `gs.load`: compact networks with heads of any class, without pickle."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -156,3 +157,17 @@ def test_what_cannot_be_written_is_a_data_error(compact: CompactNet, tmp_path: P
 def test_only_compact_networks_are_saved(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"found InterroGate; cut one with gs\.extract"):
         gs.save(network(), tmp_path / "net")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_what_could_not_be_loaded_is_not_saved(compact, tmp_path: Path, dtype) -> None:
+    with pytest.raises(UsageError, match=rf"in float32, found {dtype} as .*; save net.float\(\)"):
+        gs.save(copy.deepcopy(compact).to(dtype), tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stem", ["", ".", 3, None, b"net"])
+def test_a_stem_that_names_no_file_is_refused(compact, stem) -> None:
+    for act in (lambda: gs.save(compact, stem), lambda: gs.load(stem)):
+        with pytest.raises(UsageError, match="path without suffix, such as networks/best, found"):
+            act()

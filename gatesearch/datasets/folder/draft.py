@@ -171,7 +171,7 @@ def _guess(task: str, label: str, kind: str, images: Mapping[str, Path], root: P
                 f"the label '{label}' of {task} must match files of the images, found none, such "
                 f"as {label.replace('{id}', next(iter(images)))}; correct the pattern"
             )
-        return guess_from_files(task, survey_labels(paths), kind=kind)
+        return guess_from_files(task, survey_labels(paths, kind=kind), kind=kind)
     table = read_table(root / reference.file)
     names = table.value_columns(reference.columns)
     rows = rows_by_id(table, image_names(dict(images), root)).rows
@@ -186,7 +186,7 @@ def _guess(task: str, label: str, kind: str, images: Mapping[str, Path], root: P
         findings = Findings(root)
         cells = filter(None, columns[names[0]])
         paths = [findings.path_beside(cell, table.path) for cell in cells]
-        return guess_from_files(task, survey_labels(paths), kind=kind)
+        return guess_from_files(task, survey_labels(paths, kind=kind), kind=kind)
     return guess_from_columns(task, columns, kind=kind)
 
 

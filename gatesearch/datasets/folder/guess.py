@@ -83,8 +83,12 @@ class Survey:
     many: bool = False
 
 
-def survey_labels(paths: Sequence[Path]) -> Survey:
+def survey_labels(paths: Sequence[Path], *, kind: str = "") -> Survey:
     """Read a sample of label files that is spread over all, and more while that is quick.
+
+    Args:
+        paths: The files.
+        kind: Kind of their task, if the user says it.
 
     Raises:
         DataError: One cannot be read.
@@ -97,7 +101,7 @@ def survey_labels(paths: Sequence[Path]) -> Survey:
     ):
         if survey.files >= _FEWEST and time.monotonic() - started > _SECONDS:
             break
-        _add(survey, _read(path))
+        _add(survey, read_label(path, channels=3) if kind == "normals" else _read(path))
     return survey
 
 
@@ -161,11 +165,12 @@ def guess_from_files(name: str, survey: Survey, *, kind: str = "") -> Guess:
     if kind:
         given = (_GIVEN,)
     elif survey.vectors:
-        why = f"three numbers per pixel of length 1 in {seen}"
-        return Guess("normals", {"encoding": "rgb"} if survey.bits == 8 else {}, (why,))
+        kind, given = "normals", (f"three numbers per pixel of length 1 in {seen}",)
     else:
         kind, why = _kind_of_values(name, survey, values, seen)
         given = (why,)
+    if kind == "normals":
+        return Guess(kind, {"encoding": "rgb"} if survey.bits == 8 else {}, given)
     if not values:
         return Guess(kind, {}, given)
     if kind in ("saliency", "edges"):

@@ -11,6 +11,7 @@ from gatesearch.datasets.folder.guess import (
 )
 from gatesearch.errors import DataError, UsageError
 from gatesearch.tasks.attributes import Attributes
+from gatesearch.tasks.normals import Normals
 
 RNG = np.random.default_rng(0)
 CLASSES = RNG.integers(0, 5, (8, 9)).astype(np.uint8)
@@ -84,6 +85,26 @@ def test_a_given_kind_gets_its_options_only(tmp_path):
     guess = guess_from_files("x", survey, kind="semseg")
     assert (guess.kind, guess.options) == ("semseg", {"classes": 2, "values": [0, 255]})
     assert guess_from_files("x", survey, kind="edges").options == {"positive": 255}
+
+
+@pytest.mark.parametrize(
+    ("array", "options"),
+    [
+        (((NORMALS + 1) * 127.5).round().astype(np.uint8), {"encoding": "rgb"}),
+        (NORMALS.astype(np.float32) * 1.3, {}),
+    ],
+)
+def test_given_normals_are_bytes_or_vectors_of_any_length(tmp_path, array, options):
+    np.save(tmp_path / "x.npy", array)
+    guess = guess_from_files(
+        "n", survey_labels([tmp_path / "x.npy"], kind="normals"), kind="normals"
+    )
+    assert (guess.kind, guess.options) == ("normals", options)
+    stored = Normals(**guess.options).encode(array)
+    np.testing.assert_allclose(stored, NORMALS, atol=0.01)
+    np.save(tmp_path / "x.npy", CLASSES)
+    with pytest.raises(DataError, match=r"shape \(H, W, 3\), found \(8, 9\)"):
+        survey_labels([tmp_path / "x.npy"], kind="normals")
 
 
 @pytest.mark.parametrize(
