@@ -559,8 +559,7 @@ def test_a_study_names_a_pack_beside_its_file_or_in_the_data_folder(tmp_path):
 
 
 @pytest.mark.slow("whole run")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_on_a_pack_beside_the_study(tmp_path, workers):
+def test_a_run_on_a_pack_beside_the_study(tmp_path):
     make_pack(tmp_path / "mine")
     write_study(tmp_path, "mine")
     elsewhere = tmp_path / "elsewhere"
@@ -568,7 +567,7 @@ def test_a_run_on_a_pack_beside_the_study(tmp_path, workers):
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-m", "gatesearch", "run", "--study", str(tmp_path / "mine.toml"),
-         "--n-trials", "0", "--workers", str(workers), "--json"],
+         "--n-trials", "0", "--workers", "2", "--json"],
         cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
