@@ -386,7 +386,7 @@ def test_labels_of_images_of_the_kinds_that_have_them(tmp_path):
     assert made.array("train", "worn").tolist() == [[1, 0, 255]] * 5
     assert made.array("train", "age").reshape(-1).tolist() == [20.5 + i for i in numbers]
     assert made.fields["animal"].class_names == ("cat", "dog")
-    assert made.fields["age"].figures["mean.0"] == pytest.approx(20.5 + np.mean(numbers))
+    assert made.fields["worn"].class_names == ("hat", "tie", "shoes")
 
 
 def test_places_are_stored_relative_to_the_image(tmp_path):
@@ -559,8 +559,7 @@ def test_a_study_names_a_pack_beside_its_file_or_in_the_data_folder(tmp_path):
 
 
 @pytest.mark.slow("whole run")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_on_a_pack_beside_the_study(tmp_path, workers):
+def test_a_run_on_a_pack_beside_the_study(tmp_path):
     make_pack(tmp_path / "mine")
     write_study(tmp_path, "mine")
     elsewhere = tmp_path / "elsewhere"
@@ -568,7 +567,7 @@ def test_a_run_on_a_pack_beside_the_study(tmp_path, workers):
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-m", "gatesearch", "run", "--study", str(tmp_path / "mine.toml"),
-         "--n-trials", "0", "--workers", str(workers), "--json"],
+         "--n-trials", "0", "--workers", "2", "--json"],
         cwd=elsewhere, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
