@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gatesearch.datasets.folder.fit import Placement, place
 from gatesearch.datasets.image_files import convert_to_rgb, read_image
 from gatesearch.datasets.orientation import orientation_of, turn_upright
 from gatesearch.drawing import DRAWINGS, OVERLAYS
@@ -43,12 +44,15 @@ class Prediction:
     Attributes:
         path: The file.
         image: The image, upright, at its size.
-        values: Task -> decoded prediction at the size that the network was trained on.
+        values: Task -> decoded prediction at the size that the network was trained on; places of
+            points are those in the image.
+        placement: Where the image lies in what the network saw.
     """
 
     path: Path
     image: Image.Image
     values: Mapping[str, Values]
+    placement: Placement
 
     @property
     def size(self) -> tuple[int, int]:
@@ -67,12 +71,15 @@ def predict_file(model: Model, path: Path) -> Prediction:
     Raises:
         DataError: The image cannot be read.
     """
-    image = _read_upright(path)
-    height, width = model.card.size
-    shown = image.resize((width, height), Image.Resampling.BILINEAR)
+    image, card = _read_upright(path), model.card
+    placement = place((image.height, image.width), card.size, card.fit)
+    shown = _placed(image, placement)
     pixels: Pixels = np.ascontiguousarray(np.asarray(shown, np.float32).transpose(2, 0, 1)[None])
     values = {name: labels[0] for name, labels in model.predict(pixels).items()}
-    return Prediction(path, image, values)
+    for name, labels in values.items():
+        if card.tasks[name].task.drawing in OVERLAYS:
+            values[name] = _in_image(labels, placement)
+    return Prediction(path, image, values, placement)
 
 
 def draw_predictions(card: Card, prediction: Prediction, to: Path) -> Iterator[Written]:
@@ -103,7 +110,7 @@ def draw_predictions(card: Card, prediction: Prediction, to: Path) -> Iterator[W
             drawing = DRAWINGS[kind]
             limits = drawing.limits_that_cover(values)
             picture = Image.fromarray(drawing.draw(values, limits))
-            picture = picture.resize(image.size, Image.Resampling.NEAREST)
+            picture = _on_image(picture, prediction.placement)
             if limits is not None:
                 unit = "".join(c for c in task.values if c.isprintable())[:_LONGEST_UNIT]
                 scale = f"{limits[0]:g} to {limits[1]:g} {unit}".strip()
@@ -124,6 +131,45 @@ def _read_upright(path: Path) -> Image.Image:
     """Read an image as RGB, rotated as the camera says; a damaged rotation is left out."""
     image = read_image(path)
     return turn_upright(convert_to_rgb(image, path), orientation_of(image))
+
+
+def _placed(image: Image.Image, placement: Placement) -> Image.Image:
+    """Place an image as training frames were; what is padded gets its mean colour."""
+    (height, width), (top, left) = placement.window, (placement.top, placement.left)
+    box = (left, top, left + width, top + height)
+    shown = image.resize(placement.shown[::-1], Image.Resampling.BILINEAR, box=box)
+    if placement.shown == placement.size:
+        return shown
+    mean = np.asarray(shown, np.float64).mean((0, 1)).round().astype(int).tolist()
+    canvas = Image.new("RGB", placement.size[::-1], tuple(mean))
+    canvas.paste(shown, (placement.right, placement.down))
+    return canvas
+
+
+def _on_image(picture: Image.Image, placement: Placement) -> Image.Image:
+    """Bring a picture of a prediction to the image; what the network did not see is black."""
+    (height, width), (top, left) = placement.window, (placement.top, placement.left)
+    shown_height, shown_width = placement.shown
+    box = (
+        placement.right,
+        placement.down,
+        placement.right + shown_width,
+        placement.down + shown_height,
+    )
+    seen = picture.resize((width, height), Image.Resampling.NEAREST, box=box)
+    if placement.window == placement.frame:
+        return seen
+    canvas = Image.new("RGB", placement.frame[::-1])
+    canvas.paste(seen, (left, top))
+    return canvas
+
+
+def _in_image(points: Values, placement: Placement) -> Values:
+    """Turn places (K, 3) in what the network saw, -1..1 and a score, into those in the image."""
+    matrix = placement.warp.matrix[0].double().numpy()
+    places = np.array(points, np.float64)
+    places[:, :2] = (places[:, :2] - matrix[:, 2]) / matrix[:, :2].diagonal()
+    return places.astype(points.dtype)
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from gatesearch.datasets.folder.fit import Fit
 from gatesearch.errors import UsageError
 from gatesearch.pruning.mix import MOST_TASKS
 from gatesearch.results import Result, StudyRecord, delta, front
@@ -76,6 +77,7 @@ class Card(Strict):
         protocol: Name of the protocol: classes, size, encodings and metrics.
         network: Name of the network, as `trial 3`, `mtl` or `mtl + pcgrad`.
         size: Height and width of the images that it was trained on, pixels.
+        fit: How images of another shape were brought to that size: see `datasets.folder.fit`.
         image: Type, shape and range of its input.
         mean: Mean that the network subtracts from the input, for values in 0..1, per channel.
         std: Standard deviation that it divides by, for values in 0..1, per channel.
@@ -90,6 +92,7 @@ class Card(Strict):
     protocol: str
     network: str
     size: tuple[Side, Side]
+    fit: Fit = "stretch"
     image: str = "float32 (batch, 3, height, width), RGB, 0 to 255"
     mean: tuple[Finite, Finite, Finite] = MEAN
     std: tuple[Finite, Finite, Finite] = STD
@@ -156,6 +159,13 @@ def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None
     )
 
 
+def _fit(definition: Mapping[str, Any]) -> Fit:
+    """How the frames of all data sets of a study were fitted; `stretch` if they differ."""
+    sources = (definition["data"], *definition.get("more_data", ()))
+    fits: set[Fit] = {source.get("fit", "stretch") for source in sources}
+    return fits.pop() if len(fits) == 1 else "stretch"
+
+
 def card_of(record: StudyRecord, result: Result) -> Card:
     """Make the card of a stored network."""
     definition: Mapping[str, Any] = record.definition
@@ -166,6 +176,7 @@ def card_of(record: StudyRecord, result: Result) -> Card:
         protocol=record.protocol,
         network=result.name,
         size=(height, width),
+        fit=_fit(definition),
         gflops=result.gflops,
         params_m=result.params_m,
         tasks={
