@@ -99,12 +99,18 @@ def fault_table(faults: Sequence[Fault], *, where: str) -> str:
         kinds.setdefault((fault.is_warning, fault.kind), []).append(fault)
     room = _shares([len(group) for group in kinds.values()], max(_MOST_LINES - 2 * len(kinds), 0))
     wrong = sum(fault.count for fault in faults if not fault.is_warning)
-    lines = [f"{where} has {wrong} fault{'s' * (wrong != 1)}:" if wrong else f"{where}: warnings:"]
+    head = (
+        f"{where} has {wrong} fault{'s' * (wrong != 1)}:"
+        if wrong
+        else f"{where} can be used; note:"
+    )
+    lines = [head]
     for ((is_warning, kind), group), shown in zip(kinds.items(), room, strict=True):
         count = sum(fault.count for fault in group)
         is_one_cure = len({fault.cure for fault in group}) == 1
         cure = f": {group[0].cure}" if is_one_cure else ""
-        lines.append(f"  {'warning: ' * is_warning}{kind} ({count}){cure}")
+        prefix = "warning: " if is_warning and wrong else ""
+        lines.append(f"  {prefix}{kind} ({count}){cure}")
         for fault in sorted(group, key=lambda fault: fault.place)[:shown]:
             row = f"    {fault.place}: {fault.found}"
             lines.append(_shortened(row if is_one_cure else f"{row}; {fault.cure}"))

@@ -250,7 +250,7 @@ def test_a_grey_photo_among_colour_is_told_and_used(own) -> None:
     photo().convert("L").save("photos/f1.png")
     done = own("data", "check", "own.toml")
     assert done.returncode == 0
-    assert "warning: grey images among colour (1): they become RGB" in done.stderr
+    assert "grey images among colour (1): they become RGB" in done.stderr
     done = own("data", "prepare", "own.toml")
     assert "grey images among colour: data.images: f1" in done.stderr
     (folder,) = Path("data").iterdir()
@@ -264,7 +264,7 @@ def test_photos_that_are_stored_turned_are_told(own, orientation: int) -> None:
     spoil("photos/f2.png", photo(), format="TIFF", exif=exif(orientation))  # Pillow turns these
     done = own("data", "check", "own.toml")
     assert done.returncode == 0, done.stderr
-    assert "warning: images turned by EXIF (1): they are turned upright; pixels" in done.stderr
+    assert "images turned by EXIF (1): they are turned upright; pixels" in done.stderr
     assert "    data.images: f1\n" in done.stderr
     assert "images turned by EXIF: data.images: f1;" in own("data", "prepare", "own.toml").stderr
 
