@@ -438,9 +438,10 @@ def test_a_part_whose_labels_all_say_that_there_is_none(own, kind: str, value: i
     Path("t.txt").write_text("f1\nf2")
     for name in ("f1", "f2"):
         spoil(f"masks/{name}.png", Image.new("L", (16, 12), value))
-    refused(own("data", "check", "own.toml"), "part without labels (1)",
-            "tasks.things: every part must have labels of every task, found none in 2 of 2 files "
-            "or rows of test")  # fmt: skip
+    for verb in ("check", "prepare"):
+        refused(own("data", verb, "own.toml"), "part without labels (1)",
+                "tasks.things: every part must have labels of every task, found none in 2 of 2 "
+                "files or rows of test")  # fmt: skip
     mask(seed=1).save("masks/f1.png")
     assert own("data", "check", "own.toml").returncode == 0
 

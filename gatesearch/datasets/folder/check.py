@@ -6,10 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from gatesearch.datasets.faults import Fault, first_names
-from gatesearch.datasets.folder.frame import WRONG_FRAME_SIZE, FrameReport, examine_frame
+from gatesearch.datasets.folder.frame import (
+    WRONG_FRAME_SIZE,
+    FrameReport,
+    examine_frame,
+    tasks_without_label,
+)
 from gatesearch.datasets.folder.listing import ListedFrame, Listing
 from gatesearch.datasets.folder.options import FolderSource
 from gatesearch.datasets.folder.photos import is_grey
@@ -18,7 +21,6 @@ from gatesearch.datasets.frame_pool import cores
 from gatesearch.datasets.image_files import peek_image
 from gatesearch.datasets.orientation import UPRIGHT, orientation_of
 from gatesearch.events import Emit, Progress
-from gatesearch.tasks.labels import labelled_frames
 
 
 def check_files(source: FolderSource, listing: Listing, *, emit: Emit) -> tuple[Fault, ...]:
@@ -50,7 +52,7 @@ def check_files(source: FolderSource, listing: Listing, *, emit: Emit) -> tuple[
             bare.update((part_of[frame.id], task) for task in empty)
             emit(_progress(index, len(frames)))
     faults = _sizes_together(faults)
-    faults += _parts_without_labels(listing, bare)
+    faults += parts_without_labels(listing, bare)
     return (*listing.faults, *faults, *_warnings(grey, turned, len(frames)))
 
 
@@ -72,19 +74,10 @@ def warn_of_images(listing: Listing) -> tuple[Fault, ...]:
 def _examine(source: FolderSource, frame: ListedFrame) -> tuple[FrameReport, tuple[str, ...]]:
     """Return what reading a frame gave, and the tasks whose label of it holds none."""
     report = examine_frame(source, frame)
-    empty = tuple(
-        name
-        for name, task in source.tasks.items()
-        if name in frame.labels
-        and name in report.fields
-        and not labelled_frames(torch.from_numpy(report.fields[name][None]), task.unknown_value)
-    )
-    return replace(report, fields={}), empty
+    return replace(report, fields={}), tasks_without_label(source, frame, report.fields)
 
 
-def _parts_without_labels(
-    listing: Listing, bare: Mapping[tuple[PartName, str], int]
-) -> list[Fault]:
+def parts_without_labels(listing: Listing, bare: Mapping[tuple[PartName, str], int]) -> list[Fault]:
     """Refuse a task all of whose labels in a part say that there is none."""
     faults = []
     for (part, task), count in bare.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gatesearch.datasets.faults import Fault, FileFaultError, as_fault
@@ -17,7 +18,7 @@ from gatesearch.datasets.orientation import UPRIGHT
 from gatesearch.datasets.pack_manifest import IMAGE, Frame
 from gatesearch.errors import DataError
 from gatesearch.tasks import Task
-from gatesearch.tasks.labels import to_array, to_tensor, unknown_labels
+from gatesearch.tasks.labels import labelled_frames, to_array, to_tensor, unknown_labels
 
 Array = NDArray[Any]
 WRONG_FRAME_SIZE = "frame of another size"
@@ -101,6 +102,17 @@ def examine_frame(source: FolderSource, frame: ListedFrame) -> FrameReport:
     if photo is None:
         return FrameReport(fields, tuple(faults), None, None)
     return FrameReport(fields, tuple(faults), photo.is_grey, photo.orientation != UPRIGHT)
+
+
+def tasks_without_label(source: FolderSource, frame: ListedFrame, fields: Frame) -> tuple[str, ...]:
+    """Name the tasks for which a frame has a file or cells that hold no label at all."""
+    return tuple(
+        name
+        for name, task in source.tasks.items()
+        if name in frame.labels
+        and name in fields
+        and not labelled_frames(torch.from_numpy(fields[name][None]), task.unknown_value)
+    )
 
 
 def _placement(photo: Photo, path: Path, source: FolderSource) -> Placement:

@@ -3,18 +3,20 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from gatesearch.datasets.dataset import Dataset, PackRequest, StudyFiles
 from gatesearch.datasets.faults import Fault, FaultyDataError, warn_of
-from gatesearch.datasets.folder.check import check_files, warn_of_images
-from gatesearch.datasets.folder.frame import FrameReader, read_frame
-from gatesearch.datasets.folder.listing import ListedFrame, list_frames
+from gatesearch.datasets.folder.check import check_files, parts_without_labels, warn_of_images
+from gatesearch.datasets.folder.frame import FrameReader, read_frame, tasks_without_label
+from gatesearch.datasets.folder.listing import Listing, list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource, source_of
-from gatesearch.datasets.folder.splits import PARTS
+from gatesearch.datasets.folder.splits import PARTS, PartName
 from gatesearch.datasets.frame_faults import FaultyFramesError
-from gatesearch.datasets.pack_writer import SplitFrames, write_pack
+from gatesearch.datasets.frame_journal import Facts
+from gatesearch.datasets.pack_writer import NotedFrame, SplitFrames, write_pack
 from gatesearch.errors import DataError, UsageError
 from gatesearch.events import Emit, Warned
 from gatesearch.study import Study, TaskSpec
@@ -41,9 +43,7 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
             dataset="folder",
             size=files.size,
             fields=files.tasks,
-            splits={
-                part: _split(files, listing.frames[part]) for part in PARTS if listing.frames[part]
-            },
+            splits={part: _split(files, listing, part) for part in PARTS if listing.frames[part]},
             source=f"files of {study.folder}",
             origin=listing.digest,
             identity=f"{_pack_name(request)} {listing.digest}",
@@ -58,9 +58,33 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
         raise FaultyDataError(faults, where=study.name) from error
 
 
-def _split(source: FolderSource, frames: tuple[ListedFrame, ...]) -> SplitFrames:
-    reader = FrameReader(source, frames)
-    return SplitFrames(ids=[frame.id for frame in frames], frames=partial(read_frame, reader))
+def _split(source: FolderSource, listing: Listing, part: PartName) -> SplitFrames:
+    frames = listing.frames[part]
+    return SplitFrames(
+        ids=[frame.id for frame in frames],
+        frames=partial(_read_noted, FrameReader(source, frames)),
+        summarise=partial(_check_labels, listing=listing, part=part),
+    )
+
+
+def _read_noted(reader: FrameReader, index: int) -> NotedFrame:
+    """Read a frame, and note the tasks whose file or cells hold no label."""
+    fields = read_frame(reader, index)
+    bare = tasks_without_label(reader.source, reader.frames[index], fields)
+    return NotedFrame(fields, dict.fromkeys(bare, True))
+
+
+def _check_labels(facts: Sequence[Facts], *, listing: Listing, part: PartName) -> list[str]:
+    """Refuse a part in which no file or cell of a task holds a label; no notes otherwise.
+
+    Raises:
+        FaultyDataError: There is such a task.
+    """
+    bare = Counter((part, task) for of_frame in facts for task in of_frame)
+    faults = parts_without_labels(listing, bare)
+    if faults:
+        raise FaultyDataError(faults, where=part)
+    return []
 
 
 def _pack_name(request: PackRequest) -> str:
