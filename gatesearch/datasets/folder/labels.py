@@ -12,6 +12,8 @@ from gatesearch.datasets.folder.tables import Table, column_reference
 from gatesearch.errors import UsageError
 
 Label = Path | tuple[str, ...]  # a file, or cells of a table
+# Kind of the warning of frames without labels of a task, which are counted wherever data are told.
+WITHOUT_LABEL = "images without this label"
 
 
 def find_labels(
@@ -73,7 +75,7 @@ def find_labels(
     lacking = [i for i in images if i not in found]
     if found and lacking:
         findings.add(
-            "images without this label",
+            WITHOUT_LABEL,
             where,
             first_names(lacking),
             "they do not count for this task",

@@ -11,6 +11,7 @@ from gatesearch.datasets.dataset import Dataset, PackRequest, StudyFiles
 from gatesearch.datasets.faults import Fault, FaultyDataError, warn_of
 from gatesearch.datasets.folder.check import check_files, parts_without_labels, warn_of_images
 from gatesearch.datasets.folder.frame import FrameReader, read_frame, tasks_without_label
+from gatesearch.datasets.folder.labels import WITHOUT_LABEL
 from gatesearch.datasets.folder.listing import Listing, list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource, source_of
 from gatesearch.datasets.folder.splits import PARTS, PartName
@@ -47,7 +48,11 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
             source=f"files of {study.folder}",
             origin=listing.digest,
             identity=f"{_pack_name(request)} {listing.digest}",
-            notes=[f"{fault.kind}: {fault.place}: {fault.found}" for fault in warnings],
+            notes=[
+                f"{fault.kind}: {fault.place}: {fault.found}"
+                for fault in warnings
+                if fault.kind != WITHOUT_LABEL
+            ],
             emit=emit,
         )
     except FaultyFramesError as error:
