@@ -13,19 +13,21 @@ folder) and that of Kaggle (CSV).
 import re
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
 from gatesearch.datasets.dataset import Dataset, PackRequest
-from gatesearch.datasets.frame_size import frames_of_one_size
+from gatesearch.datasets.frame_size import SizedFrames
 from gatesearch.datasets.label_checks import GET_AGAIN, Array, read_photo
-from gatesearch.datasets.pack_manifest import Frame, SplitName
+from gatesearch.datasets.pack_manifest import SplitName
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.release import (
     check_all_exist,
     folders_of,
+    identity_of,
     notes_on_counts,
     open_release,
     printable,
@@ -186,7 +188,10 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
                 _refuse(where, f"must list the images of the other list, lacks {lacking[0]}{more}")
         with _open_images(root, folder=folder, emit=emit) as images:
             check_all_exist(images / name for name in parts)
-            return _write(images, attributes, parts, folder, request, emit)
+            return _write(
+                images, attributes, parts, folder, request, emit,
+                lists=(attributes_file, partition_file),
+            )  # fmt: skip
 
 
 def _write(
@@ -196,38 +201,59 @@ def _write(
     folder: Path,
     request: PackRequest,
     emit: Emit,
+    *,
+    lists: tuple[Path, ...],
 ) -> Path:
-    """Write the pack of the images in a folder."""
+    """Write the pack of the images in a folder, whose lists were read from files."""
     ids: dict[SplitName, Sequence[str]] = {
         part: tuple(name for name, its in parts.items() if its == part) for part in _OFFICIAL
     }
     ids["train"] = spread_evenly(ids["train"], request.train_frames)
     ids["test"] = spread_evenly(ids["test"], request.test_frames)
-    first = read_photo(images / ids["train"][0])
+    first = ids["train"][0]
+    height, width = read_photo(images / first).shape[:2]
     tasks = _tasks()
 
-    def frames(part: SplitName) -> Iterator[Frame]:
-        read = ((name, _read(images / name, attributes[name])) for name in ids[part])
-        return frames_of_one_size(read, request.size, tasks, where="celeba")
+    def frames(names: Sequence[str]) -> SizedFrames:
+        read = _FrameReader(images, tuple(names), tuple(attributes[name] for name in names))
+        size = (first, (height, width))
+        return SizedFrames(read, names, request.size, size, tasks, where="celeba")
 
     return write_pack(
         folder / "celeba-aligned",
         dataset="celeba",
-        size=request.size or (first.shape[0], first.shape[1]),
+        size=request.size or (height, width),
         fields=tasks,
         splits={
-            part: SplitFrames([name.removesuffix(".jpg") for name in names], frames(part))
+            part: SplitFrames([name.removesuffix(".jpg") for name in names], frames(names))
             for part, names in ids.items()
             if names
         },
         source="CelebA, aligned and cropped images",
         notes=notes_on_counts({part: len(names) for part, names in ids.items()}, _OFFICIAL),
+        identity=identity_of(*lists, *(images / name for names in ids.values() for name in names)),
         emit=emit,
     )
 
 
-def _read(path: Path, attributes: bytes) -> dict[str, Array]:
-    return {"image": read_photo(path), FIELD: np.frombuffer(bytearray(attributes), np.uint8)}
+@dataclass(frozen=True)
+class _FrameReader:
+    """Reads images of a split, whose attributes were read before.
+
+    Attributes:
+        images: Their folder.
+        names: Their files.
+        attributes: A byte per attribute for each of them.
+    """
+
+    images: Path
+    names: tuple[str, ...]
+    attributes: tuple[bytes, ...]
+
+    def __call__(self, index: int) -> dict[str, Array]:
+        """Read the frame of a number."""
+        labels = np.frombuffer(bytearray(self.attributes[index]), np.uint8)
+        return {"image": read_photo(self.images / self.names[index]), FIELD: labels}
 
 
 def _tasks() -> dict[str, Task]:

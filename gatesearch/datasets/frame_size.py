@@ -4,7 +4,8 @@
 that they give the same frames. How labels are resized is for their task to say.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,38 +41,43 @@ def resize_frame(frame: Frame, size: tuple[int, int], tasks: Mapping[str, Task])
     return {field: resize_field(tasks.get(field), array, size) for field, array in frame.items()}
 
 
-def frames_of_one_size(
-    frames: Iterable[tuple[str, Frame]],
-    size: tuple[int, int] | None,
-    tasks: Mapping[str, Task],
-    *,
-    where: str,
-) -> Iterator[Frame]:
-    """Resize the frames of a split, or see to it that all have the same size.
+@dataclass(frozen=True)
+class SizedFrames:
+    """Frames of a split by number, all of one size, which any process can read.
 
-    Args:
-        frames: (id, frame) of each.
-        size: Height and width in pixels; None keeps the size that they have.
+    Attributes:
+        read: Number -> frame as its files have it; picklable.
+        ids: Id of each frame.
+        size: Height and width to which frames are resized; None to keep theirs.
+        first: Id, height and width of a frame, whose size all must have if it is kept.
         tasks: Field of labels -> its task.
         where: The data set, for the error.
-
-    Raises:
-        DataError: No size is given, and a frame has another one than the first.
     """
-    first: tuple[str, tuple[int, ...]] | None = None
-    for name, frame in frames:
-        found = frame[IMAGE].shape[:2]
-        first = first or (name, found)
-        if size is not None:
-            yield resize_frame(frame, size, tasks)
-        elif found == first[1]:
-            yield frame
-        else:
+
+    read: Callable[[int], Frame]
+    ids: Sequence[str]
+    size: tuple[int, int] | None
+    first: tuple[str, tuple[int, int]]
+    tasks: Mapping[str, Task]
+    where: str
+
+    def __call__(self, index: int) -> Frame:
+        """Read a frame.
+
+        Raises:
+            DataError: It cannot be read, or no size is given and it has another one.
+        """
+        frame = self.read(index)
+        if self.size is not None:
+            return resize_frame(frame, self.size, self.tasks)
+        found, (first, size) = frame[IMAGE].shape[:2], self.first
+        if found != size:
             raise DataError(
-                f"{where}: all frames of a split must have one size, {first[0]} has "
-                f"{first[1][0]} x {first[1][1]}, {name} has {found[0]} x {found[1]}; name one "
-                "with --size H W, or get the release again"
+                f"{self.where}: all frames must have one size, {first} has {size[0]} x {size[1]}, "
+                f"{self.ids[index]} has {found[0]} x {found[1]}; name one with --size H W, or get "
+                "the release again"
             )
+        return frame
 
 
 def resize_field(task: Task | None, array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

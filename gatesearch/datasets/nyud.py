@@ -10,14 +10,13 @@ N is a frame's id, i a running number. The source may be a folder or an archive,
 layout one folder deep. The official validation part becomes the pack's `test`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from gatesearch.checksums import checksum
 from gatesearch.datasets.dataset import Dataset, PackRequest
 from gatesearch.datasets.edges import boundaries
 from gatesearch.datasets.frame_journal import Facts
@@ -41,6 +40,7 @@ from gatesearch.datasets.release import (
     check_all_exist,
     check_disjoint,
     folders_of,
+    identity_of,
     notes_on_counts,
     open_release,
     read_ids,
@@ -271,14 +271,8 @@ def _summarise(
 
 def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: Emit) -> Path:
     with open_release(source, dataset="nyud", folder=folder, request=request, emit=emit) as root:
-        identity = _identity([source]) if source is not None and source != root else ""
+        identity = identity_of(source) if source is not None and source != root else ""
         return _write(root, folder, request, emit, identity=identity)
-
-
-def _identity(files: Iterable[Path]) -> str:
-    """Digest names, sizes and times of files: a changed file has another digest."""
-    stats = [(str(path), path.stat()) for path in files]
-    return checksum([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def _write(
@@ -319,7 +313,7 @@ def _write(
         },
         source=f"NYU Depth v2 labelled set, layout {layout.name}",
         notes=notes,
-        identity=identity or _identity(layout.all_files()),
+        identity=identity or identity_of(*layout.all_files()),
         emit=emit,
     )
 

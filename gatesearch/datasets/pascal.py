@@ -17,6 +17,7 @@ validation part becomes the pack's `test`.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from gatesearch.datasets.dataset import Dataset, PackRequest
 from gatesearch.datasets.edges import laplacian_edges
+from gatesearch.datasets.frame_journal import Facts
 from gatesearch.datasets.frame_size import resize_field, resize_frame
 from gatesearch.datasets.label_checks import (
     GET_AGAIN,
@@ -35,11 +37,12 @@ from gatesearch.datasets.label_checks import (
 )
 from gatesearch.datasets.mat_file import Value, read_mat
 from gatesearch.datasets.pack_manifest import Frame, SplitName
-from gatesearch.datasets.pack_writer import SplitFrames, write_pack
+from gatesearch.datasets.pack_writer import NotedFrame, SplitFrames, write_pack
 from gatesearch.datasets.release import (
     check_all_exist,
     check_disjoint,
     folders_of,
+    identity_of,
     notes_on_counts,
     open_release,
     printable,
@@ -240,17 +243,20 @@ def _mask(annotated: dict[str, Any], path: Path) -> Array:
     return np.asarray(mask != 0)
 
 
-def _frames(
-    tree: Path, split: SplitName, ids: Sequence[str], *, size: tuple[int, int], notes: list[str]
-) -> Iterator[Frame]:
+def _read_noted(tree: Path, ids: Sequence[str], size: tuple[int, int], index: int) -> NotedFrame:
+    """Read the frame of a number, and note the fields that had another size than the image."""
     tasks = _tasks()
-    resized: Counter[str] = Counter()
-    for name in ids:
-        frame, odd = _read(tree, name, tasks)
-        resized.update(odd)
-        yield resize_frame(frame, size, tasks)
-    for field, count in resized.items():
-        notes.append(f"{split}: {field} had another size than the image in {count} frames")
+    frame, odd = _read(tree, ids[index], tasks)
+    return NotedFrame(resize_frame(frame, size, tasks), dict.fromkeys(odd, True))
+
+
+def _summarise(facts: Sequence[Facts], *, split: SplitName) -> list[str]:
+    """Count the frames of a split whose fields had another size than the image."""
+    resized = Counter(field for of_frame in facts for field in of_frame)
+    return [
+        f"{split}: {field} had another size than the image in {count} frames"
+        for field, count in resized.items()
+    ]
 
 
 def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: Emit) -> Path:
@@ -275,12 +281,14 @@ def _write(tree: Path, folder: Path, request: PackRequest, emit: Emit) -> Path:
         splits={
             split: SplitFrames(
                 ids=ids[split],
-                frames=_frames(tree, split, ids[split], size=size, notes=notes),
+                frames=partial(_read_noted, tree, ids[split], size),
+                summarise=partial(_summarise, split=split),
             )
             for split in ids
         },
         source="PASCAL-Context, tree PASCAL_MT",
         notes=notes,
+        identity=identity_of(*(path for path in sorted(tree.rglob("*")) if path.is_file())),
         emit=emit,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from gatesearch.checksums import checksum
 from gatesearch.datasets.archives import SUFFIXES, is_archive, unpack
 from gatesearch.datasets.dataset import PackRequest
 from gatesearch.datasets.image_files import read_user_file
@@ -152,6 +153,12 @@ def check_all_exist(paths: Iterable[Path]) -> None:
         raise DataError(
             f"every listed frame needs all its files, {fault} {missing[0]}{more}; {GET_AGAIN}"
         )
+
+
+def identity_of(*files: Path) -> str:
+    """Digest names, sizes and times of files: a changed file has another digest."""
+    stats = [(str(path), path.stat()) for path in files]
+    return checksum([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def notes_on_counts(found: Mapping[SplitName, int], official: Mapping[SplitName, int]) -> list[str]:

@@ -11,19 +11,21 @@ same for every copy of the release.
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gatesearch.datasets.dataset import Dataset, PackRequest
-from gatesearch.datasets.frame_size import frames_of_one_size
+from gatesearch.datasets.frame_size import SizedFrames
 from gatesearch.datasets.label_checks import Array, read_photo
-from gatesearch.datasets.pack_manifest import Frame, SplitName
+from gatesearch.datasets.pack_manifest import SplitName
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.release import (
     folders_of,
+    identity_of,
     open_release,
     printable,
     unknown_layout,
@@ -120,26 +122,30 @@ def _write(faces: dict[str, Path], folder: Path, request: PackRequest, emit: Emi
         notes.append(f"{len(faces)} of the {_FACES} faces of the release")
     ids["train"] = spread_evenly(ids["train"], request.train_frames)
     ids["test"] = spread_evenly(ids["test"], request.test_frames)
-    first = read_photo(faces[ids["train"][0]])
+    first = ids["train"][0]
+    height, width = read_photo(faces[first]).shape[:2]
     tasks = _tasks()
 
-    def frames(part: SplitName) -> Iterator[Frame]:
-        read = ((name, _read(faces[name], tasks)) for name in ids[part])
-        return frames_of_one_size(read, request.size, tasks, where="utkface")
+    def frames(names: Sequence[str]) -> SizedFrames:
+        read = partial(_read, [faces[name] for name in names], tasks)
+        size = (first, (height, width))
+        return SizedFrames(read, names, request.size, size, tasks, where="utkface")
 
     return write_pack(
         folder / "utkface-aligned",
         dataset="utkface",
-        size=request.size or (first.shape[0], first.shape[1]),
+        size=request.size or (height, width),
         fields=tasks,
-        splits={part: SplitFrames(names, frames(part)) for part, names in ids.items()},
+        splits={part: SplitFrames(names, frames(names)) for part, names in ids.items()},
         source="UTKFace, aligned and cropped images",
         notes=notes,
+        identity=identity_of(*(faces[name] for names in ids.values() for name in names)),
         emit=emit,
     )
 
 
-def _read(path: Path, tasks: dict[str, Task]) -> dict[str, Array]:
+def _read(paths: Sequence[Path], tasks: dict[str, Task], index: int) -> dict[str, Array]:
+    path = paths[index]
     cells = labels_of(path.name) or {}
     labels = {field: task.encode(np.array([cells[field]])) for field, task in tasks.items()}
     return {"image": read_photo(path), **labels}
