@@ -23,7 +23,7 @@ GIGABYTES = 20.0
 FRAMES = 10_000
 
 STREAM = """
-import resource, sys, time
+import re, resource, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -41,7 +41,11 @@ for batch in data.shuffled(16, torch.Generator().manual_seed(0)):
 seconds = time.perf_counter() - started
 for batch in data.in_order(16, int(sys.argv[2])):
     pass
-print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, seconds)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+status = Path("/proc/self/status")
+if status.exists():  # on Linux, ru_maxrss starts with the peak of the process that started this one
+    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1])
+print(count, peak / 2**20, seconds)
 """
 
 

@@ -14,7 +14,7 @@ _AHEAD = 1.02  # renderers differ by a little from the measure taken here
 
 
 def text_width(text: str, size: float, *, bold: bool = False, mono: bool = False) -> float:
-    """Measure a line of text.
+    """Measure a line of text, as `printable` makes it.
 
     Args:
         text: One line.
@@ -26,7 +26,7 @@ def text_width(text: str, size: float, *, bold: bool = False, mono: bool = False
         Inches.
     """
     family = MONO if mono else SANS
-    return sum(_advance(c, family, bold) for c in text) * size / 72 * _AHEAD
+    return sum(_advance(c, family, bold) for c in printable(text)) * size / 72 * _AHEAD
 
 
 def line_height(size: float) -> float:

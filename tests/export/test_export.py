@@ -381,7 +381,7 @@ def test_a_changed_file_is_refused_in_one_line(files, name, harm) -> None:
         ({"code": "x"}, "code: Extra inputs are not permitted"),
         ({"files": {".json": 7}}, r"\.json: Input should be a valid string"),
         ({"files": {}}, r"x\.json was changed since it was exported"),
-        ({"kind": "smell"}, "tasks.semseg: Value error, unknown kind of task 'smell'"),
+        ({"kind": "smell"}, "tasks.semseg: unknown kind of task 'smell', which --plugin may add"),
         ({"classes": 0}, "tasks.semseg.classes: Input should be greater"),
         ({"classes": 10**9}, "tasks.semseg.classes: Input should be less"),
         ({"classes": True}, "tasks.semseg.classes: Input should be a valid integer"),

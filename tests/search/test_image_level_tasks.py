@@ -24,6 +24,7 @@ from gatesearch.search.run import run
 from gatesearch.store.opening import read_store
 from gatesearch.study import Study, load_study
 from gatesearch.tasks import build_task, build_tasks, named_classes
+from gatesearch.trials.data import open_data
 from gatesearch.trials.kept_networks import as_compact, kept_network
 
 SIZE = (16, 24)
@@ -186,8 +187,9 @@ def test_every_method_trains_and_is_measured(finished, study) -> None:
 @pytest.mark.slow("whole run")
 def test_what_a_task_learned_is_kept_with_it(finished, study) -> None:
     _, data, record = finished
+    train = open_data(study, data=data, emit=lambda event: None).train
     light = next(info for info in record.tasks if info.name == "light")
-    values = open_pack(data / "rooms").array("train", "light")[:, 0].astype(float)
+    values = train.batch(torch.arange(len(train)))["light"][:, 0].double().numpy()
     assert light.options["unit"] == light.unit == "lx"
     assert light.options["mean"] == pytest.approx([values.mean()])
     assert light.options["std"] == pytest.approx([values.std()])

@@ -122,6 +122,15 @@ def of_trial(number) -> str:
     )
 
 
+def with_details(printed):
+    """What 0.1.0 printed, with the key for further figures, of which it had none."""
+    points = {
+        name: [{**point, "details": {}} for point in printed[name]]
+        for name in ("front", "baselines")
+    }
+    return printed | points
+
+
 def untold(number) -> tuple[str, str]:
     """Statements after which a trial has no result in the database."""
     return (
@@ -134,7 +143,7 @@ def untold(number) -> tuple[str, str]:
 class TestWhatIsKept:
     def test_the_report_is_that_of_the_old_version(self, upgraded, unpacked) -> None:
         record = read_store(upgraded)
-        printed = json.loads((unpacked / "report.json").read_text())
+        printed = with_details(json.loads((unpacked / "report.json").read_text()))
         assert summary(record, Path("reports/tiny.pdf")) == printed
         assert printed["trials"] == {"complete": 4, "failed": 0, "pruned": 0}
 
@@ -521,7 +530,7 @@ class TestRuns:
             assert done.returncode == 0, done.stderr
             return json.loads(done.stdout.splitlines()[-1])
 
-        old = json.loads((folder / "report.json").read_text())
+        old = with_details(json.loads((folder / "report.json").read_text()))
         assert run("--n-trials", "1", "--weightings", "uniform,scalar")["front"] == old["front"]
         run("--n-trials", "1", "--budget", "1.3xMTL")
         run("--search", "one_shot", "--points", "2")
