@@ -267,13 +267,13 @@ def test_the_archive_of_the_release_has_not_too_many_members():
 
 
 @pytest.mark.slow("many frames")
-def test_an_archive_of_as_many_members_as_the_release(tmp_path):
+def test_an_archive_of_many_members(tmp_path):
     path = tmp_path / "img_align_celeba.zip"
     with zipfile.ZipFile(path, "w") as zipped:
-        for number in range(1, 202_600):
+        for number in range(1, 20_260):
             zipped.writestr(f"img_align_celeba/img_align_celeba/{number:06d}.jpg", b"")
     archives.unpack(path, tmp_path, emit=lambda event: None)
-    assert (tmp_path / "img_align_celeba/img_align_celeba/202599.jpg").is_file()
+    assert (tmp_path / "img_align_celeba/img_align_celeba/020259.jpg").is_file()
 
 
 @pytest.fixture
