@@ -65,11 +65,6 @@ class Attributes(Columns):
         return self
 
     @property
-    def channels(self) -> int:
-        """One logit per attribute."""
-        return self.count
-
-    @property
     def storage(self) -> Storage:
         """One byte per attribute."""
         return Storage("|u1", (self.count,), dense=False)

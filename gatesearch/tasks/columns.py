@@ -40,6 +40,11 @@ class Columns(Kind):
         return self
 
     @property
+    def channels(self) -> int:
+        """One output, or one map, per value."""
+        return self.count
+
+    @property
     def name_list(self) -> tuple[str, ...]:
         """Names of the values, by number where they have none."""
         return self.names or tuple(map(str, range(self.count)))

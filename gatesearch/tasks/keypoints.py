@@ -71,11 +71,6 @@ class Keypoints(Columns):
         return self
 
     @property
-    def channels(self) -> int:
-        """One map per point."""
-        return self.count
-
-    @property
     def storage(self) -> Storage:
         """Place and visibility per point."""
         return Storage("<f4", (self.count, 3), dense=False)

@@ -63,11 +63,6 @@ class Regression(Columns):
         return self
 
     @property
-    def channels(self) -> int:
-        """One number per value."""
-        return self.count
-
-    @property
     def storage(self) -> Storage:
         """One number per value."""
         return Storage("<f4", (self.count,), dense=False)
