@@ -50,10 +50,23 @@ def to_tensor(stored: NDArray[Any]) -> Tensor:
 
     (N, H, W, C) becomes (N, C, H, W), all else keeps its shape.
     """
+    return contiguous(channels_first(stored))
+
+
+def channels_first(stored: NDArray[Any]) -> Tensor:
+    """What `to_tensor` returns, but as the field lies in memory, and in its own element type."""
     tensor = torch.from_numpy(np.ascontiguousarray(stored))
-    if tensor.dtype == torch.float16:
-        tensor = tensor.float()
-    return tensor.permute(0, 3, 1, 2).contiguous() if tensor.ndim == 4 else tensor
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+
+
+def contiguous(stored: Tensor) -> Tensor:
+    """Turn what `channels_first` returns into what `to_tensor` returns, in one pass."""
+    return stored.to(tensor_type(stored), memory_format=torch.contiguous_format)
+
+
+def tensor_type(stored: Tensor) -> torch.dtype:
+    """The element type that a field has in batches."""
+    return torch.float32 if stored.dtype == torch.float16 else stored.dtype
 
 
 def to_array(tensor: Tensor) -> NDArray[Any]:

@@ -77,11 +77,14 @@ class MixedData(FrameData):
             where = (sources == number).nonzero()[:, 0]
             order.append(where)
             parts.append(self._whole(self.sources[number], self._row[positions[where]]))
-        back = torch.cat(order).argsort()
         names = [IMAGE, *self.tasks, LABELLED]
         # Some sources may be kept on the device of training while others have no room there.
         device = next((p[IMAGE].device for p in parts if p[IMAGE].device.type != "cpu"), "cpu")
-        return {name: torch.cat([part[name].to(device) for part in parts])[back] for name in names}
+        back = torch.cat(order).argsort().to(device)
+        return {
+            name: torch.cat([part[name].to(device) for part in parts]).index_select(0, back)
+            for name in names
+        }
 
     def labels(self, position: int, task: str) -> Tensor:
         """Return the labels of one frame of a task, without reading its image."""

@@ -19,7 +19,7 @@ from gatesearch.datasets.frame_size import resize_image
 from gatesearch.datasets.pack_manifest import IMAGE, SplitName
 from gatesearch.errors import DataError, UsageError
 from gatesearch.tasks import Task
-from gatesearch.tasks.labels import to_tensor
+from gatesearch.tasks.labels import channels_first, contiguous, tensor_type
 from gatesearch.training.block_shuffle import Window, draw_windows, window_sizes
 from gatesearch.training.row_reader import RowReader
 
@@ -188,7 +188,7 @@ class SplitData(FrameData):
         """Return the frames at some positions; see `FrameData.batch`."""
         if self._memory is not None:
             rows = self._rows[positions].to(self._memory["image"].device)
-            batch = {name: tensor[rows] for name, tensor in self._memory.items()}
+            batch = {name: tensor.index_select(0, rows) for name, tensor in self._memory.items()}
         else:
             batch = self._read(self._indices[positions.numpy()])
         if self._labelled is not None:
@@ -200,8 +200,8 @@ class SplitData(FrameData):
         if self._memory is not None:
             return self._memory[task][self._rows[position]]
         rows = self._indices[position : position + 1]
-        labels = to_tensor(self._readers[task].read(rows))
-        return self._resized(task, labels)[0]
+        labels = channels_first(self._readers[task].read(rows))
+        return contiguous(self._resized(task, labels))[0]
 
     def keep_on(self, device: str) -> None:
         """Move what is held in memory to a CUDA device that has ten times its size free."""
@@ -276,7 +276,9 @@ class SplitData(FrameData):
                 skipped, left = 0, left - len(order)
                 while len(order):
                     taken, order = order[:missing], order[missing:]
-                    pieces.append({name: tensor[taken] for name, tensor in frames.items()})
+                    pieces.append(
+                        {name: tensor.index_select(0, taken) for name, tensor in frames.items()}
+                    )
                     missing -= len(taken)
                     if missing == 0:
                         yield _joined(pieces)
@@ -288,14 +290,16 @@ class SplitData(FrameData):
         frames: Batch = {}
         start = 0
         for positions in window.blocks:
-            block = self._read(self._indices[positions.numpy()])
+            end = start + len(positions)
+            block = dict(self._fields(self._indices[positions.numpy()]))
             if self._labelled is not None:
                 block[LABELLED] = self._labelled[self._rows[positions]]
             for name, tensor in block.items():
                 if name not in frames:
-                    frames[name] = tensor.new_empty((len(window), *tensor.shape[1:]))
-                frames[name][start : start + len(positions)] = tensor
-            start += len(positions)
+                    shape = (len(window), *tensor.shape[1:])
+                    frames[name] = torch.empty(shape, dtype=tensor_type(tensor))
+                frames[name][start:end] = tensor
+            start = end
         return frames
 
     def _frame_bytes(self) -> int:
@@ -308,11 +312,15 @@ class SplitData(FrameData):
         order = np.argsort(rows, kind="stable")
         back = torch.from_numpy(np.argsort(order, kind="stable"))
         is_sorted = bool((order[1:] > order[:-1]).all())
-        batch = {}
+        return {
+            name: contiguous(field if is_sorted else field.index_select(0, back))
+            for name, field in self._fields(rows[order])
+        }
+
+    def _fields(self, rows: NDArray[Any]) -> Iterator[tuple[str, Tensor]]:
+        """Read ascending rows: each field at the study's size, if need be as it lies in memory."""
         for name, reader in self._readers.items():
-            stored = to_tensor(reader.read(rows[order]))
-            batch[name] = self._resized(name, stored if is_sorted else stored[back])
-        return batch
+            yield name, self._resized(name, channels_first(reader.read(rows)))
 
     def _resized(self, name: str, stored: Tensor) -> Tensor:
         """Resize images or dense labels (B, ...), named as in a batch, to the study's size."""
@@ -321,7 +329,7 @@ class SplitData(FrameData):
         if tuple(stored.shape[-2:]) == tuple(self.size):
             return stored
         resize = resize_image if name == IMAGE else self.tasks[name].resize_labels
-        return resize(stored, self.size)
+        return resize(contiguous(stored), self.size)
 
 
 def _joined(pieces: Sequence[Batch]) -> Batch:

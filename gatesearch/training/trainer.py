@@ -25,6 +25,7 @@ from gatesearch.training.optimizer import (
     build_optimizer,
     set_learning_rates,
 )
+from gatesearch.training.prefetch import prefetch
 from gatesearch.training.runtime import Runtime
 from gatesearch.training.split_data import Batch, TrainingData
 from gatesearch.training.training_state import Progress, TrainingState
@@ -163,8 +164,15 @@ class Trainer:
         """Draw an epoch's order of frames, or the same order again where one was interrupted.
 
         Returns:
-            The batches that the epoch has not yet learned from.
+            The augmented batches that the epoch has not yet learned from, on the device.
         """
+        batches, generator = self.draw_order(), self.state.data_generator
+        if self.runtime.device == "cpu":
+            return prefetch(batches, self.augment, generator)
+        return (self.augment(batch, generator) for batch in batches)  # the device works ahead
+
+    def draw_order(self) -> Iterator[Batch]:
+        """Return the batches of `make_batches` as the data has them."""
         progress, generator = self.state.progress, self.state.data_generator
         size, taken = self.spec.batch_size, self.steps_of_epoch
         now = generator.get_state()
@@ -179,7 +187,7 @@ class Trainer:
         return batches
 
     def step(self, batch: Batch, epoch: int) -> None:
-        """Learn from one batch: augment, weigh the losses, change the parameters.
+        """Learn from one augmented batch: weigh the losses, change the parameters.
 
         Tasks of which no frame has labels take no part.
         """
@@ -188,7 +196,7 @@ class Trainer:
         if self.hooks.before_step is not None:
             steps = self.steps_per_epoch * (self.last_epoch - self.epochs_before)
             self.hooks.before_step(progress.done / steps)
-        part = self.ranks.slice(self.augment(batch))
+        part = self.ranks.slice(batch)
         current_losses = partial(self.forward.current_losses, part, counts=counts)
         self.weighting.present = None if counts is None else counts.present
         self.weighting.before_step(losses=current_losses, held_out=self.held_out_losses)
@@ -208,12 +216,12 @@ class Trainer:
             progress.unlabelled += counts.frames - counts.labelled
         self.set_learning_rates()
 
-    def augment(self, batch: Batch) -> Batch:
-        """Move a batch to the device and warp its frames at random."""
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Move a batch to the device and change its frames at random."""
         return augment(
             self.runtime.tensors(batch),
             self.data.tasks,
-            generator=self.state.data_generator,
+            generator=generator,
             **self.spec.augment.model_dump(),
         )
 

@@ -5,7 +5,7 @@ mean colour in the image and "unknown" in every label.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from gatesearch.tasks import Task, Warp
 from gatesearch.training.split_data import Batch, channel_statistics
+
+# Pixels that are warped at once on a processor; three channels of them fit into its cache.
+CACHED_PIXELS = 2**16
 
 
 @dataclass(frozen=True)
@@ -118,48 +121,42 @@ def warp_by_grid(
 def warp_by_axes(
     batch: Batch, tasks: Mapping[str, Task], warp: Warp, placement: Placement
 ) -> Batch:
-    """Warp samples that are not rotated one by one, first along x, then along y.
+    """Warp samples that are not rotated, first along x, then along y.
 
     On a processor this is several times faster than a grid of places; both read the same pixels.
     The arguments are those of `warp_by_grid`.
     """
     height, width = batch["image"].shape[-2:]
-    mean, _ = channel_statistics(batch["image"].device)
     columns = _pixels(placement.xx, placement.shift_x, width)
     rows = _pixels(placement.yy, placement.shift_y, height)
-    # A window of the frame's size is the frame, which is copied, or read backwards.
-    whole = ((placement.xx.abs() == 1) & (placement.yy == 1)).tolist()
+    # A window of the frame's size is the frame to the bit, or the frame read backwards.
+    whole = (placement.xx.abs() == 1) & (placement.yy == 1)
+    forwards = torch.arange(width, dtype=torch.float32)
+    exact = torch.where(warp.flip[:, None], forwards.flip(0), forwards)
+    columns = torch.where(whole[:, None], exact, columns)
+    rows = torch.where(whole[:, None], torch.arange(height, dtype=torch.float32), rows)
 
-    image = torch.empty(batch["image"].shape, dtype=torch.float32)
-    for i, planes in enumerate(batch["image"]):
-        if whole[i]:
-            image[i] = planes.flip(-1) if warp.flip[i] else planes
-        else:
-            _bilinear(planes, rows[i], columns[i], outside=mean, out=image[i])
-
-    warps = [Warp(*(part[i : i + 1] for part in vars(warp).values())) for i in range(len(whole))]
-
-    def moved(name: str, i: int) -> Tensor:
-        planes, task = batch[name][i], tasks[name]
-        if task.storage.dense and not whole[i]:
-            planes = _nearest(planes, rows[i], columns[i], outside=task.unknown_value)
-        elif task.storage.dense and warp.flip[i]:
-            planes = planes.flip(-1)
-        return task.transform_labels(planes[None], warps[i])[0]
-
-    count = len(whole)
-    labels = {name: _stacked((moved(name, i) for i in range(count)), count) for name in tasks}
-    return {"image": image, **labels}
+    moved = {"image": _warp_images(batch["image"], rows, columns, whole=whole, flip=warp.flip)}
+    nearest = rows.round(), columns.round()
+    for name, task in tasks.items():
+        target = batch[name]
+        if task.storage.dense:
+            target = _nearest(target, *nearest, outside=task.unknown_value)
+        moved[name] = task.transform_labels(target, warp)
+    return moved
 
 
-def _stacked(samples: Iterator[Tensor], count: int) -> Tensor:
-    """Stack samples as they come, so that only one is in memory beside the stack."""
-    first = next(samples)
-    stack = first.new_empty((count, *first.shape))
-    stack[0] = first
-    for i, sample in enumerate(samples, start=1):
-        stack[i] = sample
-    return stack
+def _warp_images(
+    image: Tensor, rows: Tensor, columns: Tensor, *, whole: Tensor, flip: Tensor
+) -> Tensor:
+    """Sample images as `_bilinear` does, but copy those that are `whole` (B,)."""
+    warped = torch.empty(image.shape, dtype=torch.float32)
+    for i in whole.nonzero()[:, 0].tolist():
+        warped[i] = image[i].flip(-1) if flip[i] else image[i]
+    at_once = max(1, CACHED_PIXELS // (image.shape[-2] * image.shape[-1]))
+    for part in (~whole).nonzero()[:, 0].split(at_once):
+        warped[part] = _bilinear(image[part], rows[part], columns[part])
+    return warped
 
 
 @functools.cache
@@ -178,71 +175,55 @@ def _pixels(scale: Tensor, shift: Tensor, length: int) -> Tensor:
     return (places + 1) * (length / 2) - 0.5
 
 
-def _bilinear(
-    image: Tensor, rows: Tensor, columns: Tensor, *, outside: Tensor, out: Tensor
-) -> None:
-    """Sample an image (C, H, W) at rows (H',) x columns (W').
+def _bilinear(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Sample images (B, C, H, W) at rows (B, H') x columns (B, W'), both in pixels.
 
-    Args:
-        image: The image.
-        rows: Places along y, in pixels.
-        columns: Places along x, in pixels.
-        outside: (C, 1, 1) float32 colour around the image.
-        out: (C, H', W') float32, which receives the samples.
+    Returns:
+        (B, C, H', W') float32, with the mean colour around the images.
     """
-    top, left = rows.floor(), columns.floor()
-    window, top_index, left_index = _window(image, top, left, neighbours=2, outside=outside)
-    left_index = left_index.expand(*window.shape[:2], -1)
-    lerped = window.gather(2, left_index)
-    lerped.lerp_(window.gather(2, left_index + 1), columns - left)
-    torch.lerp(
-        lerped.index_select(1, top_index),
-        lerped.index_select(1, top_index + 1),
-        (rows - top)[:, None],
-        out=out,
-    )
+    image = image.float()
+    outside, _ = channel_statistics(image.device)
+    left, top = columns.floor(), rows.floor()
+    lerped = _read_columns(image, left, outside)
+    lerped.lerp_(_read_columns(image, left + 1, outside), (columns - left)[:, None, None])
+    upper, lower = (_read_rows(lerped, places, outside) for places in (top, top + 1))
+    return upper.lerp_(lower, (rows - top)[:, None, :, None])
 
 
 def _nearest(target: Tensor, rows: Tensor, columns: Tensor, *, outside: float) -> Tensor:
-    """Read labels (..., H, W) at the pixels nearest to rows (H',) x columns (W'): (..., H', W')."""
-    planes = target if target.ndim == 3 else target[None]
-    fill = planes.new_full((len(planes), 1, 1), outside)
-    window, row_index, column_index = _window(
-        planes, rows.round(), columns.round(), neighbours=1, outside=fill
-    )
-    read = window.gather(2, column_index.expand(*window.shape[:2], -1)).index_select(1, row_index)
-    return read.reshape(*target.shape[:-2], *read.shape[1:])
+    """Read labels (B, ..., H, W) at whole rows (B, H') x columns (B, W'): (B, ..., H', W')."""
+    planes = target if target.ndim == 4 else target[:, None]
+    fill = planes.new_full((1, 1, 1), outside)
+    read = _read_columns(_read_rows(planes, rows, fill), columns, fill)
+    return read.reshape(*target.shape[:-2], *read.shape[-2:])
 
 
-def _window(
-    planes: Tensor, rows: Tensor, columns: Tensor, *, neighbours: int, outside: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut the part of planes that some rows and columns read, in the dtype of `outside`.
-
-    Args:
-        planes: (C, H, W).
-        rows: (H',) whole numbers, the first row that each output row reads.
-        columns: (W',) whole numbers, likewise.
-        neighbours: Number of rows and columns that an output pixel reads along each axis.
-        outside: (C, 1, 1) value around the planes; the window has a margin of it where it is read.
+def _read_columns(planes: Tensor, columns: Tensor, outside: Tensor) -> Tensor:
+    """Read whole columns (B, W') of planes (B, C, H, W), `outside` (C, 1, 1) where there is none.
 
     Returns:
-        The window, and the indices of `rows` and `columns` within it.
+        (B, C, H, W').
     """
-    top, bottom, row_index = _span(rows, planes.shape[1], neighbours)
-    left, right, column_index = _span(columns, planes.shape[2], neighbours)
-    inside = planes[:, max(top, 0) : bottom, max(left, 0) : right]
-    if inside.shape[1:] == (bottom - top, right - left):
-        return inside.to(outside.dtype), row_index, column_index
-    window = outside.repeat(1, bottom - top, right - left)
-    y, x = max(-top, 0), max(-left, 0)
-    window[:, y : y + inside.shape[1], x : x + inside.shape[2]] = inside
-    return window, row_index, column_index
+    channels, height, width = planes.shape[1:]
+    index = columns.clamp(0, width - 1).long()[:, None, None].expand(-1, channels, height, -1)
+    return _fill_outside(planes.gather(3, index), columns, width, outside, dim=3)
 
 
-def _span(places: Tensor, length: int, neighbours: int) -> tuple[int, int, Tensor]:
-    """Return (first place read, one after the last, places counted from the first)."""
-    # One margin beyond either end stands for all places that are farther away.
-    index = places.clamp(-neighbours, length).long()
-    start = int(index.min())
-    return start, int(index.max()) + neighbours, index - start
+def _read_rows(planes: Tensor, rows: Tensor, outside: Tensor) -> Tensor:
+    """Read whole rows (B, H') of planes (B, C, H, W), as `_read_columns` does: (B, C, H', W)."""
+    count, channels, height, width = planes.shape
+    first = torch.arange(0, count * channels * height, height).reshape(count, channels, 1)
+    index = (first + rows.clamp(0, height - 1).long()[:, None]).flatten()
+    read = planes.reshape(-1, width).index_select(0, index)  # copies whole rows of memory
+    read = read.reshape(count, channels, rows.shape[1], width)
+    return _fill_outside(read, rows, height, outside, dim=2)
+
+
+def _fill_outside(
+    read: Tensor, places: Tensor, length: int, outside: Tensor, *, dim: int
+) -> Tensor:
+    """Put `outside` where the places (B, L) along a dimension of what was read are not inside."""
+    inside = (places >= 0) & (places < length)
+    if inside.all():
+        return read
+    return torch.where(inside.unflatten(1, (1, 1, -1) if dim == 3 else (1, -1, 1)), read, outside)
