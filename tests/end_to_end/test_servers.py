@@ -16,24 +16,22 @@ def test_a_server_that_is_lost_is_named_and_the_run_goes_on_when_it_is_back(
 ) -> None:
     run = (*ARGUMENTS, "--data", tiny / "data", "--storage", postgres.url, "--json")
     running = cli.start(*run)
-    for moment in ("trial 0: lambda_s", "trial 2: lambda_s"):
-        running.wait_for(moment)
-        postgres.stop()
-        done = running.end()
-        assert done.code == 3, done.stderr
-        assert done.stdout == ""
-        last = done.stderr.splitlines()[-1]
-        assert last.startswith(f"gatesearch: error: cannot use the server {postgres.url}: ")
-        assert last.endswith("Start the server or mend its URL, then run the same command again")
-        for word in ("Traceback", "backup", "study.db", "[SQL"):
-            assert word not in done.stderr
-        for verb in (run, ("report", "--study", "tiny", "--storage", postgres.url)):
-            refused = cli(*verb).refused(3)
-            assert f"cannot use the server {postgres.url}: " in refused
-            assert len([line for line in refused.splitlines() if "error" in line]) == 1
-        postgres.start()
-        running = cli.start(*run)
+    running.wait_for("trial 1: lambda_s")
+    postgres.stop()
     done = running.end()
+    assert done.code == 3, done.stderr
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"gatesearch: error: cannot use the server {postgres.url}: ")
+    assert last.endswith("Start the server or mend its URL, then run the same command again")
+    for word in ("Traceback", "backup", "study.db", "[SQL"):
+        assert word not in done.stderr
+    for verb in (run, ("report", "--study", "tiny", "--storage", postgres.url)):
+        refused = cli(*verb).refused(3)
+        assert f"cannot use the server {postgres.url}: " in refused
+        assert len([line for line in refused.splitlines() if "error" in line]) == 1
+    postgres.start()
+    done = cli(*run)
     assert done.json["trials"] == {"complete": TRIALS, "failed": 0, "pruned": 0}, done.stderr
     store = cli.folder / "runs" / "tiny"
     assert outcome(store, storage=postgres.url, name="tiny") == expected
