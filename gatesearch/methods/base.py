@@ -42,7 +42,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gatesearch.cost import Budget, LatencyTable
+from gatesearch.cost import Budget, Cost, LatencyTable
 from gatesearch.cost.budget import Measure
 from gatesearch.events import Emit
 from gatesearch.methods.space import Space
@@ -54,6 +54,7 @@ from gatesearch.tasks import Task
 from gatesearch.training import FrameData, Hooks, ParameterGroup, Runtime
 from gatesearch.training.augment import augment
 from gatesearch.training.split_data import Batch
+from gatesearch.training.weightings import Entry
 
 Json = Mapping[str, object]
 
@@ -190,6 +191,8 @@ class Phase:
             each step, values to record after each epoch.
         groups: Module -> groups of parameters, each with its learning rate and optimizer.
             Parameters in no group are not trained. When None, all are trained at the study's rate.
+        weighting: Balances the tasks in this phase in place of the weighting that the run asks for,
+            where the method is itself a way to combine gradients.
         data_part: (index, n): the phase trains on part `index` of n disjoint parts of the training
             data. (0, 1) is all of it.
         forward_gflops: Module -> mean GFLOPs of a forward pass in training, from which the cost of
@@ -207,6 +210,7 @@ class Phase:
     begin: Callable[[TrainedNetwork | None], TrainedNetwork]
     hooks: Callable[[nn.Module], Hooks] = _no_hooks
     groups: Callable[[nn.Module], Sequence[ParameterGroup]] | None = None
+    weighting: Entry | None = None
     data_part: tuple[int, int] = (0, 1)
     forward_gflops: Callable[[nn.Module], float] | None = None
     current_gflops: Callable[[nn.Module], Callable[[], float]] | None = None
@@ -283,6 +287,9 @@ class Method(Generic[Options]):
             number); None for a method whose trials have no such bound.
         baseline: True if the method can be trained without a search.
         unpriced: Reason why its cost is not known before training; empty if it is known.
+        expected_cost: (network, context) -> cost of a network that computes more for some images
+            than for others: the mean over the validation part. When None, the network is run on one
+            image, for which it must do what it does for any other.
         read: Reads a trained network from the path of its files without their suffix. When None,
             the network is built by `build` and its weights are loaded.
         as_compact: (network, study) -> compact network that computes the same, for export; None if
@@ -291,6 +298,10 @@ class Method(Generic[Options]):
             `bounds` has latency.
         check: Raises `UsageError` if the method cannot be searched in this study under these
             budgets, which are given as the user wrote them.
+        outline: What happens in each phase, in order, for `gatesearch methods`.
+        effort: Cost of its training in multiples of a multi-task network's, in words and with T for
+            the number of tasks, as `1`, or `T encoders, then 1`.
+        ours: What the paper leaves open and was chosen here, or differs from it; one sentence.
         built_on: Name of another method whose options its results depend on too.
     """
 
@@ -312,8 +323,12 @@ class Method(Generic[Options]):
     most_trials: Callable[[Study], tuple[int, str]] | None = None
     baseline: bool = True
     unpriced: str = ""
+    expected_cost: Callable[[nn.Module, Context], Cost] | None = None
     read: Callable[[Path], nn.Module] | None = None
     as_compact: Callable[[nn.Module, Study], nn.Module] | None = None
     latency_table: Callable[[Study, Runtime], LatencyTable] | None = None
     check: Callable[[Study, Sequence[str]], None] = _check_nothing
+    outline: tuple[str, ...] = ("all epochs",)
+    effort: str = "1"
+    ours: str = ""
     built_on: str = ""

@@ -16,12 +16,14 @@ class Hooks:
         penalty: (images as the network reads them, task -> prediction) -> scalar that is added to
             the loss of each step. No weighting changes it.
         before_step: Called before each step with the share of the phase that is done, in [0, 1).
+        after_step: Called after each step of the optimizer, before its step size changes.
         observe: Number of the epoch that has ended, from 1 -> values to keep in the history.
         halt: Returns True to end the phase early; asked after each epoch, after `observe`.
     """
 
     penalty: Penalty | None = None
     before_step: Callable[[float], None] | None = None
+    after_step: Callable[[], None] | None = None
     observe: Callable[[int], Mapping[str, float]] | None = None
     halt: Callable[[], bool] | None = None
 

@@ -207,6 +207,8 @@ class Trainer:
         with _add_location(epoch, progress.done + 1):
             self.weighting.combine(losses)
         self.optimizer.step()
+        if self.hooks.after_step is not None:
+            self.hooks.after_step()
         self.weighting.after_step(losses=current_losses)
         progress.done += 1
         if counts is None:

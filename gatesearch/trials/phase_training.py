@@ -28,7 +28,7 @@ from gatesearch.training import (
     Trainer,
     TrainingData,
 )
-from gatesearch.training.weightings import WEIGHTINGS, Weighting, build_weighting
+from gatesearch.training.weightings import WEIGHTINGS, Basis, Weighting, build_weighting
 from gatesearch.trials.early_stopping import Stopper
 
 # Prefix of the parameters `weight.<task>` of a trial that tries weights of losses.
@@ -167,7 +167,8 @@ def _train(
     label = spec.label
     training_spec = training_of(context.study, spec.method)
     gflops, shared = _forward_cost(phase, module, context)
-    passes = WEIGHTINGS[spec.weighting].passes(len(context.tasks), shared)
+    entry = phase.weighting or WEIGHTINGS[spec.weighting]
+    passes = entry.passes(len(context.tasks), shared)
 
     def report(epoch: int, values: Mapping[str, float]) -> None:
         losses = " ".join(
@@ -189,7 +190,9 @@ def _train(
             context.validation,
             context.tasks,
         ),
-        weighting=_weighting(spec, context),
+        weighting=_weighting(spec, context)
+        if phase.weighting is None
+        else entry.build(Basis(context.weights, spec.seed, context.runtime.device)),
         spec=training_spec,
         runtime=context.runtime,
         seed=spec.seed,

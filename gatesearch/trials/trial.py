@@ -117,7 +117,11 @@ def _measured(
         network, context.train, runtime=context.runtime, batch_size=size,
         augmented=context.augmented(training_of(context.study, spec.method)),
     )  # fmt: skip
-    cost = count_macs(network, context.input_shape)
+    expected_cost = method_of(spec.method).expected_cost
+    if expected_cost is None:
+        cost = count_macs(network, context.input_shape)
+    else:
+        cost = expected_cost(network, context)
     counted = [budget for budget in spec.budgets if budget.measure != "latency"]
     assert all(budget.share(cost) <= 1 for budget in counted)
     for line in cost.disagreements:
