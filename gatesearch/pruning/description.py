@@ -15,7 +15,7 @@ from gatesearch.models.channel_source import (
     check_source,
 )
 from gatesearch.models.model_factory import OWN
-from gatesearch.models.nodes import NodeStep
+from gatesearch.models.nodes import ConvStep, NodeStep, RepeatedConvStep
 from gatesearch.pruning.mix import MOST_TASKS, MixStep
 from gatesearch.strict import Strict
 
@@ -68,9 +68,12 @@ class Description(Strict):
             ValueError: It is refused.
         """
         widths, listed, names = [IMAGE_CHANNELS], 0, set()
+        convs: dict[str, ConvStep] = {}
         for index, step in enumerate(self.steps):
             try:
                 step.check(widths)
+                if isinstance(step, RepeatedConvStep):
+                    step.check_repeats(convs)
             except ValueError as error:
                 raise ValueError(f"steps.{index}: {error}") from error
             widths.append(step.width)
@@ -79,6 +82,8 @@ class Description(Strict):
             if name is not None and name in names:
                 raise ValueError(f"steps.{index}: names must be unique, found {name[:100]} again")
             names.add(name)
+            if isinstance(step, ConvStep):
+                convs[step.name] = step
         for task, head in self.heads.items():
             try:
                 check_source(head.source, widths)
