@@ -12,14 +12,14 @@ from gatesearch.study.validation import validated
 
 
 def options_of(study: Study, method: Method[Options]) -> Options:
-    """Validate the options that a study gives a method, and fill in the defaults.
+    """Validate the options that a study gives a method, fill in the defaults and settle them.
 
     Raises:
         UsageError: An unknown option or a bad value.
     """
     written = study.options_of(method.name).own
     options: Options = validated(method.options, written, where=f"options.{method.name}")
-    return options
+    return options if method.settle is None else method.settle(study, options)
 
 
 def training_of(study: Study, method: Method[Options]) -> TrainingSpec:

@@ -26,10 +26,9 @@ def costs(study: Study, methods: Sequence[str] = ()) -> dict[str, Cost]:
     counted = {}
     for name in methods or study.methods:
         method = method_of(name)
-        if method.unpriced:
-            raise UsageError(
-                f"the cost of '{name}' is not known before it is trained: {method.unpriced}"
-            )
+        reason = method.unpriced if isinstance(method.unpriced, str) else method.unpriced(study)
+        if reason:
+            raise UsageError(f"the cost of '{name}' is not known before it is trained: {reason}")
         with torch.device("meta"):
             model = build_model(study, name, pretrained=False)
         counted[name] = count_macs(model, (1, 3, *study.protocol.size))
