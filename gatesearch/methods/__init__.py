@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gatesearch.errors import UsageError, unknown
 from gatesearch.methods import definitions
+from gatesearch.methods.adashare.method import ADASHARE
 from gatesearch.methods.base import (
     Context,
     Method,
@@ -50,7 +51,8 @@ __all__ = [
 ]
 
 METHODS: dict[str, Method[Any]] = {
-    method.name: method for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN)
+    method.name: method
+    for method in (INTERROGATE, ONE_SHOT, ADASHARE, STL, MTL, CROSS_STITCH, MTAN)
 }
 
 
