@@ -48,8 +48,8 @@ def test_the_printed_mtan_of_nyud_cannot_be_such_a_network() -> None:
 
 # Multiply-adds of backbones in AdaShare's poster (Sun et al., NeurIPS 2020), 1e9.
 ADASHARE = {
-    "adashare-cityscapes2": {"cross_stitch": 37.06},
-    "adashare-nyu3": {"cross_stitch": 55.59},
+    "adashare-cityscapes2": {"cross_stitch": 37.06, "adashare": 33.35},
+    "adashare-nyu3": {"cross_stitch": 55.59, "adashare": 50.13},
 }
 
 
@@ -60,6 +60,13 @@ def test_the_cost_table_of_adashare(study: str, method: str) -> None:
     (cost,) = costs(load_study(study), (method,)).values()
     assert cost.backbone_gflops == pytest.approx(2 * ADASHARE[study][method], rel=5e-3)
     assert (cost.uncounted, cost.disagreements) == ({}, ())
+
+
+@pytest.mark.parametrize(("name", "gmac"), [("cityscapes2", 32.75), ("nyu3", 47.33)])
+def test_adashare_with_equal_prefixes_computed_once(name: str, gmac: float) -> None:
+    study = load_study(f"adashare-{name}", ["adashare.prefixes=shared"])
+    (cost,) = costs(study, ("adashare",)).values()
+    assert cost.backbone_macs / 1e9 == pytest.approx(gmac, abs=5e-3)
 
 
 def test_one_backbone_of_adashare() -> None:
