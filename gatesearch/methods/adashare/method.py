@@ -237,8 +237,8 @@ def policy_hooks(
             sparsity, sharing = losses()
         selected = supernet.margins().sigmoid().mean(1).tolist()
         return {
-            "sparsity": float(sparsity),
-            "sharing": float(sharing),
+            "policy.sparsity": float(sparsity),
+            "policy.sharing": float(sharing),
             "temperature": supernet.temperature,
             **{f"selected.{t}": share for t, share in zip(supernet.tasks, selected, strict=True)},
         }

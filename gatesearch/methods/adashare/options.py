@@ -27,8 +27,9 @@ class AdaShareOptions(Strict):
     Attributes:
         lambda_sparsity: Weight of L_sparsity where no search chooses it.
         lambda_sharing: Weight of L_sharing where no search chooses it.
-        losses: Form of both: `printed` as in the paper, `code` as in the authors' code (see
-            `policy_loss`).
+        losses: Form of both: `printed` as in the paper; `code` as in the authors' code, whose
+            L_sharing is on logits and weighs the last blocks most, and whose L_sparsity is the mean
+            of -log(1 - α) over blocks (see `policy_loss`).
         warmup: Share of the epochs, the first, in which all tasks select all blocks; done once per
             seed for all trials, unless these start from single-task networks.
         search: Share of the epochs, the next, in which weights and policy learn in turns; the rest

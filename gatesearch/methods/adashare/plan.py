@@ -6,6 +6,7 @@ read the same values there: up to the first block that one of them selects and a
 it each has values of its own, from the same weights.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -79,12 +80,18 @@ class Plan:
     ends: tuple[int, ...]
 
     def shares(self, blocks: Sequence[str], tasks: int) -> list[tuple[float, ...]]:
-        """Return per task and block 1 where the task computes it alone, 0 otherwise.
+        """Return per task and block 1 where the task computes it alone, 0 where others do too.
 
-        A block that is skipped counts as 0, and so does any where there is one task.
+        NaN where the task skips the block. A single task computes none alone.
         """
-        alone = {(v.node.name, v.tasks[0]) for v in self.values if len(v.tasks) == 1 < tasks}
-        return [tuple(float((block, t) in alone) for block in blocks) for t in range(tasks)]
+        found = {(v.node.name, t): len(v.tasks) for v in self.values for t in v.tasks}
+        return [
+            tuple(
+                float(found[block, t] == 1 < tasks) if (block, t) in found else math.nan
+                for block in blocks
+            )
+            for t in range(tasks)
+        ]
 
 
 def plan(graph: Graph, policy: Policy, *, separate: bool = False) -> Plan:

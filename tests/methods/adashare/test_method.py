@@ -157,11 +157,11 @@ def test_a_search_chooses_the_weights_of_both_losses() -> None:
     options = AdaShareOptions(lambda_sparsity=0.25, lambda_sharing=0.5)
     hooks = policy_hooks(net, options, {"lambda_sharing": 2.0}, epochs=1)
     values = hooks.observe(1)
-    expected = 0.25 * values["sparsity"] + 2.0 * values["sharing"]
+    expected = 0.25 * values["policy.sparsity"] + 2.0 * values["policy.sharing"]
     found = hooks.penalty(torch.zeros(()), {})
     assert float(found.detach()) == pytest.approx(expected)
     # α of task a in block 1 is σ(1), all others are 1/2; the first of 8 blocks weighs 7/8, twice.
-    assert values["sharing"] == pytest.approx(2 * 7 / 8 * (1 / (1 + 2.718281828**-1) - 0.5))
+    assert values["policy.sharing"] == pytest.approx(2 * 7 / 8 * (1 / (1 + 2.718281828**-1) - 0.5))
 
 
 def test_the_cost_of_the_policys_phase_is_the_mean_over_its_curriculum(tmp_path, data) -> None:
@@ -216,7 +216,7 @@ def test_a_trial_keeps_to_its_budget_and_logs_its_policy(tmp_path, data, limit: 
     spent = {"macs": result.gflops * 0.5e9, "params": result.params_m * 1e6}
     assert spent[budget.measure] <= budget.limit * (1 + 1e-9)
     assert [line for line in told if "policy semseg " in line and " drawn, " in line]
-    assert {"sparsity", "sharing", "selected.depth"} <= result.curves.keys()
+    assert {"policy.sparsity", "policy.sharing", "selected.depth"} <= result.curves.keys()
     assert set(result.sharing) == {"semseg", "depth"}
 
 
