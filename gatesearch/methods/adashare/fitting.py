@@ -1,12 +1,12 @@
 """Make a policy fit budgets by skipping the blocks that tasks want least (ours)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from gatesearch.cost import Budget
-from gatesearch.methods.adashare.plan import Policy, plan, residual_blocks
+from gatesearch.methods.adashare.plan import Policy
 from gatesearch.methods.adashare.policy_cost import PolicyCost
 
 
@@ -14,7 +14,7 @@ class _Skip(NamedTuple):
     """Some tasks that skip a block which they have selected."""
 
     block: int
-    tasks: frozenset[int]
+    tasks: tuple[int, ...]
 
 
 def fit_policy(
@@ -34,47 +34,46 @@ def fit_policy(
         cost: Cost of policies.
         budgets: Upper bounds, which the policy that skips all blocks must keep to.
     """
+    wanted = margins.tolist()
     moves: list[_Skip] = []
-    while (budget := cost.excess(policy, budgets)) is not None:
+    while (budget := cost.exceeded(policy, budgets)) is not None:
         now = cost.measure(policy, budget.measure)
         best: tuple[float, _Skip] | None = None
-        for move in _moves(policy, cost):
+        for move in _moves(policy):
             saved = now - cost.measure(_changed(policy, move, select=False), budget.measure)
-            if saved <= 0:
-                continue
-            margin = sum(float(margins[task, move.block]) for task in move.tasks)
-            if best is None or margin / saved < best[0]:
-                best = margin / saved, move
+            if saved > 0:
+                margin = sum(wanted[task][move.block] for task in move.tasks) / saved
+                if best is None or margin < best[0]:
+                    best = margin, move
         assert best is not None, "skipping all blocks keeps to every budget"
         moves.append(best[1])
         policy = _changed(policy, best[1], select=False)
     for move in reversed(moves[:-1]):
         larger = _changed(policy, move, select=True)
-        if cost.excess(larger, budgets) is None:
+        if cost.exceeded(larger, budgets) is None:
             policy = larger
     return policy
 
 
-def _moves(policy: Policy, cost: PolicyCost) -> Iterator[_Skip]:
-    """Yield every move that leads from a policy."""
-    blocks = residual_blocks(cost.graph)
-    number = {name: i for i, name in enumerate(blocks)}
+def _moves(policy: Policy) -> list[_Skip]:
+    """List every move that leads from a policy."""
     moves: dict[_Skip, None] = {}
-    for value in plan(cost.graph, policy, separate=cost.separate).values:
-        if value.node.name in number:
-            moves[_Skip(number[value.node.name], frozenset(value.tasks))] = None
-    for i in range(len(blocks)):
-        tasks = frozenset(task for task, row in enumerate(policy) if row[i])
-        moves |= {_Skip(i, frozenset([task])): None for task in sorted(tasks)}
-        if tasks:
-            moves[_Skip(i, tasks)] = None
-    yield from moves
+    for block in range(len(policy[0])):
+        selecting = tuple(task for task, row in enumerate(policy) if row[block])
+        together: dict[tuple[bool, ...], tuple[int, ...]] = {}
+        for task in selecting:
+            moves[_Skip(block, (task,))] = None
+            before = policy[task][:block]
+            together[before] = (*together.get(before, ()), task)
+        moves |= {_Skip(block, tasks): None for tasks in together.values()}
+        if selecting:
+            moves[_Skip(block, selecting)] = None
+    return list(moves)
 
 
 def _changed(policy: Policy, move: _Skip, *, select: bool) -> Policy:
-    return tuple(
-        tuple(select if i == move.block else selected for i, selected in enumerate(row))
-        if task in move.tasks
-        else row
-        for task, row in enumerate(policy)
-    )
+    rows = list(policy)
+    for task in move.tasks:
+        row = rows[task]
+        rows[task] = (*row[: move.block], select, *row[move.block + 1 :])
+    return tuple(rows)
