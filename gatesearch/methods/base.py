@@ -254,6 +254,10 @@ class Supernet(Protocol):
 Options = TypeVar("Options", bound=Strict)
 
 
+def _one_part(study: Study) -> int:
+    return 1
+
+
 def _check_nothing(study: Study, budgets: Sequence[str]) -> None:
     pass
 
@@ -297,6 +301,8 @@ class Method(Generic[Options]):
         expected_cost: (network, context) -> cost of a network that computes more for some images
             than for others: the mean over the validation part. When None, the network is run on one
             image, for which it must do what it does for any other.
+        data_parts: Study -> number of disjoint parts into which it divides the training frames
+            (`Turn.data_part`, `Phase.data_part`), each of which must have a batch.
         read: Reads a trained network from the path of its files without their suffix. When None,
             the network is built by `build` and its weights are loaded.
         as_compact: (network, study) -> compact network that computes the same, for export; None if
@@ -332,6 +338,7 @@ class Method(Generic[Options]):
     baseline: bool = True
     unpriced: str | Callable[[Study], str] = ""
     expected_cost: Callable[[nn.Module, Context], Cost] | None = None
+    data_parts: Callable[[Study], int] = _one_part
     read: Callable[[Path], nn.Module] | None = None
     as_compact: Callable[[nn.Module, Study], nn.Module] | None = None
     latency_table: Callable[[Study, Runtime], LatencyTable] | None = None

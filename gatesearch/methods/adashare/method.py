@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gatesearch.cost import count_macs
 from gatesearch.cost.budget import read_budget
-from gatesearch.errors import DataError, UsageError
+from gatesearch.errors import UsageError
 from gatesearch.methods.adashare.choice import choose_policy
 from gatesearch.methods.adashare.options import SPACE, AdaShareOptions
 from gatesearch.methods.adashare.plan import network_of, plan, residual_blocks
@@ -76,23 +76,12 @@ def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
 
 
 def phases(request: TrainingRequest) -> Sequence[Phase]:
-    """Plan the phases: of the warm-up, of a given policy's network, or of one that is learned.
-
-    Raises:
-        DataError: The halves of the training part have not one batch.
-    """
+    """Plan the phases: of the warm-up, of a given policy's network, or of one that is learned."""
     study = request.study
-    options, training = options_of(study, ADASHARE), training_of(study, ADASHARE)
+    options, epochs = options_of(study, ADASHARE), training_of(study, ADASHARE).epochs
     if options.policy is not None:
-        return [_given_phase(request, epochs=training.epochs)]
-    half = len(request.context.train) // 2
-    if half < training.batch_size:
-        raise DataError(
-            "adashare learns weights and policy from a half of the training part each, which must "
-            f"have a batch of {training.batch_size} frames, found {half}; lower "
-            "training.batch_size, or raise data.train_frames"
-        )
-    warm, searched = options.phases(training.epochs)
+        return [_given_phase(request, epochs=epochs)]
+    warm, searched = options.phases(epochs)
     warm_up = Phase(
         name=WARM_UP,
         span=(0, warm),
@@ -103,7 +92,7 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
     return [
         *([warm_up] if warm and not _shares_warm_up(study) else []),
         _policy_phase(request, options, span=(warm, searched)),
-        _retraining_phase(request, options, span=(searched, training.epochs)),
+        _retraining_phase(request, options, span=(searched, epochs)),
     ]
 
 
@@ -335,6 +324,11 @@ def unpriced(study: Study) -> str:
     return "the policy is learned; give one by options.adashare.policy, such as nyu3, to count it"
 
 
+def data_parts(study: Study) -> int:
+    """Count the parts of the training frames: two halves, but one whole for a given policy."""
+    return 1 if options_of(study, ADASHARE).policy is not None else 2
+
+
 ADASHARE = Method(
     name="adashare",
     paper="Sun et al., NeurIPS",
@@ -348,6 +342,7 @@ ADASHARE = Method(
     space=SPACE,
     bounds=frozenset({"macs", "params"}),
     unpriced=unpriced,
+    data_parts=data_parts,
     read=load_compact,
     check=check,
     outline=(

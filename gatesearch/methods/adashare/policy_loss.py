@@ -37,7 +37,8 @@ def freed_blocks(share: float, *, blocks: int, curriculum: float) -> int:
     """
     if share >= curriculum:
         return blocks
-    return min(blocks, int(share / curriculum * blocks) + 1)
+    # Shares are quotients of steps, which rounding must not bring below a whole number.
+    return min(blocks, int(share / curriculum * blocks + 1e-9) + 1)
 
 
 def block_weights(blocks: int, form: Form) -> Tensor:

@@ -180,9 +180,10 @@ def test_the_cost_of_the_policys_phase_is_the_mean_over_its_curriculum(tmp_path,
 
 
 def test_a_training_part_of_less_than_two_batches_is_refused(tmp_path, data) -> None:
-    context = opened(tmp_path, data, "training.batch_size=4")
-    with pytest.raises(DataError, match="must have a batch of 4 frames, found 3; lower"):
-        ADASHARE.phases(request_for(context))
+    few = ("training.batch_size=4", 'methods=["adashare"]')
+    with pytest.raises(DataError, match="must have a batch of 4, found 3 frames in a part; lower"):
+        opened(tmp_path, data, *few)
+    opened(tmp_path, data, *few, *GIVEN)
 
 
 def test_there_is_nothing_to_search_for_a_given_policy(tmp_path) -> None:
