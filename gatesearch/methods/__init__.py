@@ -26,6 +26,7 @@ from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.mtan import MTAN
 from gatesearch.methods.mtl import MTL
 from gatesearch.methods.nddr import NDDR
+from gatesearch.methods.sluice import SLUICE
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.methods.stl import STL
 from gatesearch.models import parts_of
@@ -51,7 +52,8 @@ __all__ = [
 ]
 
 METHODS: dict[str, Method[Any]] = {
-    method.name: method for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN, NDDR)
+    method.name: method
+    for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN, NDDR, SLUICE)
 }
 
 
