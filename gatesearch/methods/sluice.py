@@ -117,7 +117,7 @@ class SluiceNet(nn.Module):
             for stage in range(1, encoder.graph.stages):
                 weighted = [node for node in encoder.graph.stage(stage) if node.has_weights]
                 filters = cast(ConvNorm, encoder.layer(weighted[-1].name)).conv.weight.flatten(1)
-                first, second = filters.split(_halves(len(filters)))
+                first, second = torch.split(filters, _halves(len(filters)))
                 total = total + (first @ second.T).square().sum()
         return total
 
@@ -136,7 +136,7 @@ def mixed_subspaces(streams: Sequence[Tensor], alpha: Tensor) -> list[Tensor]:
         For each task, (B, C, H, W).
     """
     sizes = _halves(streams[0].shape[1])
-    parts = [x.split(sizes, 1) for x in streams]
+    parts = [torch.split(x, sizes, 1) for x in streams]
     mixed = []
     for rows in alpha:
         halves = []
