@@ -290,6 +290,8 @@ class Method(Generic[Options]):
         expected_cost: (network, context) -> cost of a network that computes more for some images
             than for others: the mean over the validation part. When None, the network is run on one
             image, for which it must do what it does for any other.
+        details: (network, part of the data, context) -> task -> further figures of the network on
+            that part by name, for reports, beside those of the task's kind.
         read: Reads a trained network from the path of its files without their suffix. When None,
             the network is built by `build` and its weights are loaded.
         as_compact: (network, study) -> compact network that computes the same, for export; None if
@@ -324,6 +326,9 @@ class Method(Generic[Options]):
     baseline: bool = True
     unpriced: str = ""
     expected_cost: Callable[[nn.Module, Context], Cost] | None = None
+    details: Callable[[nn.Module, FrameData, Context], Mapping[str, Mapping[str, float]]] | None = (
+        None
+    )
     read: Callable[[Path], nn.Module] | None = None
     as_compact: Callable[[nn.Module, Study], nn.Module] | None = None
     latency_table: Callable[[Study, Runtime], LatencyTable] | None = None
