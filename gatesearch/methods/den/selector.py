@@ -54,4 +54,5 @@ class Selector(nn.Module):
             skip = F.avg_pool2d(x, 2, 2, ceil_mode=True)
             skip = F.pad(skip, (0, 0, 0, 0, 0, branch.shape[1] - skip.shape[1]))
             x = torch.relu(branch + skip)
-        return self.linear(x.mean((2, 3))).float().unflatten(1, self.shape)
+        logits = cast(Tensor, self.linear(x.mean((2, 3)))).float()
+        return logits.unflatten(1, self.shape)

@@ -86,7 +86,7 @@ def width_figures(
         }
         own |= {
             f"mean width, stage {stage}": float(widths[:, t, stages == stage].double().mean())
-            for stage in stages.unique().tolist()
+            for stage in dict.fromkeys(stages.tolist())
         }
         own |= {
             "encoder GFLOPs, mean": float(gflops[:, t].mean()),
