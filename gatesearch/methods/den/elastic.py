@@ -67,17 +67,18 @@ class ElasticNet(nn.Module):
         images = torch.cat([image] * len(self.tasks))
         nodes = self.encoder.graph.nodes
         features = execute(nodes, {INPUT: images}, partial(self._evaluate, rows))[nodes[-1].name]
+        by_task = features.view(len(self.tasks), -1, *features.shape[1:])
         return {
             task: self.heads.call_head(task, x, image.shape[-2:])
-            for task, x in zip(self.tasks, features.chunk(len(self.tasks)), strict=True)
+            for task, x in zip(self.tasks, by_task, strict=True)
         }
 
     def levels(self, image: Tensor) -> Tensor:
         """Find the level of every image, task and block, (B, T, blocks), an index into `WIDTHS`."""
-        shape = (len(image), len(self.tasks), len(self.blocks))
+        shape = (-1, len(self.tasks), len(self.blocks))
         if self.training and self.drawing == "mixed":
-            levels = torch.full(shape, FULL, device=image.device)
             free = round(len(image) * (1 - AT_FULL_WIDTH))
+            levels = torch.full((len(image), *shape[1:]), FULL, device=image.device)
             if free:
                 drawn = torch.randint(0, len(WIDTHS), (free, *shape[1:]), device=image.device)
                 levels[-free:] = drawn

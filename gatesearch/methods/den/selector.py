@@ -55,4 +55,4 @@ class Selector(nn.Module):
             skip = F.pad(skip, (0, 0, 0, 0, 0, branch.shape[1] - skip.shape[1]))
             x = torch.relu(branch + skip)
         logits = cast(Tensor, self.linear(x.mean((2, 3)))).float()
-        return logits.unflatten(1, self.shape)
+        return logits.view(-1, *self.shape)
