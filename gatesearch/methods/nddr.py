@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
-from gatesearch.methods.definitions import options_of, training_of
+from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
 from gatesearch.methods.space import Range
 from gatesearch.models import Parts, parts_of
 from gatesearch.models.channel_source import ChannelSlice
@@ -201,6 +201,7 @@ NDDR = Method(
         "nddr_rate": Range(1.0, 1000.0, log=True, legal=(1e-3, 1e6)),
     },
     as_compact=as_compact,
+    check=refuse_budgets("every network of 'nddr' costs the same"),
     outline=("all epochs, the fusion layers at 100 times the learning rate",),
     effort="T encoders, then T encoders",
     ours="more than two tasks share 1 - diagonal alike; the head keeps the study's learning rate",

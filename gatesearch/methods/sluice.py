@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
-from gatesearch.methods.definitions import options_of, training_of
+from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
 from gatesearch.methods.space import Range
 from gatesearch.models import Parts, parts_of
 from gatesearch.models.conv_norm import ConvNorm
@@ -213,6 +213,7 @@ SLUICE = Method(
     options=SluiceOptions,
     phases=phases,
     space={"orthogonality": Range(0.001, 1.0, log=True, legal=(1e-9, 1e6))},
+    check=refuse_budgets("every network of 'sluice' costs the same"),
     outline=("all epochs, with the penalty between subspaces",),
     effort="T encoders",
     ours=(

@@ -15,7 +15,7 @@ from gatesearch.errors import UsageError
 from gatesearch.methods import NetworkSpec, check_study
 from gatesearch.methods.den.blocks import FULL, WIDTHS, elastic_blocks, kept_channels
 from gatesearch.methods.den.elastic import ElasticNet, usage
-from gatesearch.methods.den.method import DENOptions, check, policy_loss
+from gatesearch.methods.den.method import DENOptions, policy_loss
 from gatesearch.methods.den.selector import Selector
 from gatesearch.methods.den.widths import encoder_macs, left_out, saved_macs
 from gatesearch.models.activation import rectified
@@ -227,13 +227,6 @@ def test_phases_at_published_settings() -> None:
     assert spans["selector 1"] == (30, 32)
     assert spans["network 1"] == (32, 37)
     assert spans["network 10"] == (95, 100)
-
-
-def test_budgets_are_refused_with_the_reason(tmp_path, data) -> None:
-    study = tiny(tmp_path, 'tune=["den"]')
-    with pytest.raises(UsageError, match=r"budget 1.3xMTL .* chooses its widths by the image"):
-        check(study, ["1.3xMTL"])
-    check(study, [])
 
 
 @pytest.mark.parametrize("bad", ["elastic=1.5", "selector=-1", "rounds=0", "width_reward=-0.1"])

@@ -28,15 +28,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.cost import count_macs
-from gatesearch.errors import UsageError
 from gatesearch.methods.base import Context, Method, Phase, TrainedNetwork, TrainingRequest
-from gatesearch.methods.definitions import options_of, training_of
+from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
 from gatesearch.methods.den.elastic import Drawing, ElasticNet
 from gatesearch.methods.den.widths import expected_cost, width_figures
 from gatesearch.methods.space import Range
 from gatesearch.models import parts_of
 from gatesearch.strict import Strict
-from gatesearch.study import Study
 from gatesearch.training import Hooks, ParameterGroup
 from gatesearch.training.weightings import WEIGHTINGS
 
@@ -178,20 +176,6 @@ def _elastic(module: nn.Module) -> ElasticNet:
     return cast(ElasticNet, module)
 
 
-def check(study: Study, budgets: Sequence[str]) -> None:
-    """Refuse budgets: what a network costs depends on the image.
-
-    Raises:
-        UsageError: There is a budget.
-    """
-    if budgets:
-        raise UsageError(
-            f"budget {budgets[0]} must bound what a network costs for any image, and that of 'den' "
-            "chooses its widths by the image; leave --budget out and search width_reward, or tune "
-            "another method"
-        )
-
-
 DEN = Method(
     name="den",
     paper="Ahn et al., ICCV",
@@ -203,7 +187,7 @@ DEN = Method(
     space={"width_reward": Range(0.01, 10.0, log=True, legal=(1e-9, 1e6))},
     expected_cost=expected_cost,
     details=width_figures,
-    check=check,
+    check=refuse_budgets("'den' chooses its widths, and so its cost, by the image"),
     outline=(
         "encoder at full and random widths",
         "in rounds: selector by policy gradient, then encoder at the chosen widths",
