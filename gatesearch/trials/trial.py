@@ -136,6 +136,7 @@ def _measured(
         cost = count_macs(network, context.input_shape)
     else:
         cost = expected_cost(network, context)
+        emit(Log(f"{spec.label}: its cost is the mean over the images of the validation part"))
     counted = [budget for budget in spec.budgets if budget.measure != "latency"]
     assert all(budget.share(cost) <= 1 for budget in counted)
     for line in cost.disagreements:
