@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gatesearch.cost import count_macs
 from gatesearch.errors import UsageError
-from gatesearch.methods import NetworkSpec, check_study
+from gatesearch.methods import NetworkSpec, TrainedNetwork, TrainingRequest, check_study
 from gatesearch.methods.den.blocks import FULL, WIDTHS, elastic_blocks, kept_channels
 from gatesearch.methods.den.elastic import ElasticNet, usage
 from gatesearch.methods.den.method import DENOptions, policy_loss
@@ -23,6 +23,7 @@ from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.graph import Graph, execute
 from gatesearch.models.nodes import INPUT, Node
 from gatesearch.trials.context import open_context
+from gatesearch.trials.phase_training import phases_of
 from gatesearch.trials.trial import train_network
 from tests.methods.toys import parts, random_image, scattered
 from tests.search.tiny import ignore, tiny
@@ -233,6 +234,36 @@ def test_phases_at_published_settings() -> None:
 def test_options_out_of_range_are_refused(tmp_path, bad: str) -> None:
     with pytest.raises(UsageError, match=bad.partition("=")[0]):
         check_study(tiny(tmp_path, f"options.den.{bad}"))
+
+
+def test_phases_know_what_they_learn_and_cost(tmp_path, data) -> None:
+    study = check_study(tiny(tmp_path, "training.epochs=4", "options.den.rate=2"))
+    context = open_context(study, data=data, stored=None, emit=ignore)
+    request = TrainingRequest(NetworkSpec("den", 0), context, None, ignore)
+    elastic, selector, network = phases_of(request)
+    module = elastic.begin(None).module
+    assert selector.begin(TrainedNetwork(module)).module is module
+    choosing = count_macs(module.selector, context.input_shape, cross_check=False).gflops
+    whole = count_macs(module, context.input_shape, cross_check=False).gflops
+    passes = whole - choosing
+    # A step counts as three forward passes. While the selector learns, the rest only runs forward;
+    # while the rest learns, the selector does.
+    for phase, step in ((elastic, 3 * passes), (selector, passes + 3 * choosing),
+                        (network, 3 * passes + choosing)):  # fmt: skip
+        assert 3 * phase.forward_gflops(module) == pytest.approx(step)
+    own = {id(p) for p in module.selector.parameters()}
+    (group,) = selector.groups(module)
+    assert (group.rate, group.optimizer) == (2.0, "adam")
+    assert {id(p) for p in group.parameters} == own
+    for phase in (elastic, network):
+        (group,) = phase.groups(module)
+        assert {id(p) for p in group.parameters} == {id(p) for p in module.parameters()} - own
+    assert [phase.weighting is not None for phase in (elastic, selector, network)] == [0, 1, 0]
+    drawings = [phase.hooks(module) and module.drawing for phase in (elastic, selector, network)]
+    assert drawings == ["mixed", "drawn", "chosen"]
+    module.train()
+    assert network.current_gflops(module)() == pytest.approx(whole)  # untrained: at full width
+    assert module.training
 
 
 @pytest.mark.slow("trains")

@@ -13,11 +13,17 @@ and task t,
     R = -ω_t L_bt + κ (1 - u²)            u: mean share of inner channels kept,  κ = 1 / ρ
     loss = -mean_b Σ_t log π(levels) (R - mean_b R)
 
-The baseline mean_b R is ours (the public code adds 1), and so is that levels are drawn from π from
-the first step on, which begins with equal probabilities: the public code mixes π with random ones,
-less and less. There, the published lists of widths act on the first block of the encoder alone
-(`residual_block` multiplies by them under `first_block` only); here on every block with a sum. At
-width 0 the branch is left out as a whole, without the shift of its last norm.
+Where ours differs from that code, in its form for ResNets:
+
+- the baseline mean_b R: the code adds 1 to every reward instead;
+- levels are drawn from π from the first step on, and π begins with equal probabilities: the code
+  mixes π with random probabilities, less and less;
+- widths act on every block with a residual sum: in the code (`residual_block`) they act on the
+  first block of the encoder alone;
+- channels are left out behind their norm and ReLU, which the code has after the cut; at width 0 the
+  branch is left out as a whole, without the shifts of its norms;
+- norms have running statistics for evaluation: the code takes those of each batch;
+- all tasks see every image, and a training ends with the encoder, not with the selector.
 """
 
 from collections.abc import Callable, Mapping, Sequence
