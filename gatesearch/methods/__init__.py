@@ -22,10 +22,13 @@ from gatesearch.methods.base import (
     TrainingRequest,
 )
 from gatesearch.methods.cross_stitch import CROSS_STITCH
+from gatesearch.methods.den.method import DEN
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.mtan import MTAN
 from gatesearch.methods.mtl import MTL
+from gatesearch.methods.nddr import NDDR
+from gatesearch.methods.sluice import SLUICE
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.methods.stl import STL
 from gatesearch.models import parts_of
@@ -52,7 +55,10 @@ __all__ = [
 
 METHODS: dict[str, Method[Any]] = {
     method.name: method
-    for method in (INTERROGATE, ONE_SHOT, ADASHARE, STL, MTL, CROSS_STITCH, MTAN)
+    for method in (
+        *(INTERROGATE, ONE_SHOT, ADASHARE, STL, MTL),
+        *(CROSS_STITCH, MTAN, NDDR, SLUICE, DEN),
+    )
 }
 
 

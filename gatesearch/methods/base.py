@@ -303,6 +303,8 @@ class Method(Generic[Options]):
             image, for which it must do what it does for any other.
         data_parts: Study -> number of disjoint parts into which it divides the training frames
             (`Turn.data_part`, `Phase.data_part`), each of which must have a batch.
+        details: (network, part of the data, context) -> task -> further figures of the network on
+            that part by name, for reports, beside those of the task's kind.
         read: Reads a trained network from the path of its files without their suffix. When None,
             the network is built by `build` and its weights are loaded.
         as_compact: (network, study) -> compact network that computes the same, for export; None if
@@ -339,6 +341,9 @@ class Method(Generic[Options]):
     unpriced: str | Callable[[Study], str] = ""
     expected_cost: Callable[[nn.Module, Context], Cost] | None = None
     data_parts: Callable[[Study], int] = _one_part
+    details: Callable[[nn.Module, FrameData, Context], Mapping[str, Mapping[str, float]]] | None = (
+        None
+    )
     read: Callable[[Path], nn.Module] | None = None
     as_compact: Callable[[nn.Module, Study], nn.Module] | None = None
     latency_table: Callable[[Study, Runtime], LatencyTable] | None = None

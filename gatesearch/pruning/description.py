@@ -17,6 +17,7 @@ from gatesearch.models.channel_source import (
 from gatesearch.models.model_factory import OWN
 from gatesearch.models.nodes import ConvStep, NodeStep, RepeatedConvStep
 from gatesearch.pruning.mix import MOST_TASKS, MixStep
+from gatesearch.pruning.pointwise import PointwiseStep
 from gatesearch.strict import Strict
 
 IMAGE_CHANNELS = 3
@@ -25,7 +26,7 @@ IMAGE_CHANNELS = 3
 MOST_STEPS = 20_000
 MOST_LISTED = 2**23
 
-AnyStep = Annotated[NodeStep | MixStep, Field(discriminator="op")]
+AnyStep = Annotated[NodeStep | MixStep | PointwiseStep, Field(discriminator="op")]
 
 
 class HeadDescription(Strict):

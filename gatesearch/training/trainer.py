@@ -18,7 +18,7 @@ from gatesearch.training.cuda_graph import CudaGraphStep
 from gatesearch.training.distributed import Ranks
 from gatesearch.training.forward import Forward
 from gatesearch.training.history import History
-from gatesearch.training.hooks import NO_HOOKS, Hooks, Penalty
+from gatesearch.training.hooks import NO_HOOKS, Hooks
 from gatesearch.training.label_counts import count_labels
 from gatesearch.training.micro_batches import Learn, MicroBatches, micro_batch_size
 from gatesearch.training.optimizer import (
@@ -344,12 +344,9 @@ class Trainer:
     def _choose_learn(self, tell: Tell) -> Learn:
         """Record a CUDA graph of the passes through the network if they are the same each step."""
         # No method, as the trainer would then hold itself, and memory longer than it is used.
-        learn = partial(_learn, self.forward, self.weighting, self.hooks.penalty)
-        plain = (
-            self.hooks.penalty is None
-            and self.hooks.before_step is None
-            and not self.turn_parameters
-        )
+        learn = partial(_learn, self.forward, self.weighting, self.hooks)
+        added = (self.hooks.penalty, self.hooks.frame_penalty, self.hooks.before_step)
+        plain = all(hook is None for hook in added) and not self.turn_parameters
         if self.runtime.graphs and plain and type(self.weighting) is Weighting:
             return CudaGraphStep(learn, self.trained, tell=tell)
         return learn
@@ -358,7 +355,7 @@ class Trainer:
 def _learn(
     forward: Forward,
     weighting: Weighting,
-    penalty: Penalty | None,
+    hooks: Hooks,
     part: Batch,
     share: float,
     shares: Tensor | None = None,
@@ -368,7 +365,7 @@ def _learn(
     Args:
         forward: Forward passes.
         weighting: Balances the losses.
-        penalty: Added to the loss.
+        hooks: Their penalties are added to the loss.
         part: The part.
         share: Its share of the batch's frames.
         shares: (T,) its share of each task's labelled frames; None if all frames are labelled.
@@ -378,7 +375,10 @@ def _learn(
     """
     image, outputs = forward.predict(part)
     losses = forward.losses(outputs, part, present=weighting.present)
-    extra = None if penalty is None else penalty(image, outputs)
+    extra = None if hooks.penalty is None else hooks.penalty(image, outputs)
+    if hooks.frame_penalty is not None:
+        by_frame = hooks.frame_penalty(forward.frame_losses(outputs, part))
+        extra = by_frame if extra is None else extra + by_frame
     weighting.backward(losses, share=share, shares=shares, penalty=extra)
     return torch.stack(losses).detach()
 

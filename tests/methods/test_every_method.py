@@ -60,7 +60,10 @@ PHASES = (
     "adashare.warmup=0.25",
 )
 # Encoders that a network of two tasks has, where it is not one per task.
-ENCODERS = {"mtl": 1, "mtan": 1, "adashare": 1, "interrogate": 3, "one_shot": 3, "two_phases": 1}
+ENCODERS = {
+    **{"mtl": 1, "mtan": 1, "two_phases": 1, "den": 1, "adashare": 1},
+    **{"interrogate": 3, "one_shot": 3},
+}
 
 
 @pytest.fixture
