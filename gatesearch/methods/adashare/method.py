@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gatesearch.cost import count_macs
+from gatesearch.cost import Cost, count_macs
 from gatesearch.cost.budget import read_budget
 from gatesearch.errors import UsageError
 from gatesearch.methods.adashare.choice import choose_policy
@@ -153,7 +153,7 @@ def _policy_phase(
         return [Turn((ParameterGroup(weights),), (0, 2)), Turn((policy,), (1, 2))]
 
     def mean_gflops(module: nn.Module) -> float:
-        cost = _cost(request, options)
+        cost = _cost(request.study, options)
         blocks = len(supernet_of(module).blocks)
         # The blocks are freed after equal shares of the curriculum.
         rising = [cost.training_macs(freed) for freed in range(1, blocks + 1)]
@@ -161,7 +161,7 @@ def _policy_phase(
         return 2e-9 * (share * sum(rising) / blocks + (1 - share) * rising[-1])
 
     def likeliest_gflops(module: nn.Module) -> Callable[[], float]:
-        supernet, cost = supernet_of(module), _cost(request, options)
+        supernet, cost = supernet_of(module), _cost(request.study, options)
         return lambda: 2e-9 * cost.macs(supernet.likeliest_policy())
 
     return Phase(
@@ -242,7 +242,7 @@ def _retraining_phase(
 
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
         assert before is not None
-        supernet, cost = supernet_of(before.module), _cost(request, options)
+        supernet, cost = supernet_of(before.module), _cost(request.study, options)
         policy = choose_policy(supernet, request, cost, samples=options.samples)
         planned = plan(supernet.graph, policy, separate=cost.separate)
         if options.retrain_from == "start" and span[0] < span[1]:
@@ -265,12 +265,11 @@ def supernet_of(module: nn.Module) -> PolicySupernet:
     return module
 
 
-def _cost(request: TrainingRequest, options: AdaShareOptions) -> PolicyCost:
+def _cost(study: Study, options: AdaShareOptions) -> PolicyCost:
     with torch.device("meta"):
-        parts = parts_of(request.study, pretrained=False)
-        return PolicyCost.of(
-            parts, request.study.protocol.size, separate=options.prefixes == "separate"
-        )
+        parts = parts_of(study, pretrained=False)
+        separate = options.prefixes == "separate"
+        return PolicyCost.of(parts, study.protocol.size, separate=separate)
 
 
 def _describe(module: nn.Module) -> Json:
@@ -299,22 +298,27 @@ def check(study: Study, budgets: Sequence[str]) -> None:
     size = study.protocol.size
     with torch.device("meta"):
         parts = parts_of(study, pretrained=False)
-        cost = PolicyCost.of(parts, size, separate=options.prefixes == "separate")
         mtl, stl = (
             count_macs(entry.build(parts, NoOptions()), (1, 3, *size), cross_check=False)
             for entry in (MTL, STL)
         )
+    least = least_cost(study)
     for text in budgets:
         budget = read_budget(text, mtl=mtl, stl=stl)
-        if budget.measure == "latency":
-            continue  # refused as none that adashare can be held to
-        least = cost.measure(cost.least, budget.measure)
-        if least > budget.limit:
+        # A budget of latency is refused anyway, as one that adashare cannot be held to.
+        if budget.measure != "latency" and budget.share(least) > 1:
             raise UsageError(
                 f"budget {budget.text} must leave room for the policy that skips all blocks, whose "
-                f"network takes {least / budget.limit:.3g} of it; raise the budget, or set "
+                f"network takes {budget.share(least):.3g} of it; raise the budget, or set "
                 'options.adashare.prefixes = "shared"'
             )
+
+
+def least_cost(study: Study) -> Cost:
+    """Compute the cost of the cheapest network that a search can find: all blocks are skipped."""
+    cost = _cost(study, options_of(study, ADASHARE))
+    macs, params = cost.macs(cost.least), cost.params(cost.least)
+    return Cost(macs=macs, backbone_macs=macs - cost.head_macs, params=params)
 
 
 def unpriced(study: Study) -> str:
