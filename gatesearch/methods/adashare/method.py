@@ -2,8 +2,14 @@
 
 Phases: a warm-up in which all tasks share all blocks; then weights and policy in turns, on two
 halves of the training part, with one block more freed at a time from the last; then a policy is
-drawn and its plain network trained. All of them are within the epochs of the study, so that the
-method costs as many as any other, and one learning rate schedule runs through them.
+drawn and its plain network trained.
+
+Ours, as the paper leaves it open or differs: all phases are within the epochs of the study and
+under its learning rate schedule, whereas the authors' code (https://github.com/sunxm2357/AdaShare)
+trains the chosen network as long again as all before; the study's optimizer trains the weights
+throughout (the code: Adam, then SGD, then Adam); one of the drawn policies is chosen on the
+validation part and one network trained, not eight and the best on the test part reported; policies
+are made to fit budgets; what tasks compute alike is computed once.
 """
 
 import copy

@@ -9,7 +9,7 @@ with p = (1, 0) where the block is selected and (0, 1) where it is skipped (Sun 
 
     p(j) = exp((log π(j) + G(j)) / τ) / Σ_i exp((log π(i) + G(i)) / τ),  G = -log(-log U)
 
-with π the softmax of two logits, and in evaluation it is the likelier of both.
+with π the softmax of two logits, and in evaluation p is the choice of the larger logit.
 """
 
 import torch
@@ -88,7 +88,7 @@ class PolicySupernet(nn.Module):
         return gumbel_softmax(logits, gumbel_noise(logits), temperature=self.temperature)
 
     def likeliest_policy(self) -> Policy:
-        """Return the policy in which each task does the likelier; blocks not freed are selected."""
+        """Return the policy of the larger logits; blocks that are not freed are selected."""
         return tuple(tuple(row) for row in self._likelier().tolist())
 
     def set_policy(self, policy: Policy) -> None:
