@@ -42,12 +42,18 @@ def flops(
 
     use_plugins(plugin)
     definition = load_study(study, settings(set_))
-    chosen = names(method, "--method") if method else definition.methods
+    chosen = list(names(method, "--method")) if method else []
 
     from gatesearch.methods import check_study
-    from gatesearch.trials.costs import costs
+    from gatesearch.trials.costs import costs, unpriced
 
-    counted = costs(check_study(definition), chosen)
+    checked = check_study(definition)
+    for name in [] if method else checked.methods:
+        if reason := unpriced(checked, name):
+            err.print(f"left out: {reason}", style="yellow", markup=False)
+        else:
+            chosen.append(name)
+    counted = costs(checked, chosen)
     for name, cost in counted.items():
         for line in cost.disagreements:
             err.print(f"warning: {name}: {line}", style="yellow", markup=False)

@@ -47,7 +47,7 @@ def encoder(
     """Describe an encoder for `gs.InterroGate`: a backbone, its size and its initial weights.
 
     Args:
-        name: `resnet18`, `resnet34`, `resnet50` or `efficientnet_lite0`.
+        name: `resnet18`, `resnet34`, `resnet50`, `deeplab_resnet34` or `efficientnet_lite0`.
         width: Multiplier of its channels, 0.01 to 100.
         output_stride: Input resolution divided by feature resolution: 8, 16 or 32, reached by
             dilation.

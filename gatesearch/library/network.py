@@ -43,8 +43,9 @@ class InterroGate(GatedSupernet):
     weights is a head too. Tasks may share one module. `gs.extract` copies heads as they are.
 
     Args:
-        encoder: A backbone by name (`resnet18`, `resnet34`, `resnet50`, `efficientnet_lite0`), or
-            `gs.encoder(name, width=..., output_stride=..., pretrained=...)`.
+        encoder: A backbone by name (`resnet18`, `resnet34`, `resnet50`, `deeplab_resnet34`,
+            `efficientnet_lite0`), or `gs.encoder(name, width=..., output_stride=...,
+            pretrained=...)`.
         heads: Task -> head. The modules become part of this network; they are not copied.
         granularity: Gates after every convolution (`conv`) or after every residual block (`block`).
         estimator: Gates in training: `ste` (hard forward, straight-through gradient), `sigmoid`

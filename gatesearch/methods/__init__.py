@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gatesearch.errors import UsageError, unknown
 from gatesearch.methods import definitions
+from gatesearch.methods.adashare.method import ADASHARE
 from gatesearch.methods.base import (
     Context,
     Method,
@@ -21,10 +22,13 @@ from gatesearch.methods.base import (
     TrainingRequest,
 )
 from gatesearch.methods.cross_stitch import CROSS_STITCH
+from gatesearch.methods.den.method import DEN
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.mtan import MTAN
 from gatesearch.methods.mtl import MTL
+from gatesearch.methods.nddr import NDDR
+from gatesearch.methods.sluice import SLUICE
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.methods.stl import STL
 from gatesearch.models import parts_of
@@ -50,7 +54,11 @@ __all__ = [
 ]
 
 METHODS: dict[str, Method[Any]] = {
-    method.name: method for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN)
+    method.name: method
+    for method in (
+        *(INTERROGATE, ONE_SHOT, ADASHARE, STL, MTL),
+        *(CROSS_STITCH, MTAN, NDDR, SLUICE, DEN),
+    )
 }
 
 

@@ -51,7 +51,7 @@ from gatesearch.models import Parts
 from gatesearch.strict import Strict
 from gatesearch.study import Study, TrainingSpec
 from gatesearch.tasks import Task
-from gatesearch.training import FrameData, Hooks, ParameterGroup, Runtime
+from gatesearch.training import FrameData, Hooks, ParameterGroup, Runtime, Turn
 from gatesearch.training.augment import augment
 from gatesearch.training.split_data import Batch
 from gatesearch.training.weightings import Entry
@@ -191,6 +191,8 @@ class Phase:
             each step, values to record after each epoch.
         groups: Module -> groups of parameters, each with its learning rate and optimizer.
             Parameters in no group are not trained. When None, all are trained at the study's rate.
+        turns: Module -> turns that every epoch of the phase consists of: in each, other parameters
+            learn, from other frames. They stand in place of `groups` and `data_part`.
         weighting: Balances the tasks in this phase in place of the weighting that the run asks for,
             where the method is itself a way to combine gradients.
         data_part: (index, n): the phase trains on part `index` of n disjoint parts of the training
@@ -210,6 +212,7 @@ class Phase:
     begin: Callable[[TrainedNetwork | None], TrainedNetwork]
     hooks: Callable[[nn.Module], Hooks] = _no_hooks
     groups: Callable[[nn.Module], Sequence[ParameterGroup]] | None = None
+    turns: Callable[[nn.Module], Sequence[Turn]] | None = None
     weighting: Entry | None = None
     data_part: tuple[int, int] = (0, 1)
     forward_gflops: Callable[[nn.Module], float] | None = None
@@ -251,6 +254,10 @@ class Supernet(Protocol):
 Options = TypeVar("Options", bound=Strict)
 
 
+def _one_part(study: Study) -> int:
+    return 1
+
+
 def _check_nothing(study: Study, budgets: Sequence[str]) -> None:
     pass
 
@@ -269,6 +276,9 @@ class Method(Generic[Options]):
         build: (encoders and heads, options) -> module. Its submodule `heads` must hold the heads;
             the cost of everything else counts as the backbone's.
         options: Type of the table `[NAME]` of a study; `NoOptions` for a method without options.
+        settle: (study, options) -> options with their meaning in that study: what they name outside
+            of it, such as a file, is read into them, and refused with a `UsageError` if it does not
+            fit. None where they are complete in themselves.
         start: Initial weights: `study` = as `model.init` of the study says, `stl` = always those of
             the trained single-task networks. A study can override it with the method's option
             `start`.
@@ -286,10 +296,15 @@ class Method(Generic[Options]):
         most_trials: Study -> (most trials that its search can have, the option that raises this
             number); None for a method whose trials have no such bound.
         baseline: True if the method can be trained without a search.
-        unpriced: Reason why its cost is not known before training; empty if it is known.
+        unpriced: Reason why its cost is not known before training; empty if it is known. A function
+            of the study where options decide.
         expected_cost: (network, context) -> cost of a network that computes more for some images
             than for others: the mean over the validation part. When None, the network is run on one
             image, for which it must do what it does for any other.
+        data_parts: Study -> number of disjoint parts into which it divides the training frames
+            (`Turn.data_part`, `Phase.data_part`), each of which must have a batch.
+        details: (network, part of the data, context) -> task -> further figures of the network on
+            that part by name, for reports, beside those of the task's kind.
         read: Reads a trained network from the path of its files without their suffix. When None,
             the network is built by `build` and its weights are loaded.
         as_compact: (network, study) -> compact network that computes the same, for export; None if
@@ -311,6 +326,7 @@ class Method(Generic[Options]):
     summary: str
     build: Callable[[Parts, Options], nn.Module]
     options: type[Options]
+    settle: Callable[[Study, Options], Options] | None = None
     start: Literal["study", "stl"] = "study"
     start_of: Callable[[NetworkSpec, Study], NetworkSpec | None] | None = None
     training: Callable[[Study], TrainingSpec] | None = None
@@ -322,8 +338,12 @@ class Method(Generic[Options]):
     default_trials: int = 20
     most_trials: Callable[[Study], tuple[int, str]] | None = None
     baseline: bool = True
-    unpriced: str = ""
+    unpriced: str | Callable[[Study], str] = ""
     expected_cost: Callable[[nn.Module, Context], Cost] | None = None
+    data_parts: Callable[[Study], int] = _one_part
+    details: Callable[[nn.Module, FrameData, Context], Mapping[str, Mapping[str, float]]] | None = (
+        None
+    )
     read: Callable[[Path], nn.Module] | None = None
     as_compact: Callable[[nn.Module, Study], nn.Module] | None = None
     latency_table: Callable[[Study, Runtime], LatencyTable] | None = None

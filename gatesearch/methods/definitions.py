@@ -1,8 +1,8 @@
 """Read the parts of a study that concern methods: options, training, start and search space."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from gatesearch.errors import unknown
+from gatesearch.errors import UsageError, unknown
 from gatesearch.methods.base import Method, Options
 from gatesearch.methods.space import Choice, Range, check_first, space_of
 from gatesearch.methods.specification import NetworkSpec
@@ -12,14 +12,14 @@ from gatesearch.study.validation import validated
 
 
 def options_of(study: Study, method: Method[Options]) -> Options:
-    """Validate the options that a study gives a method, and fill in the defaults.
+    """Validate the options that a study gives a method, fill in the defaults and settle them.
 
     Raises:
         UsageError: An unknown option or a bad value.
     """
     written = study.options_of(method.name).own
     options: Options = validated(method.options, written, where=f"options.{method.name}")
-    return options
+    return options if method.settle is None else method.settle(study, options)
 
 
 def training_of(study: Study, method: Method[Options]) -> TrainingSpec:
@@ -91,6 +91,23 @@ def checked(
             check_first(method.space, study)
     search = study.search.model_copy(update={"space": space})
     return study.model_copy(update={"options": options, "search": search})
+
+
+def refuse_budgets(reason: str) -> Callable[[Study, Sequence[str]], None]:
+    """Make the `check` of a method whose cost no budget can bound.
+
+    Args:
+        reason: Why, as a sentence about its networks.
+    """
+
+    def check(study: Study, budgets: Sequence[str]) -> None:
+        if budgets:
+            raise UsageError(
+                f"a budget must bound what a network costs, and {reason}; found {budgets[0]}: "
+                "leave --budget out, or tune another method"
+            )
+
+    return check
 
 
 def _values(item: Range | Choice) -> tuple[float | str, ...]:

@@ -15,5 +15,7 @@ BACKBONES: dict[str, Callable[..., Graph]] = {
     "resnet18": partial(resnet, depths=(2, 2, 2, 2), bottleneck=False),
     "resnet34": partial(resnet, depths=(3, 4, 6, 3), bottleneck=False),
     "resnet50": partial(resnet, depths=(3, 4, 6, 3), bottleneck=True),
+    # The backbone of AdaShare (Sun et al., NeurIPS 2020), in which its costs are counted.
+    "deeplab_resnet34": partial(resnet, depths=(3, 4, 6, 3), bottleneck=False, deeplab=True),
     "efficientnet_lite0": efficientnet_lite0,
 }

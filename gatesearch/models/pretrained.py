@@ -159,6 +159,7 @@ def _efficientnet_lite0() -> Mapping[str, Tensor]:
 _RESNETS = ("resnet18", "resnet34", "resnet50")
 PUBLISHED: dict[str, Published] = {
     **{name: Published(partial(_torchvision, name), _resnet_names) for name in _RESNETS},
+    "deeplab_resnet34": Published(partial(_torchvision, "resnet34"), _resnet_names),
     "efficientnet_lite0": Published(_efficientnet_lite0, _efficientnet_names, eps=1e-3),
 }
 

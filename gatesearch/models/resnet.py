@@ -9,7 +9,12 @@ STAGE_CHANNELS = (64, 128, 256, 512)
 
 
 def resnet(
-    *, depths: tuple[int, ...], bottleneck: bool, output_stride: int = 8, width: float = 1.0
+    *,
+    depths: tuple[int, ...],
+    bottleneck: bool,
+    output_stride: int = 8,
+    width: float = 1.0,
+    deeplab: bool = False,
 ) -> Graph:
     """A ResNet without its classifier; node names are torchvision's.
 
@@ -23,11 +28,13 @@ def resnet(
             of two 3x3 (ResNet-18, -34).
         output_stride: 8, 16 or 32.
         width: Multiplier of all channels.
+        deeplab: As in the first DeepLab networks: all blocks of a stage take the new dilation, and
+            the max-pooling of an even side gives one output more.
     """
     expansion = 4 if bottleneck else 1
     nodes: list[Node] = [
         Conv("conv1", INPUT, inputs=3, outputs=64, kernel=7, stride=2),
-        MaxPool("maxpool", "conv1", outputs=64),
+        MaxPool("maxpool", "conv1", outputs=64, ceil_mode=deeplab),
     ]
     source, channels, stride, dilation = "maxpool", 64, 4, 1
     for stage, (inner, depth) in enumerate(zip(STAGE_CHANNELS, depths, strict=True), start=1):
@@ -37,6 +44,7 @@ def resnet(
                 step, stride = 2, stride * 2
             else:
                 dilation *= 2
+                first_dilation = dilation if deeplab else first_dilation
         for block in range(depth):
             name, outputs = f"layer{stage}.{block}", inner * expansion
             block_step = step if block == 0 else 1

@@ -15,8 +15,9 @@ from gatesearch.models.channel_source import (
     check_source,
 )
 from gatesearch.models.model_factory import OWN
-from gatesearch.models.nodes import NodeStep
+from gatesearch.models.nodes import ConvStep, NodeStep, RepeatedConvStep
 from gatesearch.pruning.mix import MOST_TASKS, MixStep
+from gatesearch.pruning.pointwise import PointwiseStep
 from gatesearch.strict import Strict
 
 IMAGE_CHANNELS = 3
@@ -25,7 +26,7 @@ IMAGE_CHANNELS = 3
 MOST_STEPS = 20_000
 MOST_LISTED = 2**23
 
-AnyStep = Annotated[NodeStep | MixStep, Field(discriminator="op")]
+AnyStep = Annotated[NodeStep | MixStep | PointwiseStep, Field(discriminator="op")]
 
 
 class HeadDescription(Strict):
@@ -68,9 +69,12 @@ class Description(Strict):
             ValueError: It is refused.
         """
         widths, listed, names = [IMAGE_CHANNELS], 0, set()
+        convs: dict[str, ConvStep] = {}
         for index, step in enumerate(self.steps):
             try:
                 step.check(widths)
+                if isinstance(step, RepeatedConvStep):
+                    step.check_repeats(convs)
             except ValueError as error:
                 raise ValueError(f"steps.{index}: {error}") from error
             widths.append(step.width)
@@ -79,6 +83,8 @@ class Description(Strict):
             if name is not None and name in names:
                 raise ValueError(f"steps.{index}: names must be unique, found {name[:100]} again")
             names.add(name)
+            if isinstance(step, ConvStep):
+                convs[step.name] = step
         for task, head in self.heads.items():
             try:
                 check_source(head.source, widths)

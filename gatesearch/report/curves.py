@@ -27,12 +27,17 @@ _Line = tuple[Result, NetworkStyle]
 
 
 def sections(record: StudyRecord) -> Iterator[Section]:
-    """Yield losses, gates and task weights, each only if there are such curves."""
+    """Yield losses, gates, policies and task weights, each only if there are such curves."""
     lines, note = _chosen_lines(record)
     losses = [(f"loss.{task.name}", task.name) for task in record.tasks]
     gates = [
         *((f"open.{task.name}", task.name) for task in record.tasks),
         ("sparsity", "Sparsity loss"),
+    ]
+    policies = [
+        *((f"selected.{task.name}", task.name) for task in record.tasks),
+        ("policy.sparsity", "L_sparsity"),
+        ("policy.sharing", "L_sharing"),
     ]
     balanced = [(_in_shares(result), look) for result, look in lines
                 if result.weighting != "uniform"]  # fmt: skip
@@ -40,6 +45,7 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     texts = (
         ("Training", "Mean training loss ↓ of each epoch", losses, lines),
         ("Gates", "Share of gates that pick the task's own channel, by epoch", gates, lines),
+        ("Policies", "Mean probability that a task selects a block, by epoch", policies, lines),
         ("Task weights", "Each task's share of the weights, mean of each epoch", weights, balanced),
     )
     for title, subtitle, keys, chosen in texts:

@@ -148,7 +148,7 @@ def _influence(
         ]
         x, y = [point[0] for point in points], [point[1] for point in points]
         shades = [point[2] for point in points]
-        log = name == "lambda_s" and bool(x) and min(x) > 0
+        log = name.startswith("lambda_") and bool(x) and min(x) > 0
 
         def draw(axes: Axes, width: float, height: float) -> None:
             if not points:

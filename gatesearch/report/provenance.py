@@ -180,7 +180,7 @@ def _parameters(record: StudyRecord) -> list[str]:
         values = [f"{name.removeprefix('tau.')} {v:.4g}" for name, v in trial.numbers.items()]
         values += [v for v in trial.params.values() if isinstance(v, str)]
         values += [f"budget {trial.budget}"] if trial.budget else []
-        text = f"{network_label(trial)}: {', '.join(values)}".replace("lambda_s", "λ")
+        text = f"{network_label(trial)}: {', '.join(values)}".replace("lambda_s ", "λ ")
         lines += wrap(text, _WIDTH, _SIZE, mono=True)
     return lines + _others(len(front(record)), "networks")
 

@@ -114,7 +114,7 @@ class Search:
                 forget_result(self._job(spec))
         if self._reuse is not None:
             missing = [spec for spec in missing if not self._taken_over(spec, self._reuse)]
-        self._train(missing, stage="baselines")
+        self._train(self._with_starts(missing), stage="baselines")
         self.status.baselines(len(wanted), len(wanted))
         self._warn_of_undefined_gains()
         if SCALAR in study.weightings:
@@ -231,11 +231,35 @@ class Search:
 
         begin_ready()
         for job, result in self.pool.results():
-            self._keep(job, result)
+            if stage == "baselines" and job.spec.part and result.state != "complete":
+                forget_result(job)
+                reason = f"{job.spec.label} of {job.spec.method} failed: {result.reason}"
+                self._fail_followers(job.spec, reason, waiting)
+            else:
+                self._keep(job, result)
             done += 1
             self._progress(stage, done, total, "networks")
             self._emit_trained(job.spec.label, result, trial=False)
             begin_ready()
+
+    def _with_starts(self, specs: Sequence[NetworkSpec]) -> list[NetworkSpec]:
+        """Insert before each network the start networks of its method that are not trained yet."""
+        chain: list[NetworkSpec] = []
+        for spec in specs:
+            start = start_of(spec, self.context.study)
+            if start is not None and start.part and self.known(start) is None:
+                chain += [s for s in self._with_starts([start]) if s not in chain]
+            chain.append(spec)
+        return chain
+
+    def _fail_followers(self, start: NetworkSpec, reason: str, waiting: list[NetworkSpec]) -> None:
+        """Keep as failed the waiting baselines that were to start from a network that failed."""
+        for spec in [s for s in waiting if start_of(s, self.context.study) == start]:
+            waiting.remove(spec)
+            if spec.part:
+                self._fail_followers(spec, reason, waiting)
+            else:
+                self._keep(self._job(spec), failed(spec, reason))
 
     def _train_starts(self, spec: NetworkSpec) -> None:
         """Train the network that trials start from, after the one that it starts from itself."""

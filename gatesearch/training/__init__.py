@@ -21,6 +21,7 @@ from gatesearch.training.split_data import (
     split_validation,
 )
 from gatesearch.training.trainer import Trainer, TrainingError
+from gatesearch.training.turns import Turn
 
 __all__ = [
     "Checkpoint",
@@ -40,6 +41,7 @@ __all__ = [
     "Trainer",
     "TrainingData",
     "TrainingError",
+    "Turn",
     "evaluate",
     "launch",
     "measure",

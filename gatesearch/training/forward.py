@@ -1,5 +1,6 @@
 """A batch through a network: predictions, and the tasks' losses on them."""
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from gatesearch.tasks import Task
 from gatesearch.training.label_counts import LabelCounts
 from gatesearch.training.runtime import Runtime
-from gatesearch.training.split_data import Batch, normalize
+from gatesearch.training.split_data import LABELLED, Batch, normalize
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,28 @@ class Forward:
             task.loss(outputs[name], part[name]) if has_labels else outputs[name].new_zeros(())
             for (name, task), has_labels in zip(self.tasks.items(), present.tolist(), strict=True)
         ]
+
+    @torch.no_grad()
+    def frame_losses(self, outputs: Mapping[str, Tensor], part: Batch) -> Tensor:
+        """Return the (B, T) losses of each frame by itself, NaN where it has no labels of a task.
+
+        Args:
+            outputs: Task -> float32 prediction.
+            part: The batch that was predicted, or a part of one.
+        """
+        rows = [
+            torch.stack(
+                [
+                    task.loss(outputs[name][i : i + 1], part[name][i : i + 1])
+                    for name, task in self.tasks.items()
+                ]
+            )
+            for i in range(len(part["image"]))
+        ]
+        losses = torch.stack(rows)
+        if LABELLED not in part:
+            return losses
+        return losses.masked_fill(~part[LABELLED].to(losses.device), math.nan)
 
     def current_losses(
         self, part: Batch, *, counts: LabelCounts | None = None, exact: bool = False

@@ -1,10 +1,11 @@
 """The training loop."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from gatesearch.training.cuda_graph import CudaGraphStep
 from gatesearch.training.distributed import Ranks
 from gatesearch.training.forward import Forward
 from gatesearch.training.history import History
-from gatesearch.training.hooks import NO_HOOKS, Hooks, Penalty
+from gatesearch.training.hooks import NO_HOOKS, Hooks
 from gatesearch.training.label_counts import count_labels
 from gatesearch.training.micro_batches import Learn, MicroBatches, micro_batch_size
 from gatesearch.training.optimizer import (
@@ -29,6 +30,7 @@ from gatesearch.training.prefetch import prefetch
 from gatesearch.training.runtime import Runtime
 from gatesearch.training.split_data import Batch, TrainingData
 from gatesearch.training.training_state import Progress, TrainingState
+from gatesearch.training.turns import Turn, shuffled_in_turn
 from gatesearch.training.weightings import TrainingView, UnbalancedError, Weighting
 
 
@@ -54,6 +56,8 @@ class Trainer:
             order and numbers of epochs go on from there. The optimizer begins anew.
         groups: Which parameters are trained, and how; all at the study's rate when None. Parameters
             in no group are frozen meanwhile, though batch norm still updates its statistics.
+        turns: Turns that every epoch consists of, with their groups in place of `groups`; an epoch
+            is one pass over all frames without any.
         hooks: What the phase adds to plain training.
         checkpoints: Where checkpoints are kept, and the one to go on from.
         ranks: The processes that train the network together, each with a trainer of its own.
@@ -75,6 +79,7 @@ class Trainer:
         seed: int,
         span: tuple[int, int] | None = None,
         groups: Sequence[ParameterGroup] | None = None,
+        turns: Sequence[Turn] = (),
         hooks: Hooks = NO_HOOKS,
         checkpoints: PhaseCheckpoints | None = None,
         ranks: Ranks | None = None,
@@ -91,9 +96,19 @@ class Trainer:
         self.ranks = ranks or Ranks()
         self.on_epoch = on_epoch
         self.epochs_before, self.last_epoch = span or (0, spec.epochs)
-        self.steps_per_epoch = _steps_per_epoch(len(data.train), spec.batch_size, self.ranks)
+        self.parts = [turn.frames(data.train) for turn in turns] or [data.train]
+        self.turn_steps = [
+            _steps_per_epoch(len(part), spec.batch_size, self.ranks) for part in self.parts
+        ]
+        self.steps_per_epoch = sum(self.turn_steps)
         # A later phase draws other numbers than the phases before it.
         self.seed = (seed + 7919 * self.epochs_before) % 2**63
+        if turns:
+            groups = [group for turn in turns for group in turn.groups]
+        self.turn_parameters = [
+            [p for group in turn.groups for p in group.parameters if p.requires_grad]
+            for turn in turns
+        ]
         self.optimizer = build_optimizer(model, spec, groups, weighting.learned_parameters())
         self.state = self._initial_state()
         self.forward = Forward(model, data.tasks, runtime)
@@ -180,9 +195,9 @@ class Trainer:
             progress.order = now
             progress.totals.zero_()
             progress.unlabelled.zero_()
-            return self.data.train.shuffled(size, generator)
+            return shuffled_in_turn(self.parts, self.turn_steps, size, generator)
         generator.set_state(progress.order)
-        batches = self.data.train.shuffled(size, generator, skip=taken)
+        batches = shuffled_in_turn(self.parts, self.turn_steps, size, generator, skip=taken)
         generator.set_state(now)
         return batches
 
@@ -193,6 +208,7 @@ class Trainer:
         """
         progress = self.state.progress
         counts = count_labels(batch, processes=self.ranks.size)
+        self.take_turn()
         if self.hooks.before_step is not None:
             steps = self.steps_per_epoch * (self.last_epoch - self.epochs_before)
             self.hooks.before_step(progress.done / steps)
@@ -217,6 +233,13 @@ class Trainer:
             progress.totals += losses * (counts.labelled / counts.frames)
             progress.unlabelled += counts.frames - counts.labelled
         self.set_learning_rates()
+
+    def take_turn(self) -> None:
+        """Freeze the parameters that learn in other turns of the epoch than the next step's."""
+        current = bisect_right(list(accumulate(self.turn_steps)), self.steps_of_epoch)
+        for index, parameters in enumerate(self.turn_parameters):
+            for parameter in parameters:
+                parameter.requires_grad_(index == current)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Move a batch to the device and change its frames at random."""
@@ -321,8 +344,9 @@ class Trainer:
     def _choose_learn(self, tell: Tell) -> Learn:
         """Record a CUDA graph of the passes through the network if they are the same each step."""
         # No method, as the trainer would then hold itself, and memory longer than it is used.
-        learn = partial(_learn, self.forward, self.weighting, self.hooks.penalty)
-        plain = self.hooks.penalty is None and self.hooks.before_step is None
+        learn = partial(_learn, self.forward, self.weighting, self.hooks)
+        added = (self.hooks.penalty, self.hooks.frame_penalty, self.hooks.before_step)
+        plain = all(hook is None for hook in added) and not self.turn_parameters
         if self.runtime.graphs and plain and type(self.weighting) is Weighting:
             return CudaGraphStep(learn, self.trained, tell=tell)
         return learn
@@ -331,7 +355,7 @@ class Trainer:
 def _learn(
     forward: Forward,
     weighting: Weighting,
-    penalty: Penalty | None,
+    hooks: Hooks,
     part: Batch,
     share: float,
     shares: Tensor | None = None,
@@ -341,7 +365,7 @@ def _learn(
     Args:
         forward: Forward passes.
         weighting: Balances the losses.
-        penalty: Added to the loss.
+        hooks: Their penalties are added to the loss.
         part: The part.
         share: Its share of the batch's frames.
         shares: (T,) its share of each task's labelled frames; None if all frames are labelled.
@@ -351,7 +375,10 @@ def _learn(
     """
     image, outputs = forward.predict(part)
     losses = forward.losses(outputs, part, present=weighting.present)
-    extra = None if penalty is None else penalty(image, outputs)
+    extra = None if hooks.penalty is None else hooks.penalty(image, outputs)
+    if hooks.frame_penalty is not None:
+        by_frame = hooks.frame_penalty(forward.frame_losses(outputs, part))
+        extra = by_frame if extra is None else extra + by_frame
     weighting.backward(losses, share=share, shares=shares, penalty=extra)
     return torch.stack(losses).detach()
 
@@ -372,7 +399,7 @@ def _steps_per_epoch(frames: int, batch_size: int, ranks: Ranks) -> int:
 
 @contextmanager
 def _freeze_others(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Freeze the parameters that are not trained."""
+    """Freeze the parameters that are not trained; free all again at the end."""
     chosen = {id(parameter) for parameter in trained}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     for parameter in others:
@@ -380,7 +407,7 @@ def _freeze_others(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterato
     try:
         yield
     finally:
-        for parameter in others:
+        for parameter in chain(others, trained):  # turns have frozen some of the latter
             parameter.requires_grad_(True)
 
 

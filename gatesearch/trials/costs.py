@@ -25,12 +25,20 @@ def costs(study: Study, methods: Sequence[str] = ()) -> dict[str, Cost]:
     """
     counted = {}
     for name in methods or study.methods:
-        method = method_of(name)
-        if method.unpriced:
-            raise UsageError(
-                f"the cost of '{name}' is not known before it is trained: {method.unpriced}"
-            )
+        if reason := unpriced(study, name):
+            raise UsageError(reason)
         with torch.device("meta"):
             model = build_model(study, name, pretrained=False)
         counted[name] = count_macs(model, (1, 3, *study.protocol.size))
     return counted
+
+
+def unpriced(study: Study, name: str) -> str:
+    """Say why the cost of a method's network is not known before it is trained; empty if it is.
+
+    Raises:
+        UsageError: An unknown method.
+    """
+    reason = method_of(name).unpriced
+    why = reason if isinstance(reason, str) else reason(study)
+    return why and f"the cost of '{name}' is not known before it is trained: {why}"

@@ -14,7 +14,7 @@ from gatesearch.datasets import DATASETS, Dataset, Pack, ensure_pack
 from gatesearch.datasets.spread import spread_evenly
 from gatesearch.errors import DataError, UsageError, unknown
 from gatesearch.events import Emit
-from gatesearch.methods import training_of
+from gatesearch.methods import method_of, training_of
 from gatesearch.study import Study, TaskSpec
 from gatesearch.tasks import Task, build_tasks
 from gatesearch.tasks.labels import labelled_frames
@@ -204,6 +204,14 @@ def _check_batch_sizes(study: Study, frames: int) -> None:
             raise DataError(
                 f"{key} is {size} but only {frames} frames are left to train on; lower it, or "
                 "raise data.train_frames"
+            )
+    for method in dict.fromkeys((*study.methods, *study.tune)):
+        parts, size = method_of(method).data_parts(study), training_of(study, method).batch_size
+        if frames // parts < size:
+            raise DataError(
+                f"{method} trains on {parts} parts of the training frames in turns, each of which "
+                f"must have a batch of {size}, found {frames // parts} frames in a part; lower "
+                "training.batch_size, or raise data.train_frames"
             )
 
 

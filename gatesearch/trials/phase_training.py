@@ -198,6 +198,7 @@ def _train(
         seed=spec.seed,
         span=phase.span,
         groups=None if phase.groups is None else phase.groups(module),
+        turns=() if phase.turns is None else phase.turns(module),
         hooks=hooks,
         checkpoints=checkpoints,
         ranks=controls.ranks,

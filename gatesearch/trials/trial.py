@@ -19,7 +19,7 @@ from gatesearch.methods import (
 )
 from gatesearch.plugins import used_by
 from gatesearch.results import Result
-from gatesearch.training import Figures, History, measure, recompute_statistics
+from gatesearch.training import Figures, FrameData, History, measure, recompute_statistics
 from gatesearch.trials.kept_networks import keep_network, load_network, network_state
 from gatesearch.trials.phase_training import TrainingControls, run_phases
 from gatesearch.version import __version__, version_of
@@ -100,13 +100,27 @@ def train_network(
 
 def measure_on_test(result: Result, context: Context, *, out: Path) -> Figures:
     """Measure a trained network on the official test part: once, after every choice was made."""
-    return measure(
-        load_network(result, context, out=out),
-        context.test,
+    network = load_network(result, context, out=out)
+    return _figures(network, context.test, result.method, context)
+
+
+def _figures(network: nn.Module, frames: FrameData, method: str, context: Context) -> Figures:
+    """Measure a network on a part of the data, with the figures that its method adds."""
+    figures = measure(
+        network,
+        frames,
         context.tasks,
         runtime=context.runtime,
         batch_size=context.study.training.batch_size,
     )
+    details = method_of(method).details
+    if details is None:
+        return figures
+    added = details(network, frames, context)
+    further = {
+        task: {**figures.details.get(task, {}), **added.get(task, {})} for task in context.tasks
+    }
+    return replace(figures, details={task: own for task, own in further.items() if own})
 
 
 def _measured(
@@ -122,13 +136,12 @@ def _measured(
         cost = count_macs(network, context.input_shape)
     else:
         cost = expected_cost(network, context)
+        emit(Log(f"{spec.label}: its cost is the mean over the images of the validation part"))
     counted = [budget for budget in spec.budgets if budget.measure != "latency"]
     assert all(budget.share(cost) <= 1 for budget in counted)
     for line in cost.disagreements:
         emit(Warned(f"{spec.label}: {line}"))
-    figures = measure(
-        network, context.validation, context.tasks, runtime=context.runtime, batch_size=size
-    )
+    figures = _figures(network, context.validation, spec.method, context)
     return replace(
         result,
         metrics={"validation": figures.metrics},

@@ -112,6 +112,16 @@ def test_flops_prints_json_as_its_last_line(cli) -> None:
     assert heads[0] == pytest.approx(heads[1], rel=1e-9)
 
 
+def test_flops_leaves_out_a_method_of_the_study_whose_cost_is_not_known(cli) -> None:
+    chosen = ("--set", 'methods=["mtl","adashare"]')
+    done = cli("flops", "--study", "scenes", *chosen, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "left out: the cost of 'adashare' is not known" in " ".join(done.stderr.split())
+    assert json.loads(done.stdout.splitlines()[-1])["methods"].keys() == {"mtl"}
+    done = cli("flops", "--study", "scenes", "--method", "mtl,adashare")
+    assert done.returncode == 2
+
+
 def test_flops_of_an_unknown_method(cli) -> None:
     done = cli("flops", "--study", "scenes", "--method", "stll")
     assert done.returncode == 2

@@ -28,10 +28,10 @@ def test_who_starts_from_single_task_networks() -> None:
         study = load_study(name, overrides)
         return {name for name, m in METHODS.items() if starts_from_single_task(study, m)}
 
-    assert those_that_do() == set()
-    assert those_that_do(name="nyud") == {"cross_stitch"}
+    assert those_that_do() == {"nddr"}
+    assert those_that_do(name="nyud") == {"cross_stitch", "nddr"}
     assert those_that_do(*FROM_STL) == METHODS.keys() - {"stl"}
-    assert those_that_do("options.mtl.start=stl") == {"mtl"}
+    assert those_that_do("options.mtl.start=stl") == {"mtl", "nddr"}
     with pytest.raises(UsageError, match=r"options\.mtl\.start: .*'study' or 'stl', found 'here'"):
         load_study("scenes", ["options.mtl.start=here"])
 

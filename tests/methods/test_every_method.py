@@ -57,9 +57,13 @@ every_method = pytest.mark.parametrize("name", [*METHODS, TWO_PHASES.name])
 PHASES = (
     *("training.epochs=4", "interrogate.warmup=0.25", "interrogate.finetune=0.25"),
     *("one_shot.warmup=0.25", "one_shot.finetune=0.25", "one_shot.statistics=2"),
+    "adashare.warmup=0.25",
 )
 # Encoders that a network of two tasks has, where it is not one per task.
-ENCODERS = {"mtl": 1, "mtan": 1, "interrogate": 3, "one_shot": 3, "two_phases": 1}
+ENCODERS = {
+    **{"mtl": 1, "mtan": 1, "two_phases": 1, "den": 1, "adashare": 1},
+    **{"interrogate": 3, "one_shot": 3},
+}
 
 
 @pytest.fixture

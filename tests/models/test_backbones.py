@@ -17,6 +17,7 @@ from gatesearch.methods import build_model
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.depthwise import depthwise
 from gatesearch.models.encoder import Encoder
+from gatesearch.models.nodes import Conv
 from gatesearch.models.pretrained import encoder_state, load_pretrained
 from gatesearch.study import load_study
 from gatesearch.trials.costs import costs
@@ -76,6 +77,21 @@ def test_output_stride_and_width(name: str, channels: int, stride: int) -> None:
     assert graph.stride == stride
     assert graph.outputs == channels
     assert encoder(torch.zeros(1, 3, 64, 96)).shape == (1, channels, 64 // stride, 96 // stride)
+
+
+@torch.no_grad()
+def test_deeplabs_resnet_rounds_up_and_dilates_whole_stages() -> None:
+    graph = BACKBONES["deeplab_resnet34"](output_stride=8, width=0.05)
+    # 224: 112 behind the stem, 57 behind the pooling (112 / 2 + 1), then 29
+    assert Encoder(graph).eval()(torch.zeros(1, 3, 224, 224)).shape == (1, 26, 29, 29)
+    dilations = {
+        stage: {n.dilation for n in graph.stage(stage) if isinstance(n, Conv) and n.kernel == 3}
+        for stage in range(1, 5)
+    }
+    assert dilations == {1: {1}, 2: {1}, 3: {2}, 4: {4}}
+    assert [n.stride for n in graph if n.name.endswith("downsample")] == [2, 1, 1]
+    plain = BACKBONES["resnet34"](output_stride=8, width=0.05)
+    assert [n.name for n in graph] == [n.name for n in plain]  # torchvision's weights fit
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -60,6 +60,7 @@ NODES = {
     "even kernel": Conv("node", "x", 4, 6, 2),
     "depthwise": Conv("node", "x", 4, 4, 5, stride=2, depthwise=True),
     "pooling": MaxPool("node", "x", 4),
+    "pooling, rounded up": MaxPool("node", "x", 4, ceil_mode=True),
     "sum": Add("node", "x", "y", 4),
     "sum without ReLU": Add("node", "x", "y", 4, relu=False),
     "new kind": Double("node", "x", 4),
@@ -180,3 +181,11 @@ def test_a_new_kind_is_gated_priced_and_extracted_like_any_other(seed: int) -> N
     assert float(cost.macs(model.hard_gates())) == counted.macs
     assert float(cost.params(model.hard_gates())) == counted.params
     assert gap(compact, model, torch.randn(1, 3, 8, 8)) < 1e-5
+
+
+def test_a_pooling_step_is_written_as_before_it_could_round_up() -> None:
+    source = [(ChannelSlice(tensor=0, stop=4),)]
+    step = MaxPool("node", "x", 4).step(name="step", sources=source, outputs=4)
+    assert set(step.model_dump(mode="json")) == {"op", "source"}
+    rounded = MaxPool("node", "x", 4, ceil_mode=True).step(name="step", sources=source, outputs=4)
+    assert rounded.model_dump(mode="json")["ceil_mode"] is True

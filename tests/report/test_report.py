@@ -442,6 +442,26 @@ class TestSentences:
         for key in ("model.output_stride", "search.lambda_s", "fingerprint", "sha256", "torch"):
             assert key in text
 
+    def test_provenance_names_the_parameters_of_any_method(self):
+        study = record(trials=3)
+        trials = tuple(
+            dataclasses.replace(trial, params={"lambda_s": 0.5, "lambda_sparsity": 0.25})
+            for trial in study.trials
+        )
+        text = words(provenance, dataclasses.replace(study, trials=trials))
+        assert "λ 0.5, lambda_sparsity 0.25" in " ".join(text.split())
+
+    def test_curves_of_policies_have_a_section(self):
+        study = record(trials=2)
+        task = study.tasks[0].name
+        trials = tuple(
+            dataclasses.replace(t, curves={**t.curves, f"selected.{task}": (0.5, 0.75)})
+            for t in study.trials
+        )
+        text = " ".join(words(curves, dataclasses.replace(study, trials=trials)).split())
+        assert "Mean probability that a task selects a block" in text
+        assert "Mean probability that a task" not in words(curves, study)
+
     def test_provenance_shortens_no_key(self):
         study = record(trials=0)
         key = "options." + "a_method_of_a_long_name." * 4 + "option"

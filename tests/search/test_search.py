@@ -221,6 +221,37 @@ def test_a_failed_baseline_is_told_and_tried_again(opened) -> None:
     assert [r.state for r in again.store.bases] == ["complete", "complete"]
 
 
+# Half of the two epochs is a warm-up that a baseline starts from too.
+WARMED = ("adashare.warmup=0.5",)
+
+
+def test_baselines_are_trained_after_the_start_network_of_their_method(opened) -> None:
+    running = opened(*WARMED, bases=False)
+    running.search.train_bases([*BASES, "adashare"])
+    assert running.trained == ["stl", "mtl", "warm-up", "adashare"]
+    # Trials of the same seed start from it too.
+    running.tune(1, "adashare")
+    assert running.trained[4:] == ["trial 0"]
+
+
+def test_a_failed_start_network_fails_the_baselines_behind_it_alone(opened) -> None:
+    def fail(job):
+        failed = bool(job.spec.part)
+        return (
+            result_of(job, state="failed", reason="nan", metrics={}) if failed else result_of(job)
+        )
+
+    running = opened(*WARMED, train=fail, bases=False)
+    running.search.train_bases(["stl", "adashare", "mtl"])
+    assert running.trained == ["stl", "warm-up", "mtl"]
+    assert Warned("adashare failed: warm-up of adashare failed: nan") in running.told
+    states = {result.method: result.state for result in running.store.bases}
+    assert states == {"stl": "complete", "adashare": "failed", "mtl": "complete"}
+    again = opened(*WARMED, bases=False)
+    again.search.train_bases(["stl", "adashare", "mtl"])
+    assert again.trained == ["warm-up", "adashare"]
+
+
 def test_single_task_networks_must_not_fail(opened) -> None:
     running = opened(
         train=lambda job: result_of(job, state="failed", reason="nan", metrics={}), bases=False

@@ -5,7 +5,7 @@ and a line in `NodeStep`.
 """
 
 from gatesearch.models.nodes.add import Add, AddStep
-from gatesearch.models.nodes.conv import Conv, ConvStep
+from gatesearch.models.nodes.conv import Conv, ConvStep, RepeatedConvStep
 from gatesearch.models.nodes.max_pool import MaxPool, PoolStep
 from gatesearch.models.nodes.node import INPUT, Node, Size
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
@@ -20,10 +20,11 @@ __all__ = [
     "Node",
     "NodeStep",
     "PoolStep",
+    "RepeatedConvStep",
     "Size",
     "Step",
     "StepName",
     "StepWeights",
 ]
 
-NodeStep = ConvStep | AddStep | PoolStep
+NodeStep = ConvStep | RepeatedConvStep | AddStep | PoolStep

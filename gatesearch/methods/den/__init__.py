@@ -1,0 +1,1 @@
+"""Deep Elastic Networks: the network (`elastic`), its selector, its widths' cost, the method."""

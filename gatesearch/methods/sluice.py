@@ -1,0 +1,223 @@
+"""Sluice networks (Ruder et al., AAAI 2019, https://arxiv.org/abs/1705.08142).
+
+One encoder per task, whose features are split in two subspaces of channels. Behind every stage,
+for every task t and subspace a,
+
+    x_{t,a} <- Σ_u Σ_b α[t, a, u, b] x_{u,b}                  over tasks u and subspaces b
+
+and the head of task t reads a mix of the stages, Σ_l β[t, l] x_t[l]. A penalty keeps the two
+subspaces of a stage apart: Σ_t Σ_l ‖W_{t,l,1} W_{t,l,2}ᵀ‖²_F, where the rows of W_{t,l,a} are the
+filters whose outputs are the channels of subspace a.
+
+The paper is about recurrent layers of one size for text. Ours, for stages of a ResNet:
+
+- stages of another size are brought to that of the last one before β mixes them, without weights:
+  averaged over pixels, and filled up with channels of zeros;
+- the filters are those of the last convolution of a stage. In the public code the product is
+  W_1ᵀ W_2, which vanishes for no filters but zero, as there are fewer filters than inputs;
+- α begins with `diagonal` for the same task and subspace, and β with `last` for the last stage, the
+  rest shared alike (β as in the public code; α there averages all tasks, which would undo
+  pretrained encoders).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
+from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
+from gatesearch.methods.space import Range
+from gatesearch.models import Parts, parts_of
+from gatesearch.models.conv_norm import ConvNorm
+from gatesearch.models.encoder import Encoder
+from gatesearch.models.graph import Graph
+from gatesearch.models.mixing import mixing_sum
+from gatesearch.strict import Strict
+from gatesearch.training import Hooks
+
+SUBSPACES = 2
+
+
+class SluiceOptions(Strict):
+    """Options of sluice networks.
+
+    Attributes:
+        diagonal: Initial α of the same task and subspace; the others of a row are equal, and each
+            row sums to 1.
+        last: Initial β of the last stage; the others of a task are equal, and they sum to 1.
+        orthogonality: Weight of the penalty between subspaces; 0 for none.
+    """
+
+    diagonal: float = Field(default=0.9, ge=0, le=1)
+    last: float = Field(default=0.9, ge=0, le=1)
+    orthogonality: float = Field(default=0.1, ge=0, le=1e6)
+
+
+class SluiceNet(nn.Module):
+    """One encoder per task; subspaces are mixed behind every stage, and stages before the head.
+
+    Args:
+        parts: Encoders and heads.
+        diagonal: Initial α of the same task and subspace.
+        last: Initial β of the last stage.
+    """
+
+    def __init__(self, parts: Parts, *, diagonal: float = 0.9, last: float = 0.9) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({task: parts.encoder(task) for task in parts.tasks})
+        count, stages = len(parts.tasks), parts.graph.stages - 1
+        size = SUBSPACES * count
+        alpha = torch.full((size, size), (1 - diagonal) / (size - 1))
+        alpha.fill_diagonal_(diagonal)
+        # (to task, to subspace, from task, from subspace) for each stage after the stem.
+        shape = (count, SUBSPACES, count, SUBSPACES)
+        self.alpha = nn.ParameterList(alpha.reshape(shape).clone() for _ in range(stages))
+        beta = torch.full((count, stages), (1 - last) / max(1, stages - 1))
+        beta[:, -1] = last if stages > 1 else 1.0
+        self.beta = nn.Parameter(beta)
+        self.heads = parts.all_heads()
+        self.shrinks = [_shrink(parts.graph, stage) for stage in range(1, stages + 1)]
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
+        encoders = [cast(Encoder, encoder) for encoder in self.encoders.values()]
+        streams = [encoder.forward_stage(image, 0)[1] for encoder in encoders]
+        by_stage: list[list[Tensor]] = []
+        for stage, alpha in enumerate(self.alpha, start=1):
+            streams = [
+                encoder.forward_stage(x, stage)[1]
+                for encoder, x in zip(encoders, streams, strict=True)
+            ]
+            streams = mixed_subspaces(streams, alpha)
+            by_stage.append(streams)
+        return {
+            task: self.heads.call_head(task, self._mixed_stages(t, by_stage), image.shape[-2:])
+            for t, task in enumerate(self.heads)
+        }
+
+    def _mixed_stages(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Mix a task's features of all stages, as large as those of the last."""
+        channels = by_stage[-1][t].shape[1]
+        features = [
+            resized(streams[t], shrink=shrink, channels=channels)
+            for streams, shrink in zip(by_stage, self.shrinks, strict=True)
+        ]
+        return mixing_sum(features, self.beta[t][:, None])
+
+    def overlap(self) -> Tensor:
+        """Compute Σ_t Σ_l ‖W_{t,l,1} W_{t,l,2}ᵀ‖²_F over the last convolution of every stage."""
+        total = torch.zeros((), device=self.beta.device)
+        for module in self.encoders.values():
+            encoder = cast(Encoder, module)
+            for stage in range(1, encoder.graph.stages):
+                weighted = [node for node in encoder.graph.stage(stage) if node.has_weights]
+                filters = cast(ConvNorm, encoder.layer(weighted[-1].name)).conv.weight.flatten(1)
+                first, second = torch.split(filters, _halves(len(filters)))
+                total = total + (first @ second.T).square().sum()
+        return total
+
+
+def mixed_subspaces(streams: Sequence[Tensor], alpha: Tensor) -> list[Tensor]:
+    """Mix the subspaces of all tasks' features.
+
+    With an odd number of channels the first subspace has one more; a task's second subspace gives
+    nothing to this channel.
+
+    Args:
+        streams: For each task, (B, C, H, W).
+        alpha: (to task, to subspace, from task, from subspace).
+
+    Returns:
+        For each task, (B, C, H, W).
+    """
+    sizes = _halves(streams[0].shape[1])
+    parts = [torch.split(x, sizes, 1) for x in streams]
+    mixed = []
+    for rows in alpha:
+        halves = []
+        for size, row in zip(sizes, rows, strict=True):
+            read = [with_channels(part, size) for own in parts for part in own if part.shape[1]]
+            weights = row[:, : len(read) // len(parts)].flatten()
+            halves.append(mixing_sum(read, weights[:, None]))
+        mixed.append(torch.cat(halves, 1))
+    return mixed
+
+
+def resized(x: Tensor, *, shrink: int, channels: int) -> Tensor:
+    """Average over windows of `shrink` pixels, then take `channels` channels, new ones zero."""
+    if shrink > 1:
+        x = F.avg_pool2d(x, shrink, shrink, ceil_mode=True)
+    return with_channels(x, channels)
+
+
+def with_channels(x: Tensor, channels: int) -> Tensor:
+    """Cut features to fewer channels, or fill them up with channels of zeros."""
+    count = x.shape[1]
+    if count >= channels:
+        return x if count == channels else x[:, :channels]
+    return F.pad(x, (0, 0, 0, 0, 0, channels - count))
+
+
+def _halves(channels: int) -> list[int]:
+    return [channels - channels // SUBSPACES, channels // SUBSPACES]
+
+
+def _shrink(graph: Graph, stage: int) -> int:
+    """Resolution of a stage divided by that of the last one."""
+    later = range(stage + 1, graph.stages)
+    return math.prod(max(node.stride for node in graph.stage(other)) for other in later)
+
+
+def phases(request: TrainingRequest) -> Sequence[Phase]:
+    """Plan the only phase, with the penalty between subspaces."""
+    study, params = request.study, request.spec.params
+    options = options_of(study, SLUICE)
+    strength = float(params.get("orthogonality", options.orthogonality))
+
+    def begin(before: TrainedNetwork | None) -> TrainedNetwork:
+        parts = parts_of(study, seed=request.spec.seed, stl=request.start_state())
+        return TrainedNetwork(build(parts, options))
+
+    def hooks(module: nn.Module) -> Hooks:
+        assert isinstance(module, SluiceNet)
+
+        def penalty(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+            return strength * module.overlap()
+
+        def observe(epoch: int) -> dict[str, float]:
+            with torch.no_grad():
+                return {"overlap": float(module.overlap())}
+
+        return Hooks(penalty=penalty if strength else None, observe=observe)
+
+    span = (0, training_of(study, SLUICE).epochs)
+    return [Phase(name="whole", span=span, begin=begin, hooks=hooks)]
+
+
+def build(parts: Parts, options: SluiceOptions) -> SluiceNet:
+    """Build the network."""
+    return SluiceNet(parts, diagonal=options.diagonal, last=options.last)
+
+
+SLUICE = Method(
+    name="sluice",
+    paper="Ruder et al., AAAI",
+    year=2019,
+    summary="one encoder per task; halves of the channels and the stages are mixed",
+    build=build,
+    options=SluiceOptions,
+    phases=phases,
+    space={"orthogonality": Range(0.001, 1.0, log=True, legal=(1e-9, 1e6))},
+    check=refuse_budgets("every network of 'sluice' costs the same"),
+    outline=("all epochs, with the penalty between subspaces",),
+    effort="T encoders",
+    ours=(
+        "a layer is a stage; stages are averaged and filled up to the size of the last one; the "
+        "penalty is on the filters of a stage's last convolution"
+    ),
+)
