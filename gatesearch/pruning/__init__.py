@@ -1,11 +1,12 @@
 """From hard gates to a physically small network: liveness, extraction, the compact network."""
 
 from gatesearch.pruning.compact import CompactNet, load_compact, save_compact
-from gatesearch.pruning.extract import extract, sharing
+from gatesearch.pruning.extract import describe, extract, sharing
 from gatesearch.pruning.liveness import live_values, number_values
 
 __all__ = [
     "CompactNet",
+    "describe",
     "extract",
     "live_values",
     "load_compact",

@@ -59,6 +59,17 @@ def extract(supernet: GatedSupernet) -> CompactNet:
     return compact.eval()
 
 
+def describe(supernet: GatedSupernet, gates: Mapping[str, Tensor]) -> Description:
+    """Describe the compact network of a gate pattern that mixes nothing; it needs no weights.
+
+    Args:
+        supernet: A supernet, on any device.
+        gates: Gated node -> (T, C) bool.
+    """
+    pattern = {name: on.numpy() for name, on in gates.items()}
+    return _Plan(supernet, number_values(supernet.graph, pattern)).description()
+
+
 def not_a_supernet(function: str, found: object) -> UsageError:
     """Make the error for a function that was called with something else than a supernet."""
     return UsageError(

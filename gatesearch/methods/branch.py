@@ -1,0 +1,159 @@
+"""Branching at a fixed block: shared up to it, an encoder per task behind it. A control, ours.
+
+A network that branches is a gate pattern of InterroGate's supernet: closed before the cut and open
+behind it. It is cut out before training and trained as the plain network that it is, so that no
+gate is learned and a training costs what its network does.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gatesearch.cost import PatternCost
+from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
+from gatesearch.methods.definitions import options_of, training_of
+from gatesearch.methods.space import Range
+from gatesearch.models import GatedSupernet, Parts, parts_of
+from gatesearch.models.graph import Graph
+from gatesearch.pruning import CompactNet, describe, extract, load_compact, sharing
+from gatesearch.pruning.description import Description
+from gatesearch.strict import Strict
+
+Pattern = dict[str, Tensor]
+
+
+class BranchOptions(Strict):
+    """Options of branching.
+
+    Attributes:
+        cut: How far the tasks share, in [0, 1]: the cut points in order are given equal parts of
+            that range. At 0 nothing is shared, at 1 the whole encoder is.
+    """
+
+    cut: float = Field(default=0.5, ge=0, le=1)
+
+
+def cut_points(graph: Graph) -> tuple[str, ...]:
+    """List what can be the last shared node: the image, the stem, and the end of every block.
+
+    >>> from gatesearch.models.backbones import BACKBONES
+    >>> cut_points(BACKBONES["resnet18"]())[:4]
+    ('image', 'conv1', 'layer1.0', 'layer1.1')
+    """
+    first, *_ = graph.weighted_nodes
+    ends = (node.name for node in graph if node.ends_block)
+    return (*first.sources, first.name, *ends)
+
+
+def pattern_at(graph: Graph, last: str, *, tasks: int) -> Pattern:
+    """Make the gate pattern that shares everything up to a node.
+
+    Args:
+        graph: The encoder.
+        last: One of `cut_points`.
+        tasks: Number of tasks T.
+
+    Returns:
+        Node with weights -> (T, C) bool: False up to the cut, True behind it.
+    """
+    names = [node.name for node in graph]
+    behind = names.index(last) + 1 if last in names else 0
+    return {
+        node.name: torch.full((tasks, node.outputs), names.index(node.name) >= behind, device="cpu")
+        for node in graph.weighted_nodes
+    }
+
+
+def chosen(cut: float, points: Sequence[str]) -> str:
+    """Return the cut point of a value in [0, 1], of which every point has an equal part.
+
+    >>> [chosen(cut, ("image", "stem", "block")) for cut in (0.0, 0.33, 0.34, 0.99, 1.0)]
+    ['image', 'image', 'stem', 'block', 'block']
+    """
+    return points[min(int(cut * len(points)), len(points) - 1)]
+
+
+def branched(parts: Parts, gates: Pattern) -> CompactNet:
+    """Build the network of a gate pattern, with the weights that `Parts` gives every method.
+
+    On the meta device it has shapes alone. Nothing is drawn from torch's generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        supernet = GatedSupernet(parts)
+        if next(supernet.parameters()).is_meta:
+            return CompactNet(describe(supernet, gates))
+        supernet.set_gates(gates)
+        return extract(supernet)
+
+
+def build(parts: Parts, options: BranchOptions) -> nn.Module:
+    """Build the network that branches at the option `cut`."""
+    last = chosen(options.cut, cut_points(parts.graph))
+    return branched(parts, pattern_at(parts.graph, last, tasks=len(parts.tasks)))
+
+
+def affordable(supernet: GatedSupernet, request: TrainingRequest) -> tuple[str, ...]:
+    """List the cut points within all budgets of a request, the cheapest last.
+
+    The last one shares the whole encoder; a budget below its cost is refused before a run begins.
+    """
+    points, budgets = cut_points(supernet.graph), request.spec.budgets
+    if not budgets:
+        return points
+    cost = PatternCost.of(supernet, request.context.input_shape)
+    tasks = len(supernet.tasks)
+    shares = [
+        float(cost.share(pattern_at(supernet.graph, last, tasks=tasks), budgets)) for last in points
+    ]
+    return tuple(last for last, share in zip(points, shares, strict=True) if share <= 1)
+
+
+def phases(request: TrainingRequest) -> Sequence[Phase]:
+    """Plan the only phase: the plain network that branches, for all epochs.
+
+    Under budgets the range of `cut` is divided among the cut points within them.
+    """
+    study = request.study
+    cut = float(request.spec.params.get("cut", options_of(study, BRANCH).cut))
+
+    def begin(before: TrainedNetwork | None) -> TrainedNetwork:
+        parts = parts_of(study, seed=request.spec.seed, stl=request.start_state())
+        supernet = GatedSupernet(parts)
+        last = chosen(cut, affordable(supernet, request))
+        gates = pattern_at(parts.graph, last, tasks=len(parts.tasks))
+        supernet.set_gates(gates)
+        layers, shares = sharing(supernet)
+        return TrainedNetwork(branched(parts, gates), layers, shares)
+
+    def describe_module(module: nn.Module) -> Mapping[str, object]:
+        assert isinstance(module, CompactNet)
+        return module.description.model_dump(mode="json")
+
+    return [
+        Phase(
+            name="branched",
+            span=(0, training_of(study, BRANCH).epochs),
+            begin=begin,
+            describe=describe_module,
+            rebuild=lambda description: CompactNet(Description.model_validate(description)),
+        )
+    ]
+
+
+BRANCH = Method(
+    name="branch",
+    paper="(control)",
+    year=2026,
+    summary="one encoder up to a block, behind it one per task",
+    build=build,
+    options=BranchOptions,
+    phases=phases,
+    space={"cut": Range(0.0, 1.0, legal=(0.0, 1.0))},
+    bounds=frozenset({"macs", "params"}),
+    read=load_compact,
+    outline=("all epochs, cut before the first",),
+    effort="that of its network: 1 (all shared) to STL's (nothing shared)",
+    ours="all of it: every cut point of the backbone is one network of its front",
+)
