@@ -22,6 +22,7 @@ from gatesearch.methods.base import (
 )
 from gatesearch.methods.branch import BRANCH
 from gatesearch.methods.cross_stitch import CROSS_STITCH
+from gatesearch.methods.gradsplit import GRADSPLIT
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.mtan import MTAN
@@ -51,7 +52,8 @@ __all__ = [
 ]
 
 METHODS: dict[str, Method[Any]] = {
-    method.name: method for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN, BRANCH)
+    method.name: method
+    for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN, BRANCH, GRADSPLIT)
 }
 
 
