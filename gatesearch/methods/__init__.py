@@ -25,6 +25,7 @@ from gatesearch.methods.cross_stitch import CROSS_STITCH
 from gatesearch.methods.gradsplit import GRADSPLIT
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
+from gatesearch.methods.lomt.method import LOMT
 from gatesearch.methods.mtan import MTAN
 from gatesearch.methods.mtl import MTL
 from gatesearch.methods.specification import NetworkSpec
@@ -53,7 +54,7 @@ __all__ = [
 
 METHODS: dict[str, Method[Any]] = {
     method.name: method
-    for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN, BRANCH, GRADSPLIT)
+    for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN, BRANCH, GRADSPLIT, LOMT)
 }
 
 

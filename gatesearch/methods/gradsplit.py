@@ -78,9 +78,8 @@ class GradSplit(PerTask):
         for layer, split in self._layers():
             channels = layer.conv.out_channels
             filters += channels
-            parameters = [
-                p for p in (layer.conv.weight, layer.bn.weight, layer.bn.bias) if p in rows
-            ]
+            own = (layer.conv.weight, layer.bn.weight, layer.bn.bias)
+            parameters = [p for p in own if isinstance(p, nn.Parameter) and p in rows]
             if not split or not parameters:
                 trained += channels
                 continue
@@ -129,7 +128,7 @@ def kept_filters(rows: Sequence[dict[int, Tensor]], sizes: Sequence[int]) -> dic
             )
     kept = {}
     for task, product in products.items():
-        groups = [part.sum().expand(len(part)) for part in product.split(list(sizes))]
+        groups = [part.sum().expand(len(part)) for part in torch.split(product, list(sizes))]
         kept[task] = torch.cat(groups) >= 0
     return kept
 

@@ -2,10 +2,14 @@
 
 from gatesearch.pruning.compact import CompactNet, load_compact, save_compact
 from gatesearch.pruning.extract import describe, extract, sharing
+from gatesearch.pruning.kept_channels import HeadAt, Stream, compact_streams
 from gatesearch.pruning.liveness import live_values, number_values
 
 __all__ = [
     "CompactNet",
+    "HeadAt",
+    "Stream",
+    "compact_streams",
     "describe",
     "extract",
     "live_values",
