@@ -11,15 +11,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gatesearch.cost import PatternCost
+from gatesearch.cost import PatternCost, median_latency
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, training_of
+from gatesearch.methods.interrogate.method import latency_table
 from gatesearch.methods.space import Range
 from gatesearch.models import GatedSupernet, Parts, parts_of
 from gatesearch.models.graph import Graph
 from gatesearch.pruning import CompactNet, describe, extract, load_compact, sharing
 from gatesearch.pruning.description import Description
 from gatesearch.strict import Strict
+from gatesearch.training import TrainingError
 
 Pattern = dict[str, Tensor]
 
@@ -94,20 +96,36 @@ def build(parts: Parts, options: BranchOptions) -> nn.Module:
     return branched(parts, pattern_at(parts.graph, last, tasks=len(parts.tasks)))
 
 
-def affordable(supernet: GatedSupernet, request: TrainingRequest) -> tuple[str, ...]:
+def affordable(parts: Parts, request: TrainingRequest) -> tuple[str, ...]:
     """List the cut points within all budgets of a request, the cheapest last.
 
-    The last one shares the whole encoder; a budget below its cost is refused before a run begins.
+    The last one shares the whole encoder. A budget below its cost is refused before a run begins.
+
+    Raises:
+        TrainingError: No network is within a budget of latency: the device has become slower.
     """
-    points, budgets = cut_points(supernet.graph), request.spec.budgets
-    if not budgets:
-        return points
-    cost = PatternCost.of(supernet, request.context.input_shape)
-    tasks = len(supernet.tasks)
-    shares = [
-        float(cost.share(pattern_at(supernet.graph, last, tasks=tasks), budgets)) for last in points
-    ]
-    return tuple(last for last, share in zip(points, shares, strict=True) if share <= 1)
+    points, budgets, context = cut_points(parts.graph), request.spec.budgets, request.context
+    gates = {last: pattern_at(parts.graph, last, tasks=len(parts.tasks)) for last in points}
+    counted = [budget for budget in budgets if budget.measure != "latency"]
+    if counted:
+        cost = PatternCost.of(GatedSupernet(parts), context.input_shape)
+        points = tuple(p for p in points if float(cost.share(gates[p], counted)) <= 1)
+    limits = [budget.limit for budget in budgets if budget.measure == "latency"]
+    if limits:
+        assert context.stopwatch is not None
+        runtime, limit = context.stopwatch.runtime, min(limits)
+        seconds = {
+            p: median_latency(branched(parts, gates[p]), context.input_shape, runtime)
+            for p in points
+        }
+        points = tuple(p for p in points if seconds[p] <= limit)
+        if not points:
+            raise TrainingError(
+                f"a network of {1e3 * limit:.3g} ms must be possible, found "
+                f"{1e3 * min(seconds.values()):.3g} ms for the fastest; raise --budget, or free "
+                "the machine of other work"
+            )
+    return points
 
 
 def phases(request: TrainingRequest) -> Sequence[Phase]:
@@ -120,9 +138,9 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
 
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
         parts = parts_of(study, seed=request.spec.seed, stl=request.start_state())
-        supernet = GatedSupernet(parts)
-        last = chosen(cut, affordable(supernet, request))
+        last = chosen(cut, affordable(parts, request))
         gates = pattern_at(parts.graph, last, tasks=len(parts.tasks))
+        supernet = GatedSupernet(parts)
         supernet.set_gates(gates)
         layers, shares = sharing(supernet)
         return TrainedNetwork(branched(parts, gates), layers, shares)
@@ -151,8 +169,9 @@ BRANCH = Method(
     options=BranchOptions,
     phases=phases,
     space={"cut": Range(0.0, 1.0, legal=(0.0, 1.0))},
-    bounds=frozenset({"macs", "params"}),
+    bounds=frozenset({"macs", "params", "latency"}),
     read=load_compact,
+    latency_table=latency_table,
     outline=("all epochs, cut before the first",),
     effort="that of its network: 1 (all shared) to STL's (nothing shared)",
     ours="all of it: every cut point of the backbone is one network of its front",

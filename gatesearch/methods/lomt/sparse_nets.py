@@ -46,7 +46,7 @@ class SparseNets(nn.Module):
         groups = sum(group_count(conv) for conv in convolutions)
         self.register_buffer("mean_squares", torch.zeros(groups))
         self.register_buffer("mass", torch.zeros(len(convolutions)))
-        self.register_buffer("sparsity", torch.zeros(len(parts.tasks), dtype=torch.float64))
+        self.register_buffer("sparsity", torch.zeros(len(parts.tasks)))
         self.register_buffer("stable", torch.zeros((), dtype=torch.int64))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -104,17 +104,13 @@ class SparseNets(nn.Module):
         Returns:
             `sparsity.<task>` -> percentage of zero groups.
         """
-        now = torch.tensor(
-            [sparsity_of(self.encoder(task)) for task in self.encoders], dtype=torch.float64
-        )
+        shares = {task: sparsity_of(self.encoder(task)) for task in self.encoders}
+        now = torch.tensor(list(shares.values()))
         moved = (now - self.sparsity.cpu()).abs()
         settled = bool(((moved < tolerance) & (now > 0)).all())
         self.stable.copy_(self.stable + 1 if settled else torch.zeros_like(self.stable))
         self.sparsity.copy_(now)
-        return {
-            f"sparsity.{task}": share
-            for task, share in zip(self.encoders, now.tolist(), strict=True)
-        }
+        return {f"sparsity.{task}": share for task, share in shares.items()}
 
 
 def convolutions_of(encoder: Encoder) -> list[nn.Conv2d]:
