@@ -136,9 +136,9 @@ def group_norms(conv: nn.Conv2d, values: Tensor) -> Tensor:
         conv: A convolution, dense or depthwise.
         values: Its weights, or their gradient.
     """
-    dims = (1, 2, 3) if conv.groups > 1 else (0, 2, 3)
-    norms: Tensor = torch.linalg.vector_norm(values, dim=dims)
-    return norms
+    # Summing over filters first is several times as fast as torch's norm over three dimensions.
+    squares = values * values
+    return (squares if conv.groups > 1 else squares.sum(0)).flatten(1).sum(1).sqrt()
 
 
 def shrink_groups(conv: nn.Conv2d, threshold: Tensor) -> None:
