@@ -18,7 +18,7 @@ from gatesearch.methods.interrogate.method import latency_table
 from gatesearch.methods.space import Range
 from gatesearch.models import GatedSupernet, Parts, parts_of
 from gatesearch.models.graph import Graph
-from gatesearch.pruning import CompactNet, describe, extract, load_compact, sharing
+from gatesearch.pruning import CompactNet, describe_pattern, extract, load_compact, sharing
 from gatesearch.pruning.description import Description
 from gatesearch.strict import Strict
 from gatesearch.training import TrainingError
@@ -85,7 +85,7 @@ def branched(parts: Parts, gates: Pattern) -> CompactNet:
     with torch.random.fork_rng(devices=[]):
         supernet = GatedSupernet(parts)
         if next(supernet.parameters()).is_meta:
-            return CompactNet(describe(supernet, gates))
+            return CompactNet(describe_pattern(supernet, gates))
         supernet.set_gates(gates)
         return extract(supernet)
 
@@ -145,7 +145,7 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
         layers, shares = sharing(supernet)
         return TrainedNetwork(branched(parts, gates), layers, shares)
 
-    def describe_module(module: nn.Module) -> Mapping[str, object]:
+    def describe(module: nn.Module) -> Mapping[str, object]:
         assert isinstance(module, CompactNet)
         return module.description.model_dump(mode="json")
 
@@ -154,7 +154,7 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
             name="branched",
             span=(0, training_of(study, BRANCH).epochs),
             begin=begin,
-            describe=describe_module,
+            describe=describe,
             rebuild=lambda description: CompactNet(Description.model_validate(description)),
         )
     ]

@@ -59,7 +59,7 @@ def extract(supernet: GatedSupernet) -> CompactNet:
     return compact.eval()
 
 
-def describe(supernet: GatedSupernet, gates: Mapping[str, Tensor]) -> Description:
+def describe_pattern(supernet: GatedSupernet, gates: Mapping[str, Tensor]) -> Description:
     """Describe the compact network of a gate pattern that mixes nothing; it needs no weights.
 
     Args:
