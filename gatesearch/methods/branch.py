@@ -173,6 +173,6 @@ BRANCH = Method(
     read=load_compact,
     latency_table=latency_table,
     outline=("all epochs, cut before the first",),
-    effort="that of its network: 1 (all shared) to STL's (nothing shared)",
-    ours="all of it: every cut point of the backbone is one network of its front",
+    effort="1 (all shared) to T encoders, as its network's",
+    ours="all of it",
 )

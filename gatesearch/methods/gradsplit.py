@@ -207,8 +207,5 @@ GRADSPLIT = Method(
     as_compact=MTL.as_compact,
     outline=("all epochs, with one backward pass per task",),
     effort="(1 + 2T) / 3 in the encoder, 1 in the heads",
-    ours=(
-        "a conflict is a negative product of gradients, of the same batch, on the filters in "
-        "question; filters are split in order, from the stem on"
-    ),
+    ours="a conflict is a negative product of gradients, of one batch and on the group's filters",
 )

@@ -30,7 +30,9 @@ from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.channel_source import channel_positions
 from gatesearch.models.encoder import Encoder
+from gatesearch.models.graph import execute
 from gatesearch.models.model_factory import Parts
+from gatesearch.models.nodes import INPUT
 from gatesearch.search.setup import ExecutionOptions, check_run
 from gatesearch.trials.context import open_context
 from gatesearch.trials.phase_training import phases_of
@@ -239,19 +241,21 @@ def test_the_network_computes_nothing_that_no_head_reads(backbone) -> None:
         assert description.widths[-1] == nodes[max(a, b)].outputs, "it ends where a head reads"
 
 
-def test_heads_read_the_features_of_their_nodes() -> None:
-    made = parts(seed=4)
-    reads = {"a": "layer4.1", "b": "layer2.0.conv1"}
-    network = scattered(layer_optimized(made, reads)).eval()
-    tensors = [IMAGE]
-    for step, readers in zip(network.description.steps, network._readers, strict=True):
-        tensors.append(step.run(tensors, readers, network._weights()))
-    names = [getattr(step, "name", "") for step in network.description.steps]
-    features = {"a": tensors[-1], "b": tensors[names.index("layer2_0_conv1") + 1]}
-    with torch.no_grad():
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
+def test_heads_read_the_features_of_their_nodes(backbone) -> None:
+    """Every node that a decoder may read, against the plain encoder."""
+    made = parts(graph_of(backbone), seed=4)
+    encoder, nodes = made.encoder().eval(), made.graph.nodes
+    names = tuple(node.name for node in nodes)
+    features = execute(nodes, {INPUT: IMAGE}, encoder.apply_node, keep=names)
+    for layer in made.graph.weighted_nodes:
+        node = reading_node(made.graph, layer.name)
+        network = layer_optimized(made, {"a": node, "b": names[-1]})
         for task, prediction in network(IMAGE).items():
-            expected = network.heads.call_head(task, features[task], (32, 32))
-            torch.testing.assert_close(prediction, expected)
+            read = features[{"a": node, "b": names[-1]}[task]]
+            expected = network.heads.call_head(task, read, (32, 32))
+            torch.testing.assert_close(prediction, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_are_those_of_every_other_method() -> None:

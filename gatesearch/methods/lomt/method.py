@@ -195,8 +195,5 @@ LOMT = Method(
         "the multi-task network, each head at the layer found for its task",
     ),
     effort="T encoders for half of the epochs, then about 1",
-    ours=(
-        "the layer is the last convolution of a residual branch that the image reaches, and its "
-        "head reads it behind norm and ReLU, or the block that it ends; thresholds by group"
-    ),
+    ours="layers found by rule, not by eye; thresholds by group; half of the epochs for each phase",
 )
