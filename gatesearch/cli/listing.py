@@ -31,7 +31,7 @@ def studies() -> None:
 
 
 def methods(plugin: PluginOption = None) -> None:
-    """List methods, which say how tasks share a network, and weightings, which balance tasks.
+    """List methods, how each is trained, and weightings, which balance tasks.
 
     With plugins, a further column says which of them each comes from.
     """
@@ -57,6 +57,12 @@ def methods(plugin: PluginOption = None) -> None:
         numbers_from=6,
     )
     out.print()
+    print_table(
+        ["method", "phases of its training", "effort", "what is ours"],
+        [[name, "; ".join(m.outline), m.effort, m.ours or "-"] for name, m in METHODS.items()],
+        numbers_from=4,
+    )
+    out.print("effort: cost of a training in multiples of a multi-task network's; T tasks\n")
     print_table(
         ["weighting", "paper", "year", "what it does", "a step takes more by", *header],
         [

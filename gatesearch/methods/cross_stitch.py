@@ -73,4 +73,6 @@ CROSS_STITCH = Method(
     build=lambda parts, options: CrossStitchNet(parts, diagonal=options.diagonal),
     options=CrossStitchOptions,
     start="stl",
+    effort="T encoders, after those of the single-task networks",
+    ours="the stitches learn at the rate of the other weights",
 )

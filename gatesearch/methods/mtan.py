@@ -146,4 +146,6 @@ MTAN = Method(
     summary="one encoder, attention masks for each task and stage",
     build=lambda parts, options: AttentionNet(parts, reduction=options.reduction),
     options=MTANOptions,
+    effort="1, and T masks per stage",
+    ours="the ResNet form of Vandenhende et al., 2021",
 )

@@ -36,4 +36,5 @@ STL = Method(
     build=lambda parts, options: SingleTaskNets(parts),
     options=NoOptions,
     as_compact=lambda network, study: compact_of_all_gates(network, study, open_=True),
+    effort="T encoders",
 )

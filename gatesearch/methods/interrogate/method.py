@@ -237,6 +237,13 @@ INTERROGATE = Method(
     space=SPACE,
     bounds=frozenset({"macs", "params", "latency"}),
     baseline=False,
+    outline=(
+        "warm-up as a multi-task network, once per seed (option)",
+        "gates and weights",
+        "compact network, fine-tuned (option)",
+    ),
+    effort="T + 1 encoders, then the compact network's",
+    ours="warm-up, fine-tuning, exact budgets, initial gates and their learning rate",
     unpriced="it lies between mtl (all gates closed) and, with every gate open, stl; ask for those",
     read=load_compact,
     latency_table=latency_table,

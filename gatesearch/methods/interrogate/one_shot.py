@@ -251,6 +251,13 @@ ONE_SHOT = Method(
     bounds=frozenset({"macs", "params", "latency"}),
     unmeasured_parts=frozenset({SUPERNET}),
     most_trials=most_trials,
+    outline=(
+        "warm-up as a multi-task network, once per seed (option)",
+        "one supernet for all budgets, under nested gate patterns",
+        "compact network of a trial, fine-tuned",
+    ),
+    effort="T + 1 encoders once, then each compact network's",
+    ours="all of it: InterroGate trains one supernet per budget",
     supernet=OneShotSupernet,
     default_trials=8,
     baseline=False,
