@@ -21,10 +21,13 @@ from gatesearch.methods.base import (
     TrainedNetwork,
     TrainingRequest,
 )
+from gatesearch.methods.branch import BRANCH
 from gatesearch.methods.cross_stitch import CROSS_STITCH
 from gatesearch.methods.den.method import DEN
+from gatesearch.methods.gradsplit import GRADSPLIT
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
+from gatesearch.methods.lomt.method import LOMT
 from gatesearch.methods.mtan import MTAN
 from gatesearch.methods.mtl import MTL
 from gatesearch.methods.nddr import NDDR
@@ -56,8 +59,8 @@ __all__ = [
 METHODS: dict[str, Method[Any]] = {
     method.name: method
     for method in (
-        *(INTERROGATE, ONE_SHOT, ADASHARE, STL, MTL),
-        *(CROSS_STITCH, MTAN, NDDR, SLUICE, DEN),
+        *(INTERROGATE, ONE_SHOT, ADASHARE, LOMT),
+        *(STL, MTL, BRANCH, CROSS_STITCH, SLUICE, NDDR, MTAN, DEN, GRADSPLIT),
     )
 }
 

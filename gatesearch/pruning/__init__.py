@@ -1,11 +1,16 @@
 """From hard gates to a physically small network: liveness, extraction, the compact network."""
 
 from gatesearch.pruning.compact import CompactNet, load_compact, save_compact
-from gatesearch.pruning.extract import extract, sharing
+from gatesearch.pruning.extract import describe_pattern, extract, sharing
+from gatesearch.pruning.kept_channels import HeadAt, Stream, compact_streams
 from gatesearch.pruning.liveness import live_values, number_values
 
 __all__ = [
     "CompactNet",
+    "HeadAt",
+    "Stream",
+    "compact_streams",
+    "describe_pattern",
     "extract",
     "live_values",
     "load_compact",

@@ -59,6 +59,17 @@ def extract(supernet: GatedSupernet) -> CompactNet:
     return compact.eval()
 
 
+def describe_pattern(supernet: GatedSupernet, gates: Mapping[str, Tensor]) -> Description:
+    """Describe the compact network of a gate pattern that mixes nothing; it needs no weights.
+
+    Args:
+        supernet: A supernet, on any device.
+        gates: Gated node -> (T, C) bool.
+    """
+    pattern = {name: on.numpy() for name, on in gates.items()}
+    return _Plan(supernet, number_values(supernet.graph, pattern)).description()
+
+
 def not_a_supernet(function: str, found: object) -> UsageError:
     """Make the error for a function that was called with something else than a supernet."""
     return UsageError(
@@ -294,16 +305,16 @@ class _Plan:
         cuts = np.flatnonzero(np.diff(positions[:, 0])) + 1
         pieces: list[ChannelSlice] = []
         for part in np.split(positions, cuts):
-            tensor, channels = int(part[0, 0]), part[:, 1]
-            runs = _runs(channels)
-            if len(runs) > MOST_RUNS:
-                pieces.append(ChannelSlice(tensor=tensor, channels=tuple(channels.tolist())))
-            else:
-                pieces += [
-                    ChannelSlice(tensor=tensor, start=int(run[0]), stop=int(run[-1]) + 1)
-                    for run in runs
-                ]
+            pieces += slices_of(int(part[0, 0]), part[:, 1])
         return tuple(pieces)
+
+
+def slices_of(tensor: int, channels: Ids) -> list[ChannelSlice]:
+    """List slices of one tensor that together are some of its channels, in their order."""
+    runs = _runs(channels)
+    if len(runs) > MOST_RUNS:
+        return [ChannelSlice(tensor=tensor, channels=tuple(channels.tolist()))]
+    return [ChannelSlice(tensor=tensor, start=int(run[0]), stop=int(run[-1]) + 1) for run in runs]
 
 
 def _runs(numbers: Ids) -> list[Ids]:

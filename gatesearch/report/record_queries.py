@@ -19,6 +19,8 @@ NAMES = {
     "mtan": "MTAN",
     "nddr": "NDDR-CNN",
     "adashare": "AdaShare",
+    "gradsplit": "GradSplit",
+    "lomt": "LOMT",
 }
 
 

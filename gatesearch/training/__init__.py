@@ -12,7 +12,7 @@ from gatesearch.training.evaluate import Figures, evaluate, measure, predict
 from gatesearch.training.history import History
 from gatesearch.training.hooks import Hooks
 from gatesearch.training.mixed_data import MixedData
-from gatesearch.training.optimizer import ParameterGroup
+from gatesearch.training.optimizer import ParameterGroup, rate_decay
 from gatesearch.training.runtime import Runtime, measure_memory_format, resolve_runtime
 from gatesearch.training.split_data import (
     FrameData,
@@ -47,6 +47,7 @@ __all__ = [
     "measure",
     "measure_memory_format",
     "predict",
+    "rate_decay",
     "recompute_statistics",
     "resolve_runtime",
     "split_validation",

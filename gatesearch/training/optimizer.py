@@ -208,11 +208,14 @@ def set_learning_rates(optimizer: Optimizer, spec: TrainingSpec, share: float) -
         spec: Which schedule.
         share: Share of the training that is done, in [0, 1].
     """
-    decay = 1.0
-    if spec.schedule == "poly":
-        decay = float(max(0.0, 1.0 - share) ** spec.power)
+    decay = rate_decay(spec, share)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * decay
+
+
+def rate_decay(spec: TrainingSpec, share: float) -> float:
+    """Return the factor of every learning rate when a share of the training is done."""
+    return float(max(0.0, 1.0 - share) ** spec.power) if spec.schedule == "poly" else 1.0
 
 
 def _groups_by_parameter(

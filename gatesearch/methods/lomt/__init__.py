@@ -1,0 +1,1 @@
+"""LOMT: group-sparse single-task networks say at which layer each decoder reads."""
