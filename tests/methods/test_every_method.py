@@ -57,6 +57,7 @@ every_method = pytest.mark.parametrize("name", [*METHODS, TWO_PHASES.name])
 PHASES = (
     *("training.epochs=4", "interrogate.warmup=0.25", "interrogate.finetune=0.25"),
     *("one_shot.warmup=0.25", "one_shot.finetune=0.25", "one_shot.statistics=2"),
+    "dymu.finetune=0.25",
 )
 # Encoders that a network of two tasks has, where it is not one per task.
 ENCODERS = {"mtl": 1, "mtan": 1, "interrogate": 3, "one_shot": 3, "two_phases": 1}
