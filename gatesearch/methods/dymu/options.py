@@ -6,7 +6,9 @@ from typing import Annotated
 from pydantic import Field
 
 from gatesearch.errors import UsageError
+from gatesearch.methods.dymu.blocks import blocks_of
 from gatesearch.methods.space import Range, Space
+from gatesearch.models.graph import Graph
 from gatesearch.strict import Strict
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -72,16 +74,17 @@ class DymuOptions(Strict):
         return math.ceil(self.edges * end), end
 
 
-def check_size(*, tasks: int, blocks: int) -> None:
+def check_size(*, tasks: int, graph: Graph) -> None:
     """Refuse a network with more edges than a tree can be chosen from.
 
     Args:
         tasks: Number of tasks T, each with a stream.
-        blocks: Number of blocks L of the backbone, the stem included.
+        graph: The encoder.
 
     Raises:
         UsageError: There are too many.
     """
+    blocks = len(blocks_of(graph))
     edges = tasks**2 * blocks
     if edges > MOST_EDGES:
         digits = round(blocks * tasks * math.log10(tasks))

@@ -54,6 +54,8 @@ class DymuNet(nn.Module):
         mean_gflops: Mean GFLOPs of a forward pass over drawn (r, c), of the trees.
     """
 
+    affinity: Tensor
+
     def __init__(self, parts: Parts, options: DymuOptions) -> None:
         super().__init__()
         self.tasks = parts.tasks
