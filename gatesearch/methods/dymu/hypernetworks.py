@@ -67,7 +67,9 @@ class WeightHypernetwork(nn.Module):
     def __init__(self, *, tasks: int, channels: Sequence[int], width: int) -> None:
         super().__init__()
         self.trunk = _Trunk(tasks, len(channels), width)
-        self.shifts = nn.ModuleList(_from_zero(width, 2 * count) for count in channels)
+        self.shifts = nn.ModuleDict(
+            {str(i): _from_zero(width, 2 * count) for i, count in enumerate(channels) if count}
+        )
 
     def forward(self, preference: Tensor, cost: Tensor, items: Sequence[int]) -> dict[int, Tensor]:
         """Predict the shifts of some items.
@@ -78,10 +80,14 @@ class WeightHypernetwork(nn.Module):
             items: Indices of items.
 
         Returns:
-            Item -> (2, channels) shifts of γ and of β.
+            Item -> (2, channels) shifts of γ and of β, for those that have norms.
         """
         hidden = self.trunk(preference, cost)
-        return {item: self.shifts[item](hidden[item]).unflatten(0, (2, -1)) for item in items}
+        return {
+            item: self.shifts[str(item)](hidden[item]).unflatten(0, (2, -1))
+            for item in items
+            if str(item) in self.shifts
+        }
 
 
 def _from_zero(width: int, outputs: int) -> nn.Linear:

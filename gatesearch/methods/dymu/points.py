@@ -62,7 +62,8 @@ class Point:
     def tree_within(self, cost: TreeCost, budgets: Sequence[Budget]) -> Tree:
         """Return the tree, with streams merged until it keeps to the budgets."""
         scores = self._supernet.scores(self._preference, self._cost)
-        return merged(self.tree, scores, cost.limits(budgets))
+        limits, preference = cost.limits(budgets), self._preference.tolist()
+        return merged(self.tree, scores, limits, preference=preference)
 
     def network(self, tree: Tree) -> CompactNet:
         """Cut out the plain network of a tree, with the norms of this configuration."""

@@ -9,8 +9,8 @@ While the edge hypernetwork learns, a block of stream i reads Σ_j d_ij y_j, a m
 features by a Gumbel softmax d of its logits. Otherwise each block reads one stream, that of the
 highest logit: the streams are a tree, and only the blocks that some head depends on are computed.
 That tree has at most the multiply-adds of T - c (T - 1) of the T encoders, so that c = 1 is the
-cost of a multi-task network: where the logits ask for more, streams are merged (`merged`). In the
-paper c acts by the regularisers alone; this bound is ours.
+cost of a multi-task network: where the logits ask for more, streams are merged (`merged`), those
+of tasks that matter little first. In the paper c acts by the regularisers alone; the bound is ours.
 """
 
 from collections.abc import Sequence
@@ -116,7 +116,7 @@ class DymuNet(nn.Module):
         streams = tasks - float(cost) * (tasks - 1)
         # Rounded, so that c = 1 allows one stream.
         bound = Limit(macs, heads=0, most=round(streams * sum(macs)))
-        return merged(Tree.best(scores), scores, [bound])
+        return merged(Tree.best(scores), scores, [bound], preference=preference.tolist())
 
     def through(self, image: Tensor, tree: Tree) -> dict[str, Tensor]:
         """Predict by the blocks of a tree alone, with the shifts for the (r, c) of `draws`."""
@@ -169,7 +169,7 @@ class DymuNet(nn.Module):
         items += [self.head_item(task) for task in tasks]
         with _exact(preference):
             deltas = self.weights(preference, cost, items)
-            return {item: self._shifted(item, deltas[item]) for item in items}
+            return {item: self._shifted(item, deltas.get(item)) for item in items}
 
     def block_item(self, block: int, stream: int) -> int:
         """Return the item of the weight hypernetwork that is a block of a stream."""
@@ -216,7 +216,9 @@ class DymuNet(nn.Module):
         items = range((len(self.blocks) + 1) * len(self.tasks))
         return [sum(n.num_features for n in self._norms(item).values()) for item in items]
 
-    def _shifted(self, item: int, delta: Tensor) -> Shifted:
+    def _shifted(self, item: int, delta: Tensor | None) -> Shifted:
+        if delta is None:
+            return {}
         shifted, start = {}, 0
         for path, norm in self._norms(item).items():
             part = slice(start, start + norm.num_features)

@@ -1,6 +1,6 @@
 """Trees of sharing: which streams' blocks are computed, what they cost, and smaller trees."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -95,42 +95,68 @@ class Limit:
         return self.cost(tree) / self.most
 
 
-def merged(tree: Tree, scores: Scores, limits: Sequence[Limit]) -> Tree:
+def merged(
+    tree: Tree, scores: Scores, limits: Sequence[Limit], *, preference: Sequence[float]
+) -> Tree:
     """Share the least important edges until a tree is within all limits.
 
     Two streams whose blocks have the same input are merged: all readers of the one read the other.
-    Of all such merges, the next is the one that loses the least score of edges for each share of
-    the exceeded limits that it saves. It saves exactly one block, so the tree ends as near below
-    the limits as its blocks are fine. In the end everything is computed once, in one stream.
+    It loses the score of the edge that each of them gives up less that of the one it takes, times
+    the preferences of the tasks that depend on the reader. The next merge is always that of the
+    least loss for each share of the exceeded limits that it saves; of equal ones, the one of the
+    least loss for equal preferences, then the earliest. It saves exactly one block, so the tree
+    ends less than a block below the limits. In the end everything is computed once, in one stream.
 
     Args:
         tree: The tree.
         scores: Scores of its edges.
         limits: Bounds, none below the cost of one stream.
+        preference: Of every task.
 
     Raises:
         ValueError: A limit is below the cost of one stream.
     """
     while exceeded := [limit for limit in limits if limit.share(tree) > 1]:
-        best: tuple[float, int, int, int] | None = None
-        for block, nodes in enumerate(tree.nodes):
-            saved = sum(limit.blocks[block] / limit.most for limit in exceeded)
-            last = block + 1 == len(tree.nodes)
-            readers = range(tree.tasks) if last else tree.nodes[block + 1]
-            for stream, other in permutations(nodes, 2):
-                if block and tree.parents[block - 1][stream] != tree.parents[block - 1][other]:
-                    continue
-                loss = sum(
-                    scores[block][reader][stream] - scores[block][reader][other]
-                    for reader in readers
-                    if tree.parents[block][reader] == stream
-                )
-                item = (loss / max(saved, 1e-12), block, stream, other)
-                best = item if best is None else min(best, item)
-        if best is None:
+        saved = [
+            max(sum(limit.blocks[block] / limit.most for limit in exceeded), 1e-12)
+            for block in range(len(tree.parents))
+        ]
+        merges = [
+            (*(loss / saved[block] for loss in losses), block, stream, other)
+            for block, stream, other, losses in _merges(tree, scores, preference)
+        ]
+        if not merges:
             raise ValueError(
                 f"a limit must allow one stream, found {[limit.most for limit in exceeded]} "
                 f"exceeded by {[limit.cost(tree) for limit in exceeded]}"
             )
-        tree = tree.redirected(*best[1:])
+        _, _, block, stream, other = min(merges)
+        tree = tree.redirected(block, stream, other)
     return tree
+
+
+def _merges(
+    tree: Tree, scores: Scores, preference: Sequence[float]
+) -> Iterator[tuple[int, int, int, tuple[float, float]]]:
+    """List (block, stream, other, (loss by preferences, loss for equal ones)) of all merges."""
+    paths = [tree.path(task) for task in range(tree.tasks)]
+    for block, nodes in enumerate(tree.nodes):
+        # Reader of this block -> the tasks that depend on it.
+        dependent: dict[int, list[int]] = {}
+        for task, path in enumerate(paths):
+            reader = task if block + 1 == len(path) else path[block + 1]
+            dependent.setdefault(reader, []).append(task)
+        for stream, other in permutations(nodes, 2):
+            if block and tree.parents[block - 1][stream] != tree.parents[block - 1][other]:
+                continue
+            gaps = {
+                reader: scores[block][reader][stream] - scores[block][reader][other]
+                for reader in dependent
+                if tree.parents[block][reader] == stream
+            }
+            weighted = sum(
+                gap * sum(preference[task] for task in dependent[reader])
+                for reader, gap in gaps.items()
+            )
+            equal = sum(gap * len(dependent[reader]) for reader, gap in gaps.items())
+            yield block, stream, other, (weighted, equal)
