@@ -100,6 +100,11 @@ class SteeredSupernet:
         )
         self.most_patterns = options.patterns or MOST_PATTERNS
 
+    def network(self, params: Mapping[str, float | str]) -> tuple[float, ...]:
+        """Identify a configuration's network by preferences and cost weight, which determine it."""
+        preference = preference_of(params, self._supernet.tasks)
+        return (*(round(r, 9) for r in preference), float(params["cost_weight"]))
+
     def cost(self, params: Mapping[str, float | str]) -> tuple[float, float]:
         """Compute (multiply-adds, largest share of any budget) of a configuration's tree."""
         tree = self._point(params).tree

@@ -122,7 +122,7 @@ def merged(
             for block in range(len(tree.parents))
         ]
         merges = [
-            (*(loss / saved[block] for loss in losses), block, stream, other)
+            (tuple(loss / saved[block] for loss in losses), block, stream, other)
             for block, stream, other, losses in _merges(tree, scores, preference)
         ]
         if not merges:
@@ -130,8 +130,8 @@ def merged(
                 f"a limit must allow one stream, found {[limit.most for limit in exceeded]} "
                 f"exceeded by {[limit.cost(tree) for limit in exceeded]}"
             )
-        _, _, block, stream, other = min(merges)
-        tree = tree.redirected(block, stream, other)
+        _, *merge = min(merges)
+        tree = tree.redirected(*merge)
     return tree
 
 

@@ -152,6 +152,8 @@ def test_measuring_a_point_leaves_the_supernet_as_it_is(context) -> None:
     assert other != metrics
     assert offered.cost(point(1.0, 0.2, 0.4)) == (macs, macs / budget.limit)
     assert cheapest == ends["mtl"].macs
+    same = [offered.network(point(*prefer, 0.4)) for prefer in ((0.3, 0.1), (0.9, 0.3))]
+    assert same[0] == same[1] != offered.network(point(0.9, 0.3, 0.5))
 
 
 def test_what_it_cannot_do_is_refused(tmp_path) -> None:
@@ -163,7 +165,7 @@ def test_what_it_cannot_do_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"options\.dymu:\s+threshold"):
         check_study(tiny(tmp_path, "dymu.threshold=1.5"))
     many = [f"tasks.t{i}={{kind='depth',label='depth'}}" for i in range(16)]
-    with pytest.raises(UsageError, match="2,048 edges.*found 18 tasks and 9 blocks, 2,916"):
+    with pytest.raises(UsageError, match=r"2,048 edges.*found 18 tasks and 9 blocks, 2,916"):
         check_run(tiny(tmp_path, *QUICK, *many), (), ExecutionOptions())
     with pytest.raises(UsageError, match="bounds latency, and a network of 'dymu'"):
         check_run(tiny(tmp_path, *QUICK), ("9ms",), ExecutionOptions())
