@@ -1,7 +1,8 @@
 """The two hypernetworks: from (preferences, cost weight) to edges of the tree and shifts of norms.
 
 Both embed (r, c) by two layers, join it with a learned embedding of what they predict for, and end
-in a layer that starts at zero. So a fresh controller leaves the streams as they were trained.
+in a layer that starts at zero. So a fresh controller leaves the streams as they were trained. The
+sizes of layers other than the embeddings, and the scale of inputs and first weights, are ours.
 """
 
 from collections.abc import Sequence
@@ -23,10 +24,16 @@ class _Trunk(nn.Module):
         )
         self.items = nn.Parameter(torch.randn(items, width))
         self.join = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU())
+        # So that features vary with (r, c) as much as they do with the item.
+        for layer in (*self.embed, *self.join):
+            if isinstance(layer, nn.Linear) and not layer.weight.is_meta:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
 
     def forward(self, preference: Tensor, cost: Tensor) -> Tensor:
         """(T,) preferences that sum to 1 and c in [0, 1] -> (items, width)."""
-        embedded = self.embed(torch.cat([preference, cost.reshape(1)]))
+        inputs = torch.cat([len(preference) * preference - 1, 2 * cost.reshape(1) - 1])
+        embedded = self.embed(inputs)
         hidden: Tensor = self.join(
             torch.cat([embedded.expand(len(self.items), -1), self.items], dim=1)
         )

@@ -145,7 +145,7 @@ DYMU = Method(
     ),
     effort="T encoders, then at most T encoders once for all trials",
     ours=(
-        "the form of the branching losses, the bound on cost that c sets, affinity from features "
-        "on a 4 x 4 grid, heads whose norms are shifted too, and shares of the epochs"
+        "the exact form of the branching losses, the bound on cost that c sets, branches behind "
+        "every block, affinity on a 4 x 4 grid, shifted norms in heads too, shares of the epochs"
     ),
 )

