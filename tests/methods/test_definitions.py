@@ -28,15 +28,16 @@ def test_who_starts_from_single_task_networks() -> None:
         study = load_study(name, overrides)
         return {name for name, m in METHODS.items() if starts_from_single_task(study, m)}
 
-    assert those_that_do() == {"nddr"}
-    assert those_that_do(name="nyud") == {"cross_stitch", "nddr"}
+    by_default = {"nddr", "dymu"}
+    assert those_that_do() == by_default
+    assert those_that_do(name="nyud") == by_default | {"cross_stitch"}
     assert those_that_do(*FROM_STL) == METHODS.keys() - {"stl"}
-    assert those_that_do("options.mtl.start=stl") == {"mtl", "nddr"}
+    assert those_that_do("options.mtl.start=stl") == by_default | {"mtl"}
     with pytest.raises(UsageError, match=r"options\.mtl\.start: .*'study' or 'stl', found 'here'"):
         load_study("scenes", ["options.mtl.start=here"])
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("stl", "one_shot")])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("stl", "one_shot", "dymu")])
 def test_what_starts_from_single_task_networks_says_so(tmp_path, method) -> None:
     spec = NetworkSpec(method, seed=3)
     assert start_of(spec, tiny(tmp_path, *FROM_STL)) == NetworkSpec("stl", 3)

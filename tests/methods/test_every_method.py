@@ -57,7 +57,7 @@ every_method = pytest.mark.parametrize("name", [*METHODS, TWO_PHASES.name])
 PHASES = (
     *("training.epochs=4", "interrogate.warmup=0.25", "interrogate.finetune=0.25"),
     *("one_shot.warmup=0.25", "one_shot.finetune=0.25", "one_shot.statistics=2"),
-    "adashare.warmup=0.25",
+    *("adashare.warmup=0.25", "dymu.finetune=0.25"),
 )
 # Encoders that a network of two tasks has, where it is not one per task.
 ENCODERS = {
