@@ -24,8 +24,8 @@ from gatesearch.methods.base import (
 from gatesearch.methods.branch import BRANCH
 from gatesearch.methods.cross_stitch import CROSS_STITCH
 from gatesearch.methods.den.method import DEN
-from gatesearch.methods.gradsplit import GRADSPLIT
 from gatesearch.methods.dymu.method import DYMU
+from gatesearch.methods.gradsplit import GRADSPLIT
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.lomt.method import LOMT
