@@ -24,7 +24,10 @@ def methods() -> str:
 
 
 def _method(name: str, method: Any) -> str:
-    parts = [f"### {name}"]
+    parts = [f"### {name}", f"Phases: {prose('; '.join(method.outline))}."]
+    parts.append(f"Cost of its training, in multiples of a multi-task network's: {method.effort}.")
+    if method.ours:
+        parts.append(f"Ours: {prose(method.ours)}.")
     if method.options.model_fields:
         parts += [text_of(method.options), keys(method.options)]
     else:
