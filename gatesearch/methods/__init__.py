@@ -21,6 +21,7 @@ from gatesearch.methods.base import (
     TrainingRequest,
 )
 from gatesearch.methods.cross_stitch import CROSS_STITCH
+from gatesearch.methods.ecmt.method import ECMT
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.mtan import MTAN
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 METHODS: dict[str, Method[Any]] = {
-    method.name: method for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN)
+    method.name: method for method in (INTERROGATE, ONE_SHOT, STL, MTL, CROSS_STITCH, MTAN, ECMT)
 }
 
 

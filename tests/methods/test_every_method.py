@@ -59,7 +59,10 @@ PHASES = (
     *("one_shot.warmup=0.25", "one_shot.finetune=0.25", "one_shot.statistics=2"),
 )
 # Encoders that a network of two tasks has, where it is not one per task.
-ENCODERS = {"mtl": 1, "mtan": 1, "interrogate": 3, "one_shot": 3, "two_phases": 1}
+ENCODERS = {
+    **{"mtl": 1, "mtan": 1, "interrogate": 3, "one_shot": 3, "two_phases": 1},
+    "ecmt": 1,
+}
 
 
 @pytest.fixture
