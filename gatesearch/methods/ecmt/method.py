@@ -207,6 +207,11 @@ class ECMTSupernet:
         )
 
 
+def most_trials(study: Study) -> tuple[int, str]:
+    """Return how many slices trials are chosen from, at most, and the option that states it."""
+    return options_of(study, ECMT).patterns or MOST_PATTERNS, "ecmt.patterns"
+
+
 def least_cost(study: Study) -> Cost:
     """Count the cost of the slice with all widths at the smallest."""
     parts, smallest = parts_of(study, pretrained=False), options_of(study, ECMT).smallest
@@ -305,10 +310,7 @@ ECMT = Method(
     bounds=frozenset({"macs", "params"}),
     least_cost=least_cost,
     unmeasured_parts=frozenset({SUPERNET}),
-    most_trials=lambda study: (
-        options_of(study, ECMT).patterns or MOST_PATTERNS,
-        "ecmt.patterns",
-    ),
+    most_trials=most_trials,
     supernet=ECMTSupernet,
     default_trials=8,
     read=load_compact,

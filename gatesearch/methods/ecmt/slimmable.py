@@ -102,7 +102,7 @@ def first_channels(
     for name, shape in shapes.items():
         tensor, groups = tensors[name], concatenated.get(name, 1)
         if groups > 1:
-            grouped = tensor.unflatten(1, (groups, -1))
+            grouped = torch.unflatten(tensor, 1, (groups, -1))
             taken[name] = grouped[: shape[0], :, : shape[1] // groups].flatten(1, 2)
         else:
             taken[name] = tensor[tuple(slice(size) for size in shape)]

@@ -1,9 +1,10 @@
 """The grid of widths, the cost of a slice, and the way from (budget, preference) to widths."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 
 import torch
@@ -70,11 +71,13 @@ class SliceCost:
     def mean_macs(self, grid: Grid) -> float:
         """Compute the mean multiply-adds where each width is drawn evenly from a grid."""
         widths = [grid.width(level) for level in range(grid.levels)]
-        macs = [self._encoder(width)[0] for width in widths]
-        for task in self.parts.tasks:
-            pairs = product(widths, widths)
-            macs += [self._head(task, *pair)[0] / grid.levels for pair in pairs]
-        return math.fsum(macs) / grid.levels
+        encoders = sum(self._encoder(width)[0] for width in widths)
+        heads = sum(
+            self._head(task, *pair)[0]
+            for task in self.parts.tasks
+            for pair in product(widths, widths)
+        )
+        return encoders / grid.levels + heads / grid.levels**2
 
     def encoder_macs(self, width: float) -> int:
         """Count the multiply-adds of the encoder alone."""
@@ -147,7 +150,9 @@ def widths_of(
         levels = [max(0, level - cut) for level in wanted]
         for encoder_level in reversed(range(grid.levels)):
             if fits(levels, encoder_level):
-                return made(_widened(levels, prefer, grid, encoder_level, fits), encoder_level)
+                within = partial(fits, encoder_level=encoder_level)
+                highest = grid.levels - 1
+                return made(_widened(levels, prefer, highest=highest, fits=within), encoder_level)
     return made([0] * len(prefer), 0)
 
 
@@ -157,19 +162,22 @@ def share_of(cost: Cost, budgets: Sequence[Budget]) -> float:
 
 
 def _widened(
-    levels: Sequence[int], prefer: Sequence[float], grid: Grid, encoder_level: int, fits: object
+    levels: Sequence[int],
+    prefer: Sequence[float],
+    *,
+    highest: int,
+    fits: Callable[[Sequence[int]], bool],
 ) -> list[int]:
     """Widen heads as far as the budgets allow, the most preferred first, keeping their order."""
-    assert callable(fits)
     widened = list(levels)
     order = sorted(range(len(prefer)), key=lambda i: -prefer[i])
     while True:
         for i in order:
             more_preferred = [widened[j] for j in order if prefer[j] > prefer[i]]
-            if widened[i] < min(more_preferred, default=grid.levels - 1):
+            if widened[i] < min(more_preferred, default=highest):
                 raised = [*widened]
                 raised[i] += 1
-                if fits(raised, encoder_level):
+                if fits(raised):
                     widened = raised
                     break
         else:
