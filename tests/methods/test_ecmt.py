@@ -152,7 +152,7 @@ def test_widths_are_drawn_by_the_sandwich_rule() -> None:
 def test_cost_is_what_is_counted_on_the_slice(backbone: str) -> None:
     of = mixed_parts(backbone)
     chosen = Widths(0.55, (0.3, 0.7, 1.0))
-    cost = SliceCost(of, (1, 3, 64, 96)).of(chosen)
+    cost = SliceCost(of, (64, 96)).of(chosen)
     counted = count_macs(
         plain_slice(MultiTaskNet(of).state_dict(), of, chosen), (1, 3, 64, 96), cross_check=False
     )
@@ -162,8 +162,8 @@ def test_cost_is_what_is_counted_on_the_slice(backbone: str) -> None:
 
 def test_the_mean_cost_of_a_step_by_enumeration() -> None:
     of, options = parts(), ECMTOptions(levels=2, smallest=0.5, ends=0.1, distillation=1.0)
-    cost = SliceCost(of, (1, 3, 32, 32))
-    request = SimpleNamespace(context=SimpleNamespace(input_shape=(1, 3, 32, 32)))
+    cost = SliceCost(of, (32, 32))
+    request = SimpleNamespace(study=SimpleNamespace(protocol=SimpleNamespace(size=(32, 32))))
     total = 0.1 * (cost.of(Widths(0.5, (0.5, 0.5))).macs + cost.of(Widths(1.0, (1.0, 1.0))).macs)
     for e, a, b in [(e, a, b) for e in (0.5, 1.0) for a in (0.5, 1.0) for b in (0.5, 1.0)]:
         total += 0.8 / 8 * cost.of(Widths(e, (a, b))).macs
@@ -171,7 +171,7 @@ def test_the_mean_cost_of_a_step_by_enumeration() -> None:
     assert _mean_gflops(of, request, options) == pytest.approx(2e-9 * total)
 
 
-COST = SliceCost(parts(), (1, 3, 32, 32))
+COST = SliceCost(parts(), (32, 32))
 ENDS = [COST.of(Widths(w, (w, w))) for w in (0.25, 1.0)]
 positions = st.floats(0, 1)
 

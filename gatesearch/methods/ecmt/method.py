@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from gatesearch.cost import Budget, Cost
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, single_task_start, training_of
+from gatesearch.methods.ecmt.heads import check_heads
 from gatesearch.methods.ecmt.slimmable import (
     SlimmableNet,
     Widths,
-    check_heads,
     compact_slice,
     feature_distance,
     plain_slice,
@@ -142,7 +142,7 @@ def chosen_widths(request: TrainingRequest) -> Widths:
     return _widths(
         request.spec.params,
         request.study,
-        cost=SliceCost(parts, request.context.input_shape),
+        cost=SliceCost(parts, request.study.protocol.size),
         budgets=request.spec.budgets,
     )
 
@@ -162,7 +162,7 @@ class ECMTSupernet:
         state = request.start_state()
         assert state is not None
         self._state = state
-        self._cost = SliceCost(self._parts, context.input_shape)
+        self._cost = SliceCost(self._parts, study.protocol.size)
         self._measured: dict[Widths, dict[str, float]] = {}
         options = options_of(study, ECMT)
         self._statistics = options.statistics
@@ -215,7 +215,7 @@ def most_trials(study: Study) -> tuple[int, str]:
 def least_cost(study: Study) -> Cost:
     """Count the cost of the slice with all widths at the smallest."""
     parts, smallest = parts_of(study, pretrained=False), options_of(study, ECMT).smallest
-    cost = SliceCost(parts, (1, 3, *study.protocol.size))
+    cost = SliceCost(parts, study.protocol.size)
     return cost.of(Widths(smallest, (smallest,) * len(parts.tasks)))
 
 
@@ -284,7 +284,7 @@ def _mean_gflops(parts: Parts, request: TrainingRequest, options: ECMTOptions) -
 
     That pass has no backward pass, which costs twice a forward pass, so its cost counts a third.
     """
-    grid, cost = options.grid, SliceCost(parts, request.context.input_shape)
+    grid, cost = options.grid, SliceCost(parts, request.study.protocol.size)
     heads = len(parts.tasks)
     ends = [cost.of(Widths(w, (w,) * heads)).macs for w in (options.smallest, 1.0)]
     narrow = options.ends + (1 - 2 * options.ends) * (1 - 1 / grid.levels)

@@ -13,21 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gatesearch.errors import UsageError
+from gatesearch.methods.ecmt.heads import SLIMMABLE_HEADS
 from gatesearch.methods.ends import compact_of_parts
 from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.models import Parts
 from gatesearch.models.encoder import Encoder
-from gatesearch.models.heads import ASPP_RATES, takes_size
+from gatesearch.models.heads import takes_size
 from gatesearch.models.model_factory import HeadSpec
 from gatesearch.models.nodes.node import scaled_channels
-
-# Kind of head -> its weights that read several tensors side by side -> number of these tensors.
-SLIMMABLE_HEADS: Mapping[str, Mapping[str, int]] = {
-    "light": {},
-    "pooled": {},
-    "deeplabv3": {"layers.0.project.conv.weight": len(ASPP_RATES) + 2},
-}
 
 
 @dataclass(frozen=True)
@@ -46,21 +39,6 @@ class Widths:
     def full(self) -> bool:
         """True if nothing is cut away."""
         return self.encoder == 1 and all(width == 1 for width in self.heads)
-
-
-def check_heads(parts: Parts) -> None:
-    """Refuse heads of which it is not known which of their channels belong together.
-
-    Raises:
-        UsageError: There is such a head.
-    """
-    for task, head in parts.heads.items():
-        if head.kind not in SLIMMABLE_HEADS:
-            raise UsageError(
-                f"'ecmt' cuts channels inside the heads, and knows those of "
-                f"{', '.join(SLIMMABLE_HEADS)}; found head '{head.kind}' for task {task}: set "
-                f"tasks.{task}.head or model.head"
-            )
 
 
 def narrowed(parts: Parts, widths: Widths) -> Parts:
@@ -152,7 +130,7 @@ class SlimmableNet(nn.Module):
                 outputs[task] = self.network.heads.call_head(task, features, size)
                 continue
             shape = self._shape(task, encoder, width)
-            concatenated = SLIMMABLE_HEADS[self.parts.heads[task].kind]
+            concatenated = SLIMMABLE_HEADS[self.parts.heads[task].kind].concatenated
             inputs = (features, size) if takes_size(shape) else (features,)
             outputs[task] = self._run(shape, self.network.heads[task], inputs, concatenated)
         return outputs
@@ -197,11 +175,14 @@ class SlimmableNet(nn.Module):
             inputs: What the module is called with.
             concatenated: As for `first_channels`.
         """
-        shape.train(self.training)
-        shapes = {name: tensor.shape for name, tensor in _tensors(shape)}
+        if shape.training != self.training:
+            shape.train(self.training)
+            for norm in shape.modules():
+                if isinstance(norm, nn.BatchNorm2d):  # without, it reads and changes no statistics
+                    norm.track_running_stats = not self.training
+        used = _tensors(shape, buffers=not self.training)
+        shapes = {name: tensor.shape for name, tensor in used}
         taken = first_channels(dict(_tensors(whole)), shapes, concatenated)
-        if self.training:  # running statistics are changed in place: those of a copy, then
-            taken |= {name: taken[name].clone() for name, _ in shape.named_buffers()}
         result: Tensor = functional_call(shape, taken, inputs)
         return result
 
@@ -211,17 +192,19 @@ class SlimmableNet(nn.Module):
         if key not in self._shapes:
             graph = self.parts.graph.scaled(encoder)
             with torch.device("meta"):
-                self._shapes[key] = (
+                shape = (
                     narrowed_head(self.parts, task, inputs=graph.outputs, width=width).build()
                     if task
                     else Encoder(graph)
                 )
+            self._shapes[key] = shape.eval()
         return self._shapes[key]
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _tensors(module: nn.Module, *, buffers: bool = True) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters()
-    yield from module.named_buffers()
+    if buffers:
+        yield from module.named_buffers()
 
 
 def sliced_state(state: Mapping[str, Tensor], parts: Parts, widths: Widths) -> dict[str, Tensor]:
@@ -240,7 +223,7 @@ def sliced_state(state: Mapping[str, Tensor], parts: Parts, widths: Widths) -> d
     concatenated = {
         f"heads.{task}.{name}": count
         for task, head in parts.heads.items()
-        for name, count in SLIMMABLE_HEADS[head.kind].items()
+        for name, count in SLIMMABLE_HEADS[head.kind].concatenated.items()
     }
     shapes = {name: tensor.shape for name, tensor in shape.state_dict().items()}
     return first_channels(state, shapes, concatenated)

@@ -1,20 +1,17 @@
 """The grid of widths, the cost of a slice, and the way from (budget, preference) to widths."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 
-import torch
-from torch import Tensor, nn
-
 from gatesearch.cost import Budget, Cost
+from gatesearch.cost.sizes import node_sizes
+from gatesearch.methods.ecmt.heads import SLIMMABLE_HEADS
 from gatesearch.methods.ecmt.slimmable import Widths, narrowed_head
 from gatesearch.models import Parts
-from gatesearch.models.encoder import Encoder
-from gatesearch.models.heads import takes_size
+from gatesearch.models.nodes.node import scaled_channels
 
 
 @dataclass(frozen=True)
@@ -45,33 +42,31 @@ class Grid:
 
 @dataclass(frozen=True)
 class SliceCost:
-    """Exact cost of slices, counted on their shapes and remembered part by part.
+    """Exact cost of slices, computed from their numbers of channels.
 
     Attributes:
         parts: Encoder and heads of the whole network.
-        shape: (1, 3, H, W) of an image.
+        size: (H, W) of an image.
     """
 
     parts: Parts
-    shape: tuple[int, int, int, int]
-    _encoders: dict[float, tuple[int, int, Tensor]] = field(default_factory=dict, repr=False)
-    _heads: dict[tuple[str, float, float], tuple[int, int]] = field(
-        default_factory=dict, repr=False
-    )
+    size: tuple[int, int]
+    _encoders: dict[float, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def of(self, widths: Widths) -> Cost:
-        """Count the cost of a slice, as `count_macs` does."""
-        backbone, params, _ = self._encoder(widths.encoder)
-        macs = backbone
-        for task, width in zip(self.parts.tasks, widths.heads, strict=True):
-            head_macs, head_params = self._head(task, widths.encoder, width)
-            macs, params = macs + head_macs, params + head_params
-        return Cost(macs=macs, backbone_macs=backbone, params=params)
+        """Compute the cost of a slice, as `count_macs` counts it."""
+        backbone, params = self._encoder(widths.encoder)
+        heads = [
+            self._head(task, widths.encoder, width)
+            for task, width in zip(self.parts.tasks, widths.heads, strict=True)
+        ]
+        macs = backbone + sum(macs for macs, _ in heads)
+        return Cost(macs=macs, backbone_macs=backbone, params=params + sum(n for _, n in heads))
 
     def mean_macs(self, grid: Grid) -> float:
         """Compute the mean multiply-adds where each width is drawn evenly from a grid."""
         widths = [grid.width(level) for level in range(grid.levels)]
-        encoders = sum(self._encoder(width)[0] for width in widths)
+        encoders = sum(map(self.encoder_macs, widths))
         heads = sum(
             self._head(task, *pair)[0]
             for task in self.parts.tasks
@@ -80,33 +75,32 @@ class SliceCost:
         return encoders / grid.levels + heads / grid.levels**2
 
     def encoder_macs(self, width: float) -> int:
-        """Count the multiply-adds of the encoder alone."""
+        """Compute the multiply-adds of the encoder alone."""
         return self._encoder(width)[0]
 
-    def _encoder(self, width: float) -> tuple[int, int, Tensor]:
-        """Return (multiply-adds, parameters, features without data) of the encoder."""
+    def _encoder(self, width: float) -> tuple[int, int]:
+        """Return (multiply-adds, parameters) of the encoder."""
         if width not in self._encoders:
-            with torch.device("meta"):
-                encoder, image = Encoder(self.parts.graph.scaled(width)), torch.empty(self.shape)
-            with _counted(encoder) as counts:
-                features = encoder(image)
-            self._encoders[width] = (sum(counts), _size(encoder), features)
+            graph = self.parts.graph.scaled(width)
+            sizes = node_sizes(graph, self.size)
+            self._encoders[width] = (
+                sum(node.macs_per_channel(sizes[node.name]) * node.outputs for node in graph),
+                sum(node.params_per_channel * node.outputs for node in graph),
+            )
         return self._encoders[width]
 
     def _head(self, task: str, encoder: float, width: float) -> tuple[int, int]:
         """Return (multiply-adds, parameters) of a head."""
-        key = (task, encoder, width)
-        if key not in self._heads:
-            features = self._encoder(encoder)[2]
-            with torch.device("meta"):
-                spec = narrowed_head(
-                    self.parts, task, inputs=self.parts.graph.scaled(encoder).outputs, width=width
-                )
-                head = spec.build()
-            with _counted(head) as counts:
-                head(*((features, self.shape[-2:]) if takes_size(head) else (features,)))
-            self._heads[key] = (sum(counts), _size(head))
-        return self._heads[key]
+        inputs = scaled_channels(self.parts.graph.outputs, encoder)
+        head = narrowed_head(self.parts, task, inputs=inputs, width=width)
+        kind = SLIMMABLE_HEADS[head.kind]
+        return kind.macs(head, self._pixels), kind.params(head)
+
+    @cached_property
+    def _pixels(self) -> int:
+        """Pixels of the features."""
+        graph = self.parts.graph
+        return math.prod(node_sizes(graph, self.size)[graph.nodes[-1].name])
 
 
 def widths_of(
@@ -182,26 +176,3 @@ def _widened(
                     break
         else:
             return widened
-
-
-@contextmanager
-def _counted(module: nn.Module) -> Iterator[list[int]]:
-    """List the multiply-adds of a module's convolutions and linear layers, for one image."""
-    counts: list[int] = []
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        weight = layer.get_parameter("weight")
-        positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
-        counts.append(weight.numel() * positions)
-
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    handles = [layer.register_forward_hook(count) for layer in layers]
-    module.eval()
-    with torch.no_grad():
-        yield counts
-    for handle in handles:
-        handle.remove()
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
