@@ -34,6 +34,7 @@ from gatesearch.models.model_factory import HeadSpec, OwnHead
 from gatesearch.search.run import run
 from gatesearch.search.setup import parse_budgets
 from gatesearch.training import Checkpoints, Preempted
+from gatesearch.training.weightings import TrainingView, build_weighting
 from gatesearch.trials.context import open_context
 from gatesearch.trials.kept_networks import load_network
 from gatesearch.trials.phase_training import TrainingControls
@@ -96,6 +97,26 @@ def test_only_passes_at_full_width_change_running_statistics() -> None:
     whole.widths = Widths(1.0, (1.0, 1.0, 1.0))
     whole(random_image(32))
     assert not all(torch.equal(before[n], t) for n, t in whole.network.named_buffers())
+
+
+@pytest.mark.parametrize("name", ["uniform", "mgda_ub", "pcgrad"])
+def test_the_encoder_learns_under_every_kind_of_weighting(name: str) -> None:
+    whole = slimmable(parts()).train()
+    whole.widths = Widths(0.5, (0.5, 1.0))
+    image = random_image(32)
+
+    def losses() -> list[torch.Tensor]:
+        return [y.square().mean() for y in whole(image).values()]
+
+    weighting = build_weighting(name, dict.fromkeys(whole.parts.tasks, 1.0))
+    optimizer = torch.optim.SGD(whole.parameters(), lr=0.1)
+    with weighting.attached(TrainingView(whole, optimizer)):
+        weighting.before_step(losses=lambda exact=False: torch.stack(losses()), held_out=None)
+        found = losses()
+        weighting.backward(found)
+        weighting.combine(torch.stack(found).detach())
+    for part in (whole.network.encoder, *whole.network.heads.values()):
+        assert any(p.grad is not None and p.grad.any() for p in part.parameters())
 
 
 def test_first_channels_by_hand() -> None:

@@ -22,6 +22,8 @@ from gatesearch.models.heads import takes_size
 from gatesearch.models.model_factory import HeadSpec
 from gatesearch.models.nodes.node import scaled_channels
 
+_NOTHING: Mapping[str, int] = {}
+
 
 @dataclass(frozen=True)
 class Widths:
@@ -129,10 +131,12 @@ class SlimmableNet(nn.Module):
             if encoder == width == 1:
                 outputs[task] = self.network.heads.call_head(task, features, size)
                 continue
-            shape = self._shape(task, encoder, width)
+            # The head itself runs, with fewer channels, as weightings may hook its call.
+            head, shape = self.network.heads[task], self._shape(task, encoder, width)
             concatenated = SLIMMABLE_HEADS[self.parts.heads[task].kind].concatenated
-            inputs = (features, size) if takes_size(shape) else (features,)
-            outputs[task] = self._run(shape, self.network.heads[task], inputs, concatenated)
+            taken = self._taken(head, shape, concatenated)
+            inputs = (features, size) if takes_size(head) else (features,)
+            outputs[task] = functional_call(head, taken, inputs)
         return outputs
 
     def encode(self, image: Tensor) -> Tensor:
@@ -140,7 +144,9 @@ class SlimmableNet(nn.Module):
         width = self.widths.encoder
         if width == 1:
             return self.full_features(image)
-        return self._run(self._shape("", width), self.network.encoder, (image,), {})
+        shape = self._shape("", width).train(self.training)
+        features: Tensor = functional_call(shape, self._taken(self.network.encoder, shape), image)
+        return features
 
     def full_features(self, image: Tensor) -> Tensor:
         """Compute the features at full width, (B, C, h, w)."""
@@ -160,31 +166,21 @@ class SlimmableNet(nn.Module):
         self.generator.set_state(generator.cpu())
         self.widths = Widths(widths[0], tuple(widths[1:]))
 
-    def _run(
-        self,
-        shape: nn.Module,
-        whole: nn.Module,
-        inputs: tuple[object, ...],
-        concatenated: Mapping[str, int],
-    ) -> Tensor:
-        """Run a narrow module with the first channels of a whole one's weights.
+    def _taken(
+        self, whole: nn.Module, shape: nn.Module, concatenated: Mapping[str, int] = _NOTHING
+    ) -> dict[str, Tensor]:
+        """Take the tensors with which a narrow module runs out of a whole module's.
 
         Args:
-            shape: The narrow module, without data.
             whole: The module with the weights.
-            inputs: What the module is called with.
+            shape: The narrow module, without data.
             concatenated: As for `first_channels`.
         """
-        if shape.training != self.training:
-            shape.train(self.training)
-            for norm in shape.modules():
-                if isinstance(norm, nn.BatchNorm2d):  # without, it reads and changes no statistics
-                    norm.track_running_stats = not self.training
-        used = _tensors(shape, buffers=not self.training)
-        shapes = {name: tensor.shape for name, tensor in used}
+        shapes = {name: tensor.shape for name, tensor in _tensors(shape)}
         taken = first_channels(dict(_tensors(whole)), shapes, concatenated)
-        result: Tensor = functional_call(shape, taken, inputs)
-        return result
+        if self.training:  # batch norms change their running statistics in place: those of a copy
+            taken |= {name: taken[name].clone() for name, _ in shape.named_buffers()}
+        return taken
 
     def _shape(self, task: str, encoder: float, width: float = 1.0) -> nn.Module:
         """Return the narrow encoder, or the narrow head of a task, without data."""
@@ -197,14 +193,13 @@ class SlimmableNet(nn.Module):
                     if task
                     else Encoder(graph)
                 )
-            self._shapes[key] = shape.eval()
+            self._shapes[key] = shape
         return self._shapes[key]
 
 
-def _tensors(module: nn.Module, *, buffers: bool = True) -> Iterator[tuple[str, Tensor]]:
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters()
-    if buffers:
-        yield from module.named_buffers()
+    yield from module.named_buffers()
 
 
 def sliced_state(state: Mapping[str, Tensor], parts: Parts, widths: Widths) -> dict[str, Tensor]:
