@@ -1,5 +1,6 @@
 """ECMT: slices equal the slimmable network at their widths, cost what is said, keep to budgets."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,7 @@ from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.model_factory import HeadSpec, OwnHead
 from gatesearch.search.run import run
 from gatesearch.search.setup import parse_budgets
+from gatesearch.search.slicing import cut_slice
 from gatesearch.training import Checkpoints, Preempted
 from gatesearch.training.weightings import TrainingView, build_weighting
 from gatesearch.trials.context import open_context
@@ -281,6 +283,23 @@ def test_one_training_serves_all_slices(tmp_path, data) -> None:
     context = open_context(study, data=data, stored=None, emit=ignore)
     network = load_network(record.trials[0], context, out=out)
     assert not any("stream" in name for name, _ in network.named_parameters())
+    asked = {
+        "store": out, "data": data, "folder": tmp_path / "slice", "emit": ignore,
+        "prefer": {"semseg": 4.0},
+    }  # fmt: skip
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    result, cut = cut_slice(record, "ecmt", budgets=["0.4xMTL"], **asked)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert (result.name, result.params["prefer.semseg"]) == ("ecmt", 1.0)
+    assert result.params["prefer.depth"] == 0.25
+    assert 0.2 * mtl.gflops < result.gflops <= 0.4 * mtl.gflops
+    assert set(cut(random_image(16))) == {"semseg", "depth"}
+    with pytest.raises(UsageError, match="out of reach"):
+        cut_slice(record, "ecmt", budgets=["0.001xMTL"], **asked)
+    with pytest.raises(UsageError, match=r"--slice takes a method .* \(ecmt\), found 'mtl'"):
+        cut_slice(record, "mtl", budgets=[], **asked)
+    with pytest.raises(UsageError, match=r"this store has none; train it with: .* --tune ecmt"):
+        cut_slice(replace(record, starts=()), "ecmt", budgets=[], **asked)
 
 
 @pytest.mark.slow("trains")
