@@ -266,7 +266,7 @@ def test_one_training_serves_all_slices(tmp_path, data) -> None:
     study = tiny(tmp_path, *QUICK, *heavy_heads)
     out = tmp_path / "out"
     record = run(
-        study, n_trials=3, out=out, data=data, emit=ignore, budgets=["0.6xMTL"],
+        study, n_trials=2, out=out, data=data, emit=ignore, budgets=["0.6xMTL"],
         prefer={"depth": 3.0},
     )  # fmt: skip
     (start,) = record.starts
@@ -279,7 +279,7 @@ def test_one_training_serves_all_slices(tmp_path, data) -> None:
         assert trial.gflops <= 0.6 * mtl.gflops
         assert trial.train_pflops == trial.reused_pflops == start.train_pflops
         networks.add((trial.gflops, trial.params_m))
-    assert len(networks) == 3, "no network is chosen twice"
+    assert len(networks) == 2, "no network is chosen twice"
     context = open_context(study, data=data, stored=None, emit=ignore)
     network = load_network(record.trials[0], context, out=out)
     assert not any("stream" in name for name, _ in network.named_parameters())
