@@ -13,6 +13,7 @@ from gatesearch.cli.console import print_json, print_table
 from gatesearch.cli.options import (
     JsonOption,
     OutOption,
+    PluginOption,
     PreferOption,
     StorageFileOption,
     StorageOption,
@@ -24,6 +25,7 @@ from gatesearch.cli.options import (
     shown_command,
     storage_url,
     store_options,
+    use_plugins,
 )
 from gatesearch.cli.stores import run_place
 from gatesearch.errors import UsageError
@@ -72,6 +74,7 @@ def select(
         Path,
         typer.Option(metavar="DIR", envvar="GATESEARCH_DATA", help="Folder of prepared data sets."),
     ] = Path("data"),
+    plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
     """Choose the best network of a store within a budget; nothing is trained.
@@ -93,6 +96,7 @@ def select(
     budgets = names(budget, "--budget") if budget else ()
     if to is not None:
         check_names(to=to, data=data)
+        use_plugins(plugin, store=folder)
         _cut(
             record, slice_, to, budgets=budgets, prefer=weights, store=folder, data=data, json=json
         )

@@ -34,11 +34,13 @@ def cut_slice(
 ) -> tuple[Result, nn.Module]:
     """Cut a network, as a trial would, and measure it on the validation part.
 
+    It is trained by itself where trials are (`finetune`). The store is only read.
+
     The most preferred task gets the preference 1, the others in proportion; every other
     hyperparameter is at its highest.
 
     Args:
-        record: Contents of the store, which is not changed.
+        record: Contents of the store.
         name: A method with a supernet and the hyperparameter `prefer`.
         budgets: Upper bounds, in the forms that `parse_budget` reads.
         prefer: Task -> weight; 1 for tasks that are not named.
