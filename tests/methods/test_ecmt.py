@@ -41,6 +41,7 @@ from gatesearch.trials.context import open_context
 from gatesearch.trials.kept_networks import load_network
 from gatesearch.trials.phase_training import TrainingControls
 from gatesearch.trials.trial import train_network
+from tests.methods.test_every_method import check_kept
 from tests.methods.toys import assert_same_outputs, parts, random_image, scattered
 from tests.search.tiny import ignore, tiny
 
@@ -324,3 +325,4 @@ def test_a_slice_is_finetuned_and_resumes_to_the_bit(tmp_path, data) -> None:
     resumed = train_network(spec, context, controls=again, **own)
     assert resumed.metrics == whole.metrics
     assert resumed.files == whole.files
+    check_kept(whole, context, tmp_path)
