@@ -68,7 +68,7 @@ def test_a_slice_equals_the_whole_at_its_widths(backbone: str) -> None:
     whole = slimmable(mixed_parts(backbone)).eval()
     state, image = whole.network.state_dict(), random_image(32)
 
-    @settings(max_examples=6, deadline=None, derandomize=True)
+    @settings(max_examples=4, deadline=None, derandomize=True)
     @given(widths, st.tuples(widths, widths, widths))
     def equal(encoder: float, heads: tuple[float, ...]) -> None:
         whole.widths = Widths(encoder, heads)
@@ -210,7 +210,7 @@ def raised(of: Widths):
             yield i, Widths(more[0], tuple(more[1:]))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(positions, positions, positions, st.floats(0, 1.1), st.sampled_from(["macs", "params"]))
 def test_budgets_hold_as_near_below_as_the_grid_allows(a, b, encoder, share, measure) -> None:
     least, most = (getattr(cost, measure) for cost in ENDS)

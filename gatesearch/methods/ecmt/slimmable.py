@@ -117,11 +117,6 @@ class SlimmableNet(nn.Module):
         # Narrow modules without data, by task (none for the encoder) and widths.
         self._shapes: dict[tuple[str, float, float], nn.Module] = {}
 
-    @property
-    def heads(self) -> nn.ModuleDict:
-        """The heads at full width."""
-        return self.network.heads
-
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         size, encoder = image.shape[-2:], self.widths.encoder
