@@ -116,9 +116,10 @@ def widths_of(
     Each head is as wide as its task is preferred. Without a budget, the encoder is as wide as
     `encoder` says. Under budgets it is the widest that they allow, whatever `encoder` says, as in
     the paper; the rest is ours: where even the narrowest encoder is too much, all heads are
-    narrowed level by level, and what is left in the end widens heads, those of the most preferred
-    tasks first, without any overtaking one of a more preferred task. So no width can be raised by
-    a level without exceeding a budget or changing the order of the heads.
+    narrowed level by level; and what a full encoder leaves widens heads, those of the most
+    preferred tasks first, without any overtaking one of a more preferred task. So the encoder
+    cannot be a level wider, and beside a full encoder no head can, without exceeding a budget or
+    changing the order of the heads.
 
     Args:
         prefer: Preference of each task in [0, 1], from the smallest width of its head to the full.
@@ -130,7 +131,7 @@ def widths_of(
     Returns:
         The widths; all smallest, which then exceed a budget, where no slice keeps to the budgets.
     """
-    wanted = [grid.level(value) for value in prefer]
+    wanted, highest = [grid.level(value) for value in prefer], grid.levels - 1
 
     def made(levels: Sequence[int], encoder_level: int) -> Widths:
         return Widths(grid.width(encoder_level), tuple(map(grid.width, levels)))
@@ -144,9 +145,10 @@ def widths_of(
         levels = [max(0, level - cut) for level in wanted]
         for encoder_level in reversed(range(grid.levels)):
             if fits(levels, encoder_level):
-                within = partial(fits, encoder_level=encoder_level)
-                highest = grid.levels - 1
-                return made(_widened(levels, prefer, highest=highest, fits=within), encoder_level)
+                if encoder_level == highest:
+                    within = partial(fits, encoder_level=highest)
+                    levels = _widened(levels, prefer, highest=highest, fits=within)
+                return made(levels, encoder_level)
     return made([0] * len(prefer), 0)
 
 
