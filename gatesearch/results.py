@@ -392,8 +392,16 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
     }
 
 
-def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
-    """Make the object that `gatesearch run --json` and `gatesearch report --json` print."""
+def summary(
+    record: StudyRecord, report: Path, controllability: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Make the object that `gatesearch run --json` and `gatesearch report --json` print.
+
+    Args:
+        record: Contents of a store.
+        report: The report's PDF.
+        controllability: An entry per method that can be steered, as plain JSON values.
+    """
     states = [trial.state for trial in record.trials]
     return {
         "study": record.name,
@@ -407,6 +415,7 @@ def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
         },
         "front": [point(record, trial) for trial in front(record)],
         "baselines": [point(record, result) for result in record.baselines],
+        "controllability": list(controllability),
         "report": str(report),
     }
 

@@ -276,7 +276,8 @@ class TestRecord:
         assert json.loads(text)["trials"] == {"complete": 2, "failed": 1, "pruned": 0}
         assert [item["trial"] for item in found["front"]] == [0]
         assert list(found) == [
-            "study", "fingerprint", "protocol", "trials", "front", "baselines", "report",
+            "study", "fingerprint", "protocol", "trials", "front", "baselines", "controllability",
+            "report",
         ]  # fmt: skip
 
 

@@ -19,8 +19,9 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
         as_json: Whether to print one JSON object instead of the tables.
     """
     from gatesearch.results import STATES, summary
+    from gatesearch.store.steering import controllability
 
-    result = summary(record, path)
+    result = summary(record, path, [row.to_json() for row in controllability(record)])
     if as_json:
         print_json(result)
         return

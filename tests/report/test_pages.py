@@ -236,7 +236,20 @@ def partial_labels(tasks, **options):
     return dataclasses.replace(study, data={**study.data, "labelled": labelled})
 
 
+def steered():
+    """A record of trials under budgets whose networks follow preferences, and of some without."""
+    study = record(trials=9, failed=(4,))
+
+    def asked(trial: Result) -> Result:
+        shares = {f"prefer.{task.name}": (1 + i) / 3 for i, task in enumerate(study.tasks)}
+        budget = ("", "1.3xMTL", "20M+892G")[trial.trial % 3]
+        return dataclasses.replace(trial, method="ecmt", params=shares, budget=budget)
+
+    return dataclasses.replace(study, trials=(*study.trials[:2], *map(asked, study.trials[2:])))
+
+
 STUDIES = {
+    "steered by preferences": lambda folder: steered(),
     "forty attributes, one task": lambda folder: whole_images(folder, ("face",)),
     "forty attributes, forty tasks": lambda folder: whole_images(folder, FACES),
     "eight classifications of 46 classes": lambda folder: whole_images(folder, ALPHABETS),
