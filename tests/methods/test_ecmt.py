@@ -301,7 +301,7 @@ def test_one_training_serves_all_slices(tmp_path, data) -> None:
     assert set(cut(random_image(16))) == {"semseg", "depth"}
     with pytest.raises(UsageError, match="out of reach"):
         cut_slice(record, "ecmt", budgets=["0.001xMTL"], **asked)
-    with pytest.raises(UsageError, match=r"--slice takes a method .* \(ecmt\), found 'mtl'"):
+    with pytest.raises(UsageError, match=r"--slice takes a method .* \(ecmt, dymu\), found 'mtl'"):
         cut_slice(record, "mtl", budgets=[], **asked)
     with pytest.raises(UsageError, match=r"this store has none; train it with: .* --tune ecmt"):
         cut_slice(replace(record, starts=()), "ecmt", budgets=[], **asked)
