@@ -105,7 +105,7 @@ def test_a_first_configuration_is_of_the_method_that_has_its_names(tmp_path) -> 
     assert first_of(OTHER, study) == [{"width": 0.5}]
     assert first_of(SPACE, study) == [{"strength": 1.0, "share.semseg": 0.5, "share.depth": 1}]
     misspelt = study_with(tmp_path, first=[GOOD | {"strnegth": 1.0}])
-    with pytest.raises(UsageError, match="search.first 'strnegth'; did you mean 'strength'"):
+    with pytest.raises(UsageError, match=r"search\.first 'strnegth'; did you mean 'strength'"):
         check_first_names([SPACE, OTHER], misspelt)
     mixed = study_with(tmp_path, first=[GOOD | {"width": 0.5}])
     with pytest.raises(UsageError, match="no method has all of strength, share, width"):
