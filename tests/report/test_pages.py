@@ -248,8 +248,19 @@ def steered():
     return dataclasses.replace(study, trials=(*study.trials[:2], *map(asked, study.trials[2:])))
 
 
+def seven_searched(folder):
+    """28 trials, four of each searched method, with the methods' baselines beside them."""
+    names = ("interrogate", "one_shot", "adashare", "lomt", "ecmt", "dymu", "branch")
+    study = record(
+        trials=28, failed=(), methods=("stl", "mtl", "mtan", "adashare", "lomt", "branch")
+    )
+    trials = tuple(dataclasses.replace(t, method=names[t.trial % len(names)]) for t in study.trials)
+    return dataclasses.replace(study, trials=trials)
+
+
 STUDIES = {
     "steered by preferences": lambda folder: steered(),
+    "seven searched methods": seven_searched,
     "forty attributes, one task": lambda folder: whole_images(folder, ("face",)),
     "forty attributes, forty tasks": lambda folder: whole_images(folder, FACES),
     "eight classifications of 46 classes": lambda folder: whole_images(folder, ALPHABETS),
