@@ -26,7 +26,8 @@ class Branches(nn.Module):
         encoders: Tasks have encoders of their own behind it, or all the same.
         inputs_only: Weights get no gradients, and nothing up to `last` is differentiated; without
             a common encoder each task has its own up to `last` too.
-        skipped: Task -> residual block of which it takes the shortcut alone.
+        skipped: Task -> residual block of which it takes the shortcut alone; tasks then compute
+            together what is the same for them.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class Branches(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         common = None if self.inputs_only and self.own else self._start(self.encoder, image)
-        outputs = {}
+        outputs, known = {}, {}
         for task in self.heads:
             encoder = self.own[task] if self.own else self.encoder
             x = self._start(encoder, image) if common is None else common
-            apply = _without(encoder, self.skipped.get(task))
+            apply = encoder.apply_node
+            if self.skipped:
+                apply = _without(encoder, self.skipped.get(task), known)
             y = execute(self.behind, {self.last: x}, apply)[self.behind[-1].name]
             outputs[task] = self.heads.call_head(task, y, image.shape[-2:])
         return outputs
@@ -68,15 +71,20 @@ class Branches(nn.Module):
         return x.detach().requires_grad_() if self.inputs_only else x
 
 
-def _without(encoder: Encoder, block: str | None) -> Callable[[Node, list[Tensor]], Tensor]:
-    """Apply nodes, but those of a block, behind which comes what its shortcut gives."""
+def _without(
+    encoder: Encoder, block: str | None, known: dict[tuple[object, ...], Tensor]
+) -> Callable[[Node, list[Tensor]], Tensor]:
+    """Apply nodes, each once to the same values; behind a skipped block comes its shortcut."""
 
     def apply(node: Node, inputs: list[Tensor]) -> Tensor:
         if block is not None and node.name == block:
             return inputs[1]
         if block is not None and node.name.startswith(f"{block}."):
             return inputs[0]
-        return encoder.apply_node(node, inputs)
+        key = (node.name, *map(id, inputs))
+        if key not in known:
+            known[key] = encoder.apply_node(node, inputs)
+        return known[key]
 
     return apply
 
@@ -139,8 +147,11 @@ class OneByOne(PlainStep):
 
     def backward(self, losses: list[Tensor]) -> None:
         """Add gradients."""
+        last = losses[-1]
         rows = [
-            torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(
+                loss, self.parameters, retain_graph=loss is not last, allow_unused=True
+            )
             for loss in losses
         ]
         for parameter, *gradients in zip(self.parameters, *rows, strict=True):

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
@@ -103,11 +104,18 @@ class SluiceNet(nn.Module):
     def _mixed_stages(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> Tensor:
         """Mix a task's features of all stages, as large as those of the last."""
         channels = by_stage[-1][t].shape[1]
-        features = [
-            resized(streams[t], shrink=shrink, channels=channels)
-            for streams, shrink in zip(by_stage, self.shrinks, strict=True)
-        ]
-        return mixing_sum(features, self.beta[t][:, None])
+
+        def mixed() -> Tensor:
+            features = [
+                resized(streams[t], shrink=shrink, channels=channels)
+                for streams, shrink in zip(by_stage, self.shrinks, strict=True)
+            ]
+            return mixing_sum(features, self.beta[t][:, None])
+
+        if not (self.training and torch.is_grad_enabled()):
+            return mixed()
+        # Resized features are mostly zeros, and quickly made again in the backward pass.
+        return cast(Tensor, checkpoint(mixed, use_reentrant=False, preserve_rng_state=False))
 
     def overlap(self) -> Tensor:
         """Compute Σ_t Σ_l ‖W_{t,l,1} W_{t,l,2}ᵀ‖²_F over the last convolution of every stage."""
