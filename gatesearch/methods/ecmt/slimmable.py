@@ -268,4 +268,6 @@ def feature_distance(narrow: Tensor, full: Tensor) -> Tensor:
         Scalar, without unit.
     """
     target = full[:, : narrow.shape[1]].detach().float()
+    if not narrow.is_contiguous():  # of channels-last features the gradient is channels-last too
+        narrow, target = narrow.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1)
     return (narrow.float() - target).square().mean() / target.square().mean().clamp_min(1e-12)
