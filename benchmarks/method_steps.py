@@ -8,7 +8,6 @@ supernets of InterroGate have `step_time` and `step_memory`.
 """
 
 import gc
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,9 @@ from gatesearch.methods.mtan import AttentionNet
 from gatesearch.methods.nddr import NDDRNet
 from gatesearch.models import Parts, parts_of
 from gatesearch.models.nodes import INPUT
+from gatesearch.training.split_data import Batch
+
+Plain = Callable[[Context, Batch], PlainStep]
 
 BAR = 1.10
 ROUNDS = 5
@@ -71,7 +73,7 @@ class Case:
     method: str
     phase: str
     needs: str
-    plain: Callable[[Context, dict[str, torch.Tensor]], PlainStep]
+    plain: Plain
     start: Callable[[Context], State] | None = None
     settings: Sequence[str] = ()
     params: Mapping[str, float | str] = field(default_factory=dict)
@@ -85,9 +87,7 @@ class Case:
         trial = 0 if self.params else None
         spec = NetworkSpec(self.method, 0, trial, params=self.params, part=self.part)
         start = None if self.start is None else self.start(context)
-        step = PhaseStep(
-            context, spec, self.phase, start=start, turn=self.turn, fix=self.fix
-        )  # fmt: skip
+        step = PhaseStep(context, spec, self.phase, start=start, turn=self.turn, fix=self.fix)
         return step, self.plain(context, step.batch)
 
 
@@ -121,28 +121,25 @@ def _parts(context: Context) -> Parts:
     return parts_of(context.study)
 
 
-def _same(method: str) -> Callable[[Context, dict[str, torch.Tensor]], PlainStep]:
+def _same(method: str) -> Plain:
     return lambda context, batch: PlainStep(context, batch, build_model(context.study, method))
 
 
 def _branches(
     last: str, *, own: bool, inputs_only: bool = False, skipped: Mapping[str, str] | None = None
-) -> Callable[[Context, dict[str, torch.Tensor]], PlainStep]:
-    def plain(context: Context, batch: dict[str, torch.Tensor]) -> PlainStep:
-        network = Branches(
-            _parts(context), last, own=own, inputs_only=inputs_only, skipped=skipped
-        )  # fmt: skip
+) -> Plain:
+    def plain(context: Context, batch: Batch) -> PlainStep:
+        parts = _parts(context)
+        network = Branches(parts, last, own=own, inputs_only=inputs_only, skipped=skipped)
         return PlainStep(context, batch, network)
 
     return plain
 
 
-def _with_modules(
-    base: str, method: str, modules: Callable[[nn.Module], list[nn.Module]]
-) -> Callable[[Context, dict[str, torch.Tensor]], PlainStep]:
+def _with_modules(base: str, method: str, modules: Callable[[nn.Module], list[nn.Module]]) -> Plain:
     """A network, and modules of a method beside it."""
 
-    def plain(context: Context, batch: dict[str, torch.Tensor]) -> PlainStep:
+    def plain(context: Context, batch: Batch) -> PlainStep:
         study, image = context.study, torch.zeros(8, 3, *context.study.protocol.size)
         network = build_model(study, method)
         added = beside(network, image, modules(network))
@@ -162,24 +159,16 @@ def _attention(network: nn.Module) -> list[nn.Module]:
     return [*masks, *attention.refine]
 
 
-def _den_selector(context: Context, batch: dict[str, torch.Tensor]) -> PlainStep:
-    network = _Nothing()
+def _den_selector(context: Context, batch: Batch) -> PlainStep:
     selector = ElasticNet(_parts(context)).selector
     passes = _Detached(Branches(_parts(context), INPUT, own=False))
-    return PlainStep(
-        context, batch, passes, beside=[Beside(selector, "image")], ahead=[network]
-    )  # fmt: skip
+    return PlainStep(context, batch, passes, beside=[Beside(selector, "image")])
 
 
-def _den_network(context: Context, batch: dict[str, torch.Tensor]) -> PlainStep:
+def _den_network(context: Context, batch: Batch) -> PlainStep:
     selector = ElasticNet(_parts(context)).selector
     network = Branches(_parts(context), INPUT, own=False)
     return PlainStep(context, batch, network, ahead=[selector])
-
-
-class _Nothing(nn.Module):
-    def forward(self, image: torch.Tensor) -> None:
-        pass
 
 
 class _Detached(nn.Module):
@@ -195,7 +184,7 @@ class _Detached(nn.Module):
         return outputs
 
 
-def _norms_alone(context: Context, batch: dict[str, torch.Tensor]) -> PlainStep:
+def _norms_alone(context: Context, batch: Batch) -> PlainStep:
     network = build_model(context.study, "stl")
     network.requires_grad_(False)
     for module in network.modules():
@@ -204,17 +193,17 @@ def _norms_alone(context: Context, batch: dict[str, torch.Tensor]) -> PlainStep:
     return PlainStep(context, batch, network)
 
 
-def _slice_and_full(context: Context, batch: dict[str, torch.Tensor]) -> PlainStep:
+def _slice_and_full(context: Context, batch: Batch) -> PlainStep:
     parts, whole = _parts(context), build_model(context.study, "mtl")
     network = plain_slice(whole.state_dict(), parts, HALF)
     return PlainStep(context, batch, network, ahead=[parts.encoder()])
 
 
-def _one_by_one(context: Context, batch: dict[str, torch.Tensor]) -> PlainStep:
+def _one_by_one(context: Context, batch: Batch) -> PlainStep:
     return OneByOne(context, batch, build_model(context.study, "mtl"))
 
 
-def _branch(context: Context, batch: dict[str, torch.Tensor]) -> PlainStep:
+def _branch(context: Context, batch: Batch) -> PlainStep:
     last = chosen(0.5, cut_points(_parts(context).graph))
     return _branches(last, own=True)(context, batch)
 

@@ -59,7 +59,8 @@ class PhaseStep:
         turn: int = 0,
         fix: Callable[[nn.Module], None] = lambda module: None,
     ) -> None:
-        request = TrainingRequest(spec, context, lambda: start, lambda event: None)
+        begin = None if start is None else lambda: start
+        request = TrainingRequest(spec, context, begin, lambda event: None)
         phases = {phase.name: phase for phase in phases_of(request)}
         network: TrainedNetwork | None = None
         for chosen in phases.values():

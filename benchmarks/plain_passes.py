@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +97,7 @@ class PlainStep:
         context: Tasks, device and training settings.
         batch: Of every step.
         network: Image -> task -> prediction.
-        beside: Modules that are trained beside it, each with the shape of what it reads; the mean
-            of what it gives is its loss. Those under the same name read the same tensor.
+        beside: Modules that are trained beside it; the mean of what each gives is its loss.
         ahead: Networks that predict from the image too, without gradients.
     """
 
@@ -107,7 +106,6 @@ class PlainStep:
     network: nn.Module
     beside: Sequence["Beside"] = ()
     ahead: Sequence[nn.Module] = ()
-    optimizer: object = field(init=False)
 
     def __post_init__(self) -> None:
         self.network = self.context.runtime.place(self.network).train()
@@ -164,7 +162,7 @@ class Beside:
 
     Attributes:
         module: The module.
-        read: Name of the tensor that it reads; `image` is the batch's.
+        read: Name of what it reads, one tensor for all of that name; `image` is the batch's.
         shape: Shape of that tensor.
     """
 
@@ -190,6 +188,8 @@ class Beside:
 
 def beside(network: nn.Module, image: Tensor, modules: Sequence[nn.Module]) -> list[Beside]:
     """Copy modules of a network, each beside the shape of what it reads there.
+
+    Those that read the same tensor there do so here.
 
     Args:
         network: Runs once.

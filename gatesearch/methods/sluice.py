@@ -115,7 +115,7 @@ class SluiceNet(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return mixed()
         # Resized features are mostly zeros, and quickly made again in the backward pass.
-        return cast(Tensor, checkpoint(mixed, use_reentrant=False, preserve_rng_state=False))
+        return checkpoint(mixed, use_reentrant=False, preserve_rng_state=False)
 
     def overlap(self) -> Tensor:
         """Compute Σ_t Σ_l ‖W_{t,l,1} W_{t,l,2}ᵀ‖²_F over the last convolution of every stage."""
