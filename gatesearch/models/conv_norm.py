@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gatesearch.models.activation import rectified
 from gatesearch.models.depthwise import depthwise
+from gatesearch.models.frozen_conv import convolved_frozen, passes_gradients_alone
 from gatesearch.models.layer import LayerSlice
 
 
@@ -102,6 +103,8 @@ class ConvNorm(nn.Module):
 
     def convolved(self, x: Tensor) -> Tensor:
         """Compute the convolution alone."""
+        if self.conv.groups == 1 and passes_gradients_alone(x, self.conv):
+            return convolved_frozen(x, self.conv)
         return depthwise(x, self.conv) if self.conv.groups > 1 else cast(Tensor, self.conv(x))
 
     def copy_channels(self, slices: Sequence[LayerSlice]) -> None:

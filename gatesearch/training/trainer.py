@@ -140,9 +140,7 @@ class Trainer:
         """
         if self.epochs_before == self.last_epoch:
             return History()
-        self.restore_or_start()
-        view = TrainingView(self.model, self.optimizer, self.ranks.average)
-        with _freeze_others(self.model, self.trained), self.weighting.attached(view):
+        with self.prepared():
             for epoch in self.epochs_left():
                 self.model.train()
                 for batch in self.make_batches():
@@ -160,6 +158,14 @@ class Trainer:
     def steps_of_epoch(self) -> int:
         """Steps taken in the epoch that is under way; 0 between two epochs."""
         return self.state.progress.done % self.steps_per_epoch
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Start or go on, and freeze what is not trained; steps are taken within."""
+        self.restore_or_start()
+        view = TrainingView(self.model, self.optimizer, self.ranks.average)
+        with _freeze_others(self.model, self.trained), self.weighting.attached(view):
+            yield
 
     def restore_or_start(self) -> None:
         """Go on from the checkpoint, if there is one, with the same parameters in all processes."""
@@ -379,6 +385,7 @@ def _learn(
     if hooks.frame_penalty is not None:
         by_frame = hooks.frame_penalty(forward.frame_losses(outputs, part))
         extra = by_frame if extra is None else extra + by_frame
+    del image, outputs  # not held in memory while gradients are computed
     weighting.backward(losses, share=share, shares=shares, penalty=extra)
     return torch.stack(losses).detach()
 

@@ -182,8 +182,38 @@ def _train(
     if controls.stopper is not None:
         current = None if phase.current_gflops is None else phase.current_gflops(module)
         hooks = _judged(hooks, controls.stopper, module, current or (lambda: gflops))
+    history = trainer_of(
+        request, phase, module, hooks=hooks, checkpoints=checkpoints, ranks=controls.ranks,
+        on_epoch=report,
+    ).run()  # fmt: skip
+    training.history.follow(history)
+    training.pflops += (3 + passes) * gflops * history.images / 1e6
+
+
+def trainer_of(
+    request: TrainingRequest,
+    phase: Phase,
+    module: nn.Module,
+    *,
+    hooks: Hooks,
+    checkpoints: PhaseCheckpoints | None = None,
+    ranks: Ranks | None = None,
+    on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> Trainer:
+    """Make the trainer of a phase.
+
+    Args:
+        request: The request.
+        phase: The phase.
+        module: The network that it began with, on the device.
+        hooks: What the phase adds to plain training.
+        checkpoints: See `Trainer`.
+        ranks: See `Trainer`.
+        on_epoch: See `Trainer`.
+    """
+    spec, context = request.spec, request.context
     index, parts = phase.data_part
-    history = Trainer(
+    return Trainer(
         module,
         TrainingData(
             context.train if parts == 1 else context.train.part(index, parts),
@@ -192,8 +222,8 @@ def _train(
         ),
         weighting=_weighting(spec, context)
         if phase.weighting is None
-        else entry.build(Basis(context.weights, spec.seed, context.runtime.device)),
-        spec=training_spec,
+        else phase.weighting.build(Basis(context.weights, spec.seed, context.runtime.device)),
+        spec=training_of(context.study, spec.method),
         runtime=context.runtime,
         seed=spec.seed,
         span=phase.span,
@@ -201,12 +231,10 @@ def _train(
         turns=() if phase.turns is None else phase.turns(module),
         hooks=hooks,
         checkpoints=checkpoints,
-        ranks=controls.ranks,
-        on_epoch=report,
-        tell=lambda message: request.emit(Warned(f"{label}: {message}")),
-    ).run()
-    training.history.follow(history)
-    training.pflops += (3 + passes) * gflops * history.images / 1e6
+        ranks=ranks,
+        on_epoch=on_epoch,
+        tell=lambda message: request.emit(Warned(f"{spec.label}: {message}")),
+    )
 
 
 def _forward_cost(phase: Phase, module: nn.Module, context: Context) -> tuple[float, float]:

@@ -12,6 +12,8 @@ with p = (1, 0) where the block is selected and (0, 1) where it is skipped (Sun 
 with π the softmax of two logits, and in evaluation p is the choice of the larger logit.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ from gatesearch.methods.adashare.plan import Policy, residual_blocks, shortcut
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.graph import execute
 from gatesearch.models.model_factory import Parts
-from gatesearch.models.nodes import INPUT, Node
+from gatesearch.models.nodes import INPUT, Add, Node
 
 
 class PolicySupernet(nn.Module):
@@ -61,8 +63,11 @@ class PolicySupernet(nn.Module):
             """Compute a node once for all tasks, or per task where they differ."""
             streams = max(map(len, inputs))
             read = [xs * streams if len(xs) < streams else xs for xs in inputs]
-            outputs = [self.encoder.apply_node(node, list(xs)) for xs in zip(*read, strict=True)]
-            if node.name not in number:
+            mixed = node.name in number
+            lean = mixed and isinstance(node, Add) and not policy.requires_grad
+            with signs_alone() if lean else nullcontext():
+                outputs = [self.encoder.apply_node(node, list(x)) for x in zip(*read, strict=True)]
+            if not mixed:
                 return outputs
             skips = read[node.sources.index(shortcut(node))]
             if streams < len(self.tasks):
@@ -122,6 +127,23 @@ class PolicySupernet(nn.Module):
     def _one_hot(self) -> Tensor:
         select = self._likelier()
         return torch.stack([select, ~select], 2).float()
+
+
+def signs_alone() -> AbstractContextManager[object]:
+    """Let a residual sum keep the signs of its ReLU's output for backward, not the output.
+
+    Behind a block that is mixed with its shortcut no layer reads that output, which would be kept
+    for its signs alone.
+    """
+
+    def pack(output: Tensor) -> tuple[Tensor, torch.dtype]:
+        return output > 0, output.dtype
+
+    def unpack(packed: tuple[Tensor, torch.dtype]) -> Tensor:
+        positive, dtype = packed
+        return positive.to(dtype)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 def gumbel_noise(like: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The network: one encoder that every task runs at widths of its own, chosen for every image."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from gatesearch.methods.den.blocks import FULL, WIDTHS, elastic_blocks, kept_channels
 from gatesearch.methods.den.selector import Selector
 from gatesearch.models import Parts
+from gatesearch.models.activation import rectified
+from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import module_key
 from gatesearch.models.graph import execute
 from gatesearch.models.nodes import INPUT, Node
@@ -104,12 +106,18 @@ class ElasticNet(nn.Module):
         return drawn
 
     def _evaluate(self, levels: Tensor, node: Node, inputs: list[Tensor]) -> Tensor:
-        y = self.encoder.apply_node(node, inputs)
         if node.name not in self._block_of:
-            return y
+            return self.encoder.apply_node(node, inputs)
         level = levels[:, self._block_of[node.name], None]
-        kept = level >= self.get_buffer(_needed(node))
-        return y * kept[:, :, None, None].to(y.dtype)
+        kept = (level >= self.get_buffer(_needed(node)))[:, :, None, None]
+        if not node.ends_in_norm:
+            y = self.encoder.apply_node(node, inputs)
+            return y * kept.to(y.dtype)
+        # Before the ReLU, to the same effect: then the uncut activation is not kept for backward.
+        layer = cast(ConvNorm, self.encoder.layer(node.name))
+        y = layer.bn(layer.convolved(inputs[0]))
+        y = y * kept.to(y.dtype)
+        return rectified(y, layer.ceiling) if layer.relu else y
 
 
 def usage(levels: Tensor) -> Tensor:

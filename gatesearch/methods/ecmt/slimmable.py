@@ -8,6 +8,7 @@ for the channels inside it; it reads the channels that the encoder keeps, and gi
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ def narrowed_head(parts: Parts, task: str, *, inputs: int, width: float) -> Head
 def first_channels(
     tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], concatenated: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """Take the first channels of every tensor, as views.
+    """Take the first channels of every tensor, as views where no gradient is asked for.
 
     Args:
         tensors: Name -> tensor of a whole module.
@@ -84,9 +85,27 @@ def first_channels(
         if groups > 1:
             grouped = torch.unflatten(tensor, 1, (groups, -1))
             taken[name] = grouped[: shape[0], :, : shape[1] // groups].flatten(1, 2)
+        elif tensor.requires_grad:
+            taken[name] = cast(Tensor, _First.apply(tensor, shape))
         else:
             taken[name] = tensor[tuple(slice(size) for size in shape)]
     return taken
+
+
+class _First(torch.autograd.Function):
+    """The first entries along every dimension, copied once and not by each reader."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(whole)
+        return whole[tuple(map(slice, shape))].clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (whole,) = ctx.saved_tensors
+        filled = torch.zeros_like(whole)
+        filled[tuple(map(slice, grad.shape))] = grad
+        return filled, None
 
 
 class SlimmableNet(nn.Module):
@@ -249,4 +268,6 @@ def feature_distance(narrow: Tensor, full: Tensor) -> Tensor:
         Scalar, without unit.
     """
     target = full[:, : narrow.shape[1]].detach().float()
+    if not narrow.is_contiguous():  # of channels-last features the gradient is channels-last too
+        narrow, target = narrow.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1)
     return (narrow.float() - target).square().mean() / target.square().mean().clamp_min(1e-12)
