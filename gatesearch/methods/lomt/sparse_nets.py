@@ -136,9 +136,14 @@ def group_norms(conv: nn.Conv2d, values: Tensor) -> Tensor:
         conv: A convolution, dense or depthwise.
         values: Its weights, or their gradient.
     """
-    # Summing over filters first is several times as fast as torch's norm over three dimensions.
+    # Summing over filters first is several times as fast as torch's norm over three dimensions, and
+    # in the order of memory, which is channels-last, ten times as fast as in the other.
     squares = values * values
-    return (squares if conv.groups > 1 else squares.sum(0)).flatten(1).sum(1).sqrt()
+    if conv.groups > 1:
+        return squares.flatten(1).sum(1).sqrt()
+    if squares.is_contiguous():
+        return squares.sum(0).flatten(1).sum(1).sqrt()
+    return squares.permute(0, 2, 3, 1).sum(0).flatten(0, 1).sum(0).sqrt()
 
 
 def shrink_groups(conv: nn.Conv2d, threshold: Tensor) -> None:
