@@ -27,6 +27,10 @@ from gatesearch.trials.early_stopping import rivals_of
 from gatesearch.trials.kept_networks import copy_network
 
 
+class StartFailedError(TrainingError):
+    """The network that all trials of a method start from failed."""
+
+
 class SearchContext(Protocol):
     """What a search knows of the networks that are trained for it; see `Context`."""
 
@@ -130,6 +134,9 @@ class Search:
         Args:
             plan: The search.
             n_trials: Total number of ended trials, earlier ones included.
+
+        Raises:
+            StartFailedError: The network that trials start from failed; there are no new trials.
         """
         self.store.open_search(plan.name, plan.objectives)
         self._adopt_unknown_trials()
@@ -194,7 +201,11 @@ class Search:
         baseline = self.known(plan.first)
         if baseline is not None and baseline.state == "complete":
             return
-        self.run_trials(plan, study.search.scalar_trials)
+        try:
+            self.run_trials(plan, study.search.scalar_trials)
+        except StartFailedError as error:
+            self._keep(self._job(plan.first), failed(plan.first, str(error)))
+            return
         tried = self.store.results(plan.name)
         result = self._best(tried) or failed(
             plan.first, f"none of {len(tried)} trials came to an end; the last: {tried[-1].reason}"
@@ -272,13 +283,15 @@ class Search:
         """Keep the result of a baseline or a start network in the store.
 
         Raises:
-            TrainingError: The single-task networks or a start network failed.
+            TrainingError: The single-task networks failed.
+            StartFailedError: A start network failed.
         """
         label = job.spec.label
         if result.state != "complete":
             if result.method == SINGLE_TASK or result.part:
                 forget_result(job)
-                raise TrainingError(f"{label} failed: {result.reason}")
+                error = StartFailedError if result.part else TrainingError
+                raise error(f"{label} failed: {result.reason}")
             self.emit(Warned(f"{label} failed: {result.reason}"))
         self.store.keep_result(result)
         self._bases = self.store.bases

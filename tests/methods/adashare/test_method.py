@@ -239,3 +239,17 @@ def test_it_trains_under_a_weighting_of_gradients(tmp_path, data) -> None:
     spec = NetworkSpec("adashare", 0, weighting="pcgrad")
     result = train_network(spec, context, out=tmp_path / "out", start=None, emit=lambda e: None)
     assert result.state == "complete"
+
+
+@pytest.mark.slow("trains")
+def test_a_weighting_that_looks_ahead_moves_what_learns_in_the_turn(tmp_path, data) -> None:
+    overrides = ("adashare.warmup=0.0", "adashare.search=1.0", "training.epochs=1")
+    context = open_context(
+        tiny(tmp_path, *overrides), data=data, stored=None, emit=lambda event: None
+    )
+    spec = NetworkSpec("adashare", 0, weighting="auto_lambda")
+    result = train_network(spec, context, out=tmp_path / "out", start=None, emit=lambda event: None)
+    # Two turns of one step each: Adam moves each weight by its rate, 1e-4, at most.
+    for task in context.tasks:
+        (weight,) = result.curves[f"weight.{task}"]
+        assert 0 < abs(weight - 0.1) <= 2.1e-4
