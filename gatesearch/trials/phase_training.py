@@ -28,7 +28,7 @@ from gatesearch.training import (
     Trainer,
     TrainingData,
 )
-from gatesearch.training.weightings import WEIGHTINGS, Basis, Weighting, build_weighting
+from gatesearch.training.weightings import WEIGHTINGS, Basis, Entry, Weighting, build_weighting
 from gatesearch.trials.early_stopping import Stopper
 
 # Prefix of the parameters `weight.<task>` of a trial that tries weights of losses.
@@ -166,9 +166,8 @@ def _train(
     spec, context, module = request.spec, request.context, training.network.module
     label = spec.label
     training_spec = training_of(context.study, spec.method)
-    gflops, shared = _forward_cost(phase, module, context)
     entry = phase.weighting or WEIGHTINGS[spec.weighting]
-    passes = entry.passes(len(context.tasks), shared)
+    gflops, passes = _step_cost(phase, entry, module, context)
 
     def report(epoch: int, values: Mapping[str, float]) -> None:
         losses = " ".join(
@@ -209,12 +208,19 @@ def _train(
     training.pflops += (3 + passes) * gflops * history.images / 1e6
 
 
-def _forward_cost(phase: Phase, module: nn.Module, context: Context) -> tuple[float, float]:
-    """Compute (GFLOPs of a forward pass, share of them in the backbone, which tasks can share)."""
-    if phase.forward_gflops is not None:
-        return phase.forward_gflops(module), 0.0
+def _step_cost(
+    phase: Phase, entry: Entry, module: nn.Module, context: Context
+) -> tuple[float, float]:
+    """Compute (GFLOPs of a forward pass, such passes that the weighting adds to a step).
+
+    Layers of the backbone count as shared by the tasks.
+    """
+    tasks = len(context.tasks)
+    if phase.forward_gflops is not None and entry.passes(tasks, 0.0) == entry.passes(tasks, 1.0):
+        return phase.forward_gflops(module), entry.passes(tasks, 0.0)
     cost = count_macs(module, context.input_shape, cross_check=False)
-    return cost.gflops, cost.backbone_gflops / cost.gflops
+    gflops = cost.gflops if phase.forward_gflops is None else phase.forward_gflops(module)
+    return gflops, entry.passes(tasks, cost.backbone_gflops / cost.gflops)
 
 
 def _judged(

@@ -18,6 +18,7 @@ from gatesearch.methods.den.elastic import ElasticNet, usage
 from gatesearch.methods.den.method import DENOptions, policy_loss
 from gatesearch.methods.den.selector import Selector
 from gatesearch.methods.den.widths import encoder_macs, left_out, saved_macs
+from gatesearch.models import parts_of
 from gatesearch.models.activation import rectified
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.graph import Graph, execute
@@ -293,3 +294,20 @@ def test_a_result_has_the_expected_cost_and_the_widths(tmp_path, data) -> None:
     passes = sum(figures["encoder GFLOPs, mean"] for figures in own)
     # a whole number of multiply-adds
     assert result.backbone_gflops == pytest.approx(selector + passes, abs=2e-9)
+
+
+@pytest.mark.slow("trains")
+def test_a_training_pays_for_the_gradients_of_each_task(tmp_path, data) -> None:
+    study = tiny(tmp_path, "den.elastic=1.0", "training.epochs=1")
+    context = open_context(study, data=data, stored=None, emit=ignore)
+    plain, surgery = (
+        train_network(
+            NetworkSpec("den", 0, weighting=weighting), context, out=tmp_path / weighting,
+            start=None, emit=ignore,
+        ).train_pflops
+        for weighting in ("uniform", "pcgrad")
+    )  # fmt: skip
+    whole = count_macs(ElasticNet(parts_of(study)), context.input_shape)
+    shared = whole.backbone_macs / whole.macs
+    # Forward and backward count three passes; a second backward two, of the encoder alone.
+    assert surgery / plain == pytest.approx((3 + 2 * shared) / 3)
