@@ -11,7 +11,7 @@ from gatesearch.execution.jobs import SPEC, Job, forget_result, read_result, rea
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import failed
 from gatesearch.measures import Gain, gain
-from gatesearch.methods import NetworkSpec, start_of
+from gatesearch.methods import METHODS, NetworkSpec, start_of
 from gatesearch.methods.specification import SCALAR, trial_folder
 from gatesearch.plugins import loaded_plugins
 from gatesearch.results import SINGLE_TASK, Result
@@ -101,7 +101,7 @@ class Search:
 
         Args:
             methods: Methods, single-task networks first; all others are trained under every
-                weighting of the study.
+                weighting of the study, but those that balance by themselves (`Method.balances`).
 
         Raises:
             TrainingError: The single-task networks failed.
@@ -110,7 +110,10 @@ class Search:
         seed = study.seed
         balanced = [name for name in study.weightings if name != SCALAR]
         wanted = [NetworkSpec(single_task, seed)]
-        wanted += [NetworkSpec(method, seed, weighting=w) for method in shared for w in balanced]
+        weighted = [m for m in shared if m not in METHODS or not METHODS[m].balances]
+        for method in shared:
+            for weighting in balanced if method in weighted else ["uniform"]:
+                wanted.append(NetworkSpec(method, seed, weighting=weighting))
         missing = [s for s in wanted if (r := self.known(s)) is None or r.state != "complete"]
         self.status.baselines(len(wanted) - len(missing), len(wanted))
         for spec in missing:
@@ -122,7 +125,7 @@ class Search:
         self.status.baselines(len(wanted), len(wanted))
         self._warn_of_undefined_gains()
         if SCALAR in study.weightings:
-            for method in shared:
+            for method in weighted:
                 self._search_weights(method)
 
     def run_trials(self, plan: SearchPlan, n_trials: int) -> None:
