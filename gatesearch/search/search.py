@@ -111,9 +111,11 @@ class Search:
         balanced = [name for name in study.weightings if name != SCALAR]
         wanted = [NetworkSpec(single_task, seed)]
         weighted = [m for m in shared if m not in METHODS or not METHODS[m].balances]
-        for method in shared:
-            for weighting in balanced if method in weighted else ["uniform"]:
-                wanted.append(NetworkSpec(method, seed, weighting=weighting))
+        wanted += [
+            NetworkSpec(method, seed, weighting=weighting)
+            for method in shared
+            for weighting in (balanced if method in weighted else ["uniform"])
+        ]
         missing = [s for s in wanted if (r := self.known(s)) is None or r.state != "complete"]
         self.status.baselines(len(wanted) - len(missing), len(wanted))
         for spec in missing:

@@ -165,6 +165,9 @@ def test_widths_in_training() -> None:
     levels = network.levels(image)
     assert (levels[:6] == FULL).all()
     assert set(levels[6:].flatten().tolist()) == {0, 1, 2, 3}
+    two = network.levels(image[:2])  # of which a quarter is less than one
+    assert (two[0] == FULL).all()
+    assert (two[1] < FULL).any()
     network.drawing = "chosen"
     assert (network.levels(image) == FULL).all()
     network.drawing = "drawn"
