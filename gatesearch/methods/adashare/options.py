@@ -48,8 +48,8 @@ class AdaShareOptions(Strict):
         prefixes: `shared` computes once what several tasks compute alike. `separate` runs every
             task in a pass of its own, as the costs in the paper count it.
         policy: A policy that is given and not learned: `nyu3` or `cityscapes2` (published), a JSON
-            file relative to the study, or a table, task -> 0 or 1 for each residual block. The
-            network is then built with it and trained for all epochs.
+            file relative to the study's, else to the working folder, or a table, task -> 0 or 1 for
+            each residual block. The network is then built with it and trained for all epochs.
     """
 
     lambda_sparsity: Weight = 0.001

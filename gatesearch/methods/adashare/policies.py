@@ -1,6 +1,7 @@
 """Policies as data: the published ones, those of a file or a study, and their checks."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ def read_policy(
         written: A name in `PUBLISHED`, a JSON file, or task -> 0 or 1 for each block.
         tasks: Names of the study's tasks, in order.
         blocks: Names of the backbone's residual blocks.
-        folder: Folder of the study's file, which a policy's file is relative to.
+        folder: Folder of the study's file. A policy's file is relative to it, else to the working
+            folder.
 
     Raises:
         UsageError: It is none of these, or of other tasks or another number of blocks.
@@ -72,6 +74,8 @@ def read_policy(
         rows, place = dict(zip(tasks, map(_row, published), strict=True)), f"policy '{written}'"
     elif written.endswith(".json"):
         path = (folder or Path()) / written
+        if not os.path.lexists(path):  # a built-in study lies in no folder of the user's
+            path = Path(written) if os.path.lexists(written) else path
         rows, place = _read_file(path), str(path)
     else:
         raise UsageError(
@@ -122,8 +126,8 @@ def _read_file(path: Path) -> dict[str, Row]:
         rows = _File.model_validate_json(data, strict=True).root
     except OSError as error:
         raise UsageError(
-            f"no file of a policy {path} ({error.strerror}); name one relative to the study, or "
-            f"one of {', '.join(PUBLISHED)}"
+            f"no file of a policy {path} ({error.strerror}); name one relative to the study's "
+            f"file or to this folder, or one of {', '.join(PUBLISHED)}"
         ) from error
     except ValidationError as error:
         raise UsageError(

@@ -46,6 +46,18 @@ def test_a_file_relative_to_the_study_is_read_into_its_options(tmp_path) -> None
     assert cost.params == sum(p.numel() for p in network.parameters())
 
 
+def test_a_file_in_the_working_folder_is_found_too(tmp_path, monkeypatch) -> None:
+    for name in ("study", "work"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "work" / "policy.json").write_text(json.dumps(ROWS))
+    monkeypatch.chdir(tmp_path / "work")
+    study = check_study(tiny(tmp_path / "study", "adashare.policy=policy.json"))
+    assert study.options_of("adashare").own == {"policy": ROWS}
+    other = {**ROWS, "depth": [0] * 8}
+    study = check_study(written(tmp_path / "study", other))
+    assert study.options_of("adashare").own == {"policy": other}, "beside the study comes first"
+
+
 def test_a_policy_in_the_study_itself(tmp_path) -> None:
     overrides = [f"adashare.policy.{task}={row}" for task, row in ROWS.items()]
     study = check_study(tiny(tmp_path, *overrides))
