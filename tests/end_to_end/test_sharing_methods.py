@@ -46,19 +46,18 @@ def test_their_costs_are_those_that_are_counted_before(shared) -> None:
     cli, _ = shared
     record = read_store(cli.folder / "runs" / "tiny")
     cut = dict(record.trials[2].params)["cut"]
-    flops = ("flops", "--study", TINY, "--json", "--method", ",".join((*PLAIN, "den")))
-    priced = cli(*flops).json["methods"]
+    priced = costs(load_study(TINY), (*PLAIN, "den"))  # what `gatesearch flops` prints
     baselines = {result.method: result for result in record.baselines}
     for method in PLAIN:
-        assert baselines[method].gflops == pytest.approx(priced[method]["gflops"], rel=1e-12)
-        assert baselines[method].params_m == pytest.approx(priced[method]["params_m"], rel=1e-12)
+        assert baselines[method].gflops == pytest.approx(priced[method].gflops, rel=1e-12)
+        assert baselines[method].params_m == pytest.approx(priced[method].params_m, rel=1e-12)
     # Some images leave widths out; none computes more.
-    assert baselines["den"].gflops <= priced["den"]["gflops"] * (1 + 1e-12)
+    assert baselines["den"].gflops <= priced["den"].gflops * (1 + 1e-12)
     (counted,) = costs(load_study(TINY, [f"branch.cut={cut}"]), ("branch",)).values()
     assert record.trials[2].gflops == pytest.approx(counted.gflops, rel=1e-12)
     adashare, lomt, _ = record.trials
-    assert adashare.gflops <= priced["stl"]["gflops"] * (1 + 1e-12)
-    assert lomt.gflops <= priced["mtl"]["gflops"] * (1 + 1e-12)
+    assert adashare.gflops <= priced["stl"].gflops * (1 + 1e-12)
+    assert lomt.gflops <= priced["mtl"].gflops * (1 + 1e-12)
     # The price of training stands beside: NDDR-CNN starts from the single-task networks.
     stl, nddr = baselines["stl"], baselines["nddr"]
     assert nddr.reused_pflops == pytest.approx(stl.train_pflops)
