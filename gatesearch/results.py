@@ -283,9 +283,19 @@ class StudyRecord:
     @cached_property
     def front(self) -> tuple[Result, ...]:
         """Complete trials that no other trial dominates; see the function `front`."""
+        return self._front_of(self.trials)
+
+    @cached_property
+    def fronts(self) -> dict[str, tuple[Result, ...]]:
+        """Searched method -> its own front: its trials that no other trial of it dominates."""
+        methods = dict.fromkeys(trial.method for trial in self.trials)
+        own = {m: self._front_of([t for t in self.trials if t.method == m]) for m in methods}
+        return {method: trials for method, trials in own.items() if trials}
+
+    def _front_of(self, trials: Sequence[Result]) -> tuple[Result, ...]:
         scored = [
             (delta(self, trial, "validation"), trial.gflops, trial)
-            for trial in self.trials
+            for trial in trials
             if trial.state == "complete"
         ]
         defined = [item for item in scored if math.isfinite(item[0])]
@@ -392,9 +402,18 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
     }
 
 
-def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
-    """Make the object that `gatesearch run --json` and `gatesearch report --json` print."""
+def summary(
+    record: StudyRecord, report: Path, controllability: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Make the object that `gatesearch run --json` and `gatesearch report --json` print.
+
+    Args:
+        record: Contents of a store.
+        report: The report's PDF.
+        controllability: An entry per method that can be steered, as plain JSON values.
+    """
     states = [trial.state for trial in record.trials]
+    fronts = {m: [point(record, t) for t in trials] for m, trials in record.fronts.items()}
     return {
         "study": record.name,
         "fingerprint": record.fingerprint,
@@ -406,7 +425,9 @@ def summary(record: StudyRecord, report: Path) -> dict[str, Any]:
             "pruned": states.count("stopped"),
         },
         "front": [point(record, trial) for trial in front(record)],
+        **({"fronts": fronts} if len(fronts) > 1 else {}),
         "baselines": [point(record, result) for result in record.baselines],
+        "controllability": list(controllability),
         "report": str(report),
     }
 

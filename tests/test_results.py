@@ -276,7 +276,8 @@ class TestRecord:
         assert json.loads(text)["trials"] == {"complete": 2, "failed": 1, "pruned": 0}
         assert [item["trial"] for item in found["front"]] == [0]
         assert list(found) == [
-            "study", "fingerprint", "protocol", "trials", "front", "baselines", "report",
+            "study", "fingerprint", "protocol", "trials", "front", "baselines", "controllability",
+            "report",
         ]  # fmt: skip
 
 
@@ -333,3 +334,35 @@ class TestStoredText:
                 Result.from_text(json.dumps(without))
         with pytest.raises(StudyRefusedError, match="gflopt: Extra inputs"):
             Result.from_text(json.dumps(stored | {"gflopt": 1.0}))
+
+
+def test_every_searched_method_has_a_front_of_its_own():
+    def trial(number, method, error, gflops):
+        metrics = {"validation": {"depth": error}}
+        return Result(method, 0, trial=number, metrics=metrics, gflops=gflops)
+
+    stl = Result("stl", 0, metrics={"validation": {"depth": 1.0}}, gflops=4.0)
+    trials = (
+        trial(0, "interrogate", 0.5, 2.0),
+        trial(1, "interrogate", 0.6, 3.0),  # dominated by trial 0
+        trial(2, "branch", 0.9, 3.0),  # by trial 0 too, but by no other of its method
+        trial(3, "branch", 0.95, 2.5),
+        trial(4, "lomt", math.nan, 1.0),
+    )
+    record = StudyRecord(
+        "x",
+        "f",
+        {},
+        "p",
+        "",
+        (TaskInfo("depth", "RMSE", "m", False, "depth", "depth"),),
+        (stl,),
+        trials,
+    )
+    assert [t.trial for t in front(record)] == [0]
+    numbers = {method: [t.trial for t in own] for method, own in record.fronts.items()}
+    assert numbers == {"interrogate": [0], "branch": [3, 2]}
+    shown = summary(record, Path("x.pdf"))
+    assert [p["trial"] for p in shown["front"]] == [0]
+    assert [p["trial"] for p in shown["fronts"]["branch"]] == [3, 2]
+    assert "fronts" not in summary(dataclasses.replace(record, trials=trials[:2]), Path("x.pdf"))

@@ -80,21 +80,16 @@ def export(
     store, record = record_of(study, out, storage_url(storage, storage_file))
     use_plugins(plugin, store=store)
 
-    from gatesearch.export import FORMATS, card_of, choose, ship
+    from gatesearch.export import card_of, choose, ship
     from gatesearch.study import Study
     from gatesearch.trials.kept_networks import as_compact, kept_network
 
-    form = format_ or to.suffix.removeprefix(".")
-    if form not in FORMATS:
-        raise UsageError(
-            f"--to must end in {', '.join(f'.{name}' for name in FORMATS)}, or --format name one "
-            f"of them; found '{format_ or to.name}'"
-        )
+    form = form_of(to, format_)
     result = choose(record, trial, budget=budget, seed=seed)
     card = card_of(record, result)
     definition = Study.from_definition(record.definition)
     network = as_compact(kept_network(result, definition, out=store), result.method, definition)
-    difference = ship(network, card, to, form=form, frames=_frames(record, card))
+    difference = ship(network, card, to, form=form, frames=study_frames(record, card))
     if json:
         print_json({"file": str(to), "parity": difference, "card": card.model_dump(mode="json")})
         return
@@ -106,7 +101,28 @@ def export(
     )
 
 
-def _frames(record: "StudyRecord", card: "Card") -> "Pixels | None":
+def form_of(to: Path, format_: str | None = None) -> str:
+    """Return the format of a file to write.
+
+    Args:
+        to: The file.
+        format_: Name of the format; None for the ending of the file's name.
+
+    Raises:
+        UsageError: There is no such format.
+    """
+    from gatesearch.export import FORMATS
+
+    form = format_ or to.suffix.removeprefix(".")
+    if form not in FORMATS:
+        raise UsageError(
+            f"--to must end in {', '.join(f'.{name}' for name in FORMATS)}, or --format name one "
+            f"of them; found '{format_ or to.name}'"
+        )
+    return form
+
+
+def study_frames(record: "StudyRecord", card: "Card") -> "Pixels | None":
     """Read the study's frames; None without them, with a warning where they are damaged."""
     import numpy as np
 

@@ -19,12 +19,18 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
         as_json: Whether to print one JSON object instead of the tables.
     """
     from gatesearch.results import STATES, summary
+    from gatesearch.store.steering import controllability
 
-    result = summary(record, path)
+    result = summary(record, path, [row.to_json() for row in controllability(record)])
     if as_json:
         print_json(result)
         return
-    points = [*result["baselines"], *result["front"]]
+    fronts: dict[str, list[dict[str, Any]]] = result.get("fronts", {"": result["front"]})
+    named = {method: f" {method}" if len(fronts) > 1 else "" for method in fronts}
+    points = [
+        *result["baselines"],
+        *(p | {"of": named[method]} for method, points in fronts.items() for p in points),
+    ]
     # One table per split and seed: figures of two are never compared.
     for split, seed in dict.fromkeys((point["split"], point["seed"]) for point in points):
         print_table(
@@ -42,7 +48,7 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
             ],
             numbers_from=1,
             title=f"{record.name} ({record.protocol}), seed {seed}, {split} part: "
-            "baselines, then the front",
+            f"baselines, then the front{'s' if len(fronts) > 1 else ''}",
         )
         out.print()
     states = [trial.state for trial in record.trials]
@@ -61,7 +67,7 @@ def _row(point: dict[str, Any], tasks: tuple["TaskInfo", ...]) -> list[str]:
     from gatesearch.results import network_name
 
     return [
-        f"trial {point['trial']}"
+        f"trial {point['trial']}{point['of']}"
         if "trial" in point
         else network_name(point["method"], point["weighting"]),
         *(_number(point["metrics"].get(task.name), 3) for task in tasks),

@@ -1,5 +1,6 @@
 """`gatesearch run`: train the baselines, search, and write the report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -166,7 +167,7 @@ def run(
             min=0,
             max=_MOST,
             metavar="K",
-            help="With one_shot: networks to cut from its supernet, the same as --n-trials.",
+            help="With one_shot or ecmt: networks to cut out, the same as --n-trials.",
         ),
     ] = None,
     prefer: PreferOption = None,
@@ -210,11 +211,11 @@ def run(
         chosen["tune"] = _MODES[search]
     seeded = {} if seed is None else {"seed": seed}
     definition = load_study(study, settings(set_)).model_copy(update=chosen | seeded)
-    if not set(_MODES["one_shot"]) <= set(definition.tune) and (points is not None or prefer):
-        raise UsageError("--points and --prefer belong to --search one_shot")
     wanted = preferences(prefer, definition.task_names)
     store = RUNS / definition.name if out is None else out
     use_plugins(plugin, store=store)
+    if points is not None or prefer:
+        _check_chooses(definition.tune)
     server = storage_url(storage, storage_file)
     check_reports(reports)
     again = shown_command("report", store=store_options(study, out, storage, storage_file))
@@ -248,3 +249,19 @@ def run(
         err.print("interrupted; all that was finished is kept, the same command continues")
         raise
     print_result(record, path, as_json=json)
+
+
+def _check_chooses(tune: Sequence[str]) -> None:
+    """Refuse --points and --prefer where no network is cut out of a trained supernet.
+
+    Raises:
+        UsageError: None of the methods to tune has a supernet.
+    """
+    from gatesearch.methods import METHODS
+
+    choosing = [name for name, method in METHODS.items() if method.supernet is not None]
+    if not set(choosing) & set(tune):
+        raise UsageError(
+            "--points and --prefer choose among networks that are cut out of one trained supernet, "
+            f"found --tune {','.join(tune) or '(none)'}; tune {' or '.join(choosing)}"
+        )

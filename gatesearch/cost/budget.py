@@ -1,7 +1,7 @@
 """Budgets: upper bounds on the cost of a network, in the forms that a user writes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,7 +105,12 @@ def read_budget(text: str, *, mtl: Cost | None, stl: Cost | None) -> Budget:
 
 
 def parse_budget(
-    text: str, *, mtl: Cost, stl: Cost, latency: tuple[float, float] | None = None
+    text: str,
+    *,
+    mtl: Cost,
+    stl: Cost,
+    latency: tuple[float, float] | None = None,
+    cheapest: Mapping[str, Cost] | None = None,
 ) -> Budget:
     """Read a budget and refuse one outside the range of a study's networks.
 
@@ -114,15 +119,22 @@ def parse_budget(
         mtl: Cost of the multi-task network, all gates closed: the lowest possible.
         stl: Cost of the single-task networks, all gates open.
         latency: Measured seconds of these two networks; needed for a budget of latency.
+        cheapest: Method -> cost of the cheapest network that its search can find, for the methods
+            that are searched; a budget must be in reach of all. The multi-task network when None.
 
     Raises:
         UsageError: The text has none of the `FORMS`, or the budget is out of the networks' range,
             which the error states.
     """
     budget = read_budget(text, mtl=mtl, stl=stl)
-    bounds = latency
+    bounds, name = latency, "mtl"
     if budget.measure != "latency":
-        bounds = (float(getattr(mtl, budget.measure)), float(getattr(stl, budget.measure)))
+        lowest = {
+            method: float(getattr(cost, budget.measure))
+            for method, cost in (cheapest or {name: mtl}).items()
+        }
+        name = max(lowest, key=lambda method: lowest[method])
+        bounds = (lowest[name], float(getattr(stl, budget.measure)))
     if bounds is None:
         raise UsageError(
             f"a budget of latency needs networks measured on their device; found '{text}' where "
@@ -133,7 +145,7 @@ def parse_budget(
         shown = [_shown(budget.measure, value) for value in (budget.limit, least, most)]
         raise UsageError(
             f"budget {budget.text} is {shown[0]}, out of reach: this study's networks go from "
-            f"{shown[1]} (mtl) to {shown[2]} (stl)"
+            f"{shown[1]} ({name}) to {shown[2]} (stl)"
         )
     return budget
 

@@ -25,6 +25,7 @@ from gatesearch.methods.branch import BRANCH
 from gatesearch.methods.cross_stitch import CROSS_STITCH
 from gatesearch.methods.den.method import DEN
 from gatesearch.methods.dymu.method import DYMU
+from gatesearch.methods.ecmt.method import ECMT
 from gatesearch.methods.gradsplit import GRADSPLIT
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
@@ -60,7 +61,7 @@ __all__ = [
 METHODS: dict[str, Method[Any]] = {
     method.name: method
     for method in (
-        *(INTERROGATE, ONE_SHOT, ADASHARE, LOMT, DYMU),
+        *(INTERROGATE, ONE_SHOT, ADASHARE, LOMT, ECMT, DYMU),
         *(STL, MTL, BRANCH, CROSS_STITCH, SLUICE, NDDR, MTAN, DEN, GRADSPLIT),
     )
 }

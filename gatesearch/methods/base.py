@@ -34,7 +34,7 @@ multi-task network longer than its encoder, and a search chooses by how much:
     )
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
@@ -235,6 +235,9 @@ class Supernet(Protocol):
     patterns: int
     most_patterns: int
 
+    def network(self, params: Mapping[str, float | str]) -> Hashable:
+        """Identify a configuration's network: equal for two configurations of one network."""
+
     def cost(self, params: Mapping[str, float | str]) -> tuple[float, float]:
         """Compute the cost of a configuration's network.
 
@@ -288,6 +291,8 @@ class Method(Generic[Options]):
         phases: Request -> phases of the training, in order; one phase of all epochs when None.
         space: Hyperparameters that a search chooses; empty for a method that cannot be searched.
         bounds: Measures of cost that a budget can bound for its trials.
+        least_cost: Study -> cost of the cheapest network that its search can find, down to which
+            budgets are accepted; that of the multi-task network when None.
         unmeasured_parts: Start networks (`NetworkSpec.part`) whose cost and metrics are not
             measured, because they are not comparable with other networks.
         supernet: (request for a trial, budgets) -> supernet on which configurations are tried to
@@ -336,6 +341,7 @@ class Method(Generic[Options]):
     phases: Callable[[TrainingRequest], Sequence[Phase]] | None = None
     space: Space = field(default_factory=dict)
     bounds: frozenset[Measure] = frozenset()
+    least_cost: Callable[[Study], Cost] | None = None
     unmeasured_parts: frozenset[str] = frozenset()
     supernet: Callable[[TrainingRequest, Sequence[Budget]], Supernet] | None = None
     default_trials: int = 20

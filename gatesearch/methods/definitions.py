@@ -4,7 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gatesearch.errors import UsageError, unknown
 from gatesearch.methods.base import Method, Options
-from gatesearch.methods.space import Choice, Range, check_first, space_of
+from gatesearch.methods.space import (
+    Choice,
+    Range,
+    check_first,
+    check_first_names,
+    space_of,
+)
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.results import SINGLE_TASK
 from gatesearch.study import MethodOptions, Study, TrainingSpec
@@ -85,6 +91,7 @@ def checked(
         narrowed = declared[name].narrowed(name, values)
         if narrowed != declared[name]:
             space[name] = _values(narrowed)
+    check_first_names((method.space for method in known.values()), study)
     for method in tuned.values():
         space_of(method.space, study)
         if method.supernet is None:

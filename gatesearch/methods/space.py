@@ -110,6 +110,17 @@ def task_values(params: Mapping[str, float | str], name: str, tasks: Iterable[st
     return [float(params[f"{name}.{task}"]) for task in tasks]
 
 
+def first_of(declared: Space, study: Study) -> list[dict[str, float | str]]:
+    """List the configurations of `search.first` for a method: those whose names are all its own.
+
+    Args:
+        declared: The method's search space.
+        study: The definition.
+    """
+    written = zip(study.search.first, study.search.first_params, strict=True)
+    return [dict(params) for table, params in written if table.keys() <= declared.keys()]
+
+
 def check_first(declared: Space, study: Study) -> None:
     """Refuse configurations of `search.first` that a method's search cannot try.
 
@@ -118,9 +129,8 @@ def check_first(declared: Space, study: Study) -> None:
     """
     space = space_of(declared, study)
     for table, params in zip(study.search.first, study.search.first_params, strict=True):
-        for name in table:
-            if name not in declared:
-                raise unknown("key of search.first", name, declared)
+        if not table.keys() <= declared.keys():
+            continue  # of another method
         for name, item in space.items():
             if isinstance(item, Range):
                 if item.per_task:
@@ -135,6 +145,30 @@ def check_first(declared: Space, study: Study) -> None:
                     f"search.first: {name} must be one of {', '.join(item.values)}, found "
                     f"{params[name]}"
                 )
+
+
+def check_first_names(known: Iterable[Space], study: Study) -> None:
+    """Refuse configurations of `search.first` that are of no method.
+
+    Args:
+        known: The search spaces of all methods.
+        study: The definition.
+
+    Raises:
+        UsageError: A name is unknown, or no method has all names of a configuration.
+    """
+    spaces = list(known)
+    names = dict.fromkeys(name for space in spaces for name in space)
+    for table in study.search.first:
+        for name in table:
+            if name not in names:
+                raise unknown("key of search.first", name, names)
+        if not any(table.keys() <= space.keys() for space in spaces):
+            raise UsageError(
+                "search.first must have configurations of one method each, and no method has all "
+                f"of {', '.join(table)}; name the hyperparameters of one method, as "
+                "`gatesearch methods` lists them"
+            )
 
 
 def _check_names_every_task(name: str, table: Mapping[str, object], study: Study) -> None:

@@ -13,6 +13,7 @@ from gatesearch.errors import UsageError
 from gatesearch.report import (
     all_metrics,
     comparison,
+    control,
     curves,
     history,
     image_answers,
@@ -25,11 +26,12 @@ from gatesearch.report.layout import lay_out, number_pages
 from gatesearch.report.results_csv import results_table
 from gatesearch.report.style import RC
 from gatesearch.results import StudyRecord, summary
+from gatesearch.store.steering import controllability
 
 # One module per kind of section, in the order of the report.
 SECTIONS = (
-    summary_page, comparison, sharing, history, predictions, image_answers, all_metrics, curves,
-    provenance,
+    summary_page, comparison, control, sharing, history, predictions, image_answers, all_metrics,
+    curves, provenance,
 )  # fmt: skip
 
 
@@ -51,7 +53,8 @@ def write_report(record: StudyRecord, *, folder: Path) -> Path:
     path = folder / f"{record.name}.pdf"
     document = _pdf(record)
     table = results_table(record).to_csv(index=False).encode()
-    text = json.dumps(summary(record, path), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    whole = summary(record, path, [row.to_json() for row in controllability(record)])
+    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _write(path.with_name(f"{record.name}.csv"), table)
     _write(path.with_name(f"{record.name}.json"), text.encode())
     _write(path, document)

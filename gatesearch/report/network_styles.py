@@ -6,7 +6,7 @@ from typing import Literal
 
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
-from gatesearch.report.record_queries import baseline_groups, front_groups
+from gatesearch.report.record_queries import baseline_groups, display_name, front_groups
 from gatesearch.report.style import INK
 from gatesearch.results import StudyRecord
 
@@ -46,7 +46,8 @@ class NetworkStyle:
 def network_styles(record: StudyRecord) -> Mapping[str, NetworkStyle]:
     """Choose the style of every complete baseline and of the front's networks, by label.
 
-    Baselines have dashed lines. The front's networks are green, darker the more they cost.
+    Baselines have dashed lines. The front's networks are green, darker the more they cost; where
+    several methods were searched, those of every other one have the colour of its baseline.
     """
     styles: dict[str, NetworkStyle] = {}
     count = 0
@@ -61,8 +62,16 @@ def network_styles(record: StudyRecord) -> Mapping[str, NetworkStyle]:
             DASHES[count // len(COLOURS) % len(DASHES)],
         )
         count += 1
-    chosen = front_groups(record)
-    for i, group in enumerate(chosen):
-        share = i / (len(chosen) - 1) if len(chosen) > 1 else 0.5
-        styles[group.label] = NetworkStyle(to_hex(_FRONT(share)), "o", "-")
+    groups = front_groups(record)
+    for number, method in enumerate(record.fronts):
+        chosen = [group for group in groups if group.style_key == method]
+        baseline = styles.get(display_name(method))
+        if number and baseline is None:
+            baseline = NetworkStyle(COLOURS[count % len(COLOURS)], "o", "-")
+            count += 1
+        for i, group in enumerate(chosen):
+            share = i / (len(chosen) - 1) if len(chosen) > 1 else 0.5
+            green = to_hex(_FRONT(share))
+            colour = baseline.colour if number and baseline is not None else green
+            styles[group.label] = NetworkStyle(colour, "o", "-")
     return styles

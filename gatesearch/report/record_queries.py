@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gatesearch.results import SINGLE_TASK, Result, Split, StudyRecord, TaskInfo, front
+from gatesearch.results import SINGLE_TASK, Result, Split, StudyRecord, TaskInfo
 
 T = TypeVar("T")
 
@@ -21,7 +21,15 @@ NAMES = {
     "adashare": "AdaShare",
     "gradsplit": "GradSplit",
     "lomt": "LOMT",
+    "den": "DEN",
+    "ecmt": "ECMT",
+    "dymu": "DYMU",
+    "interrogate": "InterroGate",
+    "one_shot": "One-shot",
 }
+
+# Methods whose trials need no name on the page.
+GATED = ("interrogate", "one_shot")
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ class SeedGroup:
 def network_label(result: Result) -> str:
     """Name a network as every page of the report does."""
     if result.trial is not None:
-        return f"Trial {result.trial}"
+        of = "" if result.method in GATED else f" · {display_name(result.method)}"
+        return f"Trial {result.trial}{of}"
     return display_name(result.method, "" if is_uniform(result) else result.weighting)
 
 
@@ -93,9 +102,14 @@ def baseline_groups(record: StudyRecord) -> list[SeedGroup]:
     ]
 
 
+def front_trials(record: StudyRecord) -> list[Result]:
+    """List the networks of every searched method's own front, each ascending in GFLOPs."""
+    return [trial for trials in record.fronts.values() for trial in trials]
+
+
 def front_groups(record: StudyRecord) -> list[SeedGroup]:
-    """List the front's networks, a group each, ascending in GFLOPs."""
-    return [SeedGroup(network_label(trial), trial.method, (trial,)) for trial in front(record)]
+    """List the networks of every searched method's own front, a group each."""
+    return [SeedGroup(network_label(t), t.method, (t,)) for t in front_trials(record)]
 
 
 def group_of_method(groups: Sequence[SeedGroup], method: str) -> SeedGroup | None:
@@ -170,7 +184,7 @@ def shown_split(record: StudyRecord) -> Split:
 
     One split throughout: figures of two splits are never compared.
     """
-    networks = [*front(record), *(r for r in record.baselines if r.state == "complete")]
+    networks = [*front_trials(record), *(r for r in record.baselines if r.state == "complete")]
     return "test" if networks and all(r.split == "test" for r in networks) else "validation"
 
 

@@ -19,10 +19,13 @@ from gatesearch.report.record_queries import (
     baseline_groups,
     complete_trials,
     count_trials,
+    display_name,
     front_groups,
+    front_trials,
     group_of_method,
     has_weightings,
     is_crowded,
+    network_label,
     partly_labelled,
     shown_split,
 )
@@ -95,19 +98,26 @@ def _draw_chart(
     axes = box.axes(_LEFT, _ABOVE, width, height)
     styles = network_styles(record)
     chosen = [g for g in front_groups(record) if math.isfinite(g.mean(gain))]
-    line = [(g.mean(gflops), g.mean(gain)) for g in chosen]
+    lines = {
+        method: [(g.mean(gflops), g.mean(gain)) for g in chosen if g.style_key == method]
+        for method in record.fronts
+    }
     groups = [g for g in baseline_groups(record) if math.isfinite(g.mean(gain))]
     dots = [(t.gflops, gain(t)) for t in complete_trials(record) if math.isfinite(gain(t))]
     shown = [(x, y) for x, y in dots if y >= floor]
 
     axes.axhline(0, color=style.MUTED, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
     _scatter(axes, shown, color=style.OTHERS, size=14, zorder=2)
-    if line:
-        axes.plot(*zip(*line, strict=True), color=style.ACCENT, linewidth=1.4, zorder=3)
+    colours = _front_colours(record)
+    for method, line in lines.items():
+        if line:
+            axes.plot(*zip(*line, strict=True), color=colours[method], linewidth=1.4, zorder=3)
     tags, obstacles = [], [*shown]
-    for group, (x, y) in zip(chosen, line, strict=True):
+    for group in chosen:
+        x, y = group.mean(gflops), group.mean(gain)
         _scatter(axes, [(x, y)], color=styles[group.label].colour, size=46, zorder=4)
-        tags.append(PointLabel(x, y, str(group.results[0].trial), color=style.ACCENT))
+        number = str(group.results[0].trial)
+        tags.append(PointLabel(x, y, number, color=colours[group.style_key]))
     baseline_tags = []
     for group in groups:
         x, y = group.mean(gflops), group.mean(gain)
@@ -146,7 +156,17 @@ def _draw_chart(
     style.set_ticks(axes.yaxis, height)
     low, high = axes.get_xlim()
     zero = [(low, 0.0), (high, 0.0)]
-    place_labels(axes, tags, [*obstacles, *_points_along(line, 40), *_points_along(zero, 80)])
+    along = [point for line in lines.values() for point in _points_along(line, 40)]
+    place_labels(axes, tags, [*obstacles, *along, *_points_along(zero, 80)])
+
+
+def _front_colours(record: StudyRecord) -> dict[str, str]:
+    """Choose the colour of each searched method's front: the accent's for the first."""
+    styles = network_styles(record)
+    return {
+        method: styles[network_label(trials[0])].colour if number else style.ACCENT
+        for number, (method, trials) in enumerate(record.fronts.items())
+    }
 
 
 def _set_limits(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
@@ -254,9 +274,12 @@ def _draw_tiles(box: Box, tiles: Sequence[tuple[str, str]]) -> float:
 
 def _legend(record: StudyRecord, split: Split, rows: Sequence[PublishedRow]) -> list[Entry]:
     entries = []
-    if front(record):
-        entries.append(Entry("Front (number = trial)", style.ACCENT, marker="o", dash="-"))
-    others = [trial for trial in complete_trials(record) if trial not in record.front]
+    several = len(record.fronts) > 1
+    for method, colour in _front_colours(record).items():
+        name = f"Front of {display_name(method)}" if several else "Front"
+        entries.append(Entry(f"{name} (number = trial)", colour, marker="o", dash="-"))
+    drawn = {id(trial) for trial in front_trials(record)}
+    others = [trial for trial in complete_trials(record) if id(trial) not in drawn]
     if any(math.isfinite(delta(record, trial, split)) for trial in others):
         entries.append(Entry("Other trials", style.OTHERS, marker="o"))
     if rows:
@@ -266,8 +289,8 @@ def _legend(record: StudyRecord, split: Split, rows: Sequence[PublishedRow]) -> 
         entries.append(Entry(f"Published {gated}", _GATED, marker="o", hollow=True))
     styles = network_styles(record)
     for group in baseline_groups(record):
-        several = len(group.results) > 1 and group.is_uniform
-        seeds = f" (mean of {len(group.results)} seeds)" if several else ""
+        of_seeds = len(group.results) > 1 and group.is_uniform
+        seeds = f" (mean of {len(group.results)} seeds)" if of_seeds else ""
         look = styles[group.label]
         entries.append(Entry(group.label + seeds, look.colour, marker=look.marker))
     return entries
@@ -298,9 +321,9 @@ def _unequal_training(record: StudyRecord) -> str:
     """Warn where networks that are compared were trained for different numbers of epochs."""
     front_epochs, other_epochs = (
         "/".join(str(epochs) for epochs in sorted({result.epochs for result in results}))
-        for results in (record.front, record.baselines)
+        for results in (front_trials(record), record.baselines)
     )
-    if not record.front or front_epochs == other_epochs:
+    if not record.fronts or front_epochs == other_epochs:
         return ""
     return f"UNEQUAL TRAINING: the front {front_epochs} epochs, baselines {other_epochs}."
 

@@ -8,6 +8,7 @@
 | `plans.py` | one plan per tuned method and per search for weights of losses |
 | `space.py` | draws parameters with Optuna; the sampler |
 | `one_shot.py` | tries configurations on a supernet without training, and chooses networks |
+| `slicing.py` | cuts a network out of a trained supernet for preferences and budgets of no trial |
 | `reuse.py` | takes over baselines of another store |
 | `predictions.py` | predictions on a few test frames, for the report |
 | `own_training.py` | `gs.search`: a search whose networks a function of the user's trains |

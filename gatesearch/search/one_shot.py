@@ -82,15 +82,20 @@ def chooser(
     while True:
         store.keep(key, count)
         _try_configurations(supernet, space, patterns, context, metrics, count=count, emit=emit)
-        scores = []
+        scores, networks = [], set()
         for trial in _tried(patterns):
+            network = supernet.network(trial.params)
+            if network in networks:
+                continue
+            networks.add(network)
             macs, share = supernet.cost(trial.params)
             gained = gain(pattern_metrics(trial), metrics, directions, prefer)
             percent = -math.inf if gained.fault else gained.percent
             scores.append(PatternScore(trial.params, macs, share, percent))
         within = sum(score.share <= 1 for score in scores)
         if within >= points or count >= supernet.most_patterns:
-            chosen(scores, points)  # refuses more networks than there are before any is trained
+            # Refuses more networks than there are before any is trained.
+            chosen(scores, points, method=method.name)
             return lambda point: dict(chosen(scores, point + 1)[-1].params)
         count = min(count + _POPULATION, supernet.most_patterns)
 
@@ -125,7 +130,9 @@ class PatternScore:
     gain: float
 
 
-def chosen(tried: Sequence[PatternScore], points: int) -> list[PatternScore]:
+def chosen(
+    tried: Sequence[PatternScore], points: int, *, method: str = "one_shot"
+) -> list[PatternScore]:
     """Choose configurations along the range of cost; more points do not change the first ones.
 
     Point i aims at a cost between the lowest and the highest: first at both ends, then at the
@@ -137,6 +144,7 @@ def chosen(tried: Sequence[PatternScore], points: int) -> list[PatternScore]:
     Args:
         tried: Configurations; those over a budget are left out.
         points: Number of networks to choose.
+        method: The method, whose option the error names.
 
     Raises:
         UsageError: Fewer configurations than points are within the budgets.
@@ -146,7 +154,7 @@ def chosen(tried: Sequence[PatternScore], points: int) -> list[PatternScore]:
         raise UsageError(
             f"{points} networks need as many patterns within the budget, found {len(within)} of "
             f"{len(tried)} tried; raise the budget, ask for fewer --points, or try more in a store "
-            "of its own: --set one_shot.patterns=N --out DIR"
+            f"of its own: --set {method}.patterns=N --out DIR"
         )
     least, most = min(item.macs for item in within), max(item.macs for item in within)
     taken: list[PatternScore] = []

@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 from gatesearch.cost import Budget, name_of
 from gatesearch.events import Emit
 from gatesearch.methods import Context, Method, NetworkSpec
-from gatesearch.methods.space import space_of
+from gatesearch.methods.space import first_of, space_of
 from gatesearch.methods.specification import SCALAR
 from gatesearch.results import Result
 from gatesearch.search import one_shot
@@ -123,7 +123,9 @@ def drawn_plan(
         first,
         GAIN if budget else GAIN_AND_COST,
         partial(draw, space=space, weightings=weightings),
-        choose=lambda: untried_first(study.search.first_params, _tried(store, name, study.seed)),
+        choose=lambda: untried_first(
+            first_of(method.space, study), _tried(store, name, study.seed)
+        ),
     )
 
 

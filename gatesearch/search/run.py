@@ -13,7 +13,7 @@ from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import perform
 from gatesearch.methods import Context, NetworkSpec, binding_methods, check_study
 from gatesearch.plugins import keep_plugins
-from gatesearch.results import SINGLE_TASK, Result, StudyRecord, front
+from gatesearch.results import SINGLE_TASK, Result, StudyRecord
 from gatesearch.search.plans import method_plan
 from gatesearch.search.predictions import check_frames, draw_predictions
 from gatesearch.search.reuse import check_reuse
@@ -243,9 +243,9 @@ def _context(setup: Setup, store: Store, opened: OpenedData, *, emit: Emit) -> C
 
 
 def _measure_chosen(context: Context, store: Store, emit: Emit) -> StudyRecord:
-    """Measure on the official test part, once for each network of the front and each baseline."""
+    """Measure on the official test part, once for each baseline and each network of a front."""
     record = store.record()
-    shown = [*record.baselines, *front(record)]
+    shown = [*record.baselines, *(t for trials in record.fronts.values() for t in trials)]
     shown = [result for result in shown if result.state == "complete"]
     missing = [result for result in shown if "test" not in result.metrics]
     for done, result in enumerate(missing, start=1):

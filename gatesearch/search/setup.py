@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gatesearch.cost import Budget, measure_of, parse_budget
+from gatesearch.cost import Budget, Cost, measure_of, parse_budget
 from gatesearch.datasets import DATASETS
 from gatesearch.errors import UsageError
 from gatesearch.execution.executors import check_executor
@@ -170,8 +170,14 @@ def parse_budgets(
         return ()
     ends = costs(study, (MULTI_TASK, SINGLE_TASK))
     latency = None if stopwatch is None else stopwatch.table.ends
+    cheapest: dict[str, Cost] = {}
+    for name, method in tuned_methods(study).items():
+        own = method.least_cost
+        cheapest |= {MULTI_TASK: ends[MULTI_TASK]} if own is None else {name: own(study)}
     parsed = [
-        parse_budget(text, mtl=ends[MULTI_TASK], stl=ends[SINGLE_TASK], latency=latency)
+        parse_budget(
+            text, mtl=ends[MULTI_TASK], stl=ends[SINGLE_TASK], latency=latency, cheapest=cheapest
+        )
         for text in budgets
     ]
     return tuple(

@@ -101,3 +101,17 @@ def test_figures_of_two_seeds_are_never_in_one_table(capsys: pytest.CaptureFixtu
     assert second.startswith("1, validation part: baselines, then the front")
     assert ("40.000" in first, "41.000" in first) == (True, False)
     assert ("40.000" in second, "41.000" in second) == (False, True)
+
+
+def test_what_can_be_steered_is_in_the_object(capsys) -> None:
+    steered = dataclasses.replace(
+        RECORD.trials[0], method="ecmt", params={"prefer.seg": 0.5, "prefer.depth": 0.5}
+    )
+    record = dataclasses.replace(RECORD, trials=(steered, *RECORD.trials[1:]))
+    print_result(record, Path("reports/rooms.pdf"), as_json=True)
+    (entry,) = json.loads(capsys.readouterr().out)["controllability"]
+    # Losses 40 / 44 and 0.45 / 0.5, up to a reference of 2.
+    volume = (2 - 40 / 44) * (2 - 0.9)
+    assert entry.pop("hypervolume") == pytest.approx(volume)
+    assert entry.pop("uniformity") == pytest.approx(1, abs=1e-4)
+    assert entry == {"method": "ecmt", "budget": "", "seed": 0, "budgets_hit": 1.0, "n": 1}

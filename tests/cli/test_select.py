@@ -86,3 +86,21 @@ def test_numbers_of_a_run_have_bounds(cli, tmp_path, options, code) -> None:
     assert done.returncode == code
     assert "Input should be" in done.stderr or "is not in the range" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_slice_needs_a_file_and_a_file_a_slice(select) -> None:
+    for options in (("--slice", "ecmt"), ("--to", "net.onnx")):
+        done = select(RECORD, *options)
+        assert done.returncode == 2
+        assert "--slice METHOD and --to FILE belong together" in done.stderr
+    done = select(RECORD, "--slice", "ecmt", "--to", "net.png")
+    assert done.returncode == 2
+    assert "--to must end in .safetensors" in done.stderr
+
+
+def test_preferences_need_a_supernet(cli, tmp_path) -> None:
+    (tmp_path / STUDY).write_text(TOML)
+    done = cli("run", "--study", STUDY, "--tune", "interrogate", "--prefer", "depth=2")
+    assert done.returncode == 2
+    assert "found --tune interrogate; tune one_shot or ecmt" in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -28,9 +28,9 @@ def test_who_starts_from_single_task_networks() -> None:
         study = load_study(name, overrides)
         return {name for name, m in METHODS.items() if starts_from_single_task(study, m)}
 
-    by_default = {"nddr", "dymu"}
+    by_default = {"dymu"}
     assert those_that_do() == by_default
-    assert those_that_do(name="nyud") == by_default | {"cross_stitch"}
+    assert those_that_do(name="nyud") == by_default | {"cross_stitch", "nddr"}
     assert those_that_do(*FROM_STL) == METHODS.keys() - {"stl"}
     assert those_that_do("options.mtl.start=stl") == by_default | {"mtl"}
     with pytest.raises(UsageError, match=r"options\.mtl\.start: .*'study' or 'stl', found 'here'"):

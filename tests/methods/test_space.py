@@ -9,7 +9,9 @@ from gatesearch.methods.space import (
     Choice,
     Range,
     check_first,
+    check_first_names,
     choice_of,
+    first_of,
     space_of,
     task_values,
 )
@@ -76,7 +78,6 @@ GOOD = {"strength": 1.0, "share": {"semseg": 0.5, "depth": 1}}
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"strnegth": 1.0}, "unknown key of search.first 'strnegth'; did you mean 'strength'"),
         ({"strength": 11.0}, r"strength must be in \[0.01, 10.0\], found 11.0"),
         ({"strength": "much"}, r"strength must be in \[0.01, 10.0\], found much"),
         ({"share": {"semseg": 0.5}}, r"share must name every task \(semseg, depth\), found semseg"),
@@ -91,3 +92,21 @@ def test_a_first_configuration_that_cannot_be_tried_is_refused(tmp_path, changed
         check_first(SPACE, study_with(tmp_path, first=[GOOD, GOOD | changed]))
     with pytest.raises(UsageError, match=r"strength must be in .*, found None"):
         check_first(SPACE, study_with(tmp_path, first=[{"share": GOOD["share"]}]))
+
+
+OTHER = {"width": Range(0.0, 1.0)}
+
+
+def test_a_first_configuration_is_of_the_method_that_has_its_names(tmp_path) -> None:
+    study = study_with(tmp_path, first=[GOOD, {"width": 0.5}])
+    check_first_names([SPACE, OTHER], study)
+    check_first(SPACE, study)
+    check_first(OTHER, study)
+    assert first_of(OTHER, study) == [{"width": 0.5}]
+    assert first_of(SPACE, study) == [{"strength": 1.0, "share.semseg": 0.5, "share.depth": 1}]
+    misspelt = study_with(tmp_path, first=[GOOD | {"strnegth": 1.0}])
+    with pytest.raises(UsageError, match=r"search\.first 'strnegth'; did you mean 'strength'"):
+        check_first_names([SPACE, OTHER], misspelt)
+    mixed = study_with(tmp_path, first=[GOOD | {"width": 0.5}])
+    with pytest.raises(UsageError, match="no method has all of strength, share, width"):
+        check_first_names([SPACE, OTHER], mixed)

@@ -236,7 +236,31 @@ def partial_labels(tasks, **options):
     return dataclasses.replace(study, data={**study.data, "labelled": labelled})
 
 
+def steered():
+    """A record of trials under budgets whose networks follow preferences, and of some without."""
+    study = record(trials=9, failed=(4,))
+
+    def asked(trial: Result) -> Result:
+        shares = {f"prefer.{task.name}": (1 + i) / 3 for i, task in enumerate(study.tasks)}
+        budget = ("", "1.3xMTL", "20M+892G")[trial.trial % 3]
+        return dataclasses.replace(trial, method="ecmt", params=shares, budget=budget)
+
+    return dataclasses.replace(study, trials=(*study.trials[:2], *map(asked, study.trials[2:])))
+
+
+def seven_searched(folder):
+    """28 trials, four of each searched method, with the methods' baselines beside them."""
+    names = ("interrogate", "one_shot", "adashare", "lomt", "ecmt", "dymu", "branch")
+    study = record(
+        trials=28, failed=(), methods=("stl", "mtl", "mtan", "adashare", "lomt", "branch")
+    )
+    trials = tuple(dataclasses.replace(t, method=names[t.trial % len(names)]) for t in study.trials)
+    return dataclasses.replace(study, trials=trials)
+
+
 STUDIES = {
+    "steered by preferences": lambda folder: steered(),
+    "seven searched methods": seven_searched,
     "forty attributes, one task": lambda folder: whole_images(folder, ("face",)),
     "forty attributes, forty tasks": lambda folder: whole_images(folder, FACES),
     "eight classifications of 46 classes": lambda folder: whole_images(folder, ALPHABETS),

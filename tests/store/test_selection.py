@@ -91,6 +91,14 @@ def test_bounds_that_nothing_keeps_to(budgets, message) -> None:
         select(RECORD, budgets=budgets, run="go --study 'a b'")
 
 
+def test_bounds_below_the_multi_task_network_where_a_method_goes_there() -> None:
+    narrow = network("ecmt", -5, -5, 0.5, 7)
+    record = replace(RECORD, trials=(*RECORD.trials, narrow))
+    assert select(record, budgets=["0.6xMTL"]).result.name == "trial 7"
+    with pytest.raises(UsageError, match=r"keeps to 0.4xMTL; the cheapest, trial 7, takes 0.5 GF"):
+        select(record, budgets=["0.4xMTL"])
+
+
 def test_stores_that_cannot_answer() -> None:
     with pytest.raises(UsageError, match=r"holds no finished network to select; go on with: go$"):
         select(StudyRecord("s", "f", {}, "p", "", TASKS), run="go")

@@ -123,12 +123,12 @@ def of_trial(number) -> str:
 
 
 def with_details(printed):
-    """What 0.1.0 printed, with the key for further figures, of which it had none."""
+    """What 0.1.0 printed, with the keys for figures that came later, of which it had none."""
     points = {
         name: [{**point, "details": {}} for point in printed[name]]
         for name in ("front", "baselines")
     }
-    return printed | points
+    return printed | points | {"controllability": []}
 
 
 def untold(number) -> tuple[str, str]:

@@ -18,8 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gatesearch.cost import Cost, count_macs
-from gatesearch.cost.budget import read_budget
+from gatesearch.cost import Cost
 from gatesearch.errors import UsageError
 from gatesearch.methods.adashare.choice import choose_policy
 from gatesearch.methods.adashare.options import SPACE, AdaShareOptions
@@ -28,16 +27,15 @@ from gatesearch.methods.adashare.policies import policy_of, read_policy
 from gatesearch.methods.adashare.policy_cost import PolicyCost
 from gatesearch.methods.adashare.policy_loss import freed_blocks, sharing_loss, sparsity_loss
 from gatesearch.methods.adashare.supernet import PolicySupernet
-from gatesearch.methods.base import Json, Method, NoOptions, Phase, TrainedNetwork, TrainingRequest
+from gatesearch.methods.base import Json, Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import (
     options_of,
     single_task_start,
     starts_from_single_task,
     training_of,
 )
-from gatesearch.methods.mtl import MTL, MultiTaskNet
+from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.specification import NetworkSpec
-from gatesearch.methods.stl import STL
 from gatesearch.models import Parts, graph_of, parts_of
 from gatesearch.models.gates import temperature_at
 from gatesearch.models.model_factory import below
@@ -288,10 +286,10 @@ def _rebuild(description: Json) -> CompactNet:
 
 
 def check(study: Study, budgets: Sequence[str]) -> None:
-    """Refuse a search that has nothing to choose, and budgets that no policy keeps to.
+    """Refuse a search that has nothing to choose.
 
     Raises:
-        UsageError: A policy is given, or even the one that skips all blocks exceeds a budget.
+        UsageError: A policy is given.
     """
     options = options_of(study, ADASHARE)
     if options.policy is not None:
@@ -299,25 +297,6 @@ def check(study: Study, budgets: Sequence[str]) -> None:
             "a search of adashare chooses how its policy is learned, found one that is given by "
             "options.adashare.policy; train it with --methods adashare, or leave the option out"
         )
-    if not budgets:
-        return
-    size = study.protocol.size
-    with torch.device("meta"):
-        parts = parts_of(study, pretrained=False)
-        mtl, stl = (
-            count_macs(entry.build(parts, NoOptions()), (1, 3, *size), cross_check=False)
-            for entry in (MTL, STL)
-        )
-    least = least_cost(study)
-    for text in budgets:
-        budget = read_budget(text, mtl=mtl, stl=stl)
-        # A budget of latency is refused anyway, as one that adashare cannot be held to.
-        if budget.measure != "latency" and budget.share(least) > 1:
-            raise UsageError(
-                f"budget {budget.text} must leave room for the policy that skips all blocks, whose "
-                f"network takes {budget.share(least):.3g} of it; raise the budget, or set "
-                'options.adashare.prefixes = "shared"'
-            )
 
 
 def least_cost(study: Study) -> Cost:
@@ -351,6 +330,7 @@ ADASHARE = Method(
     phases=phases,
     space=SPACE,
     bounds=frozenset({"macs", "params"}),
+    least_cost=least_cost,
     unpriced=unpriced,
     data_parts=data_parts,
     read=load_compact,

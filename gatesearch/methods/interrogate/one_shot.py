@@ -139,6 +139,10 @@ class OneShotSupernet:
         )
         self.most_patterns = options.patterns or MOST_PATTERNS
 
+    def network(self, params: Mapping[str, float | str]) -> tuple[tuple[str, float | str], ...]:
+        """Identify a pattern by its parameters, which determine it."""
+        return tuple(sorted(params.items()))
+
     def cost(self, params: Mapping[str, float | str]) -> tuple[float, float]:
         """Compute (multiply-adds, largest share of any budget) of a pattern's network."""
         gates = self._gates(params)

@@ -16,7 +16,7 @@ from gatesearch.methods import (
     check_study,
     start_of,
 )
-from gatesearch.methods.adashare.method import WARM_UP, check, policy_hooks
+from gatesearch.methods.adashare.method import WARM_UP, check, least_cost, policy_hooks
 from gatesearch.methods.adashare.options import AdaShareOptions
 from gatesearch.methods.adashare.policy_cost import PolicyCost
 from gatesearch.methods.adashare.supernet import PolicySupernet
@@ -25,6 +25,7 @@ from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.stl import SingleTaskNets
 from gatesearch.models import parts_of
 from gatesearch.pruning import CompactNet
+from gatesearch.search.setup import parse_budgets
 from gatesearch.training import Turn
 from gatesearch.trials.context import open_context
 from gatesearch.trials.trial import train_network
@@ -200,12 +201,14 @@ def test_there_is_nothing_to_search_for_a_given_policy(tmp_path) -> None:
 
 
 def test_a_budget_that_no_policy_keeps_to_is_refused(tmp_path) -> None:
-    study = tiny(tmp_path)
-    check(study, ("1.0xMTL", "1M"))
-    with pytest.raises(UsageError, match="the policy that skips all blocks, whose network takes"):
-        check(study, ("0.00001G",))
-    with pytest.raises(UsageError, match="a budget must be a number with a unit"):
-        check(study, ("much",))
+    study = tiny(tmp_path, 'tune=["adashare"]')
+    mtl = ends_of(study)["mtl"]
+    least = least_cost(study)
+    assert least.macs < mtl.macs
+    budget, _ = parse_budgets(study, (f"{1.01 * least.gflops:.9f}G", "1.0xMTL"))
+    assert budget.limit == pytest.approx(1.01 * least.macs, rel=1e-4)
+    with pytest.raises(UsageError, match=r"out of reach: this study's networks go from .*adashare"):
+        parse_budgets(study, (f"{0.99 * least.gflops:.9f}G",))
 
 
 @pytest.mark.slow("trains")
