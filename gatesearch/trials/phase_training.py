@@ -18,6 +18,7 @@ from gatesearch.methods import (
     method_of,
     training_of,
 )
+from gatesearch.results import MULTI_TASK
 from gatesearch.training import (
     Checkpoint,
     Checkpoints,
@@ -29,6 +30,7 @@ from gatesearch.training import (
     TrainingData,
 )
 from gatesearch.training.weightings import WEIGHTINGS, Basis, Entry, Weighting, build_weighting
+from gatesearch.trials.costs import costs
 from gatesearch.trials.early_stopping import Stopper
 
 # Prefix of the parameters `weight.<task>` of a trial that tries weights of losses.
@@ -213,14 +215,18 @@ def _step_cost(
 ) -> tuple[float, float]:
     """Compute (GFLOPs of a forward pass, such passes that the weighting adds to a step).
 
-    Layers of the backbone count as shared by the tasks.
+    All but the heads counts as shared by the tasks. Where a phase states what its passes cost, the
+    heads are those of a multi-task network.
     """
     tasks = len(context.tasks)
-    if phase.forward_gflops is not None and entry.passes(tasks, 0.0) == entry.passes(tasks, 1.0):
-        return phase.forward_gflops(module), entry.passes(tasks, 0.0)
-    cost = count_macs(module, context.input_shape, cross_check=False)
-    gflops = cost.gflops if phase.forward_gflops is None else phase.forward_gflops(module)
-    return gflops, entry.passes(tasks, cost.backbone_gflops / cost.gflops)
+    if phase.forward_gflops is None:
+        cost = count_macs(module, context.input_shape, cross_check=False)
+        return cost.gflops, entry.passes(tasks, cost.backbone_gflops / cost.gflops)
+    gflops, shared = phase.forward_gflops(module), 0.0
+    if entry.passes(tasks, 0.0) != entry.passes(tasks, 1.0):
+        (plain,) = costs(context.study, (MULTI_TASK,)).values()
+        shared = max(0.0, 1 - (plain.gflops - plain.backbone_gflops) / gflops)
+    return gflops, entry.passes(tasks, shared)
 
 
 def _judged(
