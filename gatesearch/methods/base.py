@@ -301,6 +301,9 @@ class Method(Generic[Options]):
         most_trials: Study -> (most trials that its search can have, the option that raises this
             number); None for a method whose trials have no such bound.
         baseline: True if the method can be trained without a search.
+        balances: True if it combines the tasks' losses or gradients by a rule of its own in all
+            phases (`Phase.weighting`). As a baseline it is then trained once, whatever weightings
+            a study compares.
         unpriced: Reason why its cost is not known before training; empty if it is known. A function
             of the study where options decide.
         expected_cost: (network, context) -> cost of a network that computes more for some images
@@ -344,6 +347,7 @@ class Method(Generic[Options]):
     default_trials: int = 20
     most_trials: Callable[[Study], tuple[int, str]] | None = None
     baseline: bool = True
+    balances: bool = False
     unpriced: str | Callable[[Study], str] = ""
     expected_cost: Callable[[nn.Module, Context], Cost] | None = None
     data_parts: Callable[[Study], int] = _one_part

@@ -204,6 +204,7 @@ GRADSPLIT = Method(
     build=build,
     options=GradSplitOptions,
     phases=phases,
+    balances=True,
     as_compact=MTL.as_compact,
     outline=("all epochs, with one backward pass per task",),
     effort="(1 + 2T) / 3 in the encoder, 1 in the heads",

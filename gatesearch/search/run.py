@@ -17,7 +17,7 @@ from gatesearch.results import SINGLE_TASK, Result, StudyRecord
 from gatesearch.search.plans import method_plan
 from gatesearch.search.predictions import check_frames, draw_predictions
 from gatesearch.search.reuse import check_reuse
-from gatesearch.search.search import Search
+from gatesearch.search.search import Search, StartFailedError
 from gatesearch.search.setup import ExecutionOptions, Setup, check_run, task_infos
 from gatesearch.stopping import Stop, stoppable
 from gatesearch.store.backup import Backups
@@ -78,8 +78,8 @@ def run(
             baselines.
         DataError: Data are missing or damaged, or a folder cannot be written.
         StudyRefusedError: The store belongs to another definition, or another process holds it.
-        TrainingError: The single-task networks failed, against which everything is measured, or a
-            start network.
+        TrainingError: The single-task networks failed, against which everything is measured, or
+            for every method the start network of its trials.
         KeyboardInterrupt: The run was asked to stop; checkpoints of all trainings are kept.
     """
     setup = check_run(study, budgets, options)
@@ -125,6 +125,7 @@ def run(
             assert result is not None
             return result
 
+        failures: list[StartFailedError] = []
         for name, method in setup.tuned.items():
             plan = method_plan(
                 method, context, store, single_task=single_task, budgets=setup.budgets,
@@ -132,7 +133,13 @@ def run(
             )  # fmt: skip
             if len(setup.tuned) > 1:
                 plan = replace(plan, stage=f"search {plan.name}")
-            search.run_trials(plan, trials[name])
+            try:
+                search.run_trials(plan, trials[name])
+            except StartFailedError as error:  # a method fails alone
+                failures.append(error)
+                if len(failures) == len(setup.tuned):
+                    raise
+                emit(Warned(f"{error}; '{name}' has no new trials"))
         return _measure_chosen(context, store, emit)
 
 

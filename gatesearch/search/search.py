@@ -11,7 +11,7 @@ from gatesearch.execution.jobs import SPEC, Job, forget_result, read_result, rea
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import failed
 from gatesearch.measures import Gain, gain
-from gatesearch.methods import NetworkSpec, start_of
+from gatesearch.methods import METHODS, NetworkSpec, start_of
 from gatesearch.methods.specification import SCALAR, trial_folder
 from gatesearch.plugins import loaded_plugins
 from gatesearch.results import SINGLE_TASK, Result
@@ -25,6 +25,10 @@ from gatesearch.tasks import Task
 from gatesearch.training import Checkpoints, TrainingError
 from gatesearch.trials.early_stopping import rivals_of
 from gatesearch.trials.kept_networks import copy_network
+
+
+class StartFailedError(TrainingError):
+    """The network that all trials of a method start from failed."""
 
 
 class SearchContext(Protocol):
@@ -97,7 +101,7 @@ class Search:
 
         Args:
             methods: Methods, single-task networks first; all others are trained under every
-                weighting of the study.
+                weighting of the study, but those that balance by themselves (`Method.balances`).
 
         Raises:
             TrainingError: The single-task networks failed.
@@ -106,7 +110,12 @@ class Search:
         seed = study.seed
         balanced = [name for name in study.weightings if name != SCALAR]
         wanted = [NetworkSpec(single_task, seed)]
-        wanted += [NetworkSpec(method, seed, weighting=w) for method in shared for w in balanced]
+        weighted = [m for m in shared if m not in METHODS or not METHODS[m].balances]
+        wanted += [
+            NetworkSpec(method, seed, weighting=weighting)
+            for method in shared
+            for weighting in (balanced if method in weighted else ["uniform"])
+        ]
         missing = [s for s in wanted if (r := self.known(s)) is None or r.state != "complete"]
         self.status.baselines(len(wanted) - len(missing), len(wanted))
         for spec in missing:
@@ -118,7 +127,7 @@ class Search:
         self.status.baselines(len(wanted), len(wanted))
         self._warn_of_undefined_gains()
         if SCALAR in study.weightings:
-            for method in shared:
+            for method in weighted:
                 self._search_weights(method)
 
     def run_trials(self, plan: SearchPlan, n_trials: int) -> None:
@@ -130,6 +139,9 @@ class Search:
         Args:
             plan: The search.
             n_trials: Total number of ended trials, earlier ones included.
+
+        Raises:
+            StartFailedError: The network that trials start from failed; there are no new trials.
         """
         self.store.open_search(plan.name, plan.objectives)
         self._adopt_unknown_trials()
@@ -194,7 +206,11 @@ class Search:
         baseline = self.known(plan.first)
         if baseline is not None and baseline.state == "complete":
             return
-        self.run_trials(plan, study.search.scalar_trials)
+        try:
+            self.run_trials(plan, study.search.scalar_trials)
+        except StartFailedError as error:
+            self._keep(self._job(plan.first), failed(plan.first, str(error)))
+            return
         tried = self.store.results(plan.name)
         result = self._best(tried) or failed(
             plan.first, f"none of {len(tried)} trials came to an end; the last: {tried[-1].reason}"
@@ -272,13 +288,15 @@ class Search:
         """Keep the result of a baseline or a start network in the store.
 
         Raises:
-            TrainingError: The single-task networks or a start network failed.
+            TrainingError: The single-task networks failed.
+            StartFailedError: A start network failed.
         """
         label = job.spec.label
         if result.state != "complete":
             if result.method == SINGLE_TASK or result.part:
                 forget_result(job)
-                raise TrainingError(f"{label} failed: {result.reason}")
+                error = StartFailedError if result.part else TrainingError
+                raise error(f"{label} failed: {result.reason}")
             self.emit(Warned(f"{label} failed: {result.reason}"))
         self.store.keep_result(result)
         self._bases = self.store.bases

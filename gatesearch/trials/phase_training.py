@@ -18,6 +18,7 @@ from gatesearch.methods import (
     method_of,
     training_of,
 )
+from gatesearch.results import MULTI_TASK
 from gatesearch.training import (
     Checkpoint,
     Checkpoints,
@@ -28,7 +29,8 @@ from gatesearch.training import (
     Trainer,
     TrainingData,
 )
-from gatesearch.training.weightings import WEIGHTINGS, Basis, Weighting, build_weighting
+from gatesearch.training.weightings import WEIGHTINGS, Basis, Entry, Weighting, build_weighting
+from gatesearch.trials.costs import costs
 from gatesearch.trials.early_stopping import Stopper
 
 # Prefix of the parameters `weight.<task>` of a trial that tries weights of losses.
@@ -166,9 +168,8 @@ def _train(
     spec, context, module = request.spec, request.context, training.network.module
     label = spec.label
     training_spec = training_of(context.study, spec.method)
-    gflops, shared = _forward_cost(phase, module, context)
     entry = phase.weighting or WEIGHTINGS[spec.weighting]
-    passes = entry.passes(len(context.tasks), shared)
+    gflops, passes = _step_cost(phase, entry, module, context)
 
     def report(epoch: int, values: Mapping[str, float]) -> None:
         losses = " ".join(
@@ -237,12 +238,23 @@ def trainer_of(
     )
 
 
-def _forward_cost(phase: Phase, module: nn.Module, context: Context) -> tuple[float, float]:
-    """Compute (GFLOPs of a forward pass, share of them in the backbone, which tasks can share)."""
-    if phase.forward_gflops is not None:
-        return phase.forward_gflops(module), 0.0
-    cost = count_macs(module, context.input_shape, cross_check=False)
-    return cost.gflops, cost.backbone_gflops / cost.gflops
+def _step_cost(
+    phase: Phase, entry: Entry, module: nn.Module, context: Context
+) -> tuple[float, float]:
+    """Compute (GFLOPs of a forward pass, such passes that the weighting adds to a step).
+
+    All but the heads counts as shared by the tasks. Where a phase states what its passes cost, the
+    heads are those of a multi-task network.
+    """
+    tasks = len(context.tasks)
+    if phase.forward_gflops is None:
+        cost = count_macs(module, context.input_shape, cross_check=False)
+        return cost.gflops, entry.passes(tasks, cost.backbone_gflops / cost.gflops)
+    gflops, shared = phase.forward_gflops(module), 0.0
+    if entry.passes(tasks, 0.0) != entry.passes(tasks, 1.0):
+        (plain,) = costs(context.study, (MULTI_TASK,)).values()
+        shared = max(0.0, 1 - (plain.gflops - plain.backbone_gflops) / gflops)
+    return gflops, entry.passes(tasks, shared)
 
 
 def _judged(

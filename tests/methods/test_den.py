@@ -18,6 +18,7 @@ from gatesearch.methods.den.elastic import ElasticNet, usage
 from gatesearch.methods.den.method import DENOptions, policy_loss
 from gatesearch.methods.den.selector import Selector
 from gatesearch.methods.den.widths import encoder_macs, left_out, saved_macs
+from gatesearch.models import parts_of
 from gatesearch.models.activation import rectified
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.graph import Graph, execute
@@ -164,6 +165,9 @@ def test_widths_in_training() -> None:
     levels = network.levels(image)
     assert (levels[:6] == FULL).all()
     assert set(levels[6:].flatten().tolist()) == {0, 1, 2, 3}
+    two = network.levels(image[:2])  # of which a quarter is less than one
+    assert (two[0] == FULL).all()
+    assert (two[1] < FULL).any()
     network.drawing = "chosen"
     assert (network.levels(image) == FULL).all()
     network.drawing = "drawn"
@@ -293,3 +297,22 @@ def test_a_result_has_the_expected_cost_and_the_widths(tmp_path, data) -> None:
     passes = sum(figures["encoder GFLOPs, mean"] for figures in own)
     # a whole number of multiply-adds
     assert result.backbone_gflops == pytest.approx(selector + passes, abs=2e-9)
+
+
+@pytest.mark.slow("trains")
+def test_a_training_pays_for_the_gradients_of_each_task(tmp_path, data) -> None:
+    study = tiny(tmp_path, "den.elastic=1.0", "training.epochs=1")
+    context = open_context(study, data=data, stored=None, emit=ignore)
+    plain, surgery = (
+        train_network(
+            NetworkSpec("den", 0, weighting=weighting), context, out=tmp_path / weighting,
+            start=None, emit=ignore,
+        ).train_pflops
+        for weighting in ("uniform", "pcgrad")
+    )  # fmt: skip
+    network = ElasticNet(parts_of(study))
+    whole = count_macs(network, context.input_shape)
+    selector = count_macs(network.selector, context.input_shape).macs
+    shared = (whole.backbone_macs - selector) / (whole.macs - selector)
+    # Forward and backward count three passes; a second backward two, of the encoder alone.
+    assert surgery / plain == pytest.approx((3 + 2 * shared) / 3)

@@ -349,3 +349,8 @@ def test_sparsity_counts_groups() -> None:
     encoder = parts().encoder()
     assert sparsity_of(encoder) == 0
     assert sparsity_of(emptied(encoder, "conv1", "layer")) == 100
+
+
+def test_a_search_keeps_to_the_range_of_the_option(tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"search.lambda_group must be .* within \[1e-09, 1000\]"):
+        check_study(tiny(tmp_path, "search.lambda_group=[1e-4, 1e300]"))

@@ -20,6 +20,7 @@ from gatesearch.search.run import run
 from gatesearch.search.setup import ExecutionOptions
 from gatesearch.store.opening import read_store
 from gatesearch.store.status import read_status
+from gatesearch.training import TrainingError
 from gatesearch.trials.costs import costs
 from tests.search.tiny import epochs_of, ignore, interrupted_at, tiny
 
@@ -301,3 +302,29 @@ def test_a_training_that_fails_on_two_devices_fails_its_trial(data, tmp_path) ->
     assert [(r.state, r.attempts) for r in record.trials] == [("failed", 1)] * 2
     for result in record.trials:
         assert "the loss of " in result.reason
+
+
+def test_a_method_whose_start_network_fails_fails_alone(tmp_path, data) -> None:
+    own = ("adashare.warmup=0.5", "options.adashare.training.lr=1e20", "methods=[]")
+    events = []
+    tuned = partial(run, n_trials=1, data=data, emit=events.append)
+    study = tiny(tmp_path, *own, 'tune=["adashare", "branch"]')
+    record = tuned(study, out=tmp_path / "out")
+    assert [(trial.method, trial.state) for trial in record.trials] == [("branch", "complete")]
+    (said,) = [str(event.message) for event in events if isinstance(event, Warned)]
+    assert said.startswith(
+        "warm-up failed: the loss of semseg became nan in epoch 1, step 2; lower"
+    )
+    assert said.endswith("; 'adashare' has no new trials")
+    # The same command tries it again, and only it.
+    assert tuned(study, out=tmp_path / "out").trials == record.trials
+    with pytest.raises(TrainingError, match="warm-up failed: the loss of semseg became nan"):
+        tuned(tiny(tmp_path, *own, 'tune=["adashare"]'), out=tmp_path / "alone")
+
+
+def test_a_start_network_that_fails_leaves_no_weights_to_search(tmp_path, data) -> None:
+    own = ("adashare.warmup=0.5", "options.adashare.training.lr=1e20", 'tune=["branch"]')
+    study = tiny(tmp_path, *own, 'methods=["adashare"]', 'weightings=["scalar"]')
+    record = run(study, n_trials=0, out=tmp_path / "out", data=data, emit=ignore)
+    states = {(r.method, r.weighting): r.state for r in record.baselines}
+    assert states == {("stl", "uniform"): "complete", ("adashare", "scalar"): "failed"}

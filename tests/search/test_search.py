@@ -252,6 +252,12 @@ def test_a_failed_start_network_fails_the_baselines_behind_it_alone(opened) -> N
     assert again.trained == ["warm-up", "adashare"]
 
 
+def test_a_method_that_balances_by_itself_is_trained_once(opened) -> None:
+    running = opened('weightings=["pcgrad", "dwa"]', bases=False)
+    running.search.train_bases(["stl", "gradsplit", "mtl"])
+    assert running.trained == ["stl", "gradsplit", "mtl + pcgrad", "mtl + dwa"]
+
+
 def test_single_task_networks_must_not_fail(opened) -> None:
     running = opened(
         train=lambda job: result_of(job, state="failed", reason="nan", metrics={}), bases=False

@@ -8,13 +8,14 @@ from gatesearch.methods.adashare.policies import Written
 from gatesearch.methods.space import Range, Space
 from gatesearch.strict import Strict
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Temperature = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 # Around the published weights: .001 to .05 of L_sparsity and .005 to .1 of L_sharing.
 SPACE: Space = {
-    "lambda_sparsity": Range(1e-4, 0.5, log=True),
-    "lambda_sharing": Range(5e-4, 1.0, log=True),
+    "lambda_sparsity": Range(1e-4, 0.5, log=True, legal=(1e-9, 1e6)),
+    "lambda_sharing": Range(5e-4, 1.0, log=True, legal=(1e-9, 1e6)),
 }
 
 
@@ -47,8 +48,8 @@ class AdaShareOptions(Strict):
         prefixes: `shared` computes once what several tasks compute alike. `separate` runs every
             task in a pass of its own, as the costs in the paper count it.
         policy: A policy that is given and not learned: `nyu3` or `cityscapes2` (published), a JSON
-            file relative to the study, or a table, task -> 0 or 1 for each residual block. The
-            network is then built with it and trained for all epochs.
+            file relative to the study's, else to the working folder, or a table, task -> 0 or 1 for
+            each residual block. The network is then built with it and trained for all epochs.
     """
 
     lambda_sparsity: Weight = 0.001
@@ -57,7 +58,7 @@ class AdaShareOptions(Strict):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     search: float = Field(default=0.4, gt=0, le=1)
     curriculum: float = Field(default=0.15, ge=0, le=1)
-    temperature: tuple[Positive, Positive] = (5.0, 0.1)
+    temperature: tuple[Temperature, Temperature] = (5.0, 0.1)
     policy_lr: Positive = 10.0
     samples: int = Field(default=8, ge=1, le=1000)
     retrain_from: Literal["start", "supernet"] = "start"

@@ -17,7 +17,8 @@ from gatesearch.models.nodes import INPUT, Node
 
 # How widths are found in training: some images at random ones, all at drawn or at chosen ones.
 Drawing = Literal["mixed", "drawn", "chosen"]
-# Of the images of a batch, the share that is at full width under `mixed`, as in the public code.
+# Of the images of a batch, the share that is at full width under `mixed`, as in the public code;
+# at least one image is not.
 AT_FULL_WIDTH = 0.75
 
 
@@ -79,11 +80,9 @@ class ElasticNet(nn.Module):
         """Find the level of every image, task and block, (B, T, blocks), an index into `WIDTHS`."""
         shape = (-1, len(self.tasks), len(self.blocks))
         if self.training and self.drawing == "mixed":
-            free = round(len(image) * (1 - AT_FULL_WIDTH))
+            free = max(1, round(len(image) * (1 - AT_FULL_WIDTH)))
             levels = torch.full((len(image), *shape[1:]), FULL, device=image.device)
-            if free:
-                drawn = torch.randint(0, len(WIDTHS), (free, *shape[1:]), device=image.device)
-                levels[-free:] = drawn
+            levels[-free:] = torch.randint(0, len(WIDTHS), (free, *shape[1:]), device=image.device)
             return levels
         if self.training and self.drawing == "drawn":
             log_probs = self.selector(image).log_softmax(-1)

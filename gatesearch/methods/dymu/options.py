@@ -11,8 +11,9 @@ from gatesearch.methods.space import Range, Space
 from gatesearch.models.graph import Graph
 from gatesearch.strict import Strict
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Temperature = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 # The inputs of the hypernetworks. `prefer` is a weight per task, of which only the ratios count.
 # `cost_weight` is c of the paper: the importance of a low cost, 1 for the cheapest tree.
@@ -56,7 +57,7 @@ class DymuOptions(Strict):
     active: Weight = 1.0
     inactive: Weight = 0.1
     threshold: float = Field(default=1.0, gt=0, le=1)
-    temperature: tuple[Positive, Positive] = (5.0, 0.1)
+    temperature: tuple[Temperature, Temperature] = (5.0, 0.1)
     frames: int = Field(default=64, ge=3, le=10**6)
     patterns: int | None = Field(default=None, ge=1, le=10**6)
     statistics: int = Field(default=256, ge=2, le=10**9)

@@ -59,7 +59,7 @@ class ECMTOptions(Strict):
     smallest: float = Field(default=0.25, gt=0, lt=1)
     levels: int = Field(default=31, ge=2, le=100)
     ends: float = Field(default=0.2, ge=0, le=0.5)
-    distillation: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    distillation: float = Field(default=1.0, ge=0, le=1e6)
     patterns: int | None = Field(default=None, ge=1, le=10**6)
     statistics: int = Field(default=256, ge=2, le=10**9)
     finetune: float = Field(default=0.0, ge=0, lt=1)

@@ -186,7 +186,7 @@ LOMT = Method(
     build=build,
     options=LOMTOptions,
     phases=phases,
-    space={"lambda_group": Range(1e-4, 1e-3, log=True)},
+    space={"lambda_group": Range(1e-4, 1e-3, log=True, legal=(1e-9, 1e3))},
     unpriced="at which layers its heads read is found in its first phase; ask for mtl",
     read=load_compact,
     check=check,

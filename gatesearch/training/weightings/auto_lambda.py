@@ -79,7 +79,12 @@ class AutoLambda(Weighting):
     def _lookahead(self, training: TrainingView, losses: Losses, held_out: Losses) -> Tensor:
         """Return ∂L'/∂λ, (T,); not finite if d is 0 or too long."""
         state = training.optimizer.state
-        groups = {p: group for group in training.optimizer.param_groups for p in group["params"]}
+        groups = {
+            parameter: group
+            for group in training.optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.requires_grad  # others do not learn in this turn
+        }
         parameters = list(groups)
 
         def compute_gradients(evaluate: Losses, weights: Tensor) -> tuple[Tensor, ...]:

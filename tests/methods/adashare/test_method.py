@@ -7,7 +7,15 @@ import torch
 
 from gatesearch.cost import parse_budget
 from gatesearch.errors import DataError, UsageError
-from gatesearch.methods import METHODS, Context, NetworkSpec, Phase, TrainingRequest, start_of
+from gatesearch.methods import (
+    METHODS,
+    Context,
+    NetworkSpec,
+    Phase,
+    TrainingRequest,
+    check_study,
+    start_of,
+)
 from gatesearch.methods.adashare.method import WARM_UP, check, least_cost, policy_hooks
 from gatesearch.methods.adashare.options import AdaShareOptions
 from gatesearch.methods.adashare.policy_cost import PolicyCost
@@ -242,3 +250,31 @@ def test_it_trains_under_a_weighting_of_gradients(tmp_path, data) -> None:
     spec = NetworkSpec("adashare", 0, weighting="pcgrad")
     result = train_network(spec, context, out=tmp_path / "out", start=None, emit=lambda e: None)
     assert result.state == "complete"
+
+
+@pytest.mark.slow("trains")
+def test_a_weighting_that_looks_ahead_moves_what_learns_in_the_turn(tmp_path, data) -> None:
+    overrides = ("adashare.warmup=0.0", "adashare.search=1.0", "training.epochs=1")
+    context = open_context(
+        tiny(tmp_path, *overrides), data=data, stored=None, emit=lambda event: None
+    )
+    spec = NetworkSpec("adashare", 0, weighting="auto_lambda")
+    result = train_network(spec, context, out=tmp_path / "out", start=None, emit=lambda event: None)
+    # Two turns of one step each: Adam moves each weight by its rate, 1e-4, at most.
+    for task in context.tasks:
+        (weight,) = result.curves[f"weight.{task}"]
+        assert 0 < abs(weight - 0.1) <= 2.1e-4
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        ("adashare.lambda_sharing=1e308", "less than or equal to 1000000"),
+        ("adashare.policy_lr=1e308", "less than or equal to 1000000"),
+        ("adashare.temperature=[1e-300, 1]", "greater than or equal to 0.000001"),
+        ("search.lambda_sparsity=[1, 1e300]", r"positive range within \[1e-09, 1e\+06\]"),
+    ],
+)
+def test_values_that_no_number_survives_are_refused(tmp_path, bad: str, rule: str) -> None:
+    with pytest.raises(UsageError, match=rule):
+        check_study(tiny(tmp_path, bad))

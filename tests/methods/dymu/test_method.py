@@ -209,3 +209,17 @@ def test_one_supernet_serves_all_budgets(tmp_path, data) -> None:
     more = run(study, n_trials=1, budgets=["0.9xSTL"], **options)
     assert not [e for e in epochs_of(events[before:]) if e[0] == "supernet"]
     assert more.trials[-1].gflops <= 0.9 * ends["stl"].gflops
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        ("dymu.concentration=1e308", "less than or equal to 1000000"),  # preferences would sum to 0
+        ("dymu.lr=1e308", "less than or equal to 1000000"),
+        ("dymu.active=1e308", "less than or equal to 1000000"),
+        ("dymu.temperature=[1, 1e-300]", "greater than or equal to 0.000001"),
+    ],
+)
+def test_values_that_no_number_survives_are_refused(tmp_path, bad: str, rule: str) -> None:
+    with pytest.raises(UsageError, match=rule):
+        check_study(tiny(tmp_path, bad))
