@@ -32,7 +32,7 @@ def test_equals_the_count_of_one_extracted_network(granularity) -> None:
 
 
 @pytest.mark.slow("many networks")
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     backbone=st.sampled_from(sorted(BACKBONES)),
     granularity=st.sampled_from(["conv", "block"]),

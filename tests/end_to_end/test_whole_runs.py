@@ -10,7 +10,10 @@ from tests.end_to_end.conftest import TINY, CommandLine, contents, trained
 
 pytestmark = pytest.mark.end_to_end
 
-KEYS = {"study", "fingerprint", "protocol", "trials", "front", "baselines", "report"}
+KEYS = {
+    *("study", "fingerprint", "protocol", "trials", "front", "baselines", "controllability"),
+    "report",
+}
 POINT = {
     *("seed", "delta_mtl", "gflops", "backbone_gflops", "params_m"),
     *("metrics", "details", "split"),
