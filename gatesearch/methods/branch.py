@@ -5,7 +5,7 @@ behind it. It is cut out before training and trained as the plain network that i
 gate is learned and a training costs what its network does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -18,8 +18,15 @@ from gatesearch.methods.interrogate.method import latency_table
 from gatesearch.methods.space import Range
 from gatesearch.models import GatedSupernet, Parts, parts_of
 from gatesearch.models.graph import Graph
-from gatesearch.pruning import CompactNet, describe_pattern, extract, load_compact, sharing
-from gatesearch.pruning.description import Description
+from gatesearch.pruning import (
+    CompactNet,
+    describe_compact,
+    describe_pattern,
+    extract,
+    load_compact,
+    rebuild_compact,
+    sharing,
+)
 from gatesearch.strict import Strict
 from gatesearch.training import TrainingError
 
@@ -145,17 +152,13 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
         layers, shares = sharing(supernet)
         return TrainedNetwork(branched(parts, gates), layers, shares)
 
-    def describe(module: nn.Module) -> Mapping[str, object]:
-        assert isinstance(module, CompactNet)
-        return module.description.model_dump(mode="json")
-
     return [
         Phase(
             name="branched",
             span=(0, training_of(study, BRANCH).epochs),
             begin=begin,
-            describe=describe,
-            rebuild=lambda description: CompactNet(Description.model_validate(description)),
+            describe=describe_compact,
+            rebuild=rebuild_compact,
         )
     ]
 

@@ -1,6 +1,12 @@
 """From hard gates to a physically small network: liveness, extraction, the compact network."""
 
-from gatesearch.pruning.compact import CompactNet, load_compact, save_compact
+from gatesearch.pruning.compact import (
+    CompactNet,
+    describe_compact,
+    load_compact,
+    rebuild_compact,
+    save_compact,
+)
 from gatesearch.pruning.extract import describe_pattern, extract, sharing
 from gatesearch.pruning.kept_channels import HeadAt, Stream, compact_streams
 from gatesearch.pruning.liveness import live_values, number_values
@@ -10,11 +16,13 @@ __all__ = [
     "HeadAt",
     "Stream",
     "compact_streams",
+    "describe_compact",
     "describe_pattern",
     "extract",
     "live_values",
     "load_compact",
     "number_values",
+    "rebuild_compact",
     "save_compact",
     "sharing",
 ]

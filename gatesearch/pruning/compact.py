@@ -67,6 +67,17 @@ class CompactNet(nn.Module):
         return StepWeights(self.convs, self.mixes)
 
 
+def describe_compact(module: nn.Module) -> dict[str, object]:
+    """Describe a compact network as plain JSON values, for `rebuild_compact`."""
+    assert isinstance(module, CompactNet)
+    return module.description.model_dump(mode="json")
+
+
+def rebuild_compact(described: Mapping[str, object]) -> CompactNet:
+    """Build the compact network that `describe_compact` described, with fresh weights."""
+    return CompactNet(Description.model_validate(described))
+
+
 def compact_files(model: CompactNet) -> dict[str, bytes]:
     """Make the files that `read_compact` rebuilds the network from: suffix -> content.
 

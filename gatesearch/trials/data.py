@@ -207,7 +207,7 @@ def _check_batch_sizes(study: Study, frames: int) -> None:
             )
     for method in dict.fromkeys((*study.methods, *study.tune)):
         parts, size = method_of(method).data_parts(study), training_of(study, method).batch_size
-        if frames // parts < size:
+        if parts > 1 and frames // parts < size:
             raise DataError(
                 f"{method} trains on {parts} parts of the training frames in turns, each of which "
                 f"must have a batch of {size}, found {frames // parts} frames in a part; lower "

@@ -27,7 +27,7 @@ from gatesearch.methods.adashare.policies import policy_of, read_policy
 from gatesearch.methods.adashare.policy_cost import PolicyCost
 from gatesearch.methods.adashare.policy_loss import freed_blocks, sharing_loss, sparsity_loss
 from gatesearch.methods.adashare.supernet import PolicySupernet
-from gatesearch.methods.base import Json, Method, Phase, TrainedNetwork, TrainingRequest
+from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import (
     options_of,
     single_task_start,
@@ -39,8 +39,11 @@ from gatesearch.methods.specification import NetworkSpec
 from gatesearch.models import Parts, graph_of, parts_of
 from gatesearch.models.gates import temperature_at
 from gatesearch.models.model_factory import below
-from gatesearch.pruning import CompactNet, load_compact
-from gatesearch.pruning.description import Description
+from gatesearch.pruning import (
+    describe_compact,
+    load_compact,
+    rebuild_compact,
+)
 from gatesearch.study import Study
 from gatesearch.training import Hooks, ParameterGroup, Turn
 
@@ -126,7 +129,13 @@ def _given_phase(request: TrainingRequest, *, epochs: int) -> Phase:
         network = build(_start_parts(request), options_of(request.study, ADASHARE))
         return TrainedNetwork(network)
 
-    return Phase(name="given", span=(0, epochs), begin=begin, describe=_describe, rebuild=_rebuild)
+    return Phase(
+        name="given",
+        span=(0, epochs),
+        begin=begin,
+        describe=describe_compact,
+        rebuild=rebuild_compact,
+    )
 
 
 def _policy_phase(
@@ -260,7 +269,9 @@ def _retraining_phase(
             network, supernet.blocks, dict(zip(supernet.tasks, shares, strict=True))
         )
 
-    return Phase(name="compact", span=span, begin=begin, describe=_describe, rebuild=_rebuild)
+    return Phase(
+        name="compact", span=span, begin=begin, describe=describe_compact, rebuild=rebuild_compact
+    )
 
 
 def supernet_of(module: nn.Module) -> PolicySupernet:
@@ -274,15 +285,6 @@ def _cost(study: Study, options: AdaShareOptions) -> PolicyCost:
         parts = parts_of(study, pretrained=False)
         separate = options.prefixes == "separate"
         return PolicyCost.of(parts, study.protocol.size, separate=separate)
-
-
-def _describe(module: nn.Module) -> Json:
-    assert isinstance(module, CompactNet)
-    return module.description.model_dump(mode="json")
-
-
-def _rebuild(description: Json) -> CompactNet:
-    return CompactNet(Description.model_validate(description))
 
 
 def check(study: Study, budgets: Sequence[str]) -> None:

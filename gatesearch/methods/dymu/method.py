@@ -9,9 +9,7 @@ points (preferences, cost weight): each is a tree, cut out as a plain network.
 The paper has no public code; what its public facts leave open is marked in the docstrings here.
 """
 
-from collections.abc import Mapping, Sequence
-
-from torch import nn
+from collections.abc import Sequence
 
 from gatesearch.cost import Budget
 from gatesearch.errors import UsageError
@@ -32,8 +30,11 @@ from gatesearch.methods.dymu.tree_cost import TreeCost
 from gatesearch.methods.interrogate.options import MOST_PATTERNS
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.models import Parts
-from gatesearch.pruning import CompactNet, load_compact
-from gatesearch.pruning.description import Description
+from gatesearch.pruning import (
+    describe_compact,
+    load_compact,
+    rebuild_compact,
+)
 from gatesearch.results import SINGLE_TASK
 from gatesearch.study import Study
 
@@ -83,8 +84,8 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
             span=(options.phases(training.epochs)[1], training.epochs),
             begin=lambda before: _cut_out(request, options),
             weighting=fixed_preference(preference_of(request.spec.params, study.task_names)),
-            describe=_description,
-            rebuild=lambda described: CompactNet(Description.model_validate(described)),
+            describe=describe_compact,
+            rebuild=rebuild_compact,
         )
     ]
 
@@ -110,11 +111,6 @@ def _cut_out(request: TrainingRequest, options: DymuOptions) -> TrainedNetwork:
     tree = point.tree_within(cost, spec.budgets)
     layers = tuple(block.name for block in supernet.blocks)
     return TrainedNetwork(point.network(tree), layers, shares_alone(supernet, tree))
-
-
-def _description(module: nn.Module) -> Mapping[str, object]:
-    assert isinstance(module, CompactNet)
-    return module.description.model_dump(mode="json")
 
 
 DYMU = Method(

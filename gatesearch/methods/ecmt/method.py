@@ -28,8 +28,11 @@ from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.space import Range, task_values
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.models import Parts, parts_of
-from gatesearch.pruning import CompactNet, load_compact
-from gatesearch.pruning.description import Description
+from gatesearch.pruning import (
+    describe_compact,
+    load_compact,
+    rebuild_compact,
+)
 from gatesearch.strict import Strict
 from gatesearch.study import Study
 from gatesearch.training import Hooks, evaluate, recompute_statistics
@@ -128,8 +131,8 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
         name="slice",
         span=(slimmable, epochs),
         begin=cut,
-        describe=_describe,
-        rebuild=lambda description: CompactNet(Description.model_validate(description)),
+        describe=describe_compact,
+        rebuild=rebuild_compact,
     )
     return [slice_] if _is_slice(request.spec) else [train, slice_]
 
@@ -254,11 +257,6 @@ def _widths(
 def _slimmable(module: nn.Module) -> SlimmableNet:
     assert isinstance(module, SlimmableNet)
     return module
-
-
-def _describe(module: nn.Module) -> Mapping[str, object]:
-    assert isinstance(module, CompactNet)
-    return module.description.model_dump(mode="json")
 
 
 def _hooks(slimmable: SlimmableNet, request: TrainingRequest, options: ECMTOptions) -> Hooks:

@@ -22,8 +22,13 @@ from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.space import Choice, choice_of, space_of, task_values
 from gatesearch.methods.specification import NetworkSpec
 from gatesearch.models import GatedSupernet, Parts, parts_of
-from gatesearch.pruning import CompactNet, extract, load_compact, sharing
-from gatesearch.pruning.description import Description
+from gatesearch.pruning import (
+    describe_compact,
+    extract,
+    load_compact,
+    rebuild_compact,
+    sharing,
+)
 from gatesearch.study import Study
 from gatesearch.training import Hooks, ParameterGroup, Runtime
 
@@ -111,16 +116,12 @@ def compact_phase(
         layers, shares = sharing(supernet)
         return TrainedNetwork(extract(supernet), layers, shares)
 
-    def describe(module: nn.Module) -> Mapping[str, object]:
-        assert isinstance(module, CompactNet)
-        return module.description.model_dump(mode="json")
-
     return Phase(
         name="compact",
         span=span,
         begin=cut,
-        describe=describe,
-        rebuild=lambda description: CompactNet(Description.model_validate(description)),
+        describe=describe_compact,
+        rebuild=rebuild_compact,
     )
 
 

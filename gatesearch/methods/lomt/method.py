@@ -28,8 +28,11 @@ from gatesearch.methods.lomt.layers import (
 from gatesearch.methods.lomt.sparse_nets import Metric, SparseNets
 from gatesearch.methods.space import Range
 from gatesearch.models import Parts, parts_of
-from gatesearch.pruning import CompactNet, load_compact
-from gatesearch.pruning.description import Description
+from gatesearch.pruning import (
+    describe_compact,
+    load_compact,
+    rebuild_compact,
+)
 from gatesearch.strict import Strict
 from gatesearch.study import Study
 from gatesearch.training import Hooks, ParameterGroup, rate_decay
@@ -117,8 +120,8 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
             name="layer-optimized",
             span=(last, training.epochs),
             begin=optimized,
-            describe=_describe,
-            rebuild=lambda description: CompactNet(Description.model_validate(description)),
+            describe=describe_compact,
+            rebuild=rebuild_compact,
         ),
     ]
 
@@ -153,11 +156,6 @@ def check(study: Study, budgets: Sequence[str]) -> None:
             f"on the layers that its first phase leaves; found {', '.join(budgets)}; leave "
             "--budget out, or tune another method"
         )
-
-
-def _describe(module: nn.Module) -> Mapping[str, object]:
-    assert isinstance(module, CompactNet)
-    return module.description.model_dump(mode="json")
 
 
 def _found(
