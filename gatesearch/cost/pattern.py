@@ -65,7 +65,7 @@ class PatternCost:
             gated=supernet.gated,
             mixed=supernet.mixed,
             tasks=len(supernet.tasks),
-            macs_per_channel={n.name: n.macs_per_channel(sizes[n.name]) for n in weighted},
+            macs_per_channel={n.name: n.macs_per_channel(sizes) for n in weighted},
             params_per_channel={n.name: n.params_per_channel for n in weighted},
             head_macs=whole.macs - whole.backbone_macs,
             head_params=sum(p.numel() for p in supernet.heads.parameters()),

@@ -13,5 +13,5 @@ def node_sizes(graph: Graph, size: Size) -> dict[str, Size]:
     """
     sizes = {INPUT: size}
     for node in graph:
-        sizes[node.name] = node.output_size(sizes[node.sources[0]])
+        sizes[node.name] = node.output_size(sizes)
     return sizes

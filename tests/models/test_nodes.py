@@ -74,6 +74,12 @@ def layer_of(node: Node) -> nn.Module | None:
     return None if layer is None else scattered(layer)
 
 
+def sizes_of(node: Node, size: Size = (6, 9)) -> dict[str, Size]:
+    """Positions of a node whose sources have `size`, and of these."""
+    sizes = dict.fromkeys(node.sources, size)
+    return sizes | {node.name: node.output_size(sizes)}
+
+
 def inputs_of(node: Node, size: Size = (6, 9)) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(1, n, *size, generator=generator) for n in node.input_channels]
@@ -85,7 +91,7 @@ def test_output_is_as_large_as_said(node: Node, size: Size) -> None:
     if isinstance(node, Conv) and size[0] + 2 * (node.kernel // 2) < node.kernel:
         pytest.skip("smaller than the kernel")
     y = node.run(inputs_of(node, size), layer_of(node))
-    assert y.shape == (1, node.outputs, *node.output_size(size))
+    assert y.shape == (1, node.outputs, *sizes_of(node, size)[node.name])
     assert len(node.sources) == len(node.input_channels)
 
 
@@ -120,10 +126,10 @@ def test_probabilities_give_the_expectation(node: Node) -> None:
 def test_costs_are_those_of_its_module(node: Node) -> None:
     layer = node.build()
     if layer is None:
-        assert node.macs_per_channel((6, 9)) == node.params_per_channel == 0
+        assert node.macs_per_channel(sizes_of(node)) == node.params_per_channel == 0
         return
     cost = count_macs(layer, (1, *node.input_channels, 6, 9), cross_check=False)
-    assert node.outputs * node.macs_per_channel(node.output_size((6, 9))) == cost.macs
+    assert node.outputs * node.macs_per_channel(sizes_of(node)) == cost.macs
     assert node.outputs * node.params_per_channel == cost.params
 
 

@@ -56,7 +56,7 @@ class PolicyCost:
         whole = count_macs(network, (1, 3, *size), cross_check=False)
         sizes = node_sizes(parts.graph, size)
         weighted = parts.graph.weighted_nodes
-        macs = {n.name: n.outputs * n.macs_per_channel(sizes[n.name]) for n in weighted}
+        macs = {n.name: n.outputs * n.macs_per_channel(sizes) for n in weighted}
         params = {n.name: n.outputs * n.params_per_channel for n in weighted}
         trunk, branches = _divided(parts.graph)
         return cls(

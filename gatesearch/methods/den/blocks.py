@@ -40,7 +40,7 @@ class ElasticBlock:
         for node in (*self.inner, self.last):
             inputs = node.input_channels[0]
             outputs = node.outputs if node is self.last else kept_channels(node.outputs, level)
-            full = node.outputs * node.macs_per_channel(sizes[node.name])
+            full = node.outputs * node.macs_per_channel(sizes)
             total += full // node.outputs * outputs
             if not node.channelwise:
                 total -= full // node.outputs // inputs * outputs * (inputs - kept)

@@ -246,7 +246,7 @@ def block_macs(graph: Graph, size: Size) -> tuple[int, ...]:
     """Count the multiply-adds of each block in one stream, on an image of `size`."""
     sizes = node_sizes(graph, size)
     return tuple(
-        sum(node.outputs * node.macs_per_channel(sizes[node.name]) for node in block.nodes)
+        sum(node.outputs * node.macs_per_channel(sizes) for node in block.nodes)
         for block in blocks_of(graph)
     )
 

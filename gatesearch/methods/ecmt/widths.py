@@ -84,7 +84,7 @@ class SliceCost:
             graph = self.parts.graph.scaled(width)
             sizes = node_sizes(graph, self.size)
             self._encoders[width] = (
-                sum(node.macs_per_channel(sizes[node.name]) * node.outputs for node in graph),
+                sum(node.macs_per_channel(sizes) * node.outputs for node in graph),
                 sum(node.params_per_channel * node.outputs for node in graph),
             )
         return self._encoders[width]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gatesearch.models.channel_ops import Read, Tensors, in_inference
 from gatesearch.models.channel_source import ChannelSource, channel_count
 from gatesearch.models.nodes.elementwise import Elementwise
-from gatesearch.models.nodes.node import Size, scaled_channels
+from gatesearch.models.nodes.node import scaled_channels
 from gatesearch.models.nodes.step import Step, StepWeights
 
 
@@ -37,10 +37,6 @@ class Add(Elementwise):
     def sources(self) -> tuple[str, ...]:
         """Branch and skip connection."""
         return (self.source, self.skip)
-
-    def output_size(self, size: Size) -> Size:
-        """That of the branch."""
-        return size
 
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
         """Add both sources."""

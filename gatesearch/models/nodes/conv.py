@@ -1,5 +1,6 @@
 """Convolutions, dense and depthwise."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, cast
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
 from gatesearch.models.conv_norm import ConvNorm
-from gatesearch.models.nodes.node import INPUT, Size, scaled_channels
+from gatesearch.models.nodes.node import INPUT, Grouped, Size, scaled_channels
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 
 @dataclass(frozen=True)
-class Conv:
+class Conv(Grouped):
     """Convolution without bias, batch norm and, if `relu`, ReLU.
 
     Attributes:
@@ -50,32 +51,25 @@ class Conv:
         return (self.inputs,)
 
     @property
-    def channelwise(self) -> bool:
-        """True for a depthwise convolution."""
-        return self.depthwise
+    def groups(self) -> int:
+        """One; each channel is a group of a depthwise convolution."""
+        return self.outputs if self.depthwise else 1
 
     @property
     def params_per_channel(self) -> int:
         """One filter, and the scale and shift of the batch norm."""
         return self._filter_size + 2
 
-    def macs_per_channel(self, size: Size) -> int:
+    def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
         """One filter at every output pixel; the norm and the ReLU are not counted."""
-        height, width = size
-        return self._filter_size * (height * width)
+        return self._filter_size * math.prod(sizes[self.name])
 
-    def output_size(self, size: Size) -> Size:
+    def output_size(self, sizes: Mapping[str, Size]) -> Size:
         """The padding keeps the size at stride 1."""
         padding, reach = self.dilation * (self.kernel // 2), self.dilation * (self.kernel - 1)
-        height, width = ((side + 2 * padding - reach - 1) // self.stride + 1 for side in size)
-        return height, width
-
-    def needed_inputs(self, needed: Tensor) -> tuple[Tensor, ...]:
-        """A depthwise channel needs its own channel, any other all channels of the source."""
-        if self.depthwise:
-            return (needed,)
-        some = 1 - (1 - needed).prod(-1, keepdim=True)
-        return (some.expand(*needed.shape[:-1], self.inputs),)
+        return tuple(
+            (side + 2 * padding - reach - 1) // self.stride + 1 for side in sizes[self.source]
+        )
 
     def build(self) -> ConvNorm:
         """Build convolution, norm and ReLU with fresh weights."""

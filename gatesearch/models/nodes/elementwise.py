@@ -1,20 +1,17 @@
-"""The answers that all nodes without weights share."""
+"""The answers that all channelwise nodes without weights share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Tensor
-
-from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.node import Grouped, Size
 
 
-class Elementwise(ABC):
+class Elementwise(Grouped, ABC):
     """A node that computes each channel from the same channel of its sources, without weights."""
 
     outputs: int
     has_weights: ClassVar[bool] = False
-    ends_in_norm: ClassVar[bool] = False
-    channelwise: ClassVar[bool] = True
     params_per_channel: ClassVar[int] = 0
 
     @property
@@ -27,13 +24,14 @@ class Elementwise(ABC):
         """As many in every source as there are outputs."""
         return (self.outputs,) * len(self.sources)
 
-    def macs_per_channel(self, size: Size) -> int:
+    @property
+    def groups(self) -> int:
+        """Each channel is a group."""
+        return self.outputs
+
+    def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
         """None by the convention of published FLOPs."""
         return 0
-
-    def needed_inputs(self, needed: Tensor) -> tuple[Tensor, ...]:
-        """A channel needs the same channel of every source."""
-        return (needed,) * len(self.sources)
 
     def build(self) -> None:  # noqa: B027
         """There is nothing to build."""

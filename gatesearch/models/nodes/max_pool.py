@@ -1,6 +1,6 @@
 """The max-pooling behind a ResNet's stem."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -38,10 +38,9 @@ class MaxPool(Elementwise):
         """The one node read."""
         return (self.source,)
 
-    def output_size(self, size: Size) -> Size:
+    def output_size(self, sizes: Mapping[str, Size]) -> Size:
         """Half of it, rounded up; half of it and one more in `ceil_mode`."""
-        height, width = ((side - (not self.ceil_mode)) // 2 + 1 for side in size)
-        return height, width
+        return tuple((side - (not self.ceil_mode)) // 2 + 1 for side in sizes[self.source])
 
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
         """Pool the source."""

@@ -1,7 +1,7 @@
 """The protocol of nodes: all that networks, liveness, extraction and costs ask of them."""
 
-from collections.abc import Sequence
-from typing import Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -10,14 +10,16 @@ from gatesearch.models.nodes.step import Step
 
 INPUT = "image"
 
-Size = tuple[int, int]  # height, width in pixels
+# Positions of a value: height and width of a map in pixels, or the number of tokens.
+Size = tuple[int, ...]
 
 
 class Node(Protocol):
     """One operation of an encoder, as a frozen dataclass.
 
-    Plain, gated and compact networks, liveness, extraction and costs ask nodes and never test their
-    types, so that a new kind of node is one class in a file of its own.
+    Values are (B, C, *positions): maps (B, C, H, W), tokens (B, C, N), tokens in windows
+    (B, C, W, N). Plain, gated and compact networks, liveness, extraction and costs ask nodes and
+    never test their types, so that a new kind of node is one class in a file of its own.
     """
 
     def __hash__(self) -> int: ...
@@ -54,7 +56,7 @@ class Node(Protocol):
     def has_weights(self) -> bool:
         """Whether it has weights: then each stream computes values of its own.
 
-        A node without weights is element-wise: equal inputs give equal outputs in any stream.
+        A node without weights gives equal outputs for equal inputs, in any stream.
         """
 
     @property
@@ -62,24 +64,53 @@ class Node(Protocol):
         """Whether its module is a `ConvNorm`, with whose batch norm and ReLU gates are fused."""
 
     @property
+    def groups(self) -> int:
+        """Number of equal runs of channels: run j of the outputs reads run j of every source.
+
+        1 where each output reads all channels, `outputs` where it reads the one of its own number.
+        """
+
+    @property
+    def whole_groups(self) -> bool:
+        """Whether the outputs of a group are computed all or none, as those of a norm are."""
+
+    @property
     def channelwise(self) -> bool:
         """Whether output channel c is computed from channel c of every source alone."""
+
+    @property
+    def routes(self) -> tuple[tuple[int, int], ...] | None:
+        """(source, channel) that each output is, if the node only renumbers channels; else None."""
 
     @property
     def params_per_channel(self) -> int:
         """Parameters for each output channel."""
 
-    def macs_per_channel(self, size: Size) -> int:
-        """Multiply-adds for each output channel, of an output of `size`."""
+    def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
+        """Multiply-adds for each output channel.
 
-    def output_size(self, size: Size) -> Size:
-        """Size of the output from that of the first source."""
+        Args:
+            sizes: Positions of this node and of its sources.
+        """
+
+    def output_size(self, sizes: Mapping[str, Size]) -> Size:
+        """Positions of the output from those of the sources."""
+
+    def computed(self, needed: Tensor) -> Tensor:
+        """Return which channels are computed where some are needed.
+
+        Args:
+            needed: (..., outputs) 0 or 1 for each output channel, or independent probabilities.
+
+        Returns:
+            (..., outputs): whole groups where `whole_groups`.
+        """
 
     def needed_inputs(self, needed: Tensor) -> tuple[Tensor, ...]:
         """Propagate back which channels are needed.
 
         Args:
-            needed: (..., outputs) 0 or 1 for each output channel, or independent probabilities.
+            needed: (..., outputs), see `computed`.
 
         Returns:
             (..., C) for each source.
@@ -89,7 +120,7 @@ class Node(Protocol):
         """Build its module, a `Layer` with fresh weights; None for a node without weights."""
 
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
-        """Compute the node, (B, outputs, H, W), from its sources' values with its module."""
+        """Compute the node, (B, outputs, *positions), from its sources' values with its module."""
 
     def scaled(self, width: float) -> Self:
         """Return the node with every channel count but the image's times `width`."""
@@ -110,6 +141,45 @@ class Node(Protocol):
         """
 
 
+class Grouped:
+    """The answers that follow from a node's groups, and those of most nodes."""
+
+    ends_in_norm: ClassVar[bool] = False
+    whole_groups: ClassVar[bool] = False
+    routes: ClassVar[None] = None
+
+    @property
+    def channelwise(self: Node) -> bool:
+        """Whether each group is one channel of every source, and one output."""
+        return self.groups == self.outputs and set(self.input_channels) == {self.outputs}
+
+    def output_size(self: Node, sizes: Mapping[str, Size]) -> Size:
+        """That of the first source."""
+        return sizes[self.sources[0]]
+
+    def computed(self: Node, needed: Tensor) -> Tensor:
+        """Whole groups where `whole_groups`, else what is needed."""
+        if not self.whole_groups:
+            return needed
+        some = _any(needed.unflatten(-1, (self.groups, -1)))
+        return some.expand(*some.shape[:-1], self.outputs // self.groups).flatten(-2)
+
+    def needed_inputs(self: Node, needed: Tensor) -> tuple[Tensor, ...]:
+        """A group of outputs of which some are needed needs its group of every source."""
+        if self.channelwise:
+            return (needed,) * len(self.sources)
+        some = _any(needed.unflatten(-1, (self.groups, -1)))
+        return tuple(
+            some.expand(*some.shape[:-1], channels // self.groups).flatten(-2)
+            for channels in self.input_channels
+        )
+
+
 def scaled_channels(channels: int, width: float) -> int:
     """Return `channels` times `width`, rounded, at least 1."""
     return max(1, round(channels * width))
+
+
+def _any(needed: Tensor) -> Tensor:
+    """Probability that any of the last dimension is needed, (..., 1)."""
+    return 1 - (1 - needed).prod(-1, keepdim=True)
