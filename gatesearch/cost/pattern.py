@@ -43,7 +43,7 @@ class PatternCost:
     mixed: tuple[str, ...]
     tasks: int
     macs_per_channel: Mapping[str, int]
-    params_per_channel: Mapping[str, int]
+    params_per_channel: Mapping[str, float]
     head_macs: int
     head_params: int
     latency: LatencyTable | None = None
@@ -144,7 +144,7 @@ class PatternCost:
         )
 
 
-def _total(live: Mapping[str, Tensor], weights: Mapping[str, int]) -> Tensor:
+def _total(live: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Σ over nodes of live channels times weight, in float64, which holds such numbers exactly."""
     return torch.stack([x.sum((-2, -1)).double() * weights[name] for name, x in live.items()]).sum(
         0
