@@ -16,7 +16,7 @@ from gatesearch.models.nodes.group_norm import GroupNorm, GroupNormStep
 from gatesearch.models.nodes.layer_norm import LayerNorm, LayerNormStep
 from gatesearch.models.nodes.linear import Linear, LinearStep
 from gatesearch.models.nodes.max_pool import MaxPool, PoolStep
-from gatesearch.models.nodes.node import INPUT, Node, Size
+from gatesearch.models.nodes.node import IMAGE_CHANNELS, INPUT, Node, Size
 from gatesearch.models.nodes.position_embedding import PositionEmbedding, PositionEmbeddingStep
 from gatesearch.models.nodes.rearrange import Rearrange, RearrangeStep
 from gatesearch.models.nodes.scale import Scale, ScaleStep
@@ -24,6 +24,7 @@ from gatesearch.models.nodes.shift import Shift, ShiftStep
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 __all__ = [
+    "IMAGE_CHANNELS",
     "INPUT",
     "Add",
     "AddStep",

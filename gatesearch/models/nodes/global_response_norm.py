@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_source import ChannelSource
-from gatesearch.models.nodes.layer_norm import check_groups
 from gatesearch.models.nodes.per_channel import ChannelParameters, PerChannel, PerChannelStep
 
 
@@ -36,47 +35,34 @@ class GlobalResponseNorm(PerChannel):
     def step(
         self, *, name: str, sources: Sequence[ChannelSource], outputs: int
     ) -> "GlobalResponseNormStep":
-        """Return the norm of all channels, in several streams if there are more outputs."""
-        (source,) = sources
-        groups = outputs // self.outputs
-        return GlobalResponseNormStep(name=name, source=source, groups=groups, eps=self.eps)
+        """Return the norm of all channels of a stream."""
+        return GlobalResponseNormStep(name=name, source=sources[0], eps=self.eps)
 
 
 class GlobalResponseNormStep(PerChannelStep):
-    """A global response norm in a compact network.
-
-    Attributes:
-        groups: Equal runs of channels, one for each stream, each with a mean.
-    """
+    """A global response norm over the channels read, in a compact network."""
 
     op: Literal["global_response_norm"] = "global_response_norm"
     name: str = Field(min_length=1, max_length=1000)
-    groups: int = Field(ge=1)
     eps: float = Field(ge=0, allow_inf_nan=False)
-
-    def check(self, widths: Sequence[int]) -> None:
-        """Refuse unequal groups also; see `Step.check`."""
-        super().check(widths)
-        check_groups(self.width, self.groups)
 
     def build(self) -> "GlobalResponseNormLayer":
         """Build γ and β."""
-        return GlobalResponseNormLayer(self.width, groups=self.groups, eps=self.eps)
+        return GlobalResponseNormLayer(self.width, eps=self.eps)
 
 
 class GlobalResponseNormLayer(ChannelParameters):
     """A global response norm, (B, C, *positions) -> the same, with γ and β (C,)."""
 
-    def __init__(self, channels: int, *, groups: int = 1, eps: float) -> None:
+    def __init__(self, channels: int, *, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.groups, self.eps = groups, eps
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise."""
         x = x.movedim(1, -1)
         length = x.norm(p=2, dim=tuple(range(1, x.dim() - 1)), keepdim=True)
-        runs = length.unflatten(-1, (self.groups, -1))
-        relative = (runs / (runs.mean(-1, keepdim=True) + self.eps)).flatten(-2)
+        relative = length / (length.mean(-1, keepdim=True) + self.eps)
         return (x + torch.addcmul(self.bias, self.weight, x * relative)).movedim(-1, 1)

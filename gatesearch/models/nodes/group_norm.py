@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_source import ChannelSource
-from gatesearch.models.nodes.layer_norm import check_groups
 from gatesearch.models.nodes.per_channel import ChannelParameters, PerChannel, PerChannelStep
 
 
@@ -84,7 +83,8 @@ class GroupNormStep(PerChannelStep):
     def check(self, widths: Sequence[int]) -> None:
         """Refuse unequal groups also; see `Step.check`."""
         super().check(widths)
-        check_groups(self.width, self.groups)
+        if self.width % self.groups:
+            raise ValueError(f"must have groups of equal size, found {self.width} in {self.groups}")
 
     def build(self) -> "GroupNormLayer":
         """Build γ and β, or only the norm."""

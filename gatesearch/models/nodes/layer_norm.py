@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,75 +46,40 @@ class LayerNorm(PerChannel):
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
         """Run its module."""
         if layer is None:
-            return layer_norm(inputs[0], 1, None, None, self.eps)
+            return layer_norm(inputs[0], None, None, self.eps)
         return super().run(inputs, layer)
 
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "LayerNormStep":
-        """Return the norm of all channels, in several streams if there are more outputs."""
-        (source,) = sources
-        return LayerNormStep(
-            name=name if self.affine else None,
-            source=source,
-            groups=outputs // self.outputs,
-            eps=self.eps,
-        )
+        """Return the norm of all channels of a stream."""
+        return LayerNormStep(name=name if self.affine else None, source=sources[0], eps=self.eps)
 
 
 class LayerNormStep(PerChannelStep):
-    """A layer norm in a compact network.
-
-    Attributes:
-        groups: Equal runs of channels, one for each stream, each with a mean and variance.
-    """
+    """A layer norm over the channels read, in a compact network."""
 
     op: Literal["layer_norm"] = "layer_norm"
-    groups: int = Field(ge=1)
     eps: float = Field(ge=0, allow_inf_nan=False)
-
-    def check(self, widths: Sequence[int]) -> None:
-        """Refuse unequal groups also; see `Step.check`."""
-        super().check(widths)
-        check_groups(self.width, self.groups)
 
     def build(self) -> "LayerNormLayer":
         """Build γ and β, or only the norm."""
-        affine = self.name is not None
-        return LayerNormLayer(self.width, groups=self.groups, eps=self.eps, affine=affine)
+        return LayerNormLayer(self.width, eps=self.eps, affine=self.name is not None)
 
 
 class LayerNormLayer(ChannelParameters):
     """A layer norm, (B, C, *positions) -> the same, with γ and β (C,) if `affine`."""
 
-    def __init__(self, channels: int, *, groups: int = 1, eps: float, affine: bool = True) -> None:
+    def __init__(self, channels: int, *, eps: float, affine: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
-        self.groups, self.eps = groups, eps
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise."""
-        return layer_norm(x, self.groups, self.weight, self.bias, self.eps)
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
-def layer_norm(
-    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    """Normalise the channels of x, (B, C, *positions), at each position, in equal groups."""
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Normalise the channels of x, (B, C, *positions), at each position."""
     x = x.movedim(1, -1)
-    if groups == 1:
-        return F.layer_norm(x, x.shape[-1:], weight, bias, eps).movedim(-1, 1)
-    runs = x.unflatten(-1, (groups, -1))
-    normed = F.layer_norm(runs, runs.shape[-1:], eps=eps).flatten(-2)
-    if weight is not None:
-        normed = torch.addcmul(cast(Tensor, bias), normed, weight)
-    return normed.movedim(-1, 1)
-
-
-def check_groups(channels: int, groups: int) -> None:
-    """Refuse groups that channels cannot be split into evenly.
-
-    Raises:
-        ValueError: They are refused.
-    """
-    if channels % groups:
-        raise ValueError(f"must have groups of equal size, found {channels} in {groups} groups")
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps).movedim(-1, 1)
