@@ -33,5 +33,10 @@ class Elementwise(Grouped, ABC):
         """None by the convention of published FLOPs."""
         return 0
 
-    def build(self) -> None:  # noqa: B027
+    def build(self) -> None:
         """There is nothing to build."""
+
+
+def larger(size: Size, other: Size) -> Size:
+    """Return the positions of a result that is computed from both, broadcast where one is 1."""
+    return tuple(max(pair) for pair in zip(size, other, strict=True))
