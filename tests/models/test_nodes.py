@@ -1,7 +1,7 @@
 """Every kind of node answers as its module computes; a new kind is one class."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -52,9 +52,6 @@ class Double(Elementwise):
     @property
     def sources(self) -> tuple[str, ...]:
         return (self.source,)
-
-    def output_size(self, sizes: Mapping[str, Size]) -> Size:
-        return sizes[self.source]
 
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
         return 2 * inputs[0]

@@ -9,6 +9,7 @@ from gatesearch.models.channel_source import ChannelSource
 from gatesearch.models.nodes.step import Step
 
 INPUT = "image"
+IMAGE_CHANNELS = 3
 
 # Positions of a value: height and width of a map in pixels, or the number of tokens.
 Size = tuple[int, ...]
@@ -83,8 +84,8 @@ class Node(Protocol):
         """(source, channel) that each output is, if the node only renumbers channels; else None."""
 
     @property
-    def params_per_channel(self) -> int:
-        """Parameters for each output channel."""
+    def params_per_channel(self) -> float:
+        """Parameters for each output channel; a fraction where channels share some."""
 
     def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
         """Multiply-adds for each output channel.
