@@ -137,7 +137,7 @@ class Builder:
         self.draft.sites[node.name] = self.site
         self.draft.modules[node.name] = {self.site.module}
         self._keys.add(module_key(node.name))
-        positions = {name: size[2:] for name, size in self.sizes.items()}
+        positions = {source: self.sizes[source][2:] for source in node.sources}
         size = (self.sizes[INPUT][0], node.outputs, *node.output_size(positions))
         self.sizes[node.name] = size
         return node.name

@@ -182,10 +182,10 @@ def _affine(weight: Constant | None, bias: Constant | None, channels: int) -> di
 
 def _one(b: Builder, sides: int | Sequence[int]) -> int:
     """Return what height and width have in common."""
-    both = {sides} if isinstance(sides, int) else set(sides)
-    if len(both) != 1:
-        raise b.refused(f"differs in height and width, {tuple(sides)}, which no node does")
-    return both.pop()
+    listed = [sides] if isinstance(sides, int) else list(sides)
+    if len(set(listed)) != 1:
+        raise b.refused(f"differs in height and width, {listed}, which no node does")
+    return listed[0]
 
 
 HANDLERS: Mapping[str, Handler] = {

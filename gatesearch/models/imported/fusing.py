@@ -9,6 +9,8 @@ from torch import nn
 
 from gatesearch.models.encoder import module_key
 from gatesearch.models.imported.builder import Draft, is_free
+from gatesearch.models.imported.constants import Constant
+from gatesearch.models.imported.recording import Site
 from gatesearch.models.nodes import Activation, Add, BatchNorm, Conv, Node, Route
 
 
@@ -29,7 +31,9 @@ def simplified(draft: Draft, outputs: Collection[str]) -> tuple[Draft, dict[str,
     readers = Counter(source for node in draft.nodes for source in node.sources)
     readers.update(outputs)
     nodes: dict[str, Node] = {}
-    weights, modules, sites = {}, {}, {}
+    weights: dict[str, dict[str, Constant]] = {}
+    modules: dict[str, set[str]] = {}
+    sites: dict[str, Site] = {}
     for node in draft.nodes:
         node = reading(node, taken)
         found = nodes.get(node.sources[0]) if len(node.sources) == 1 else None

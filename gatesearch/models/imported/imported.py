@@ -18,6 +18,12 @@ from gatesearch.models.imported.recording import Recording, record
 from gatesearch.models.imported.stages import staged
 
 
+def _last_block(graph: Graph, stage: int) -> str:
+    """Return the last node of a stage that ends a block, or its last node."""
+    nodes = graph.stage(stage)
+    return next((node for node in reversed(nodes) if node.ends_block), nodes[-1]).name
+
+
 @dataclass(frozen=True, eq=False)
 class Imported:
     """A module as a graph.
@@ -125,7 +131,7 @@ def import_module(
     strides = strides_of(nodes, image_size)
     graph = Graph(tuple(nodes), strides[nodes[-1].name])
     if len(outputs) == 1:
-        outputs = [graph.stage(i)[-1].name for i in range(1, graph.stages)] or outputs
+        outputs = [_last_block(graph, i) for i in range(1, graph.stages)] or outputs
     order = {node.name: i for i, node in enumerate(nodes)}
     features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
     return Imported(

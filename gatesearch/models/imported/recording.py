@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -336,7 +337,7 @@ class Recorder(TorchFunctionMode):
             self._hold(result, compute, names)
             return
         for i, tensor in enumerate(tree_leaves(result)):
-            self._hold(tensor, lambda state, i=i: tree_leaves(compute(state))[i], names)
+            self._hold(tensor, partial(_entry, compute, i), names)
 
     def _write(self, args: tuple[Any, ...], depends: bool) -> None:
         """Note `target[index] = value`."""
@@ -403,6 +404,10 @@ def _name(func: Callable[..., Any]) -> str:
     if name == "__get__":
         return cast(str, getattr(func, "__self__").__name__)  # noqa: B009
     return name if name.startswith("__") else name.rstrip("_")
+
+
+def _entry(compute: Callable[[State], Any], i: int, state: State) -> Tensor:
+    return cast(Tensor, tree_leaves(compute(state))[i])
 
 
 def _place() -> str:

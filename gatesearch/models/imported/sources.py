@@ -126,7 +126,7 @@ def _timm_build(network: str, options: Mapping[str, Any]) -> Build:
             module: nn.Module = timm.create_model(network, features_only=True, **options)
         except (RuntimeError, AttributeError, NotImplementedError):
             module = timm.create_model(network, num_classes=0, **options)
-            module.forward = module.forward_features  # type: ignore[assignment, method-assign]
+            module.forward = module.forward_features  # type: ignore[assignment]
         return module
 
     return build

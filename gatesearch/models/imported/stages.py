@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from gatesearch.models.imported.builder import Draft
-from gatesearch.models.nodes import INPUT, Add, MaxPool, Node, Pool, Size
+from gatesearch.models.nodes import INPUT, Add, MaxPool, Node, Size
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def staged(
     stages = _stages(draft.nodes, blocks, image_size)
     if not ends:
         ends = {i for i, stage in enumerate(stages) if stage and stage not in stages[i + 1 :]}
+    ends.add(len(stages) - 1)  # what enters the heads is gated in any case
     nodes = [
         _placed(node, stage=stage, ends_block=i in ends)
         for i, (node, stage) in enumerate(zip(draft.nodes, stages, strict=True))
@@ -78,23 +79,23 @@ def _blocks(
 ) -> tuple[Block, ...]:
     """Return the instances of the classes that own residual sums, and their like.
 
-    Their like lie in containers of the same place: where `blocks.3.1` owns a sum, `blocks.0.0` is
-    a block too.
+    Their like have several layers and lie in containers of the same place: where `blocks.3.1` owns
+    a sum, `blocks.0.0` is a block too.
     """
     owners = {draft.sites[draft.nodes[i].name].module for i in ends} - {""}
     kinds = {classes[path] for path in owners}
     containers = {_pattern(_parent(path)) for path in owners if re.search(r"\d", _parent(path))}
-    paths = [
-        path
-        for path, kind in classes.items()
-        if path and (kind in kinds or _pattern(_parent(path)) in containers)
-    ]
-    return _instances(draft, paths)
+    own = _instances(draft, [path for path, kind in classes.items() if path and kind in kinds])
+    like = _instances(
+        draft, [path for path in classes if path and _pattern(_parent(path)) in containers]
+    )
+    return _disjoint([*own, *_of_several_layers(draft, like)])
 
 
 def _repeated(draft: Draft, classes: Mapping[str, type[nn.Module]]) -> tuple[Block, ...]:
-    """Return the instances of classes of several layers that occur repeatedly, behind which only
-    their own result is read.
+    """Return the instances of classes of several layers that occur repeatedly.
+
+    Behind each of them only its own result is read.
     """
     by_kind: dict[type[nn.Module], list[str]] = {}
     for path, kind in classes.items():
@@ -104,11 +105,7 @@ def _repeated(draft: Draft, classes: Mapping[str, type[nn.Module]]) -> tuple[Blo
     found: list[Block] = []
     for paths in by_kind.values():
         blocks = _instances(draft, paths)
-        many = [
-            block
-            for block in blocks
-            if sum(node.has_weights for node in draft.nodes[block.start : block.stop]) > 1
-        ]
+        many = _of_several_layers(draft, blocks)
         closed = all(
             last.get(node.name, -1) < block.stop
             for block in many
@@ -130,6 +127,14 @@ def _instances(draft: Draft, paths: Sequence[str]) -> tuple[Block, ...]:
         if inside:
             blocks.append(Block(inside[0], inside[-1] + 1))
     return _disjoint(blocks)
+
+
+def _of_several_layers(draft: Draft, blocks: Sequence[Block]) -> list[Block]:
+    return [
+        block
+        for block in blocks
+        if sum(node.has_weights for node in draft.nodes[block.start : block.stop]) > 1
+    ]
 
 
 def _disjoint(blocks: Sequence[Block]) -> tuple[Block, ...]:
@@ -158,16 +163,10 @@ def _stages(nodes: Sequence[Node], blocks: Sequence[Block], image_size: Size) ->
                     stage, area = stage + 1, end
         elif stage == 0 and not blocks:
             area, stage = areas[node.name], int(i > 0)
-        elif stage > 0 and not isinstance(node, MaxPool | Pool):
-            if node.has_weights and areas[node.name] < area and _leads_on(node, nodes, areas):
-                stage, area = stage + 1, areas[node.name]
+        elif stage > 0 and node.has_weights and 1 < areas[node.name] < area:
+            stage, area = stage + 1, areas[node.name]
         stages.append(stage)
     return stages
-
-
-def _leads_on(node: Node, nodes: Sequence[Node], areas: Mapping[str, int]) -> bool:
-    """Whether a node's positions are not those of a global pooling, as in squeeze-and-excite."""
-    return areas[node.name] > 1
 
 
 def _parent(path: str) -> str:
