@@ -65,7 +65,9 @@ def same(b: Builder, input: Value, *arguments: Any, **keywords: Any) -> Value:
     return input
 
 
-def dropout(b: Builder, input: View, p: float = 0.5, training: bool = False, *_: Any) -> View:
+def dropout(
+    b: Builder, input: View, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> View:
     """Nothing, in evaluation mode.
 
     Raises:

@@ -62,7 +62,9 @@ def linear(b: Builder, input: View, weight: Constant, bias: Constant | None = No
     view = b.with_channels_on(input, axis)
     outputs = weight.shape[0]
     node = Linear(b.new_name(), view.name, view.channels, outputs, bias=bias is not None)
-    weights = {"weight": weight} | ({"bias": bias} if bias is not None else {})
+    weights = {"linear.weight": weight}
+    if bias is not None:
+        weights["linear.bias"] = bias
     return view.with_channels(b.add(node, weights), outputs, axis)
 
 

@@ -305,7 +305,7 @@ class Recorder(TorchFunctionMode):
 
     def _note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         arguments, keywords = tree_map(self._known, args), tree_map(self._known, kwargs)
-        tensors = [result] if isinstance(result, Tensor) else list(tree_leaves(result))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.calls.append(
             Call(
                 function=name,
