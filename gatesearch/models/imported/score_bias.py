@@ -61,14 +61,20 @@ def _table(b: Builder, term: Constant) -> tuple[tuple[tuple[int, ...], ...], int
         (by_row, by_row * heads + head, lambda w: w.reshape(rows, heads)),
         (by_head, by_head + head * rows, lambda w: w.reshape(heads, rows).t()),
     ):
-        if (number == read[:, 0]).all() and (index == index[:1]).all() and (
-            (read == read[:, :1]).all() and 0 <= index.min() and index.max() < rows
+        if (
+            (number == read[:, 0]).all()
+            and (index == index[:1]).all()
+            and ((read == read[:, :1]).all() and 0 <= index.min() and index.max() < rows)
         ):
             found = tuple(map(tuple, index[0].tolist()))
-            return found, rows, Constant(
-                torch.empty(rows, heads, device="meta"),
-                lambda state, table=table: table(state[name]),
-                frozenset([name]),
+            return (
+                found,
+                rows,
+                Constant(
+                    torch.empty(rows, heads, device="meta"),
+                    lambda state, table=table: table(state[name]),
+                    frozenset([name]),
+                ),
             )
     raise b.refused("computes biases of scores otherwise than by reading a table")
 

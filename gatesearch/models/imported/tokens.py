@@ -102,8 +102,10 @@ def softmax(b: Builder, input: Value, dim: int = -1, *_: Any, **keywords: Any) -
 
 def with_constant(b: Builder, input: View, constant: Constant) -> View:
     """Sum with a parameter: a bias of scores, or as of other values."""
-    return with_term(input, constant) if isinstance(input, Scores) else add_constant(
-        b, input, constant
+    return (
+        with_term(input, constant)
+        if isinstance(input, Scores)
+        else add_constant(b, input, constant)
     )
 
 
@@ -203,9 +205,7 @@ def products(b: Builder, query: View, transposed: View) -> Scores:
     last = len(q.sizes)
     sizes = (q.sizes[0], heads, *q.sizes[2:], k.sizes[-1])
     axes = (*_lead(q), q.axes[-2], full_axis(last, k.sizes[-1]))
-    return Scores(
-        "scores", sizes, axes, query=q.name, key=k.name, scale=scale * factor
-    )
+    return Scores("scores", sizes, axes, query=q.name, key=k.name, scale=scale * factor)
 
 
 def attended(b: Builder, scores: Scores, value: View) -> View:
