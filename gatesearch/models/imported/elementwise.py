@@ -179,9 +179,22 @@ def by_channel(view: View, constant: Constant, *, positions: bool = False) -> Co
     return constant.map(ordered)
 
 
-_SAME_NAME = (
-    ["abs", "celu", "exp", "hardsigmoid", "hardswish", "log", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "sqrt", "tanh"]
-)
+_SAME_NAME = [
+    "abs",
+    "celu",
+    "exp",
+    "hardsigmoid",
+    "hardswish",
+    "log",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "sqrt",
+    "tanh",
+]
 
 HANDLERS: Mapping[str, Handler] = {
     **{name: of_name(name) for name in _SAME_NAME},
