@@ -182,8 +182,10 @@ class Recorder(TorchFunctionMode):
         self._stack: list[str] = [""]
         self._silent = False
         self._state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        kept = set(module.state_dict())
         for name, tensor in self._state.items():
-            self._constants[id(tensor)] = entry(name, tensor)
+            held = entry(name, tensor) if name in kept else fixed(tensor)
+            self._constants[id(tensor)] = held
 
     def track(self, tensor: Tensor) -> Reference:
         """Give a tensor that depends on the image a new number."""

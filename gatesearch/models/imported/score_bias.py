@@ -1,9 +1,9 @@
 """What a module adds to the scores of attention, as a bias by position."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gatesearch.models.imported.builder import Builder
 from gatesearch.models.imported.constants import Constant
@@ -24,7 +24,7 @@ def position_bias(
     Raises:
         UsageError: They are something else.
     """
-    learned = [term for term in terms if any(_is_parameter(b.state[n]) for n in term.names)]
+    learned = [term for term in terms if _tables(b, term)]
     masks = [term.compute(b.state) for term in terms if term not in learned]
     mask = torch.stack(torch.broadcast_tensors(*masks)).sum(0) if masks else None
     if mask is not None and not mask.any():
@@ -44,7 +44,7 @@ def _table(b: Builder, term: Constant) -> tuple[tuple[tuple[int, ...], ...], int
 
     The term is computed from a parameter whose entries are their own numbers.
     """
-    (name, *others) = [n for n in term.names if _is_parameter(b.state[n])]
+    name, *others = _tables(b, term)
     if others:
         raise b.refused("computes biases of scores from several parameters")
     shape = b.state[name].shape
@@ -64,7 +64,7 @@ def _table(b: Builder, term: Constant) -> tuple[tuple[tuple[int, ...], ...], int
         if (
             (number == read[:, 0]).all()
             and (index == index[:1]).all()
-            and ((read == read[:, :1]).all() and 0 <= index.min() and index.max() < rows)
+            and ((read == read[:, :1]).all() and index.min() >= 0 and index.max() < rows)
         ):
             found = tuple(map(tuple, index[0].tolist()))
             return (
@@ -91,5 +91,6 @@ def _regions(b: Builder, mask: Tensor) -> tuple[tuple[tuple[int, ...], ...], flo
     raise b.refused("adds a mask to scores that does not hide regions from one another")
 
 
-def _is_parameter(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.Parameter)
+def _tables(b: Builder, term: Constant) -> list[str]:
+    """Return the parameters that a term is computed from; indices are whole numbers."""
+    return [name for name in term.names if b.state[name].is_floating_point()]

@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import torch
-from torch import Tensor
-
 from gatesearch.models.imported.builder import Builder, Handler, Value
 from gatesearch.models.imported.channels import permute, transpose
 from gatesearch.models.imported.constants import Constant
@@ -197,8 +194,9 @@ def cat_positions(b: Builder, tensors: Sequence[View | Constant], dim: int) -> V
 
 def products(b: Builder, query: View, transposed: View) -> Scores:
     """Return the scores of queries (..., N, D) and keys (..., D, M)."""
-    q, scale = in_heads(b, *_unscaled(b, query))
-    k, factor = in_heads(b, *_unscaled(b, transpose(b, transposed)))
+    query, scale = _unscaled(b, query)
+    key, factor = _unscaled(b, transpose(b, transposed))
+    q, k = in_heads(b, query), in_heads(b, key)
     if length(q.axes[-1]) != length(k.axes[-1]) or _lead(q) != _lead(k):
         raise LayoutError("queries and keys differ in heads or windows")
     heads = _heads(q)
@@ -212,7 +210,7 @@ def attended(b: Builder, scores: Scores, value: View) -> View:
     """Return the product of attention weights (..., N, M) and values (..., M, D)."""
     if not scores.weights:
         raise b.refused("multiplies scores whose softmax was not taken")
-    v, factor = in_heads(b, value, 1.0)
+    v = in_heads(b, value)
     if _lead(v) != scores.axes[:-2]:
         raise LayoutError("weights and values differ in heads or windows")
     channels = b.sizes[scores.query][CHANNEL_AXIS]
@@ -235,8 +233,8 @@ def attended(b: Builder, scores: Scores, value: View) -> View:
     return View(name, b.sizes[name], (*lead, scores.axes[-2], full_axis(CHANNEL_AXIS, size)))
 
 
-def in_heads(b: Builder, view: View, scale: float) -> tuple[View, float]:
-    """Return a tensor (..., N, D) as a view of a value (B, heads·D, *windows, N), and its scale.
+def in_heads(b: Builder, view: View) -> View:
+    """Return a tensor (..., N, D) as a view of a value (B, heads·D, *windows, N).
 
     Raises:
         LayoutError: Its last axis holds no channels, or the one before no positions.
@@ -249,7 +247,7 @@ def in_heads(b: Builder, view: View, scale: float) -> tuple[View, float]:
     positions: list[Axis] = [windows, tokens] if windows else [tokens]
     channels = [*heads, *size]
     name = b.arranged(view, channels=channels, positions=positions)
-    return moved(view, name, [cut(view, 0), channels, *positions]), scale
+    return moved(view, name, [cut(view, 0), channels, *positions])
 
 
 def with_term(scores: Scores, constant: Constant) -> Scores:
