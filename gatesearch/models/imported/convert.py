@@ -69,7 +69,10 @@ def _handle(
 
     arguments = tree_map(known, call.arguments)
     result = b.handle(call, arguments, tree_map(known, call.keywords))
-    results = [result] if call.single else tree_leaves(result, is_leaf=_is_leaf)
+    results = [result]
+    if not call.single:
+        leaves = tree_leaves(result, is_leaf=_is_leaf)
+        results = [leaf for leaf in leaves if leaf is not None]
     for number, value in zip(call.results, results, strict=True):
         if isinstance(value, View):
             assert value.shape == shapes[number], (call, value.shape, shapes[number])

@@ -183,8 +183,10 @@ class Recorder(TorchFunctionMode):
         self._stack: list[str] = [""]
         self._silent = False
         self._state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        kept = set(module.state_dict())
         for name, tensor in self._state.items():
-            self._constants[id(tensor)] = entry(name, tensor)
+            held = entry(name, tensor) if name in kept else fixed(tensor)
+            self._constants[id(tensor)] = held
 
     def track(self, tensor: Tensor) -> Reference:
         """Give a tensor that depends on the image a new number."""
@@ -306,7 +308,7 @@ class Recorder(TorchFunctionMode):
 
     def _note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         arguments, keywords = tree_map(self._known, args), tree_map(self._known, kwargs)
-        tensors = [result] if isinstance(result, Tensor) else list(tree_leaves(result))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.calls.append(
             Call(
                 function=name,

@@ -39,6 +39,7 @@ class Route:
     whole_groups: ClassVar[bool] = False
     channelwise: ClassVar[bool] = False
     params_per_channel: ClassVar[int] = 0
+    params: ClassVar[int] = 0
 
     @property
     def outputs(self) -> int:
