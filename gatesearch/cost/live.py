@@ -68,7 +68,9 @@ def live_channels(
     elements: dict[str, Tensor] = {}
     mixes: dict[str, Tensor] = {}
     for node in reversed(graph.nodes):
-        need = needed.pop(node.name)
+        need = needed.pop(node.name, None)
+        if need is None:  # a feature that no head and no other node reads
+            need = torch.zeros(*batch, tasks + 1, node.outputs, device=first.device)
         if node.name in gates:
             gate = gates[node.name].to(need.dtype)
             if node.name in mixed and tasks > 1:

@@ -33,6 +33,8 @@ class Encoder(nn.Module):
 
     def features(self, image: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         """Compute the values of some nodes, (B, C, h, w) each."""
+        if names == (self.graph.nodes[-1].name,):
+            return [self(image)]  # a call, which forward hooks see
         values = execute(self.graph.nodes, {INPUT: image}, self.apply_node, keep=names)
         return [values[name] for name in names]
 
