@@ -38,6 +38,7 @@ class Conv(Grouped):
     stage: int = 0
     ends_block: bool = False
     has_weights: ClassVar[bool] = True
+    takes_gates: ClassVar[bool] = True
     ends_in_norm: ClassVar[bool] = True
 
     @property
