@@ -19,10 +19,9 @@ from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
 from gatesearch.models.layer import Layer, LayerSlice
 from gatesearch.models.model_factory import HeadSpec
-from gatesearch.models.nodes import INPUT, Step
+from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Step
 from gatesearch.pruning.compact import CompactNet
 from gatesearch.pruning.description import (
-    IMAGE_CHANNELS,
     AnyStep,
     Description,
     HeadDescription,

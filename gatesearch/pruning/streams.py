@@ -9,9 +9,9 @@ from torch import nn
 from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.model_factory import HeadSpec, OwnHead
-from gatesearch.models.nodes import INPUT, Node, Step
+from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node, Step
 from gatesearch.pruning.compact import CompactNet
-from gatesearch.pruning.description import IMAGE_CHANNELS, AnyStep, Description, HeadDescription
+from gatesearch.pruning.description import AnyStep, Description, HeadDescription
 
 
 class StreamWriter:

@@ -7,10 +7,11 @@ and a line in `NodeStep`.
 from gatesearch.models.nodes.add import Add, AddStep
 from gatesearch.models.nodes.conv import Conv, ConvStep, RepeatedConvStep
 from gatesearch.models.nodes.max_pool import MaxPool, PoolStep
-from gatesearch.models.nodes.node import INPUT, Node, Size
+from gatesearch.models.nodes.node import IMAGE_CHANNELS, INPUT, Node, Size
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 __all__ = [
+    "IMAGE_CHANNELS",
     "INPUT",
     "Add",
     "AddStep",

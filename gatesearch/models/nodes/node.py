@@ -9,6 +9,7 @@ from gatesearch.models.channel_source import ChannelSource
 from gatesearch.models.nodes.step import Step
 
 INPUT = "image"
+IMAGE_CHANNELS = 3
 
 # Positions of a value: height and width of a map in pixels, or the number of tokens.
 Size = tuple[int, ...]
