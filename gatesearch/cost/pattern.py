@@ -44,7 +44,7 @@ class PatternCost:
     mixed: tuple[str, ...]
     tasks: int
     macs_per_channel: Mapping[str, int]
-    params_per_channel: Mapping[str, int]
+    params_per_channel: Mapping[str, float]
     head_macs: int
     head_params: int
     latency: LatencyTable | None = None
@@ -155,7 +155,7 @@ class PatternCost:
         )
 
 
-def _total(live: Mapping[str, Tensor], weights: Mapping[str, int]) -> Tensor:
+def _total(live: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Σ over nodes of live channels times weight, in float64, which holds such numbers exactly."""
     totals = [x.sum((-2, -1)).double() * weights.get(name, 0) for name, x in live.items()]
     return torch.stack(totals).sum(0)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatesearch.models.activation import rectified, through_rectified
-from gatesearch.models.mixing import channel_rows, mixing_sum
+from gatesearch.models.channel_ops import at_positions
+from gatesearch.models.mixing import mixing_sum
 
 
 def gate_and_mix(
@@ -33,7 +34,7 @@ def gate_and_mix(
         The T gated activations, and the mixed shared one.
     """
     *task_streams, shared = streams
-    rows = channel_rows(gates, shared)
+    rows = at_positions(gates.to(shared.dtype), shared)
     gated = [torch.lerp(shared, x, gate) for x, gate in zip(task_streams, rows, strict=True)]
     return gated, None if mix is None else mixing_sum(gated, mix)
 

@@ -88,8 +88,8 @@ class Node(Protocol):
         """(source, channel) that each output is, if the node only renumbers channels; else None."""
 
     @property
-    def params_per_channel(self) -> int:
-        """Parameters for each output channel."""
+    def params_per_channel(self) -> float:
+        """Parameters for each output channel; a fraction where channels share some."""
 
     def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
         """Multiply-adds for each output channel.
