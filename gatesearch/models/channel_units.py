@@ -4,6 +4,7 @@ All that reads gates has a value for each channel; only gates themselves have on
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 # Gated node -> (C,) number of the unit of each channel, 0 to U - 1. A node that is not named has a
 # gate for each channel.
 Units = Mapping[str, tuple[int, ...]]
+
+# A gate for each channel everywhere.
+PER_CHANNEL: Units = MappingProxyType({})
 
 
 def unit_index(units: Units, name: str) -> Tensor | None:

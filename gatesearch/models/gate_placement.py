@@ -122,7 +122,9 @@ def _read_by_groups(
         if node.routes is None and not (by_heads and (node is attention or len(node.sources) == 1)):
             continue
         for source, channels in zip(node.sources, node.needed_inputs(rows), strict=True):
-            needed[source] = torch.maximum(needed[source], channels) if source in needed else channels
+            needed[source] = (
+                torch.maximum(needed[source], channels) if source in needed else channels
+            )
     return found
 
 

@@ -160,7 +160,9 @@ class GatedSupernet(nn.Module):
 
     def logits(self) -> dict[str, Tensor]:
         """Return gated node -> (T, C) α, less the threshold."""
-        return {name: per_channel(self._unit_logits(name), self._index(name)) for name in self.gated}
+        return {
+            name: per_channel(self._unit_logits(name), self._index(name)) for name in self.gated
+        }
 
     def _unit_logits(self, name: str) -> Tensor:
         return self.alpha[module_key(name)] - self.get_buffer("threshold")

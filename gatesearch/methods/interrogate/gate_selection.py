@@ -45,7 +45,7 @@ def apply_open_shares(
     supernet.open_shares(torch.tensor(task_values(params, "share", supernet.tasks)))
     gates = supernet.hard_gates()
     if multiple > 1:
-        gates = rounded(gates, supernet.logits(), multiple=multiple)
+        gates = rounded(gates, supernet.logits(), multiple=multiple, units=supernet.units)
         supernet.set_gates(gates)
     return gates
 
@@ -84,7 +84,7 @@ def select_gates(
         return median_latency(extract(supernet), context.input_shape, context.stopwatch.runtime)
 
     def fitted(multiple: int) -> dict[str, Tensor]:
-        gates = rounded(learned, alpha, multiple=multiple)
+        gates = rounded(learned, alpha, multiple=multiple, units=supernet.units)
         if cost is None or (tried and _keeps_to(gates, cost, budgets, seconds)):
             return gates
         try:
@@ -110,9 +110,9 @@ def ordered_logits(
     """
     alpha = supernet.logits()
     if options.align:
-        alpha = align_tasks(alpha, supernet.graph)
+        alpha = align_tasks(alpha, supernet.graph, supernet.units)
     if options.spread == "even":
-        alpha = equalize_layer_shares(alpha, cost)
+        alpha = equalize_layer_shares(alpha, cost, supernet.units)
     return alpha
 
 
