@@ -9,6 +9,7 @@ such sum, but it is close to one of measured layers (`gatesearch.cost.latency`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class PatternCost:
     units: Units
     tasks: int
     macs_per_channel: Mapping[str, int]
-    params_per_channel: Mapping[str, float]
+    params_per_channel: Mapping[str, int | Fraction]
     head_macs: int
     head_params: int
     latency: LatencyTable | None = None
@@ -159,7 +160,10 @@ class PatternCost:
         )
 
 
-def _total(live: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+def _total(live: Mapping[str, Tensor], weights: Mapping[str, int | Fraction]) -> Tensor:
     """Σ over nodes of live channels times weight, in float64, which holds such numbers exactly."""
-    totals = [x.sum((-2, -1)).double() * weights.get(name, 0) for name, x in live.items()]
+    totals = []
+    for name, x in live.items():
+        weight = weights.get(name, 0)
+        totals.append(x.sum((-2, -1)).double() * weight.numerator / weight.denominator)
     return torch.stack(totals).sum(0)

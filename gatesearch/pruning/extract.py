@@ -328,16 +328,24 @@ class _Plan:
 
     def _source(self, ids: Ids) -> ChannelSource:
         """Where values are stored, in few slices."""
-        positions = self.positions[ids]
-        assert (positions >= 0).all(), "a live value is read before it is computed"
-        cuts = np.flatnonzero(np.diff(positions[:, 0])) + 1
-        pieces: list[ChannelSlice] = []
-        for part in np.split(positions, cuts):
-            pieces += slices_of(int(part[0, 0]), part[:, 1])
-        return tuple(pieces)
+        return source_of(self.positions[ids])
 
 
-def slices_of(tensor: int, channels: Ids) -> list[ChannelSlice]:
+def source_of(positions: Ids) -> ChannelSource:
+    """Describe channels by few slices.
+
+    Args:
+        positions: (n, 2) tensor of each channel, and channel of that tensor.
+    """
+    assert (positions >= 0).all(), "a live value is read before it is computed"
+    cuts = np.flatnonzero(np.diff(positions[:, 0])) + 1
+    pieces: list[ChannelSlice] = []
+    for part in np.split(positions, cuts):
+        pieces += _slices_of(int(part[0, 0]), part[:, 1])
+    return tuple(pieces)
+
+
+def _slices_of(tensor: int, channels: Ids) -> list[ChannelSlice]:
     """List slices of one tensor that together are some of its channels, in their order."""
     runs = _runs(channels)
     if len(runs) > MOST_RUNS:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
@@ -106,9 +107,9 @@ class Attention(Grouped):
         return self.bias is not None
 
     @property
-    def params_per_channel(self) -> float:
-        """The share of a head's column of the table: a fraction."""
-        return 0 if self.bias is None else self.bias.rows * self.heads / self.outputs
+    def params_per_channel(self) -> Fraction:
+        """The share of a head's column of the table."""
+        return Fraction(self.bias.rows * self.heads if self.bias else 0, self.outputs)
 
     def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
         """Scores, and their products with the values: one each for every pair of tokens."""
