@@ -11,10 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.cost import PatternCost, count_macs
+from gatesearch.errors import UsageError
 from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Graph
-from gatesearch.models.nodes import INPUT, Add, AddStep, Conv, MaxPool, Node, Size, StepWeights
+from gatesearch.models.nodes import (
+    INPUT,
+    Activation,
+    Add,
+    AddStep,
+    BatchNorm,
+    Conv,
+    Interpolate,
+    MaxPool,
+    Multiply,
+    Node,
+    Pool,
+    Route,
+    Size,
+    StepWeights,
+    Windows,
+    concatenation,
+)
 from gatesearch.models.nodes.elementwise import Elementwise
 from gatesearch.pruning import extract
 from tests.pruning.test_extract import gap, parts, put, scattered
@@ -61,6 +79,34 @@ NODES = {
     "sum": Add("node", "x", "y", 4),
     "sum without ReLU": Add("node", "x", "y", 4, relu=False),
     "new kind": Double("node", "x", 4),
+    "grouped": Conv("node", "x", 4, 4, 3, split=2),
+    "grouped, without norm": Conv("node", "x", 8, 4, 3, norm=False, bias=True, split=2),
+    "biased, unpadded": Conv("node", "x", 4, 6, 1, bias=True, padding=0),
+    "depthwise, without norm": Conv(
+        "node", "x", 4, 4, 3, dilation=2, relu=False, norm=False, bias=True, depthwise=True
+    ),
+    "patches": Conv("node", "x", 4, 6, 1, stride=3, relu=False, norm=False, padding=1),
+    "batch norm": BatchNorm("node", "x", 4),
+    "activation": Activation("node", "x", 4, "gelu"),
+    "activation with numbers": Activation("node", "x", 4, "clamp", (0.25, 0.75)),
+    "product": Multiply("node", "x", "y", 4),
+    "average": Pool(
+        "node", "x", 4, Windows(kind="average", kernel=(1, 2), strides=(1, 2), padding=(0, 1))
+    ),
+    "average, rounded up": Pool(
+        "node",
+        "x",
+        4,
+        Windows(kind="average", kernel=(2, 2), strides=(2, 2), ceil_mode=True, count_padding=False),
+    ),
+    "maximum": Pool("node", "x", 4, Windows(kind="max", kernel=(5, 5), padding=(2, 2))),
+    "global average": Pool("node", "x", 4, Windows(kind="average", divide=(1, 1))),
+    "larger": Interpolate("node", "x", 4, "bilinear", scale=2.0, align_corners=False),
+    "resized": Interpolate("node", "x", 4, "nearest", size=(3, 5)),
+    "concatenation": concatenation("node", ("x", "y"), (4, 2)),
+    "shuffle": Route("node", ("x",), (4,), ((0, 0), (0, 2), (0, 1), (0, 3))),
+    "slice": Route("node", ("x",), (8,), tuple((0, c) for c in (1, 2, 3, 7))),
+    "repeated": Route("node", ("x",), (4,), tuple((0, c // 2) for c in range(6))),
 }
 every_node = pytest.mark.parametrize("node", NODES.values(), ids=NODES.keys())
 
@@ -80,6 +126,13 @@ def sizes_of(node: Node, size: Size = (6, 9)) -> dict[str, Size]:
 def inputs_of(node: Node, size: Size = (6, 9)) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(1, n, *size, generator=generator) for n in node.input_channels]
+
+
+def placed(node: Node, *, source: str, **place: object) -> Node:
+    """Return a node that reads another source, elsewhere in the graph."""
+    if isinstance(node, Route):
+        return replace(node, sources=(source, *node.sources[1:]), **place)
+    return replace(node, source=source, **place)
 
 
 @every_node
@@ -103,7 +156,7 @@ def test_needed_inputs_are_those_with_a_gradient(node: Node) -> None:
         needed = node.needed_inputs(torch.eye(node.outputs)[channel])
         for gradient, channels in zip(gradients, needed, strict=True):
             assert channels.tolist() == (gradient != 0).any((0, 2, 3)).float().tolist()
-        assert node.channelwise == all(channels.sum() == 1 for channels in needed)
+        assert node.routes or node.channelwise == all(channels.sum() == 1 for channels in needed)
 
 
 @every_node
@@ -132,6 +185,10 @@ def test_costs_are_those_of_its_module(node: Node) -> None:
 
 @every_node
 def test_its_step_over_all_channels_computes_the_same(node: Node) -> None:
+    if node.routes:
+        with pytest.raises(NotImplementedError, match="no step"):
+            node.step(name="step", sources=[], outputs=node.outputs)
+        return
     whole = [
         (ChannelSlice(tensor=i, stop=channels),) for i, channels in enumerate(node.input_channels)
     ]
@@ -150,7 +207,7 @@ def test_its_step_over_all_channels_computes_the_same(node: Node) -> None:
 
 @every_node
 def test_only_the_shape_decides_the_latency(node: Node) -> None:
-    elsewhere = replace(node, name="other", source="z", stage=3)
+    elsewhere = placed(node, name="other", source="z", stage=3)
     assert elsewhere.anonymous() == node.anonymous()
     assert hash(elsewhere.anonymous()) == hash(node.anonymous())
     assert node.narrowed(2).outputs == 2
@@ -159,12 +216,17 @@ def test_only_the_shape_decides_the_latency(node: Node) -> None:
 
 @every_node
 def test_half_the_width_is_half_the_channels(node: Node) -> None:
+    if node.routes:
+        with pytest.raises(UsageError, match=r"found model\.width = 0\.5 at node; leave it at 1"):
+            node.scaled(0.5)
+        return
     half = node.scaled(0.5)
     assert (half.outputs, half.input_channels) == (
         node.outputs // 2,
         tuple(channels // 2 for channels in node.input_channels),
     )
-    assert replace(node, source=INPUT).scaled(0.5).outputs == half.outputs
+    if not isinstance(node, Conv) or node.split == 1:
+        assert replace(node, source=INPUT).scaled(0.5).outputs == half.outputs
 
 
 @pytest.mark.parametrize("seed", range(4))
