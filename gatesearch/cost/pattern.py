@@ -20,6 +20,7 @@ from gatesearch.cost.live import Live, distinct_elements, live_channels
 from gatesearch.cost.macs import count_macs
 from gatesearch.cost.sizes import node_sizes
 from gatesearch.models import GatedSupernet
+from gatesearch.models.channel_units import Units
 from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import nodes_read
 
@@ -32,6 +33,7 @@ class PatternCost:
         graph: The encoder.
         gated: Nodes with gates, in the order of execution.
         mixed: Those whose mixed shared features some pattern reads.
+        units: Gated node -> (C,) number of the gate of each channel.
         tasks: Number of tasks T.
         macs_per_channel: Node -> multiply-adds per output channel; those that cost nothing are
             left out.
@@ -45,6 +47,7 @@ class PatternCost:
     graph: Graph
     gated: tuple[str, ...]
     mixed: tuple[str, ...]
+    units: Units
     tasks: int
     macs_per_channel: Mapping[str, int]
     params_per_channel: Mapping[str, int | Fraction]
@@ -69,6 +72,7 @@ class PatternCost:
             graph=supernet.graph,
             gated=supernet.gated,
             mixed=supernet.mixed,
+            units=supernet.units,
             tasks=len(supernet.tasks),
             macs_per_channel={
                 n.name: macs for n in supernet.graph if (macs := n.macs_per_channel(sizes))

@@ -49,7 +49,8 @@ class InterroGate(GatedSupernet):
             `efficientnet_lite0`), or `gs.encoder(name, width=..., output_stride=...,
             pretrained=...)`.
         heads: Task -> head. The modules become part of this network; they are not copied.
-        granularity: Gates after every convolution (`conv`) or after every residual block (`block`).
+        granularity: Gates behind every convolution and linear layer (`conv`), behind every residual
+            block (`block`), or as `conv` with one gate for each attention head (`head`).
         estimator: Gates in training: `ste` (hard forward, straight-through gradient), `sigmoid`
             (annealed) or `hard_concrete` (sampled, annealed).
         initial: Probability at the start that a task computes a channel itself, in (0, 1).
@@ -82,7 +83,7 @@ class InterroGate(GatedSupernet):
         encoder: str | EncoderSpec,
         heads: Mapping[str, HeadLike],
         *,
-        granularity: Literal["conv", "block"] = "conv",
+        granularity: Literal["conv", "block", "head"] = "conv",
         estimator: Literal["ste", "sigmoid", "hard_concrete"] = "ste",
         initial: float = 0.5,
         temperature: tuple[float, float] = (1.0, 0.1),

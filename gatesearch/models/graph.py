@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from gatesearch.errors import UsageError
+from gatesearch.models.gate_placement import gate_units
 from gatesearch.models.nodes import Node
 
 
@@ -91,13 +92,19 @@ class Graph:
         """Names of the nodes with gates behind them.
 
         Args:
-            granularity: `conv` = every convolution (behind its norm and ReLU, before a residual
-                sum); `block` = the stem and the end of every block, a residual sum if it has one.
+            granularity: `conv` = every convolution and linear layer (behind its norm, activation
+                and layer scale, before a residual sum); `block` = the stem and the end of every
+                block, a residual sum if it has one; `head` = as `conv`, where all channels of a
+                layer that one attention head reads share a gate.
+
+        Raises:
+            UsageError: `head` without attention in the graph.
         """
-        if granularity == "conv":
-            return tuple(node.name for node in self.weighted_nodes)
-        stem = [node.name for node in self.stage(0) if node.has_weights]
-        return (*stem, *(node.name for node in self.nodes if node.ends_block))
+        return tuple(self.gate_units(granularity))
+
+    def gate_units(self, granularity: str) -> dict[str, tuple[int, ...]]:
+        """Return gated node -> (C,) number of the gate of each channel; see `gated`."""
+        return gate_units(self.nodes, granularity, ends=(self.nodes[-1].name,))
 
     def scaled(self, width: float) -> "Graph":
         """Return the graph with every channel count but the image's times `width`."""
