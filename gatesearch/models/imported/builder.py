@@ -197,6 +197,9 @@ class Builder:
         """Return the name of a value after operations on positions; equal ones are added once."""
         if not operations:
             return name
+        before = next((n for n in self.draft.nodes if n.name == name), None)
+        if isinstance(before, Rearrange) and all(o.op == "take" for o in before.operations):
+            name, operations = before.source, [*before.operations, *operations]
         key = (name, tuple(operation.model_dump_json() for operation in operations))
         if key not in self._made:
             node = Rearrange(

@@ -1,29 +1,19 @@
 """Strides beyond an output stride turned into dilation."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from gatesearch.models.imported.stages import Block
-from gatesearch.models.nodes import INPUT, Conv, MaxPool, Node, Pool, Rearrange, Size
+from gatesearch.models.nodes import INPUT, Attention, Conv, MaxPool, Node, Pool, Rearrange
 
 
-def strides_of(nodes: Sequence[Node], image_size: Size) -> dict[str, int]:
-    """Return input pixels for each position, along height and along width, of every value.
-
-    Args:
-        nodes: In order of execution.
-        image_size: (H, W).
-    """
-    sizes: dict[str, Size] = {INPUT: image_size}
+def strides_of(nodes: Sequence[Node]) -> dict[str, int]:
+    """Return input pixels for each position, along height and along width, of every value."""
     strides = {INPUT: 1}
     for node in nodes:
-        sizes[node.name] = node.output_size(sizes)
-        before, after = (math.prod(sizes[name]) for name in (node.sources[0], node.name))
-        step = node.stride
-        if isinstance(node, Rearrange):
-            step = max(1, round(math.sqrt(before / after)))
-        strides[node.name] = max(strides[source] for source in node.sources) * step
+        # Keys and values may have fewer positions than the queries.
+        sources = node.sources[:1] if isinstance(node, Attention) else node.sources
+        strides[node.name] = max(strides[source] for source in sources) * node.stride
     return strides
 
 

@@ -114,7 +114,7 @@ def import_module(
     outputs = [taken.get(output, output) for output in converted.outputs.values()]
     outputs = [names.get(output, output) for output in outputs]
     nodes, blocks = staged(draft, recording.classes, image_size)
-    stride = strides_of(nodes, image_size)[nodes[-1].name]
+    stride = strides_of(nodes)[nodes[-1].name]
     if output_stride not in (None, stride):
         changed = dilated(nodes, blocks, output_stride) if output_stride < stride else None
         if changed is None:
@@ -128,7 +128,7 @@ def import_module(
                 f"{output_stride}"
             )
         nodes = changed
-    strides = strides_of(nodes, image_size)
+    strides = strides_of(nodes)
     graph = Graph(tuple(nodes), strides[nodes[-1].name])
     if len(outputs) == 1:
         outputs = [_last_block(graph, i) for i in range(1, graph.stages)] or outputs
