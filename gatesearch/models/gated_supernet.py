@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import Encoder, module_key
+from gatesearch.models.gated_linear import linear_gate_and_mix
 from gatesearch.models.gated_norm import gate_and_mix, norm_gate_and_mix
 from gatesearch.models.gates import ESTIMATORS, hard
 from gatesearch.models.graph import Graph, execute
 from gatesearch.models.model_factory import Parts, below
 from gatesearch.models.nodes import INPUT, Node
+from gatesearch.models.nodes.linear import LinearLayer
 
 
 class GatedSupernet(nn.Module):
@@ -111,6 +113,11 @@ class GatedSupernet(nn.Module):
             gated, shared = norm_gate_and_mix(
                 outputs, norms, *self._gate(node.name), layers[0].relu, layers[0].ceiling
             )
+            return [*gated, shared]
+        if node.name in self.gated and node.is_linear and torch.is_grad_enabled():
+            linears = [cast(LinearLayer, encoder.layer(node.name)).linear for encoder in encoders]
+            sources = cast(list[Tensor], inputs[0])
+            gated, shared = linear_gate_and_mix(sources, linears, *self._gate(node.name))
             return [*gated, shared]
         values = [
             None if any(x is None for x in xs) else encoder.apply_node(node, cast(list[Tensor], xs))

@@ -66,6 +66,10 @@ class Node(Protocol):
         """Whether its module is a `ConvNorm`, with whose batch norm and ReLU gates are fused."""
 
     @property
+    def is_linear(self) -> bool:
+        """Whether its module is a `LinearLayer`, with whose backward pass gates are fused."""
+
+    @property
     def groups(self) -> int:
         """Number of equal runs of channels: run j of the outputs reads run j of every source.
 
@@ -151,6 +155,7 @@ class Grouped:
     """The answers that follow from a node's groups, and those of most nodes."""
 
     ends_in_norm: ClassVar[bool] = False
+    is_linear: ClassVar[bool] = False
     whole_groups: ClassVar[bool] = False
     routes: ClassVar[None] = None
 

@@ -35,6 +35,7 @@ class Route:
     stride: ClassVar[int] = 1
     has_weights: ClassVar[bool] = False
     ends_in_norm: ClassVar[bool] = False
+    is_linear: ClassVar[bool] = False
     groups: ClassVar[int] = 1
     whole_groups: ClassVar[bool] = False
     channelwise: ClassVar[bool] = False
