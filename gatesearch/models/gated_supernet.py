@@ -86,11 +86,13 @@ class GatedSupernet(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
-        last = self.graph.nodes[-1].name
+        read = self.heads.nodes(self.graph)
         start: dict[str, list[Tensor | None]] = {INPUT: [image] * (len(self.tasks) + 1)}
-        features = cast(list[Tensor], execute(self.graph.nodes, start, self._evaluate)[last])
+        values = execute(self.graph.nodes, start, self._evaluate, keep=read)
+        # Per feature (T+1 maps).
+        features = [cast(list[Tensor], values[name]) for name in read]
         return {
-            task: self.heads.call_head(task, features[t], image.shape[-2:])
+            task: self.heads.call_head(task, [maps[t] for maps in features], image.shape[-2:])
             for t, task in enumerate(self.tasks)
         }
 
@@ -195,10 +197,14 @@ class GatedSupernet(nn.Module):
 
     def plain(self, image: Tensor, *, own: bool) -> dict[str, Tensor]:
         """Predict with all gates open (`own`) or closed, computing no other stream."""
-        size, call = image.shape[-2:], self.heads.call_head
+        size, call, nodes = image.shape[-2:], self.heads.call_head, self.heads.nodes
+        streams = {name: cast(Encoder, stream) for name, stream in self.streams.items()}
         if own:
-            return {task: call(task, self.streams[task](image), size) for task in self.tasks}
-        features = self.streams[SHARED](image)
+            return {
+                task: call(task, streams[task].features(image, nodes(self.graph, task)), size)
+                for task in self.tasks
+            }
+        features = streams[SHARED].features(image, nodes(self.graph))
         return {task: call(task, features, size) for task in self.tasks}
 
     def open_share(self) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
-from gatesearch.models.encoder import module_key
+from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
 from gatesearch.models.imported.constants import Constant
 from gatesearch.models.imported.convert import WHOLE, convert
@@ -76,6 +76,11 @@ class Imported:
                 name: constant.compute(given).detach().clone()
                 for name, constant in self.weights.items()
             }
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of each entry of the state of `Encoder(graph)`."""
+        with torch.device("meta"):
+            return {name: x.shape for name, x in Encoder(self.graph).state_dict().items()}
 
     @cached_property
     def parameters(self) -> frozenset[str]:

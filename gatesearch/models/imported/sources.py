@@ -88,7 +88,7 @@ def _from_timm(network: str, image_size: tuple[int, int], output_stride: int | N
             "timm.list_models() lists them)"
         )
     name = f"timm:{network}"
-    options = _timm_options(network, image_size)
+    options = timm_options(network, image_size)
     try:
         return import_module(
             name, _timm_build(network, options), image_size, output_stride=output_stride
@@ -108,7 +108,7 @@ def _from_timm(network: str, image_size: tuple[int, int], output_stride: int | N
         return found
 
 
-def _timm_options(network: str, image_size: tuple[int, int]) -> dict[str, Any]:
+def timm_options(network: str, image_size: tuple[int, int]) -> dict[str, Any]:
     """Return arguments that the network takes for images of a size."""
     import timm
 
