@@ -69,7 +69,7 @@ class Graph:
 
         Tokens inside a transformer, for example, become a map on the way to a head alone.
         """
-        needed = self._needed(feature) - self._trunk
+        needed = self.needed([feature]) - self._trunk
         return tuple(node for node in self.nodes if node.name in needed)
 
     def trunk(self) -> "Graph":
@@ -79,11 +79,11 @@ class Graph:
 
     @cached_property
     def _trunk(self) -> frozenset[str]:
-        return self._needed(self.nodes[-1].name)
+        return self.needed([self.nodes[-1].name])
 
-    def _needed(self, name: str) -> frozenset[str]:
-        """Names of a node and of all that it depends on."""
-        needed = {name}
+    def needed(self, names: Sequence[str]) -> frozenset[str]:
+        """Names of some nodes and of all that they depend on."""
+        needed = set(names)
         for node in reversed(self.nodes):
             if node.name in needed:
                 needed.update(node.sources)
