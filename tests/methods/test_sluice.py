@@ -137,10 +137,10 @@ def test_the_penalty_is_weighted_by_the_option_or_the_trial(tmp_path, data) -> N
     image = random_image(16)
     overlap = module.overlap().item()
     assert overlap > 0
-    assert told.penalty(image, {}).item() == pytest.approx(0.1 * overlap)
+    assert told.penalty(image, module(image)).item() == pytest.approx(0.1 * overlap)
     assert told.observe(1) == {"overlap": pytest.approx(overlap)}
     told, module = hooks("options.sluice.orthogonality=2.0", params={"orthogonality": 0.5})
-    assert told.penalty(image, {}).item() == pytest.approx(0.5 * module.overlap().item())
+    assert told.penalty(image, module(image)).item() == pytest.approx(0.5 * module.overlap().item())
     assert hooks("options.sluice.orthogonality=0")[0].penalty is None
 
 
