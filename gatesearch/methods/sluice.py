@@ -22,13 +22,13 @@ The paper is about recurrent layers of one size for text. Ours, for stages of a 
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
@@ -111,19 +111,11 @@ class SluiceNet(nn.Module):
 
     def _mixed_stages(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> Tensor:
         """Mix a task's features of all stages, as large as those of the last."""
-        channels = by_stage[-1][t].shape[1]
-
-        def mixed() -> Tensor:
-            features = [
-                resized(streams[t], shrink=shrink, channels=channels)
-                for streams, shrink in zip(by_stage, self.shrinks, strict=True)
-            ]
-            return mixing_sum(features, self.beta[t][:, None])
-
-        if not (self.training and torch.is_grad_enabled()):
-            return mixed()
-        # Resized features are mostly zeros, and quickly made again in the backward pass.
-        return checkpoint(mixed, use_reentrant=False, preserve_rng_state=False)
+        features = [
+            shrunk(streams[t], shrink)
+            for streams, shrink in zip(by_stage, self.shrinks, strict=True)
+        ]
+        return mixed_channels(features, self.beta[t])
 
     def take_overlap(self) -> Tensor:
         """Return the overlap that the last forward pass in training began with, once."""
@@ -222,19 +214,35 @@ def _features(rows: Tensor, like: Tensor, last: bool) -> list[Tensor]:
     return features
 
 
-def resized(x: Tensor, *, shrink: int, channels: int) -> Tensor:
-    """Average over windows of `shrink` pixels, then take `channels` channels, new ones zero."""
-    if shrink > 1:
-        x = F.avg_pool2d(x, shrink, shrink, ceil_mode=True)
-    return with_channels(x, channels)
+def shrunk(x: Tensor, shrink: int) -> Tensor:
+    """Average over windows of `shrink` pixels."""
+    return F.avg_pool2d(x, shrink, shrink, ceil_mode=True) if shrink > 1 else x
 
 
-def with_channels(x: Tensor, channels: int) -> Tensor:
-    """Cut features to fewer channels, or fill them up with channels of zeros."""
-    count = x.shape[1]
-    if count >= channels:
-        return x if count == channels else x[:, :channels]
-    return F.pad(x, (0, 0, 0, 0, 0, channels - count))
+def mixed_channels(features: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Compute Σ_l w_l x_l with as many channels as the last x_l, others filled up with zeros.
+
+    Args:
+        features: x_l, (B, C_l, H, W).
+        weights: (L,).
+
+    Returns:
+        (B, C_L, H, W).
+    """
+    channels = features[-1].shape[1]
+    counts = [min(x.shape[1], channels) for x in features]
+    # Features are cut where one of them ends, so that no zeros are computed.
+    ends = sorted(set(counts))
+    sizes = [end - start for start, end in pairwise([0, *ends])]
+    runs: list[list[Tensor]] = [[] for _ in ends]
+    read: list[list[Tensor]] = [[] for _ in ends]
+    for x, count, weight in zip(features, counts, weights, strict=True):
+        run_count = ends.index(count) + 1
+        for i, run in enumerate(x[:, :count].split(sizes[:run_count], 1)):
+            runs[i].append(run)
+            read[i].append(weight)
+    mixed = [mixing_sum(xs, torch.stack(ws)[:, None]) for xs, ws in zip(runs, read, strict=True)]
+    return torch.cat(mixed, 1)
 
 
 def _halves(channels: int) -> list[int]:
