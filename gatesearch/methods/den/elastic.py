@@ -67,9 +67,9 @@ class ElasticNet(nn.Module):
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         levels = self.levels(image)
         rows = levels.transpose(0, 1).flatten(0, 1)  # (T B, blocks), task by task
-        images = torch.cat([image] * len(self.tasks))
         nodes = self.encoder.graph.nodes
-        features = execute(nodes, {INPUT: images}, partial(self._evaluate, rows))[nodes[-1].name]
+        start = {INPUT: torch.cat([image] * len(self.tasks))}  # dropped as soon as it is read
+        features = execute(nodes, start, partial(self._evaluate, rows))[nodes[-1].name]
         by_task = features.view(len(self.tasks), -1, *features.shape[1:])
         return {
             task: self.heads.call_head(task, x, image.shape[-2:])
