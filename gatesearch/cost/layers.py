@@ -45,13 +45,13 @@ def measure_layers(
     with torch.random.fork_rng(devices=[]):
         layers = _Layers(runtime)
         convs = {
-            node.name: layers.points(node.anonymous(), sizes[node.sources[0]])
+            node.name: layers.points(node.anonymous(), tuple(sizes[s] for s in node.sources))
             for node in graph.weighted_nodes
         }
         elements = {
-            node.name: layers.element(node.anonymous(), sizes[node.sources[0]])
+            node.name: layers.element(node.anonymous(), tuple(sizes[s] for s in node.sources))
             for node in graph
-            if not node.has_weights
+            if not node.has_weights and node.routes is None
         }
         mixes = {
             node.name: layers.mix(tasks, node.outputs, sizes[node.name])
@@ -81,20 +81,21 @@ class _Layers:
         self.points, self.element = cache(self._points), cache(self._element)
         self.mix, self.head = cache(self._mix), cache(self._head)
 
-    def _points(self, node: Node, size: Size) -> Points:
-        """Measure a node with weights at several numbers of outputs."""
-        counts = sorted({max(1, round(share * node.outputs)) for share in _SHARES})
-        return tuple((count, self._node(node.narrowed(count), size)) for count in counts)
+    def _points(self, node: Node, sizes: tuple[Size, ...]) -> Points:
+        """Measure a node with weights at several numbers of outputs, whole groups of them."""
+        least = node.outputs // node.groups if node.whole_groups else 1
+        counts = sorted({least * max(1, round(share * node.outputs / least)) for share in _SHARES})
+        return tuple((count, self._node(node.narrowed(count), sizes)) for count in counts)
 
-    def _element(self, node: Node, size: Size) -> float:
+    def _element(self, node: Node, sizes: tuple[Size, ...]) -> float:
         """Measure the seconds per channel of a node without weights."""
-        return self._node(node, size) / node.outputs
+        return self._node(node, sizes) / node.outputs
 
-    def _node(self, node: Node, size: Size) -> float:
+    def _node(self, node: Node, sizes: tuple[Size, ...]) -> float:
         layer = node.build()
         if layer is not None:
             layer = self.runtime.place(layer).eval()
-        inputs = [self._noise(channels, size) for channels in node.input_channels]
+        inputs = [self._noise(n, s) for n, s in zip(node.input_channels, sizes, strict=True)]
         return self._seconds(node.run, inputs, layer)
 
     def _mix(self, tasks: int, channels: int, size: Size) -> float:

@@ -7,13 +7,14 @@ s reads channel c of node l on behalf of some head, and G_t the gates behind a g
     task_t = m_t ∧ G_t                    the task's own channel is live
     shared = ⋁_t (m_t ∧ ¬G_t)             the shared channel is live
 
-and a live output needs the channels that its node names (`Node.needed_inputs`). With a ∧ b = a b
+and a live output needs the channels that its node names (`Node.computed`, `Node.needed_inputs`).
+With a ∧ b = a b
 and a ∨ b = 1 - (1 - a)(1 - b) the same lines are exact for G in {0, 1}, and for G in (0, 1) give
 the expectation if gates were drawn independently (up to the dependence between channels that one
 gate decides together).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gatesearch.models.graph import Graph
-from gatesearch.models.nodes import INPUT
+from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Live:
 
     Attributes:
         outputs: Node with weights -> (..., T+1, C) its outputs.
-        elements: Element-wise node -> (..., T+1, C) its values; equal values in several streams
+        elements: Node without weights -> (..., T+1, C) its values; equal values in several streams
             are counted in each.
         mixes: Gated node -> (..., 1, C) the mixes of its tasks' features.
     """
@@ -64,6 +65,7 @@ def live_channels(graph: Graph, gates: Mapping[str, Tensor], *, mixed: Collectio
             if node.name in mixed and tasks > 1:
                 mixes[node.name] = need[..., -1:, :] * _any(gate)
             need = _before_gates(need, gate, mixed=node.name in mixed)
+        need = node.computed(need)
         (outputs if node.has_weights else elements)[node.name] = need
         for source, channels in zip(node.sources, node.needed_inputs(need), strict=True):
             _add_need(needed, source, channels)
@@ -71,41 +73,62 @@ def live_channels(graph: Graph, gates: Mapping[str, Tensor], *, mixed: Collectio
 
 
 def distinct_elements(
-    graph: Graph, gates: Mapping[str, Tensor], elements: Mapping[str, Tensor]
+    graph: Graph,
+    gates: Mapping[str, Tensor],
+    elements: Mapping[str, Tensor],
+    *,
+    mixed: Collection[str],
 ) -> dict[str, Tensor]:
-    """Count the values of element-wise nodes that a compact network computes.
+    """Count the values of nodes without weights that a compact network computes.
 
-    An element-wise node of equal inputs gives equal values in all streams, which are computed once.
-    Exact for G in {0, 1} and two tasks or more. (A single task's mix is the task's feature, which
-    is counted twice here.)
+    Such a node gives equal values for equal inputs in all streams, which are computed once; for one
+    that only renumbers channels nothing is. Exact for G in {0, 1}.
 
     Args:
         graph: The encoder.
         gates: Gated node -> (..., T, C).
         elements: `Live.elements` under these gates.
+        mixed: Gated nodes whose mixed shared features some pattern reads.
 
     Returns:
-        Element-wise node -> (...) channels.
+        Node without weights -> (...) channels.
     """
-    tasks = next(iter(gates.values())).shape[-2]
+    first = next(iter(gates.values()))
+    tasks = first.shape[-2]
     # Node -> (..., T+1, C): where consumers in a stream read another value than the shared one
-    # before the gate.
-    differs: dict[str, Tensor] = {}
+    # before the gate. The mix of a single task is the task's value, so then nobody does.
+    differs: dict[str, Tensor] = {
+        INPUT: torch.zeros(tasks + 1, IMAGE_CHANNELS, device=first.device)
+    }
     distinct: dict[str, Tensor] = {}
     for node in graph:
+        inputs = [differs[source] for source in node.sources]
         if node.has_weights:
-            other = torch.ones(tasks + 1, node.outputs, device=next(iter(gates.values())).device)
+            other = torch.ones(tasks + 1, node.outputs, device=first.device)
             other[-1] = 0
+        elif node.routes is not None:
+            other = torch.stack([inputs[i][..., c] for i, c in node.routes], -1)
         else:
-            other = reduce(_either, (differs[source] for source in node.sources))
+            other = _in_groups(node, inputs)
             need = elements[node.name]
             others = (need * other).sum(-2)
             distinct[node.name] = (others + _any(need * (1 - other))[..., 0, :]).sum(-1)
         if node.name in gates:
             gate = gates[node.name].to(other.dtype)
-            other = torch.cat([gate, _any(gate)], -2)
+            if tasks == 1:
+                gate = gate * (node.name not in mixed)
+            other = torch.cat([gate, _any(gate) * (tasks > 1)], -2)
         differs[node.name] = other
     return distinct
+
+
+def _in_groups(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+    """Whether any input of an output's group differs: (..., C) per source -> (..., outputs)."""
+    if node.channelwise:
+        return reduce(_either, inputs)
+    same = [1 - _any_of(x.unflatten(-1, (node.groups, -1))) for x in inputs]
+    some = 1 - reduce(torch.mul, same)
+    return some.expand(*some.shape[:-1], node.outputs // node.groups).flatten(-2)
 
 
 def _before_gates(need: Tensor, gates: Tensor, *, mixed: bool) -> Tensor:
@@ -124,6 +147,11 @@ def _either(one: Tensor, other: Tensor) -> Tensor:
 def _any(streams: Tensor) -> Tensor:
     """⋁ over streams: (..., S, C) -> (..., 1, C)."""
     return 1 - (1 - streams).prod(-2, keepdim=True)
+
+
+def _any_of(channels: Tensor) -> Tensor:
+    """⋁ over the last dimension, which is kept."""
+    return 1 - (1 - channels).prod(-1, keepdim=True)
 
 
 def _add_need(needed: dict[str, Tensor], source: str, need: Tensor) -> None:

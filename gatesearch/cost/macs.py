@@ -40,8 +40,8 @@ logical_and logical_not logical_or logsumexp lt mH mT masked_fill matrix_H max m
 max_pool2d max_pool3d maximum mean meshgrid min minimum mish movedim mul multiply narrow ne neg
 norm numel numpy_T one_hot ones ones_like pad pixel_shuffle pixel_unshuffle pow prelu prod rand
 rand_like randn randn_like real reciprocal reflection_pad1d reflection_pad2d relu relu6 remainder
-repeat repeat_interleave replication_pad1d replication_pad2d reshape_as rms_norm round rsqrt rsub
-scalar_tensor scatter scatter_add scatter_reduce select_scatter selu sigmoid sign silu sin sinh
+repeat repeat_interleave replication_pad1d replication_pad2d reshape_as rms_norm roll round rsqrt
+rsub scalar_tensor scatter scatter_add scatter_reduce select_scatter selu sigmoid sign silu sin sinh
 slice slice_scatter softmax softplus sort sqrt square squeeze std sub sum swapaxes t take tanh
 tensor_split threshold tile topk transpose tril triu true_divide trunc unflatten unfold
 unsafe_chunk unsafe_split upsample_bicubic2d upsample_bilinear2d upsample_nearest1d

@@ -9,6 +9,7 @@ such sum, but it is close to one of measured layers (`gatesearch.cost.latency`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ class PatternCost:
         gated: Nodes with gates, in the order of execution.
         mixed: Those whose mixed shared features some pattern reads.
         tasks: Number of tasks T.
-        macs_per_channel: Node with weights -> multiply-adds per output channel.
+        macs_per_channel: Node -> multiply-adds per output channel; those that cost nothing are
+            left out.
         params_per_channel: Node with weights -> parameters per output channel, its norm's included.
         head_macs: Multiply-adds of all heads.
         head_params: Parameters of all heads.
@@ -43,7 +45,7 @@ class PatternCost:
     mixed: tuple[str, ...]
     tasks: int
     macs_per_channel: Mapping[str, int]
-    params_per_channel: Mapping[str, int]
+    params_per_channel: Mapping[str, int | Fraction]
     head_macs: int
     head_params: int
     latency: LatencyTable | None = None
@@ -65,7 +67,9 @@ class PatternCost:
             gated=supernet.gated,
             mixed=supernet.mixed,
             tasks=len(supernet.tasks),
-            macs_per_channel={n.name: n.macs_per_channel(sizes) for n in weighted},
+            macs_per_channel={
+                n.name: macs for n in supernet.graph if (macs := n.macs_per_channel(sizes))
+            },
             params_per_channel={n.name: n.params_per_channel for n in weighted},
             head_macs=whole.macs - whole.backbone_macs,
             head_params=sum(p.numel() for p in supernet.heads.parameters()),
@@ -85,7 +89,7 @@ class PatternCost:
         Returns:
             (...) float64: whole numbers where the gates are.
         """
-        return self._macs(self.live(gates))
+        return self._macs(self.live(gates), gates)
 
     def params(self, gates: Mapping[str, Tensor]) -> Tensor:
         """Count the parameters of the whole network, those of the mix included; as `macs`."""
@@ -107,7 +111,7 @@ class PatternCost:
         """
         live = self.live(gates)
         measures: dict[str, Callable[[], Tensor]] = {
-            "macs": lambda: self._macs(live),
+            "macs": lambda: self._macs(live, gates),
             "params": lambda: self._params(live),
             "latency": lambda: self._seconds(live, gates),
         }
@@ -122,8 +126,16 @@ class PatternCost:
         """
         return (self.share(open_probability, budgets) - 1).clamp(min=0).float()
 
-    def _macs(self, live: Live) -> Tensor:
-        return self.head_macs + _total(live.outputs, self.macs_per_channel)
+    def _macs(self, live: Live, gates: Mapping[str, Tensor]) -> Tensor:
+        total = self.head_macs + _total(live.outputs, self.macs_per_channel)
+        elements = {n: x for n, x in live.elements.items() if n in self.macs_per_channel}
+        if elements:
+            for name, channels in self._distinct(live, gates).items():
+                total = total + self.macs_per_channel.get(name, 0) * channels.double()
+        return total
+
+    def _distinct(self, live: Live, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return distinct_elements(self.graph, gates, live.elements, mixed=self.mixed)
 
     def _params(self, live: Live) -> Tensor:
         total = self.head_params + _total(live.outputs, self.params_per_channel)
@@ -139,13 +151,15 @@ class PatternCost:
             )
         return self.latency.seconds(
             outputs={name: x.sum(-1) for name, x in live.outputs.items()},
-            elements=distinct_elements(self.graph, gates, live.elements),
+            elements=self._distinct(live, gates),
             mixes={name: x.sum((-2, -1)) for name, x in live.mixes.items()},
         )
 
 
-def _total(live: Mapping[str, Tensor], weights: Mapping[str, int]) -> Tensor:
+def _total(live: Mapping[str, Tensor], weights: Mapping[str, int | Fraction]) -> Tensor:
     """Σ over nodes of live channels times weight, in float64, which holds such numbers exactly."""
-    return torch.stack([x.sum((-2, -1)).double() * weights[name] for name, x in live.items()]).sum(
-        0
-    )
+    totals = []
+    for name, x in live.items():
+        weight = weights.get(name, 0)
+        totals.append(x.sum((-2, -1)).double() * weight.numerator / weight.denominator)
+    return torch.stack(totals).sum(0)

@@ -38,7 +38,7 @@ class Indexed(nn.Module):
         self.register_buffer("index", index, persistent=False)
 
     def forward(self, tensors: Tensors) -> Tensor:
-        """Read (B, C, H, W)."""
+        """Read (B, C, *positions)."""
         chosen = [cast(Tensor, tensors[tensor]) for tensor in self.tensors]
         x = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
         return x.index_select(1, self.get_buffer("index"))
@@ -62,7 +62,7 @@ class Read(nn.Module):
                 self.register_buffer(f"index{i}", torch.tensor(piece.channels), persistent=False)
 
     def forward(self, tensors: Tensors) -> Tensor:
-        """Read (B, C, H, W)."""
+        """Read (B, C, *positions)."""
         if self.indexed is not None and torch.compiler.is_exporting():
             return cast(Tensor, self.indexed(tensors))
         pieces = self.pieces(tensors)
@@ -73,7 +73,7 @@ class Read(nn.Module):
         return torch.cat(pieces, 1)
 
     def pieces(self, tensors: Tensors) -> list[Tensor]:
-        """Read one tensor (B, C, H, W) for each slice of the source."""
+        """Read one tensor (B, C, *positions) for each slice of the source."""
         return [self._piece(i, piece, tensors) for i, piece in enumerate(self.source)]
 
     def _piece(self, i: int, piece: ChannelSlice, tensors: Tensors) -> Tensor:
@@ -110,18 +110,23 @@ def in_inference(x: Tensor) -> bool:
 
 
 def _chosen(x: Tensor, index: Tensor) -> Tensor:
-    """Channels (B, C, H, W) by their numbers, in x's memory format."""
+    """Channels (B, C, *positions) by their numbers, in x's memory format."""
     if x.is_contiguous():
         return x.index_select(1, index)
     # Of a channels-last tensor index_select makes one in the other format, ten times slower, and
     # its gradient too, which slows everything further back.
-    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    rows = x.movedim(1, -1).reshape(-1, x.shape[1])
     taken = rows.gather(1, index.expand(len(rows), -1))
-    return taken.view(len(x), *x.shape[2:], len(index)).permute(0, 3, 1, 2)
+    return taken.view(len(x), *x.shape[2:], len(index)).movedim(-1, 1)
 
 
 def _run(x: Tensor, start: int, stop: int) -> Tensor:
-    """Channels (B, C, H, W) from start to stop, not copied; the gradient is in x's format."""
+    """Channels (B, C, *positions) from start to stop, not copied; gradients are in x's format."""
     if x.is_contiguous():
         return x[:, start:stop]
-    return x.permute(0, 2, 3, 1)[..., start:stop].permute(0, 3, 1, 2)
+    return x.movedim(1, -1)[..., start:stop].movedim(-1, 1)
+
+
+def at_positions(values: Tensor, x: Tensor) -> Tensor:
+    """View values of channels, (..., C), so that they meet x, (B, C, *positions)."""
+    return values[(..., *(None,) * (x.dim() - 2))]

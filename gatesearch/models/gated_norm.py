@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatesearch.models.activation import rectified, through_rectified
+from gatesearch.models.channel_ops import at_positions
 from gatesearch.models.mixing import mixing_sum
 
 
@@ -25,7 +26,7 @@ def gate_and_mix(
     φ'_t = G_t φ_t + (1 - G_t) ψ and ψ' = Σ_t M_t φ'_t, channel by channel.
 
     Args:
-        streams: T+1 activations (B, C, H, W), the shared one last.
+        streams: T+1 activations (B, C, *positions), the shared one last.
         gates: G, (T, C).
         mix: M, (T, C), columns summing to 1; None where nothing reads the mixed shared stream.
 
@@ -33,7 +34,7 @@ def gate_and_mix(
         The T gated activations, and the mixed shared one.
     """
     *task_streams, shared = streams
-    rows = gates.to(shared.dtype)[:, :, None, None]
+    rows = at_positions(gates.to(shared.dtype), shared)
     gated = [torch.lerp(shared, x, gate) for x, gate in zip(task_streams, rows, strict=True)]
     return gated, None if mix is None else mixing_sum(gated, mix)
 

@@ -15,12 +15,11 @@ from gatesearch.models.channel_source import (
     check_source,
 )
 from gatesearch.models.model_factory import OWN
-from gatesearch.models.nodes import ConvStep, NodeStep, RepeatedConvStep
+from gatesearch.models.nodes import IMAGE_CHANNELS, ConvStep, NodeStep, RepeatedConvStep
 from gatesearch.pruning.mix import MOST_TASKS, MixStep
 from gatesearch.pruning.pointwise import PointwiseStep
 from gatesearch.strict import Strict
 
-IMAGE_CHANNELS = 3
 # Bounds of a network in a file. With 20 tasks a ResNet-50 has at most 1,500 steps that read
 # 3 million channels.
 MOST_STEPS = 20_000

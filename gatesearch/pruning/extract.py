@@ -15,10 +15,9 @@ from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet
 from gatesearch.models.layer import Layer, LayerSlice
-from gatesearch.models.nodes import Node, Step
+from gatesearch.models.nodes import IMAGE_CHANNELS, Node, Step
 from gatesearch.pruning.compact import CompactNet
 from gatesearch.pruning.description import (
-    IMAGE_CHANNELS,
     AnyStep,
     Description,
     HeadDescription,
@@ -140,12 +139,8 @@ class _Plan:
     def description(self) -> Description:
         graph = self.supernet.graph
         for node in graph:
-            if not node.has_weights:
-                self._elementwise(node)
-            elif node.channelwise:
-                self._depthwise(node)
-            else:
-                self._dense(node)
+            if node.routes is None:
+                self._compute(node)
             self._mix(node.name)
         last = graph.nodes[-1].name
         heads = {}
@@ -159,6 +154,17 @@ class _Plan:
                 outputs=spec.outputs,
             )
         return Description(steps=cast(tuple[AnyStep, ...], tuple(self.steps)), heads=heads)
+
+    def _compute(self, node: Node) -> None:
+        """Add the steps that compute a node's live values."""
+        if not node.has_weights:
+            self._without_weights(node)
+        elif node.groups > 1 or node.channelwise:
+            self._in_groups(node)
+        elif node.whole_groups:
+            self._whole(node)
+        else:
+            self._dense(node)
 
     def _dense(self, node: Node) -> None:
         """Add one layer for every set of inputs, for all streams together that read this set."""
@@ -178,30 +184,48 @@ class _Plan:
                 order = np.argsort(self.values.read[source, stream])
                 read = self.values.read[source, stream][order]
                 columns.append(order[np.searchsorted(read, inputs)])
-            self._add_layer(node, inputs, rows, columns)
+            self._add_layer(node, [inputs], rows, columns)
 
-    def _depthwise(self, node: Node) -> None:
-        """Add one layer for all streams; a stream's channels are in the order of their inputs."""
-        (source,) = node.sources
-        rows, inputs = {}, []
+    def _in_groups(self, node: Node) -> None:
+        """Add one layer for all streams; a stream's groups are in the order of their inputs."""
+        rows: dict[int, Ids] = {}
+        inputs: list[list[Ids]] = [[] for _ in node.sources]
         for stream in self._live_streams(node):
-            outputs = np.flatnonzero(self.live[self.values.raw[node.name, stream]])
-            read = self.values.read[source, stream][outputs]
-            order = self._stored_order(read)
-            rows[stream] = outputs[order]
-            inputs.append(read[order])
+            live = self.live[self.values.raw[node.name, stream]].reshape(node.groups, -1)
+            groups = np.flatnonzero(live.any(1))
+            read = [
+                self.values.read[source, stream].reshape(node.groups, -1)[groups]
+                for source in node.sources
+            ]
+            order = self._stored_order(read[0][:, 0])
+            numbers = np.arange(node.outputs).reshape(node.groups, -1)
+            rows[stream] = numbers[groups[order]].ravel()
+            for ids, found in zip(inputs, read, strict=True):
+                ids.append(found[order].ravel())
         if rows:
-            only = np.zeros(1, dtype=np.int64)
-            self._add_layer(node, np.concatenate(inputs), rows, [only] * len(rows))
+            within = np.arange(node.input_channels[0] // node.groups)
+            together = [np.concatenate(ids) for ids in inputs]
+            self._add_layer(node, together, rows, [within] * len(rows))
+
+    def _whole(self, node: Node) -> None:
+        """Add one layer for every stream, with all channels in their order."""
+        for stream in self._live_streams(node):
+            inputs = [self.values.read[source, stream] for source in node.sources]
+            within = np.arange(node.input_channels[0])
+            self._add_layer(node, inputs, {stream: np.arange(node.outputs)}, [within])
 
     def _add_layer(
-        self, node: Node, inputs: Ids, rows: Mapping[int, Ids], columns: Sequence[Ids]
+        self,
+        node: Node,
+        inputs: Sequence[Ids],
+        rows: Mapping[int, Ids],
+        columns: Sequence[Ids],
     ) -> None:
         """Add a step with the live outputs of several streams, one stream after the other.
 
         Args:
             node: A node with weights.
-            inputs: Values that the step reads.
+            inputs: Values that the step reads, for each source.
             rows: Stream -> its live output channels.
             columns: For each stream, the input channels of its weights that meet `inputs`.
         """
@@ -214,24 +238,28 @@ class _Plan:
             [self.values.raw[node.name, stream][outputs] for stream, outputs in rows.items()]
         )
         self.slices[name] = slices
-        self.steps.append(node.step(name=name, sources=[self._source(inputs)], outputs=len(ids)))
-        self._store(ids)
+        self._add_step(node, name, inputs, ids)
 
-    def _elementwise(self, node: Node) -> None:
-        """Add one step for all distinct live values of a node without weights."""
-        arguments = self.values.arguments[node.name]
-        ids = np.array([value for value in arguments if self.live[value]], dtype=np.int64)
-        if not len(ids):
-            return
-        # By readers first, then in the order of the arguments: both sides read in runs.
-        stored = self.positions[[arguments[value] for value in ids.tolist()]]
-        readers = self._readers(node.name, ids)
-        ids = ids[np.lexsort((stored[:, 0, 1], *stored[:, ::-1, 0].T, readers))]
-        columns = np.array([arguments[value] for value in ids.tolist()]).T
-        sources = [self._source(column) for column in columns]
-        name = module_key(node.name)
+    def _add_step(self, node: Node, name: str, inputs: Sequence[Ids], ids: Ids) -> None:
+        """Add a step that computes values from others."""
+        sources = [self._source(read) for read in inputs]
         self.steps.append(node.step(name=name, sources=sources, outputs=len(ids)))
         self._store(ids)
+
+    def _without_weights(self, node: Node) -> None:
+        """Add one step for all distinct live groups; one for each where a group is all channels."""
+        found = self.values.distinct[node.name]
+        alive = np.flatnonzero(self.live[found.outputs].any(1))
+        if not len(alive):
+            return
+        # By readers first, then in the order of the arguments: both sides read in runs.
+        stored = np.stack([self.positions[ids[alive, 0]] for ids in found.inputs], 1)
+        readers = self._readers(node.name, found.outputs[alive, 0])
+        alive = alive[np.lexsort((stored[:, 0, 1], *stored[:, ::-1, 0].T, readers))]
+        apart = node.whole_groups and node.groups == 1
+        for groups in alive[:, None] if apart else [alive]:
+            inputs = [ids[groups].ravel() for ids in found.inputs]
+            self._add_step(node, module_key(node.name), inputs, found.outputs[groups].ravel())
 
     def _mix(self, name: str) -> None:
         """Add the live mixes behind a gated node."""
@@ -300,16 +328,24 @@ class _Plan:
 
     def _source(self, ids: Ids) -> ChannelSource:
         """Where values are stored, in few slices."""
-        positions = self.positions[ids]
-        assert (positions >= 0).all(), "a live value is read before it is computed"
-        cuts = np.flatnonzero(np.diff(positions[:, 0])) + 1
-        pieces: list[ChannelSlice] = []
-        for part in np.split(positions, cuts):
-            pieces += slices_of(int(part[0, 0]), part[:, 1])
-        return tuple(pieces)
+        return source_of(self.positions[ids])
 
 
-def slices_of(tensor: int, channels: Ids) -> list[ChannelSlice]:
+def source_of(positions: Ids) -> ChannelSource:
+    """Describe channels by few slices.
+
+    Args:
+        positions: (n, 2) tensor of each channel, and channel of that tensor.
+    """
+    assert (positions >= 0).all(), "a live value is read before it is computed"
+    cuts = np.flatnonzero(np.diff(positions[:, 0])) + 1
+    pieces: list[ChannelSlice] = []
+    for part in np.split(positions, cuts):
+        pieces += _slices_of(int(part[0, 0]), part[:, 1])
+    return tuple(pieces)
+
+
+def _slices_of(tensor: int, channels: Ids) -> list[ChannelSlice]:
     """List slices of one tensor that together are some of its channels, in their order."""
     runs = _runs(channels)
     if len(runs) > MOST_RUNS:

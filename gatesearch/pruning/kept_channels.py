@@ -1,8 +1,8 @@
 """The compact network of encoders whose heads read any node and whose layers read some channels.
 
 Aliveness is propagated backwards from the heads: a live output of a dense convolution needs the
-channels that the convolution reads, that of any other node the same channel of each source. Nothing
-else is computed.
+channels that the convolution reads, that of any other node those that the node names. Nothing else
+is computed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,14 @@ from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
 from gatesearch.models.layer import Layer, LayerSlice
 from gatesearch.models.model_factory import HeadSpec
-from gatesearch.models.nodes import INPUT, Step
+from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node, Step
 from gatesearch.pruning.compact import CompactNet
 from gatesearch.pruning.description import (
-    IMAGE_CHANNELS,
     AnyStep,
     Description,
     HeadDescription,
 )
-from gatesearch.pruning.extract import slices_of
+from gatesearch.pruning.extract import source_of
 
 Ids = NDArray[np.int64]
 
@@ -108,31 +107,39 @@ def live_channels(
     live = {node.name: np.full(node.outputs, node.name in heads) for node in graph}
     live[INPUT] = np.zeros(IMAGE_CHANNELS, dtype=bool)
     for node in reversed(graph.nodes):
-        needed = live[node.name]
-        if node.channelwise:
-            for source in node.sources:
-                live[source] |= needed
-        elif needed.any():
-            for source, width in zip(node.sources, node.input_channels, strict=True):
-                live[source][read.get(node.name, np.arange(width))] = True
+        computed = node.computed(torch.from_numpy(live[node.name]).float())
+        live[node.name] = computed.numpy() > 0
+        if node.name in read and live[node.name].any():
+            live[node.sources[0]][read[node.name]] = True
+            continue
+        for source, needed in zip(node.sources, node.needed_inputs(computed), strict=True):
+            live[source] |= needed.numpy() > 0
     return live
 
 
 class _Sources:
     """Where the live channels of a stream's nodes are stored."""
 
-    def __init__(self, live: Mapping[str, NDArray[np.bool_]]) -> None:
-        self._positions = {name: np.cumsum(on) - 1 for name, on in live.items()}
-        self._tensors = {INPUT: 0}
-        self._positions[INPUT] = np.arange(IMAGE_CHANNELS)
+    def __init__(self) -> None:
+        # Node -> (C, 2) tensor and channel of each of its channels; -1 where it is not computed.
+        self._positions: dict[str, Ids] = {}
+        self.store(INPUT, np.arange(IMAGE_CHANNELS), 0, IMAGE_CHANNELS)
 
-    def store(self, name: str, tensor: int) -> None:
-        """Note that a node's live channels are a tensor."""
-        self._tensors[name] = tensor
+    def store(self, name: str, outputs: Ids, tensor: int, channels: int) -> None:
+        """Note that some of a node's channels are those of a tensor."""
+        positions = np.full((channels, 2), -1)
+        positions[outputs, 0], positions[outputs, 1] = tensor, np.arange(len(outputs))
+        self._positions[name] = positions
+
+    def route(self, node: Node) -> None:
+        """Note that a node's channels are channels of its sources."""
+        assert node.routes is not None
+        read = [self._positions[source] for source in node.sources]
+        self._positions[node.name] = np.array([read[i][c] for i, c in node.routes])
 
     def of(self, name: str, channels: Ids) -> ChannelSource:
         """Return where some channels of a node are."""
-        return tuple(slices_of(self._tensors[name], self._positions[name][channels]))
+        return source_of(self._positions[name][channels])
 
 
 def _add_steps(
@@ -148,14 +155,18 @@ def _add_steps(
     """
     graph = stream.encoder.graph
     live = live_channels(graph, [head.node for head in stream.heads.values()], stream.read)
-    sources = _Sources(live)
+    sources = _Sources()
     for node in graph:
         outputs = np.flatnonzero(live[node.name])
+        if node.routes is not None:
+            sources.route(node)
+            continue
         if not len(outputs):
             continue
-        inputs = [outputs for _ in node.sources]
-        if not node.channelwise:
-            inputs = [stream.read.get(node.name, np.arange(width)) for width in node.input_channels]
+        needed = node.needed_inputs(torch.from_numpy(live[node.name]).float())
+        inputs = [np.flatnonzero(channels.numpy()) for channels in needed]
+        if node.name in stream.read:
+            inputs = [stream.read[node.name]]
         name = module_key(node.name) + suffix
         steps.append(
             node.step(
@@ -165,8 +176,9 @@ def _add_steps(
             )
         )
         if node.has_weights:
-            # A depthwise filter has one input, its own.
-            columns = np.zeros(1, dtype=np.int64) if node.channelwise else inputs[0]
+            # A filter of a group has that group's inputs.
+            within = np.arange(node.input_channels[0] // node.groups)
+            columns = inputs[0] if node.name in stream.read else within
             slices[name] = LayerSlice(stream.encoder.layer(node.name), outputs, columns)
-        sources.store(node.name, len(steps))
+        sources.store(node.name, outputs, len(steps), node.outputs)
     return sources

@@ -5,14 +5,14 @@ with weights are values of their own in each stream, which has its own weights. 
 compute anything: it picks the number of the task's or of the shared channel. The β mix of equal
 numbers is that number, since its weights sum to 1. A node without weights gives equal outputs for
 equal inputs, in any stream. So where all tasks pick the shared stream, their features are one value
-and are computed once.
+and are computed once. A node that only renumbers channels (`Node.routes`) has no values of its own.
 
 Aliveness is then propagated backwards from the heads: a live output needs the channels of its
-source, in its stream, that its node names (`Node.needed_inputs`); a live mix needs all tasks'
-values.
+sources, in its stream, that its node names (`Node.computed`, `Node.needed_inputs`); a live mix
+needs all tasks' values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,22 @@ from numpy.typing import NDArray
 
 from gatesearch.models.gated_supernet import mixed_nodes
 from gatesearch.models.graph import Graph
-from gatesearch.models.nodes import INPUT
-from gatesearch.pruning.description import IMAGE_CHANNELS
+from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node
 
 Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """The values of a node without weights, by groups of channels; equal ones once.
+
+    Attributes:
+        outputs: (n, channels of a group) values.
+        inputs: For each source (n, channels of its group) values that they are computed from.
+    """
+
+    outputs: Ids
+    inputs: tuple[Ids, ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Values:
         read: (node, stream) -> (C,) values that consumers in that stream read. The shared stream
             is left out where nothing can read it.
         mixes: Gated node -> mixed value -> the T values it mixes, and its channel.
-        arguments: Node without weights -> value -> the values it is computed from, one per source.
+        distinct: Node without weights, but for those that only renumber -> its values.
         count: Number of values.
     """
 
@@ -46,7 +58,7 @@ class Values:
     raw: Mapping[tuple[str, int], Ids]
     read: Mapping[tuple[str, int], Ids]
     mixes: Mapping[str, Mapping[int, tuple[Ids, int]]]
-    arguments: Mapping[str, Mapping[int, tuple[int, ...]]]
+    distinct: Mapping[str, Distinct]
     count: int
 
 
@@ -64,27 +76,31 @@ def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Value
         (INPUT, s): np.arange(IMAGE_CHANNELS) for s in range(tasks + 1)
     }
     mixes: dict[str, dict[int, tuple[Ids, int]]] = {}
-    arguments: dict[str, dict[int, tuple[int, ...]]] = {}
+    distinct: dict[str, Distinct] = {}
     count = IMAGE_CHANNELS
     for node in graph:
+        # Inputs of a group -> number of its first output.
         known: dict[tuple[int, ...], int] = {}
         for stream in range(tasks + 1):
             if any((source, stream) not in read for source in node.sources):
                 continue
-            if node.has_weights:
+            inputs = [read[source, stream] for source in node.sources]
+            if node.routes is not None:
+                raw[node.name, stream] = np.array([inputs[i][c] for i, c in node.routes])
+            elif node.has_weights:
                 raw[node.name, stream] = np.arange(count, count + node.outputs)
                 count += node.outputs
-                continue
-            inputs = np.stack([read[source, stream] for source in node.sources], 1)
-            ids = []
-            for channels in map(tuple, inputs.tolist()):
-                if channels not in known:
-                    known[channels] = count
-                    count += 1
-                ids.append(known[channels])
-            raw[node.name, stream] = np.array(ids)
-        if not node.has_weights:
-            arguments[node.name] = {value: channels for channels, value in known.items()}
+            else:
+                size = node.outputs // node.groups
+                firsts = []
+                for group in map(tuple, _grouped(inputs, node.groups).tolist()):
+                    if group not in known:
+                        known[group] = count
+                        count += size
+                    firsts.append(known[group])
+                raw[node.name, stream] = np.add.outer(firsts, np.arange(size)).ravel()
+        if known:
+            distinct[node.name] = _distinct(node, known)
         if node.name not in gates:
             read |= {(node.name, s): raw[node.name, s] for s in _streams(raw, node.name, tasks)}
             continue
@@ -100,7 +116,7 @@ def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Value
                 mixes[node.name][count] = (chosen[:, channel], int(channel))
                 count += 1
             read[node.name, tasks] = ids
-    return Values(tasks, raw, read, mixes, arguments, count)
+    return Values(tasks, raw, read, mixes, distinct, count)
 
 
 def live_values(graph: Graph, values: Values) -> NDArray[np.bool_]:
@@ -113,11 +129,32 @@ def live_values(graph: Graph, values: Values) -> NDArray[np.bool_]:
         for value, (mixed, _) in values.mixes.get(node.name, {}).items():
             if live[value]:
                 live[mixed] = True
+        if node.name in values.distinct:
+            found = values.distinct[node.name]
+            alive = live[found.outputs].any(1)
+            for ids in (found.outputs, *found.inputs):
+                live[ids[alive]] = True
+        if not node.has_weights:
+            continue
         for stream in _streams(values.raw, node.name, values.tasks):
-            outputs = torch.from_numpy(live[values.raw[node.name, stream]]).float()
+            raw = values.raw[node.name, stream]
+            outputs = node.computed(torch.from_numpy(live[raw]).float())
+            live[raw] = outputs.numpy() > 0
             for source, needed in zip(node.sources, node.needed_inputs(outputs), strict=True):
                 live[values.read[source, stream][needed.numpy() > 0]] = True
     return live
+
+
+def _grouped(inputs: Sequence[Ids], groups: int) -> Ids:
+    """(groups, n) the values of every source that a group reads, one source after the other."""
+    return np.concatenate([ids.reshape(groups, -1) for ids in inputs], 1)
+
+
+def _distinct(node: Node, known: Mapping[tuple[int, ...], int]) -> Distinct:
+    cuts = np.cumsum([channels // node.groups for channels in node.input_channels])[:-1]
+    inputs = tuple(np.split(np.array(list(known)), cuts, axis=1))
+    size = node.outputs // node.groups
+    return Distinct(np.add.outer(np.array(list(known.values())), np.arange(size)), inputs)
 
 
 def _streams(raw: Mapping[tuple[str, int], Ids], name: str, tasks: int) -> list[int]:

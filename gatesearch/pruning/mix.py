@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gatesearch.models.channel_ops import Indexed, Tensors
+from gatesearch.models.channel_ops import Indexed, Tensors, at_positions
 from gatesearch.models.channel_source import (
     MOST_CHANNELS,
     Channels,
@@ -91,11 +91,11 @@ class MixStep(Step):
         return self.mixed([read(tensors) for read in terms], mix)
 
     def mixed(self, terms: Sequence[Tensor], weights: Tensor) -> Tensor:
-        """Compute the mix, (B, C, H, W), from its terms' features and the weights, (T, C).
+        """Compute the mix, (B, C, *positions), from its terms' features and the weights, (T, C).
 
         Unlike in `mixing_sum`, a term adds to a run of the channels only.
         """
-        weights = weights[..., None, None].to(terms[0].dtype)
+        weights = at_positions(weights, terms[0]).to(terms[0].dtype)
         first, *others = self.terms
         total = terms[0] * weights[first.task]
         for term, x in zip(others, terms[1:], strict=True):
@@ -116,10 +116,11 @@ class WholeMix(nn.Module):
         self.register_buffer("adds", adds, persistent=False)
 
     def forward(self, tensors: Tensors, weights: Tensor) -> Tensor:
-        """Mix (B, C, H, W)."""
+        """Mix (B, C, *positions)."""
         # Where a task adds nothing its row reads some channel, with weight 0.
-        weights = (weights * self.get_buffer("adds"))[..., None, None]
-        parts = [row(tensors) * w for row, w in zip(self.rows, weights, strict=True)]
+        weights = weights * self.get_buffer("adds")
+        read = [row(tensors) for row in self.rows]
+        parts = [x * at_positions(w, x) for x, w in zip(read, weights, strict=True)]
         return torch.stack(parts).sum(0)
 
 

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
-from gatesearch.models.channel_source import ChannelSlice, ChannelSource
+from gatesearch.models.channel_source import ChannelSlice, ChannelSource, channel_positions
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.model_factory import HeadSpec, OwnHead
-from gatesearch.models.nodes import INPUT, Node, Step
+from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node, Step
 from gatesearch.pruning.compact import CompactNet
-from gatesearch.pruning.description import IMAGE_CHANNELS, AnyStep, Description, HeadDescription
+from gatesearch.pruning.description import AnyStep, Description, HeadDescription
+from gatesearch.pruning.extract import source_of
 
 
 class StreamWriter:
@@ -31,6 +33,10 @@ class StreamWriter:
     def add_node(self, stream: str, node: Node) -> None:
         """Add a step that computes all channels of a node in a stream."""
         values = self.values[stream]
+        if node.routes is not None:
+            read = [np.array(channel_positions(values[source])) for source in node.sources]
+            values[node.name] = source_of(np.array([read[i][c] for i, c in node.routes]))
+            return
         name = f"{module_key(node.name)}_{stream}"
         layer = self._encoders[stream].layer(node.name) if node.has_weights else None
         sources = [values[source] for source in node.sources]

@@ -35,9 +35,6 @@ class Double(Elementwise):
     def sources(self) -> tuple[str, ...]:
         return (self.source,)
 
-    def output_size(self, size: Size) -> Size:
-        return size
-
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
         return 2 * inputs[0]
 

@@ -19,10 +19,9 @@ from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import HeadSpec, OwnHead
-from gatesearch.models.nodes import INPUT, ConvStep, Node, Step
+from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, ConvStep, Node, Step
 from gatesearch.pruning import CompactNet
 from gatesearch.pruning.description import (
-    IMAGE_CHANNELS,
     AnyStep,
     Description,
     HeadDescription,

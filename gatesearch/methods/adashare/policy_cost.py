@@ -57,7 +57,7 @@ class PolicyCost:
         sizes = node_sizes(parts.graph, size)
         weighted = parts.graph.weighted_nodes
         macs = {n.name: n.outputs * n.macs_per_channel(sizes) for n in weighted}
-        params = {n.name: n.outputs * n.params_per_channel for n in weighted}
+        params = {n.name: n.params for n in weighted}
         trunk, branches = _divided(parts.graph)
         return cls(
             tasks=len(parts.tasks),

@@ -254,7 +254,7 @@ def block_macs(graph: Graph, size: Size) -> tuple[int, ...]:
 def block_params(graph: Graph) -> tuple[int, ...]:
     """Count the parameters of each block in one stream."""
     return tuple(
-        sum(node.outputs * node.params_per_channel for node in block.nodes)
+        sum(node.params for node in block.nodes)
         for block in blocks_of(graph)
     )
 

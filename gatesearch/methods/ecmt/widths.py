@@ -85,7 +85,7 @@ class SliceCost:
             sizes = node_sizes(graph, self.size)
             self._encoders[width] = (
                 sum(node.macs_per_channel(sizes) * node.outputs for node in graph),
-                sum(node.params_per_channel * node.outputs for node in graph),
+                sum(node.params for node in graph),
             )
         return self._encoders[width]
 

@@ -5,26 +5,76 @@ and a line in `NodeStep`.
 """
 
 from gatesearch.models.nodes.add import Add, AddStep
+from gatesearch.models.nodes.attention import Attention, AttentionStep, PositionBias
+from gatesearch.models.nodes.class_token import ClassToken, ClassTokenStep
 from gatesearch.models.nodes.conv import Conv, ConvStep, RepeatedConvStep
+from gatesearch.models.nodes.global_response_norm import (
+    GlobalResponseNorm,
+    GlobalResponseNormStep,
+)
+from gatesearch.models.nodes.group_norm import GroupNorm, GroupNormStep
+from gatesearch.models.nodes.layer_norm import LayerNorm, LayerNormStep
+from gatesearch.models.nodes.linear import Linear, LinearStep
 from gatesearch.models.nodes.max_pool import MaxPool, PoolStep
-from gatesearch.models.nodes.node import INPUT, Node, Size
+from gatesearch.models.nodes.node import IMAGE_CHANNELS, INPUT, Node, Size
+from gatesearch.models.nodes.position_embedding import PositionEmbedding, PositionEmbeddingStep
+from gatesearch.models.nodes.rearrange import Rearrange, RearrangeStep
+from gatesearch.models.nodes.scale import Scale, ScaleStep
+from gatesearch.models.nodes.shift import Shift, ShiftStep
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 __all__ = [
+    "IMAGE_CHANNELS",
     "INPUT",
     "Add",
     "AddStep",
+    "Attention",
+    "AttentionStep",
+    "ClassToken",
+    "ClassTokenStep",
     "Conv",
     "ConvStep",
+    "GlobalResponseNorm",
+    "GlobalResponseNormStep",
+    "GroupNorm",
+    "GroupNormStep",
+    "LayerNorm",
+    "LayerNormStep",
+    "Linear",
+    "LinearStep",
     "MaxPool",
     "Node",
     "NodeStep",
     "PoolStep",
+    "PositionBias",
+    "PositionEmbedding",
+    "PositionEmbeddingStep",
+    "Rearrange",
+    "RearrangeStep",
     "RepeatedConvStep",
+    "Scale",
+    "ScaleStep",
+    "Shift",
+    "ShiftStep",
     "Size",
     "Step",
     "StepName",
     "StepWeights",
 ]
 
-NodeStep = ConvStep | RepeatedConvStep | AddStep | PoolStep
+NodeStep = (
+    ConvStep
+    | RepeatedConvStep
+    | AddStep
+    | PoolStep
+    | AttentionStep
+    | ClassTokenStep
+    | GlobalResponseNormStep
+    | GroupNormStep
+    | LayerNormStep
+    | LinearStep
+    | PositionEmbeddingStep
+    | RearrangeStep
+    | ScaleStep
+    | ShiftStep
+)

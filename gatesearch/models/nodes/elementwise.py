@@ -33,5 +33,5 @@ class Elementwise(Grouped, ABC):
         """None by the convention of published FLOPs."""
         return 0
 
-    def build(self) -> None:  # noqa: B027
+    def build(self) -> None:
         """There is nothing to build."""

@@ -1,6 +1,7 @@
 """The protocol of nodes: all that networks, liveness, extraction and costs ask of them."""
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import ClassVar, Protocol, Self
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from gatesearch.models.channel_source import ChannelSource
 from gatesearch.models.nodes.step import Step
 
 INPUT = "image"
+IMAGE_CHANNELS = 3
 
 # Positions of a value: height and width of a map in pixels, or the number of tokens.
 Size = tuple[int, ...]
@@ -83,8 +85,12 @@ class Node(Protocol):
         """(source, channel) that each output is, if the node only renumbers channels; else None."""
 
     @property
-    def params_per_channel(self) -> int:
-        """Parameters for each output channel."""
+    def params_per_channel(self) -> int | Fraction:
+        """Parameters for each output channel; a fraction where channels share some."""
+
+    @property
+    def params(self) -> int:
+        """Parameters of all channels."""
 
     def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
         """Multiply-adds for each output channel.
@@ -152,6 +158,11 @@ class Grouped:
     def channelwise(self: Node) -> bool:
         """Whether each group is one channel of every source, and one output."""
         return self.groups == self.outputs and set(self.input_channels) == {self.outputs}
+
+    @property
+    def params(self: Node) -> int:
+        """Parameters of all channels."""
+        return int(self.outputs * self.params_per_channel)
 
     def output_size(self: Node, sizes: Mapping[str, Size]) -> Size:
         """That of the first source."""

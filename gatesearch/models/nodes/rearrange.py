@@ -1,0 +1,94 @@
+"""Operations that move positions about and leave channels alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from gatesearch.models.channel_ops import Read, Tensors
+from gatesearch.models.channel_source import ChannelSource, channel_count
+from gatesearch.models.nodes.elementwise import Elementwise
+from gatesearch.models.nodes.node import Size, scaled_channels
+from gatesearch.models.nodes.position_operations import PositionOperation
+from gatesearch.models.nodes.step import Step, StepWeights
+
+
+@dataclass(frozen=True)
+class Rearrange(Elementwise):
+    """(B, C, *positions) -> (B, C, *other positions), by operations one after the other.
+
+    Attributes:
+        operations: See `gatesearch.models.nodes.position_operations`.
+    """
+
+    name: str
+    source: str
+    outputs: int
+    operations: tuple[PositionOperation, ...]
+    stage: int = field(default=0, kw_only=True)
+    ends_block: bool = field(default=False, kw_only=True)
+    stride: ClassVar[int] = 1
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The one node read."""
+        return (self.source,)
+
+    def output_size(self, sizes: Mapping[str, Size]) -> Size:
+        """Positions after the last operation."""
+        size = sizes[self.source]
+        for operation in self.operations:
+            size = operation.output_size(size)
+        return size
+
+    def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
+        """Rearrange the source."""
+        return rearranged(inputs[0], self.operations)
+
+    def scaled(self, width: float) -> Self:
+        """Return it with its channels times `width`."""
+        return self.narrowed(scaled_channels(self.outputs, width))
+
+    def narrowed(self, outputs: int) -> Self:
+        """Return it with so many channels."""
+        return replace(self, outputs=outputs)
+
+    def anonymous(self) -> Self:
+        """Return it without names and place in the graph."""
+        return replace(self, name="", source="", stage=0, ends_block=False)
+
+    def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "RearrangeStep":
+        """Return the same operations on some channels."""
+        return RearrangeStep(source=sources[0], operations=self.operations)
+
+
+class RearrangeStep(Step):
+    """Positions moved about, in a compact network."""
+
+    op: Literal["rearrange"] = "rearrange"
+    source: ChannelSource
+    operations: tuple[PositionOperation, ...] = Field(max_length=64)
+
+    @property
+    def sources(self) -> tuple[ChannelSource, ...]:
+        """The channels rearranged."""
+        return (self.source,)
+
+    @property
+    def width(self) -> int:
+        """As many channels as are read."""
+        return channel_count(self.source)
+
+    def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
+        """Rearrange the channels read."""
+        return rearranged(readers[0](tensors), self.operations)
+
+
+def rearranged(x: Tensor, operations: Sequence[PositionOperation]) -> Tensor:
+    """Run operations on (B, C, *positions); a copy, where one is needed, is channels-last."""
+    x = x.movedim(1, -1)
+    for operation in operations:
+        x = operation.run(x)
+    return x.movedim(-1, 1)
