@@ -91,13 +91,12 @@ class _DenseGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        last = not x.is_contiguous()
-        ctx.memory_format = torch.channels_last if last else torch.contiguous_format
+        ctx.last = not x.is_contiguous()
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.contiguous(memory_format=ctx.memory_format)
+        return grad.movedim(1, -1).contiguous().movedim(-1, 1) if ctx.last else grad.contiguous()
 
 
 def in_inference(x: Tensor) -> bool:
