@@ -85,6 +85,7 @@ class SluiceNet(nn.Module):
         beta[:, -1] = last if stages > 1 else 1.0
         self.beta = nn.Parameter(beta)
         self.heads = parts.all_heads()
+        self.stages_read = parts.graph.stages_ending_in(self.heads.nodes(parts.graph))
         self.shrinks = [_shrink(parts.graph, stage) for stage in range(1, stages + 1)]
         self.penalised = False
         self._overlap: Tensor | None = None
@@ -105,9 +106,14 @@ class SluiceNet(nn.Module):
             streams = mixed_subspaces(streams, alpha)
             by_stage.append(streams)
         return {
-            task: self.heads.call_head(task, self._mixed_stages(t, by_stage), image.shape[-2:])
+            task: self.heads.call_head(task, self._features(t, by_stage), image.shape[-2:])
             for t, task in enumerate(self.heads)
         }
+
+    def _features(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Collect a task's maps for its head, the mix of all stages in place of the last one."""
+        earlier = [by_stage[stage - 1][t] for stage in self.stages_read[:-1]]
+        return [*earlier, self._mixed_stages(t, by_stage)]
 
     def _mixed_stages(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> Tensor:
         """Mix a task's features of all stages, as large as those of the last."""
@@ -198,7 +204,7 @@ def _rows(streams: Sequence[Tensor], last: bool) -> Tensor:
         x = x.permute(0, 2, 3, 1) if last else x
         if x.shape[dim] % SUBSPACES:
             x = torch.cat([x, torch.zeros_like(x.narrow(dim, 0, 1))], dim)
-        halves.append(x.unflatten(dim, (SUBSPACES, -1)).movedim(dim, 0))
+        halves.append(torch.unflatten(x, dim, (SUBSPACES, -1)).movedim(dim, 0))
     return torch.cat(halves).reshape(len(halves) * SUBSPACES, -1)
 
 
@@ -238,7 +244,7 @@ def mixed_channels(features: Sequence[Tensor], weights: Tensor) -> Tensor:
     read: list[list[Tensor]] = [[] for _ in ends]
     for x, count, weight in zip(features, counts, weights, strict=True):
         run_count = ends.index(count) + 1
-        for i, run in enumerate(x[:, :count].split(sizes[:run_count], 1)):
+        for i, run in enumerate(torch.split(x[:, :count], sizes[:run_count], 1)):
             runs[i].append(run)
             read[i].append(weight)
     mixed = [mixing_sum(xs, torch.stack(ws)[:, None]) for xs, ws in zip(runs, read, strict=True)]

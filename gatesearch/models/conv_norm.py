@@ -1,4 +1,4 @@
-"""A convolution with its batch norm and ReLU."""
+"""A convolution with its batch norm and ReLU, or without a norm."""
 
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -47,6 +47,22 @@ class ConvShape(Protocol):
     def depthwise(self) -> bool:
         """Whether each output channel reads the input channel of the same index alone."""
 
+    @property
+    def norm(self) -> bool:
+        """Whether a batch norm follows the convolution."""
+
+    @property
+    def bias(self) -> bool:
+        """Whether the convolution has a bias."""
+
+    @property
+    def split(self) -> int:
+        """Number of groups of a grouped convolution."""
+
+    @property
+    def padding(self) -> int | None:
+        """Pixels added at each border; None for as many as keep the size at stride 1."""
+
 
 class ConvNorm(nn.Module):
     """Convolution, batch norm and, if `relu`, ReLU up to `ceiling`.
@@ -65,20 +81,21 @@ class ConvNorm(nn.Module):
         relu: bool = True,
         ceiling: float | None = None,
         depthwise: bool = False,
+        split: int = 1,
+        bias: bool = False,
+        padding: int | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv = _conv(
             inputs,
             outputs,
             kernel,
             stride=stride,
-            padding=dilation * (kernel // 2),
+            padding=dilation * (kernel // 2) if padding is None else padding,
             dilation=dilation,
-            groups=inputs if depthwise else 1,
-            bias=False,
+            groups=inputs if depthwise else split,
+            bias=bias,
         )
-        if not self.conv.weight.is_meta:  # drawing nothing takes torch seconds to set up
-            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.bn = nn.BatchNorm2d(outputs)
         self.relu, self.ceiling = relu, ceiling
 
@@ -94,6 +111,9 @@ class ConvNorm(nn.Module):
             relu=shape.relu,
             ceiling=shape.ceiling,
             depthwise=shape.depthwise,
+            split=shape.split,
+            bias=shape.bias,
+            padding=shape.padding,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,21 +123,12 @@ class ConvNorm(nn.Module):
 
     def convolved(self, x: Tensor) -> Tensor:
         """Compute the convolution alone."""
-        if self.conv.groups == 1 and passes_gradients_alone(x, self.conv):
-            return convolved_frozen(x, self.conv)
-        return depthwise(x, self.conv) if self.conv.groups > 1 else cast(Tensor, self.conv(x))
+        return _convolved(x, self.conv)
 
     def copy_channels(self, slices: Sequence[LayerSlice]) -> None:
         """Take over channels of larger `ConvNorm`s, one slice after the other."""
         layers = [cast(ConvNorm, part.layer) for part in slices]
-        self.conv.weight.copy_(
-            torch.cat(
-                [
-                    layer.conv.weight[part.outputs][:, part.inputs]
-                    for layer, part in zip(layers, slices, strict=True)
-                ]
-            )
-        )
+        _copy_filters(self.conv, [layer.conv for layer in layers], slices)
         for name in ("weight", "bias", "running_mean", "running_var"):
             rows = [
                 getattr(layer.bn, name)[part.outputs]
@@ -125,3 +136,81 @@ class ConvNorm(nn.Module):
             ]
             getattr(self.bn, name).copy_(torch.cat(rows))
         self.bn.eps, self.bn.momentum = layers[0].bn.eps, layers[0].bn.momentum
+
+
+class BareConv(nn.Module):
+    """Convolution and, if `relu`, ReLU up to `ceiling`, without a norm."""
+
+    def __init__(self, shape: ConvShape) -> None:
+        super().__init__()
+        padding = shape.dilation * (shape.kernel // 2)
+        self.conv = _conv(
+            shape.inputs,
+            shape.outputs,
+            shape.kernel,
+            stride=shape.stride,
+            padding=padding if shape.padding is None else shape.padding,
+            dilation=shape.dilation,
+            groups=shape.inputs if shape.depthwise else shape.split,
+            bias=shape.bias,
+        )
+        self.relu, self.ceiling = shape.relu, shape.ceiling
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H', W')."""
+        x = _convolved(x, self.conv)
+        return rectified(x, self.ceiling) if self.relu else x
+
+    def copy_channels(self, slices: Sequence[LayerSlice]) -> None:
+        """Take over channels of larger layers of this kind, one slice after the other."""
+        _copy_filters(self.conv, [cast(BareConv, part.layer).conv for part in slices], slices)
+
+
+def conv_layer(shape: ConvShape) -> ConvNorm | BareConv:
+    """Build the module that a node or a step describes, with a norm or without."""
+    return ConvNorm.of(shape) if shape.norm else BareConv(shape)
+
+
+def _conv(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    stride: int,
+    padding: int,
+    dilation: int,
+    groups: int,
+    bias: bool,
+) -> nn.Conv2d:
+    conv = nn.Conv2d(
+        inputs,
+        outputs,
+        kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias,
+    )
+    if not conv.weight.is_meta:  # drawing nothing takes torch seconds to set up
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Compute a convolution, in the way that is fastest and takes the least memory."""
+    if conv.groups == 1 and conv.bias is None and passes_gradients_alone(x, conv):
+        return convolved_frozen(x, conv)
+    return depthwise(x, conv) if conv.groups > 1 else cast(Tensor, conv(x))
+
+
+def _copy_filters(
+    target: nn.Conv2d, convs: Sequence[nn.Conv2d], slices: Sequence[LayerSlice]
+) -> None:
+    """Copy rows and columns of larger convolutions, and their biases."""
+    pairs = list(zip(convs, slices, strict=True))
+    target.weight.copy_(
+        torch.cat([conv.weight[part.outputs][:, part.inputs] for conv, part in pairs])
+    )
+    if target.bias is not None:
+        target.bias.copy_(torch.cat([cast(Tensor, conv.bias)[p.outputs] for conv, p in pairs]))

@@ -67,13 +67,13 @@ class ElasticNet(nn.Module):
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         levels = self.levels(image)
         rows = levels.transpose(0, 1).flatten(0, 1)  # (T B, blocks), task by task
-        nodes = self.encoder.graph.nodes
         start = {INPUT: torch.cat([image] * len(self.tasks))}  # dropped as soon as it is read
-        features = execute(nodes, start, partial(self._evaluate, rows))[nodes[-1].name]
-        by_task = features.view(len(self.tasks), -1, *features.shape[1:])
+        graph, read = self.encoder.graph, self.heads.nodes(self.encoder.graph)
+        values = execute(graph.nodes, start, partial(self._evaluate, rows), keep=read)
+        by_task = [values[name].view(len(self.tasks), -1, *values[name].shape[1:]) for name in read]
         return {
-            task: self.heads.call_head(task, x, image.shape[-2:])
-            for task, x in zip(self.tasks, by_task, strict=True)
+            task: self.heads.call_head(task, maps, image.shape[-2:])
+            for task, maps in zip(self.tasks, zip(*by_task, strict=True), strict=True)
         }
 
     def levels(self, image: Tensor) -> Tensor:

@@ -4,8 +4,10 @@ A new kind is one file with a class that satisfies `Node` and, for compact netwo
 and a line in `NodeStep`.
 """
 
+from gatesearch.models.nodes.activation import Activation, ActivationStep
 from gatesearch.models.nodes.add import Add, AddStep
 from gatesearch.models.nodes.attention import Attention, AttentionStep, PositionBias
+from gatesearch.models.nodes.batch_norm import BatchNorm, BatchNormStep
 from gatesearch.models.nodes.class_token import ClassToken, ClassTokenStep
 from gatesearch.models.nodes.conv import Conv, ConvStep, RepeatedConvStep
 from gatesearch.models.nodes.global_response_norm import (
@@ -13,12 +15,16 @@ from gatesearch.models.nodes.global_response_norm import (
     GlobalResponseNormStep,
 )
 from gatesearch.models.nodes.group_norm import GroupNorm, GroupNormStep
+from gatesearch.models.nodes.interpolate import Interpolate, InterpolateStep
 from gatesearch.models.nodes.layer_norm import LayerNorm, LayerNormStep
 from gatesearch.models.nodes.linear import Linear, LinearStep
 from gatesearch.models.nodes.max_pool import MaxPool, PoolStep
+from gatesearch.models.nodes.multiply import Multiply, MultiplyStep
 from gatesearch.models.nodes.node import IMAGE_CHANNELS, INPUT, Node, Size
+from gatesearch.models.nodes.pool import AnyPoolStep, Pool, Windows
 from gatesearch.models.nodes.position_embedding import PositionEmbedding, PositionEmbeddingStep
 from gatesearch.models.nodes.rearrange import Rearrange, RearrangeStep
+from gatesearch.models.nodes.route import Route, concatenation
 from gatesearch.models.nodes.scale import Scale, ScaleStep
 from gatesearch.models.nodes.shift import Shift, ShiftStep
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
@@ -26,10 +32,15 @@ from gatesearch.models.nodes.step import Step, StepName, StepWeights
 __all__ = [
     "IMAGE_CHANNELS",
     "INPUT",
+    "Activation",
+    "ActivationStep",
     "Add",
     "AddStep",
+    "AnyPoolStep",
     "Attention",
     "AttentionStep",
+    "BatchNorm",
+    "BatchNormStep",
     "ClassToken",
     "ClassTokenStep",
     "Conv",
@@ -38,13 +49,18 @@ __all__ = [
     "GlobalResponseNormStep",
     "GroupNorm",
     "GroupNormStep",
+    "Interpolate",
+    "InterpolateStep",
     "LayerNorm",
     "LayerNormStep",
     "Linear",
     "LinearStep",
     "MaxPool",
+    "Multiply",
+    "MultiplyStep",
     "Node",
     "NodeStep",
+    "Pool",
     "PoolStep",
     "PositionBias",
     "PositionEmbedding",
@@ -52,6 +68,7 @@ __all__ = [
     "Rearrange",
     "RearrangeStep",
     "RepeatedConvStep",
+    "Route",
     "Scale",
     "ScaleStep",
     "Shift",
@@ -60,6 +77,8 @@ __all__ = [
     "Step",
     "StepName",
     "StepWeights",
+    "Windows",
+    "concatenation",
 ]
 
 NodeStep = (
@@ -67,6 +86,11 @@ NodeStep = (
     | RepeatedConvStep
     | AddStep
     | PoolStep
+    | BatchNormStep
+    | ActivationStep
+    | MultiplyStep
+    | AnyPoolStep
+    | InterpolateStep
     | AttentionStep
     | ClassTokenStep
     | GlobalResponseNormStep

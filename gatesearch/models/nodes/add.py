@@ -1,6 +1,6 @@
 """The residual sum."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, cast
 
@@ -10,18 +10,21 @@ from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors, in_inference
 from gatesearch.models.channel_source import ChannelSource, channel_count
-from gatesearch.models.nodes.elementwise import Elementwise
-from gatesearch.models.nodes.node import scaled_channels
+from gatesearch.models.nodes.elementwise import Elementwise, larger
+from gatesearch.models.nodes.node import Size, scaled_channels
 from gatesearch.models.nodes.step import Step, StepWeights
 
 
 @dataclass(frozen=True)
 class Add(Elementwise):
-    """The sum of a residual branch and its skip connection, and its ReLU if `relu`; ends a block.
+    """The sum of a residual branch and its skip connection, and its ReLU if `relu`.
+
+    A side of one position is added at every position of the other.
 
     Attributes:
         source: The residual branch.
         skip: The skip connection.
+        ends_block: Whether a block ends here.
     """
 
     name: str
@@ -30,13 +33,17 @@ class Add(Elementwise):
     outputs: int
     relu: bool = True
     stage: int = 0
+    ends_block: bool = True
     stride: ClassVar[int] = 1
-    ends_block: ClassVar[bool] = True
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Branch and skip connection."""
         return (self.source, self.skip)
+
+    def output_size(self, sizes: Mapping[str, Size]) -> Size:
+        """That of the larger side."""
+        return larger(sizes[self.source], sizes[self.skip])
 
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
         """Add both sources."""
@@ -53,7 +60,7 @@ class Add(Elementwise):
 
     def anonymous(self) -> Self:
         """Return it without names and place in the graph."""
-        return replace(self, name="", source="", skip="", stage=0)
+        return replace(self, name="", source="", skip="", stage=0, ends_block=True)
 
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "AddStep":
         """Return the sum of some channels."""
@@ -96,10 +103,20 @@ def added(left: Read, right: Read, tensors: Tensors) -> Tensor:
     """Compute the sum of two reads: if one copies, the other's pieces are added to the copy."""
     if left.in_place:
         left, right = right, left
-    if left.in_place or not in_inference(cast(Tensor, tensors[left.source[0].tensor])):
+    if (
+        left.in_place
+        or not _same_size(left, right, tensors)
+        or not in_inference(cast(Tensor, tensors[left.source[0].tensor]))
+    ):
         return left(tensors) + right(tensors)
     total, start = left(tensors), 0
     for piece in right.pieces(tensors):
         total[:, start : start + piece.shape[1]].add_(piece)
         start += piece.shape[1]
     return total
+
+
+def _same_size(left: Read, right: Read, tensors: Tensors) -> bool:
+    """Whether the sides have equal positions."""
+    shapes = [cast(Tensor, tensors[read.source[0].tensor]).shape[2:] for read in (left, right)]
+    return shapes[0] == shapes[1]

@@ -1,28 +1,33 @@
-"""Convolutions, dense and depthwise."""
+"""Convolutions: dense, grouped and depthwise."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
+from gatesearch.errors import UsageError
 from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
-from gatesearch.models.conv_norm import ConvNorm
+from gatesearch.models.conv_norm import BareConv, ConvNorm, conv_layer
 from gatesearch.models.nodes.node import INPUT, Grouped, Size, scaled_channels
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 
 @dataclass(frozen=True)
 class Conv(Grouped):
-    """Convolution without bias, batch norm and, if `relu`, ReLU.
+    """Convolution, batch norm if `norm` and, if `relu`, ReLU.
 
     Attributes:
         ceiling: Upper limit of the ReLU, 6 in mobile networks; None for no limit.
         depthwise: Output channel c reads channel c of the source alone; `outputs` equals `inputs`.
         ends_block: Whether a block ends here, for lack of a residual sum.
+        norm: Whether a batch norm follows the convolution.
+        bias: Whether the convolution has a bias.
+        split: Number of groups of a grouped convolution; 1 for a dense or a depthwise one.
+        padding: Pixels added at each border; None for as many as keep the size at stride 1.
     """
 
     name: str
@@ -37,8 +42,20 @@ class Conv(Grouped):
     depthwise: bool = False
     stage: int = 0
     ends_block: bool = False
+    norm: bool = True
+    bias: bool = False
+    split: int = 1
+    padding: int | None = None
     has_weights: ClassVar[bool] = True
-    ends_in_norm: ClassVar[bool] = True
+    takes_gates: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.inputs % self.split or self.outputs % self.split:
+            raise UsageError(
+                f"{self.name}: a grouped convolution must have whole groups of channels, found "
+                f"{self.inputs} inputs and {self.outputs} outputs in {self.split} groups; leave "
+                "model.width at 1"
+            )
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -52,32 +69,43 @@ class Conv(Grouped):
 
     @property
     def groups(self) -> int:
-        """One; each channel is a group of a depthwise convolution."""
-        return self.outputs if self.depthwise else 1
+        """One or `split`; each channel is a group of a depthwise convolution."""
+        return self.outputs if self.depthwise else self.split
+
+    @property
+    def whole_groups(self) -> bool:  # type: ignore[override]
+        """Whether it is a grouped convolution."""
+        return self.split > 1
+
+    @property
+    def ends_in_norm(self) -> bool:  # type: ignore[override]
+        """Whether it has a norm."""
+        return self.norm
 
     @property
     def params_per_channel(self) -> int:
-        """One filter, and the scale and shift of the batch norm."""
-        return self._filter_size + 2
+        """One filter, its bias, and the scale and shift of the batch norm."""
+        return self._filter_size + self.bias + 2 * self.norm
 
     def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
         """One filter at every output pixel; the norm and the ReLU are not counted."""
         return self._filter_size * math.prod(sizes[self.name])
 
     def output_size(self, sizes: Mapping[str, Size]) -> Size:
-        """The padding keeps the size at stride 1."""
+        """The default padding keeps the size at stride 1."""
         padding, reach = self.dilation * (self.kernel // 2), self.dilation * (self.kernel - 1)
+        padding = padding if self.padding is None else self.padding
         return tuple(
             (side + 2 * padding - reach - 1) // self.stride + 1 for side in sizes[self.source]
         )
 
-    def build(self) -> ConvNorm:
+    def build(self) -> ConvNorm | BareConv:
         """Build convolution, norm and ReLU with fresh weights."""
-        return ConvNorm.of(self)
+        return conv_layer(self)
 
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
         """Run its module."""
-        return cast(Tensor, cast(ConvNorm, layer)(inputs[0]))
+        return cast(Tensor, cast(nn.Module, layer)(inputs[0]))
 
     def scaled(self, width: float) -> Self:
         """Return it with both channel counts times `width`, but for the image's."""
@@ -85,8 +113,15 @@ class Conv(Grouped):
         return replace(self, inputs=inputs, outputs=scaled_channels(self.outputs, width))
 
     def narrowed(self, outputs: int) -> Self:
-        """Return it with fewer outputs: it reads all inputs, a depthwise one as many as outputs."""
-        return replace(self, inputs=outputs if self.depthwise else self.inputs, outputs=outputs)
+        """Return it with fewer outputs: it reads all inputs, a depthwise one as many as outputs.
+
+        Of a grouped one as many whole groups are left as hold so many outputs.
+        """
+        if self.split == 1:
+            return replace(self, inputs=outputs if self.depthwise else self.inputs, outputs=outputs)
+        outputs_each, inputs_each = self.outputs // self.split, self.inputs // self.split
+        kept = -(-outputs // outputs_each)
+        return replace(self, inputs=kept * inputs_each, outputs=kept * outputs_each, split=kept)
 
     def anonymous(self) -> Self:
         """Return it without names and place in the graph."""
@@ -106,17 +141,22 @@ class Conv(Grouped):
             relu=self.relu,
             ceiling=self.ceiling,
             depthwise=self.depthwise,
+            norm=self.norm,
+            bias=self.bias,
+            split=outputs * self.split // self.outputs if self.split > 1 else 1,
+            padding=self.padding,
         )
 
     @property
     def _filter_size(self) -> int:
-        return (1 if self.depthwise else self.inputs) * self.kernel**2
+        return (1 if self.depthwise else self.inputs // self.split) * self.kernel**2
 
 
 class ConvStep(Step):
-    """A convolution, batch norm and, if `relu`, ReLU, in a compact network.
+    """A convolution, its batch norm and, if `relu`, ReLU, in a compact network.
 
-    `ceiling` and `depthwise` have defaults because files written before they existed lack them.
+    The last fields have defaults because files written before they existed lack them. Those since
+    `norm` are written only where they differ from their defaults, as such files are.
     """
 
     op: Literal["conv"] = "conv"
@@ -130,6 +170,10 @@ class ConvStep(Step):
     relu: bool
     ceiling: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     depthwise: bool = False
+    norm: bool = True
+    bias: bool = False
+    split: Channels = 1
+    padding: int | None = Field(default=None, ge=0, le=1024)
 
     @property
     def sources(self) -> tuple[ChannelSource, ...]:
@@ -150,10 +194,15 @@ class ConvStep(Step):
             raise ValueError(
                 f"a depthwise convolution must have {self.inputs} outputs, found {self.outputs}"
             )
+        if self.inputs % self.split or self.outputs % self.split:
+            raise ValueError(
+                f"must have whole groups of channels, found {self.inputs} inputs and "
+                f"{self.outputs} outputs in {self.split} groups"
+            )
 
     def add_weights(self, weights: StepWeights) -> None:
-        """Add a `ConvNorm`."""
-        weights.layers[self.name] = ConvNorm.of(self)
+        """Add its module."""
+        weights.layers[self.name] = conv_layer(self)
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Convolve the channels read."""
@@ -162,6 +211,14 @@ class ConvStep(Step):
     def again(self, source: ChannelSource) -> "RepeatedConvStep":
         """Return the same convolution, with the same weights, of other channels."""
         return RepeatedConvStep(of=self.name, source=source, outputs=self.outputs)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        table: dict[str, Any] = serialize(self)
+        for name in ("norm", "bias", "split", "padding"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                table.pop(name, None)
+        return table
 
 
 class RepeatedConvStep(Step):

@@ -35,3 +35,8 @@ class Elementwise(Grouped, ABC):
 
     def build(self) -> None:
         """There is nothing to build."""
+
+
+def larger(size: Size, other: Size) -> Size:
+    """Return the positions of a result that is computed from both, broadcast where one is 1."""
+    return tuple(max(pair) for pair in zip(size, other, strict=True))

@@ -66,6 +66,14 @@ class Node(Protocol):
         """Whether its module is a `ConvNorm`, with whose batch norm and ReLU gates are fused."""
 
     @property
+    def is_linear(self) -> bool:
+        """Whether its module is a `LinearLayer`, with whose backward pass gates are fused."""
+
+    @property
+    def takes_gates(self) -> bool:
+        """Whether it is a layer behind which gates lie: a convolution or linear layer."""
+
+    @property
     def groups(self) -> int:
         """Number of equal runs of channels: run j of the outputs reads run j of every source.
 
@@ -151,8 +159,14 @@ class Grouped:
     """The answers that follow from a node's groups, and those of most nodes."""
 
     ends_in_norm: ClassVar[bool] = False
+    is_linear: ClassVar[bool] = False
     whole_groups: ClassVar[bool] = False
     routes: ClassVar[None] = None
+
+    @property
+    def takes_gates(self: Node) -> bool:
+        """Whether it has weights and is neither channelwise nor a norm over channels."""
+        return self.has_weights and not self.channelwise and not self.whole_groups
 
     @property
     def channelwise(self: Node) -> bool:

@@ -1,0 +1,122 @@
+"""Element-wise functions of one value, by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from gatesearch.models.channel_ops import Read, Tensors
+from gatesearch.models.channel_source import ChannelSource, channel_count
+from gatesearch.models.nodes.elementwise import Elementwise
+from gatesearch.models.nodes.node import scaled_channels
+from gatesearch.models.nodes.step import Step, StepWeights
+
+# Name -> function of a tensor and of numbers. Files name functions; they hold no code.
+FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    "abs": torch.abs,
+    "add": torch.add,
+    "celu": F.celu,
+    "clamp": torch.clamp,
+    "divide": torch.div,
+    "elu": F.elu,
+    "exp": torch.exp,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "hardtanh": F.hardtanh,
+    "leaky_relu": F.leaky_relu,
+    "log": torch.log,
+    "mish": F.mish,
+    "multiply": torch.mul,
+    "power": torch.pow,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "selu": F.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "softplus": F.softplus,
+    "sqrt": torch.sqrt,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True)
+class Activation(Elementwise):
+    """An element-wise function.
+
+    Attributes:
+        function: A name in `FUNCTIONS`.
+        arguments: Numbers that the function takes beside the value, in its order.
+    """
+
+    name: str
+    source: str
+    outputs: int
+    function: str
+    arguments: tuple[float, ...] = ()
+    stage: int = 0
+    ends_block: bool = False
+    stride: ClassVar[int] = 1
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The one node read."""
+        return (self.source,)
+
+    def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
+        """Apply the function."""
+        return FUNCTIONS[self.function](inputs[0], *self.arguments)
+
+    def scaled(self, width: float) -> Self:
+        """Return it with its channels times `width`."""
+        return self.narrowed(scaled_channels(self.outputs, width))
+
+    def narrowed(self, outputs: int) -> Self:
+        """Return it with so many channels."""
+        return replace(self, outputs=outputs)
+
+    def anonymous(self) -> Self:
+        """Return it without names and place in the graph."""
+        return replace(self, name="", source="", stage=0, ends_block=False)
+
+    def step(
+        self, *, name: str, sources: Sequence[ChannelSource], outputs: int
+    ) -> "ActivationStep":
+        """Return the same function of some channels."""
+        (source,) = sources
+        return ActivationStep(source=source, function=self.function, arguments=self.arguments)
+
+
+class ActivationStep(Step):
+    """An element-wise function, in a compact network."""
+
+    op: Literal["activation"] = "activation"
+    source: ChannelSource
+    function: str = Field(max_length=100)
+    arguments: tuple[float, ...] = Field(default=(), max_length=2)
+
+    @property
+    def sources(self) -> tuple[ChannelSource, ...]:
+        """The channels that it is applied to."""
+        return (self.source,)
+
+    @property
+    def width(self) -> int:
+        """As many channels as are read."""
+        return channel_count(self.source)
+
+    def check(self, widths: Sequence[int]) -> None:
+        """Refuse unknown functions also; see `Step.check`."""
+        super().check(widths)
+        if self.function not in FUNCTIONS:
+            raise ValueError(f"must be one of {', '.join(FUNCTIONS)}, found {self.function}")
+
+    def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
+        """Apply the function to the channels read."""
+        return FUNCTIONS[self.function](readers[0](tensors), *self.arguments)
