@@ -250,8 +250,8 @@ def mixed_channels(features: Sequence[Tensor], weights: Tensor) -> Tensor:
     Returns:
         (B, C_L, H, W).
     """
-    channels = features[-1].shape[1]
-    counts = [min(x.shape[1], channels) for x in features]
+    channels = int(features[-1].shape[1])  # of a traced network it is no number
+    counts = [min(int(x.shape[1]), channels) for x in features]
     # Features are cut where one of them ends, so that no zeros are computed.
     ends = sorted(set(counts))
     sizes = [end - start for start, end in pairwise([0, *ends])]

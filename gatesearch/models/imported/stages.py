@@ -63,8 +63,12 @@ def staged(
 
 
 def residual_sums(nodes: Sequence[Node]) -> set[int]:
-    """Return the sums past which nothing from before is read."""
-    last = {source: i for i, node in enumerate(nodes) for source in node.sources}
+    """Return the sums past which nothing from before is read on the way to the last node."""
+    needed = {nodes[-1].name}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.sources)
+    last = {s: i for i, node in enumerate(nodes) if node.name in needed for s in node.sources}
     sums, open_until = set(), -1
     for i, node in enumerate(nodes):
         if isinstance(node, Add) and open_until <= i:
