@@ -22,6 +22,7 @@ from gatesearch.cost.sizes import node_sizes
 from gatesearch.models import GatedSupernet
 from gatesearch.models.channel_units import Units
 from gatesearch.models.graph import Graph
+from gatesearch.models.model_factory import nodes_read
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class PatternCost:
         params_per_channel: Node with weights -> parameters per output channel, its norm's included.
         head_macs: Multiply-adds of all heads.
         head_params: Parameters of all heads.
+        heads: For each task, the nodes that its head reads.
         latency: Measured layers, which estimates of latency need.
     """
 
@@ -51,6 +53,7 @@ class PatternCost:
     params_per_channel: Mapping[str, int | Fraction]
     head_macs: int
     head_params: int
+    heads: tuple[tuple[str, ...], ...]
     latency: LatencyTable | None = None
 
     @classmethod
@@ -77,12 +80,13 @@ class PatternCost:
             params_per_channel={n.name: n.params_per_channel for n in weighted},
             head_macs=whole.macs - whole.backbone_macs,
             head_params=sum(p.numel() for p in supernet.heads.parameters()),
+            heads=nodes_read(supernet.graph, supernet.head_specs),
             latency=latency,
         )
 
     def live(self, gates: Mapping[str, Tensor]) -> Live:
         """Compute the live channels of patterns; `gates` as for `macs`."""
-        return live_channels(self.graph, gates, mixed=self.mixed)
+        return live_channels(self.graph, gates, mixed=self.mixed, heads=self.heads)
 
     def macs(self, gates: Mapping[str, Tensor]) -> Tensor:
         """Count the multiply-adds of the whole network, heads included.

@@ -107,11 +107,13 @@ class NDDRNet(nn.Module):
             for stage in range(graph.stages)
         )
         self.heads = parts.all_heads()
+        self.stages_read = graph.stages_ending_in(self.heads.nodes(graph))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         encoders = [cast(Encoder, encoder) for encoder in self.encoders.values()]
         streams = [image] * len(encoders)
+        features: list[list[Tensor]] = []
         for stage, fusions in enumerate(self.fusions):
             streams = [
                 encoder.forward_stage(x, stage)[1]
@@ -119,9 +121,11 @@ class NDDRNet(nn.Module):
             ]
             fused = torch.cat(streams, 1)
             streams = [fusion(fused) for fusion in cast(nn.ModuleList, fusions)]
+            if stage in self.stages_read:
+                features.append(streams)
         return {
-            task: self.heads.call_head(task, x, image.shape[-2:])
-            for task, x in zip(self.heads, streams, strict=True)
+            task: self.heads.call_head(task, maps, image.shape[-2:])
+            for task, maps in zip(self.heads, zip(*features, strict=True), strict=True)
         }
 
 

@@ -12,7 +12,7 @@ from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Graph
 from gatesearch.models.heads import HEADS, PER_IMAGE
-from gatesearch.models.model_factory import HeadSpec, Parts
+from gatesearch.models.model_factory import HeadSpec, Parts, features_for
 from gatesearch.models.pretrained import load_pretrained
 from gatesearch.study import Study
 from gatesearch.tasks import Task, build_tasks
@@ -68,7 +68,8 @@ def parts_of(
         head = study.tasks[name].head or task.head or spec.head
         if head not in HEADS:
             raise unknown(f"tasks.{name}.head", head, HEADS)
-        heads[name] = HeadSpec(head, graph.outputs, spec.head_channels, task.channels)
+        features = features_for(graph, HEADS[head])
+        heads[name] = HeadSpec(head, graph.outputs, spec.head_channels, task.channels, features)
         _check_head(name, heads[name], study, task)
     weights = None
     if pretrained and spec.init == "pretrained" and stl is None:

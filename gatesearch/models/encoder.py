@@ -31,6 +31,13 @@ class Encoder(nn.Module):
         """Compute the features of the last node."""
         return execute(self.graph.nodes, {INPUT: image}, self.apply_node)[self.graph.nodes[-1].name]
 
+    def features(self, image: Tensor, names: tuple[str, ...]) -> list[Tensor]:
+        """Compute the values of some nodes, (B, C, h, w) each."""
+        if names == (self.graph.nodes[-1].name,):
+            return [self(image)]  # a call, which forward hooks see
+        values = execute(self.graph.nodes, {INPUT: image}, self.apply_node, keep=names)
+        return [values[name] for name in names]
+
     def forward_stage(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         """Run one stage: (input of its last block, output); for the stem both are its output.
 

@@ -2,8 +2,8 @@
 
 The paper has gates behind every convolution, and in transformers behind query, key, value,
 projection and both MLP layers. It leaves open where the norm, the activation and the layer scale
-behind a layer belong, and whether norms have gates. Here a gate lies behind them: a stream's own
-scale then acts on its own channels alone, and whatever a stream computes with weights of its own
+behind a layer belong, and whether norms have gates. Here a gate lies behind those with weights: a
+stream's own scale then acts on its own channels alone, and whatever a stream computes with weights of its own
 lies before a gate. So with all gates closed every task reads the shared stream, as in a multi-task
 network. For the same reason norms over channels have no gates, unless none follows on the way to a
 head, as behind the last norm of a transformer.
@@ -84,7 +84,8 @@ def _chain_end(node: Node, readers: Mapping[str, Sequence[Node]], ends: Sequence
     It ends the chain of nodes that each compute every channel from the same channel of the one
     before alone, and are its only readers: batch norm, activation, layer scale, stochastic depth,
     position embedding. A sum has two sources and ends the chain before it. A convolution fused with
-    its norm has its gates right behind it, unless weights follow in the chain.
+    its norm, and a linear layer, has its gates right behind it, unless weights follow in the chain:
+    these gates are fused with it in training, and before an activation they choose the same.
     """
     chain = [node]
     while chain[-1].name not in ends and len(readers[chain[-1].name]) == 1:
@@ -92,7 +93,9 @@ def _chain_end(node: Node, readers: Mapping[str, Sequence[Node]], ends: Sequence
         if not reader.channelwise or len(reader.sources) != 1 or reader.takes_gates:
             break
         chain.append(reader)
-    fused = node.ends_in_norm and not any(behind.has_weights for behind in chain[1:])
+    fused = (node.ends_in_norm or node.is_linear) and not any(
+        behind.has_weights for behind in chain[1:]
+    )
     return node.name if fused else chain[-1].name
 
 

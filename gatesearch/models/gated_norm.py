@@ -7,6 +7,7 @@ yields the sums over a feature map that the gates' gradient needs. So a training
 more time and memory than T+1 plain streams (`benchmarks/` has the ratios).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,10 +34,69 @@ def gate_and_mix(
     Returns:
         The T gated activations, and the mixed shared one.
     """
-    *task_streams, shared = streams
-    rows = at_positions(gates.to(shared.dtype), shared)
-    gated = [torch.lerp(shared, x, gate) for x, gate in zip(task_streams, rows, strict=True)]
+    if torch.is_grad_enabled():
+        result = _GateMix.apply(gates, mix, *streams)
+        return (list(result), None) if mix is None else (list(result[:-1]), result[-1])
+    gated = _gated(streams, gates)
     return gated, None if mix is None else mixing_sum(gated, mix)
+
+
+def _gated(streams: Sequence[Tensor], gates: Tensor) -> list[Tensor]:
+    *own, shared = streams
+    rows = _rows(gates, shared)
+    return [torch.lerp(shared, x, gate) for x, gate in zip(own, rows, strict=True)]
+
+
+class _GateMix(torch.autograd.Function):
+    """See `gate_and_mix`; saves its inputs, and of a step backward no product with an activation.
+
+    With h_t the gradient of φ'_t, the one through ψ' included, that of a gate is Σ h_t (φ_t - ψ),
+    and that of a weight of the mix Σ g φ'_t, g being the gradient of ψ'.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates: Tensor, mix: Tensor | None, *streams: Tensor
+    ) -> tuple[Tensor, ...]:
+        gated = _gated(streams, gates)
+        ctx.save_for_backward(gates, mix, *streams)
+        return tuple(gated) if mix is None else (*gated, mixing_sum(gated, mix))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        gates, mix, *streams = ctx.saved_tensors
+        *own, shared = streams
+        total = None if mix is None else grads[-1]
+        keep = 1 - gates
+        grad_gates, grad_mix, grad_streams = [], [], []
+        rows, keep_rows = _rows(gates, shared), _rows(keep, shared)
+        grad_shared = None
+        if total is not None:
+            total_shared = channel_dot(total, shared)
+            grad_shared = total * _rows((keep * mix).sum(0), shared)
+            through = _rows(gates * mix, shared)
+        for t, x in enumerate(own):
+            grad = _filled(grads[t], shared)
+            difference = channel_dot(grad, x) - channel_dot(grad, shared)
+            found = grad * rows[t]
+            grad_shared = (
+                grad * keep_rows[t]
+                if grad_shared is None
+                else grad_shared.addcmul_(grad, keep_rows[t])
+            )
+            if total is not None:
+                total_own = channel_dot(total, x)
+                difference = difference + mix[t] * (total_own - total_shared)
+                grad_mix.append(gates[t] * total_own + keep[t] * total_shared)
+                found.addcmul_(total, through[t])
+            grad_gates.append(difference)
+            grad_streams.append(found)
+        return (
+            torch.stack(grad_gates).to(gates.dtype),
+            torch.stack(grad_mix).to(mix.dtype) if grad_mix else None,
+            *grad_streams,
+            grad_shared,
+        )
 
 
 def norm_gate_and_mix(
@@ -123,7 +183,7 @@ class _NormGateMix(torch.autograd.Function):
         grad_mix = None
         if mix is not None:
             grad_total = _filled(grads[count], outputs[0])
-            grad_mix = torch.stack([_channel_dot(grad_total, x) for x in gated])
+            grad_mix = torch.stack([channel_dot(grad_total, x) for x in gated])
             rows = mix.to(grad_total.dtype)[:, :, None, None]
             grad_gated = [
                 torch.addcmul(g, grad_total, row) for g, row in zip(grad_gated, rows, strict=True)
@@ -157,9 +217,9 @@ class _NormGateMix(torch.autograd.Function):
             dx, sum_xhat, sum_one = _norm_backward(
                 through, outputs[t], weight * gate.to(weight.dtype), mean, inverse, ctx.eps[t]
             )
-            grad_gate = weight * sum_xhat + bias * sum_one - _channel_dot(grad, shared)
+            grad_gate = weight * sum_xhat + bias * sum_one - channel_dot(grad, shared)
             if ctx.relu and ctx.ceiling is not None:  # the gate scales values at the limit too
-                grad_gate = grad_gate + _channel_dot(grad - through, ungated)
+                grad_gate = grad_gate + channel_dot(grad - through, ungated)
             grad_gates.append(grad_gate)
             grad_outputs.append(dx)
             grad_affine += [sum_xhat * gate, sum_one * gate]
@@ -175,6 +235,11 @@ class _NormGateMix(torch.autograd.Function):
         )  # fmt: skip
 
 
+def _rows(weights: Tensor, like: Tensor) -> Tensor:
+    """Lay weights (..., C) along the channels of an activation, in its precision."""
+    return at_positions(weights.to(like.dtype), like)
+
+
 def _filled(grad: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if grad is None else grad
 
@@ -188,11 +253,13 @@ def _norm_backward(
     )
 
 
-def _channel_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return Σ over batch and pixels of a * b, (C,) in fp32.
+def channel_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return Σ over all but the channels of a * b, (B, C, *positions) or (rows, C) -> (C,) in fp32.
 
     Batch norm's own reduction with zero mean and unit deviation: one pass, no product kept.
     """
+    if a.dim() not in (2, 4):  # tokens: one row of channels each
+        a, b = (x.movedim(1, -1).reshape(-1, x.shape[1]) for x in (a, b))
     dtype = torch.promote_types(a.dtype, torch.float32)
     zero = torch.zeros(a.shape[1], dtype=dtype, device=a.device)
     one = torch.ones_like(zero)

@@ -22,11 +22,13 @@ from gatesearch.errors import UsageError
 from gatesearch.models.channel_units import per_channel, per_unit, unit_count, unit_index
 from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import Encoder, module_key
+from gatesearch.models.gated_linear import linear_gate_and_mix
 from gatesearch.models.gated_norm import gate_and_mix, norm_gate_and_mix
 from gatesearch.models.gates import ESTIMATORS, hard
 from gatesearch.models.graph import Graph, execute
 from gatesearch.models.model_factory import Parts, below
 from gatesearch.models.nodes import INPUT, Node
+from gatesearch.models.nodes.linear import LinearLayer
 
 
 class GatedSupernet(nn.Module):
@@ -93,11 +95,13 @@ class GatedSupernet(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
-        last = self.graph.nodes[-1].name
+        read = self.heads.nodes(self.graph)
         start: dict[str, list[Tensor | None]] = {INPUT: [image] * (len(self.tasks) + 1)}
-        features = cast(list[Tensor], execute(self.graph.nodes, start, self._evaluate)[last])
+        values = execute(self.graph.nodes, start, self._evaluate, keep=read)
+        # Per feature (T+1 maps).
+        features = [cast(list[Tensor], values[name]) for name in read]
         return {
-            task: self.heads.call_head(task, features[t], image.shape[-2:])
+            task: self.heads.call_head(task, [maps[t] for maps in features], image.shape[-2:])
             for t, task in enumerate(self.tasks)
         }
 
@@ -120,6 +124,11 @@ class GatedSupernet(nn.Module):
             gated, shared = norm_gate_and_mix(
                 outputs, norms, *self._gate(node.name), layers[0].relu, layers[0].ceiling
             )
+            return [*gated, shared]
+        if node.name in self.gated and node.is_linear and torch.is_grad_enabled():
+            linears = [cast(LinearLayer, encoder.layer(node.name)).linear for encoder in encoders]
+            sources = cast(list[Tensor], inputs[0])
+            gated, shared = linear_gate_and_mix(sources, linears, *self._gate(node.name))
             return [*gated, shared]
         values = [
             None if any(x is None for x in xs) else encoder.apply_node(node, cast(list[Tensor], xs))
@@ -224,10 +233,14 @@ class GatedSupernet(nn.Module):
 
     def plain(self, image: Tensor, *, own: bool) -> dict[str, Tensor]:
         """Predict with all gates open (`own`) or closed, computing no other stream."""
-        size, call = image.shape[-2:], self.heads.call_head
+        size, call, nodes = image.shape[-2:], self.heads.call_head, self.heads.nodes
+        streams = {name: cast(Encoder, stream) for name, stream in self.streams.items()}
         if own:
-            return {task: call(task, self.streams[task](image), size) for task in self.tasks}
-        features = self.streams[SHARED](image)
+            return {
+                task: call(task, streams[task].features(image, nodes(self.graph, task)), size)
+                for task in self.tasks
+            }
+        features = streams[SHARED].features(image, nodes(self.graph))
         return {task: call(task, features, size) for task in self.tasks}
 
     def open_share(self) -> Tensor:

@@ -4,10 +4,11 @@ Nodes say themselves which channels of their sources each of their channels need
 channel liveness and extraction must know, so a new kind of encoder is new nodes, not new pruning.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from gatesearch.errors import UsageError
 from gatesearch.models.gate_placement import gate_units
 from gatesearch.models.nodes import Node
 
@@ -19,10 +20,26 @@ class Graph:
     Attributes:
         nodes: Every node reads `INPUT` or earlier nodes only.
         stride: Input resolution divided by the resolution of the output.
+        features: Names of the nodes whose values heads may read, the last node's last; the last
+            node alone where none are given.
+        strides: Input resolution divided by the resolution of each of these, needed if there are
+            several.
     """
 
     nodes: tuple[Node, ...]
     stride: int
+    features: tuple[str, ...] = ()
+    strides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            object.__setattr__(self, "features", (self.nodes[-1].name,))
+            object.__setattr__(self, "strides", (self.stride,))
+        if self.features[-1] != self.nodes[-1].name or len(self.strides) != len(self.features):
+            raise ValueError(
+                f"features must end with the last node, {self.nodes[-1].name}, and have a stride "
+                f"each, found {self.features} of strides {self.strides}"
+            )
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -93,7 +110,33 @@ class Graph:
         """Return the graph with every channel count but the image's times `width`."""
         if width == 1.0:
             return self
-        return Graph(tuple(node.scaled(width) for node in self.nodes), self.stride)
+        return replace(self, nodes=tuple(node.scaled(width) for node in self.nodes))
+
+    def read_by(self, reads_stages: bool) -> tuple[str, ...]:
+        """Name the features that a head reads: all of them, or the last one alone."""
+        return self.features if reads_stages else self.features[-1:]
+
+    def stages_ending_in(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the stages whose last nodes some features are.
+
+        Raises:
+            UsageError: One is not at the end of a stage.
+        """
+        ends = {self.stage(index)[-1].name: index for index in range(self.stages)}
+        for name in names:
+            if name not in ends:
+                raise UsageError(
+                    f"a method that mixes whole stages needs heads that read the end of a stage, "
+                    f"found feature {name}, which is inside one: set model.head to a head that "
+                    "reads the last map, as light"
+                )
+        return tuple(ends[name] for name in names)
+
+
+def stage_ends(nodes: Sequence[Node]) -> tuple[str, ...]:
+    """Name the last node of every stage but the stem."""
+    ends = {node.stage: node.name for node in nodes if node.stage}
+    return tuple(ends.values())
 
 
 Value = TypeVar("Value")

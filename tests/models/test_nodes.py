@@ -20,20 +20,32 @@ from gatesearch.models.nodes import (
     Activation,
     Add,
     AddStep,
+    Attention,
     BatchNorm,
+    ClassToken,
     Conv,
+    GlobalResponseNorm,
+    GroupNorm,
     Interpolate,
+    LayerNorm,
+    Linear,
     MaxPool,
     Multiply,
     Node,
     Pool,
+    PositionBias,
+    PositionEmbedding,
+    Rearrange,
     Route,
+    Scale,
+    Shift,
     Size,
     StepWeights,
     Windows,
     concatenation,
 )
 from gatesearch.models.nodes.elementwise import Elementwise
+from gatesearch.models.nodes.position_operations import Pad, Permute, Reshape, Roll, Take
 from gatesearch.pruning import extract
 from tests.pruning.test_extract import gap, parts, put, scattered
 
@@ -108,7 +120,52 @@ NODES = {
     "slice": Route("node", ("x",), (8,), tuple((0, c) for c in (1, 2, 3, 7))),
     "repeated": Route("node", ("x",), (4,), tuple((0, c // 2) for c in range(6))),
 }
+BIAS = PositionBias(rows=3, index=((0, 1, 2), (1, 0, 1), (2, 1, 0)))
+TO_WINDOWS = (
+    Pad(axis=1, before=0, after=1),
+    Roll(axis=0, shift=-1),
+    Reshape(sizes=(3, 2, -1, 2)),
+    Permute(axes=(0, 2, 1, 3)),
+    Reshape(sizes=(-1, 4)),
+)
+# Nodes on tokens or windows, or that need certain positions, and these.
+PLACED: dict[str, tuple[Node, Size]] = {
+    "linear": (Linear("node", "x", 4, 6), (5,)),
+    "linear without bias, in windows": (Linear("node", "x", 4, 6, bias=False), (2, 3)),
+    "linear on vectors": (Linear("node", "x", 4, 6), ()),
+    "layer norm": (LayerNorm("node", "x", 4), (5,)),
+    "layer norm of maps": (LayerNorm("node", "x", 4, eps=1e-6), (4, 3)),
+    "layer norm without weights": (LayerNorm("node", "x", 4, affine=False), (2, 3)),
+    "group norm": (GroupNorm("node", "x", 4, 2), (4, 3)),
+    "group norm without weights": (GroupNorm("node", "x", 6, 2, affine=False), (5,)),
+    "response norm": (GlobalResponseNorm("node", "x", 4), (4, 3)),
+    "scale": (Scale("node", "x", 4), (5,)),
+    "shift": (Shift("node", "x", 4), (4, 3)),
+    "position embedding": (PositionEmbedding("node", "x", 4, (5,)), (5,)),
+    "position embedding of maps": (PositionEmbedding("node", "x", 4, (3, 4)), (3, 4)),
+    "class token": (ClassToken("node", "x", 4), (5,)),
+    "two tokens, in windows": (ClassToken("node", "x", 4, tokens=2), (2, 3)),
+    "shifted windows": (Rearrange("node", "x", 4, TO_WINDOWS), (6, 9)),
+    "every second token": (Rearrange("node", "x", 4, (Take(axis=0, start=1, step=2),)), (6,)),
+    "attention": (Attention("node", "x", "y", "z", 4, 2), (3,)),
+    "attention of a scale": (Attention("node", "x", "x", "x", 4, 1, scale=2.0), (2, 3)),
+    "biased attention": (Attention("node", "x", "y", "z", 4, 2, bias=BIAS), (3,)),
+    "biased attention, in windows": (Attention("node", "x", "y", "z", 6, 3, bias=BIAS), (2, 3)),
+    "attention in shifted windows": (
+        Attention(
+            *("node", "x", "y", "z", 4, 2),
+            bias=BIAS.model_copy(update={"regions": ((0, 0, 1), (0, 0, 0))}),
+        ),
+        (2, 3),
+    ),
+}
+NODES |= {name: node for name, (node, _) in PLACED.items()}
 every_node = pytest.mark.parametrize("node", NODES.values(), ids=NODES.keys())
+
+
+def source_fields(node: Node) -> list[str]:
+    names = ("source", "query", "key", "value")
+    return [name for name in names if hasattr(node, name)]
 
 
 def layer_of(node: Node) -> nn.Module | None:
@@ -117,13 +174,30 @@ def layer_of(node: Node) -> nn.Module | None:
     return None if layer is None else scattered(layer)
 
 
-def sizes_of(node: Node, size: Size = (6, 9)) -> dict[str, Size]:
+def size_of(node: Node) -> Size:
+    return next((size for other, size in PLACED.values() if other == node), (6, 9))
+
+
+class Alone(nn.Module):
+    """A node as a network of one input: all its sources, one after the other."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self.node, self.layer = node, node.build()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.node.run(x.split(self.node.input_channels, 1), self.layer)
+
+
+def sizes_of(node: Node, size: Size | None = None) -> dict[str, Size]:
     """Positions of a node whose sources have `size`, and of these."""
+    size = size_of(node) if size is None else size
     sizes = dict.fromkeys(node.sources, size)
     return sizes | {node.name: node.output_size(sizes)}
 
 
-def inputs_of(node: Node, size: Size = (6, 9)) -> list[Tensor]:
+def inputs_of(node: Node, size: Size | None = None) -> list[Tensor]:
+    size = size_of(node) if size is None else size
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(1, n, *size, generator=generator) for n in node.input_channels]
 
@@ -138,6 +212,8 @@ def placed(node: Node, *, source: str, **place: object) -> Node:
 @every_node
 @pytest.mark.parametrize("size", [(1, 1), (6, 9), (8, 8)])
 def test_output_is_as_large_as_said(node: Node, size: Size) -> None:
+    if any(node == other for other, _ in PLACED.values()):
+        size = size_of(node)
     if isinstance(node, Conv) and size[0] + 2 * (node.kernel // 2) < node.kernel:
         pytest.skip("smaller than the kernel")
     y = node.run(inputs_of(node, size), layer_of(node))
@@ -152,10 +228,15 @@ def test_needed_inputs_are_those_with_a_gradient(node: Node) -> None:
     layer = layer_of(linear)
     for channel in range(node.outputs):
         inputs = [x.requires_grad_() for x in inputs_of(node)]
-        gradients = torch.autograd.grad(linear.run(inputs, layer)[:, channel].sum(), inputs)
-        needed = node.needed_inputs(torch.eye(node.outputs)[channel])
+        computed = node.computed(torch.eye(node.outputs)[channel])
+        y = linear.run(inputs, layer)
+        weights = torch.rand(y.shape, generator=torch.Generator().manual_seed(1))
+        together = (y * weights).transpose(0, 1)[computed > 0].sum()
+        gradients = torch.autograd.grad(together, inputs)
+        needed = node.needed_inputs(computed)
         for gradient, channels in zip(gradients, needed, strict=True):
-            assert channels.tolist() == (gradient != 0).any((0, 2, 3)).float().tolist()
+            found = (gradient != 0).transpose(0, 1).flatten(1).any(1)
+            assert channels.tolist() == found.float().tolist()
         assert node.routes or node.channelwise == all(channels.sum() == 1 for channels in needed)
 
 
@@ -174,11 +255,10 @@ def test_probabilities_give_the_expectation(node: Node) -> None:
 
 @every_node
 def test_costs_are_those_of_its_module(node: Node) -> None:
-    layer = node.build()
-    if layer is None:
-        assert node.macs_per_channel(sizes_of(node)) == node.params_per_channel == 0
-        return
-    cost = count_macs(layer, (1, *node.input_channels, 6, 9), cross_check=False)
+    shape = (1, sum(node.input_channels), *size_of(node))
+    cost = count_macs(Alone(node), shape, cross_check=True)
+    assert not cost.uncounted
+    assert not cost.disagreements
     assert node.outputs * node.macs_per_channel(sizes_of(node)) == cost.macs
     assert node.outputs * node.params_per_channel == cost.params
 
@@ -207,7 +287,7 @@ def test_its_step_over_all_channels_computes_the_same(node: Node) -> None:
 
 @every_node
 def test_only_the_shape_decides_the_latency(node: Node) -> None:
-    elsewhere = placed(node, name="other", source="z", stage=3)
+    elsewhere = replace(node, name="other", stage=3, **dict.fromkeys(source_fields(node), "z"))
     assert elsewhere.anonymous() == node.anonymous()
     assert hash(elsewhere.anonymous()) == hash(node.anonymous())
     assert node.narrowed(2).outputs == 2
@@ -225,8 +305,8 @@ def test_half_the_width_is_half_the_channels(node: Node) -> None:
         node.outputs // 2,
         tuple(channels // 2 for channels in node.input_channels),
     )
-    if not isinstance(node, Conv) or node.split == 1:
-        assert replace(node, source=INPUT).scaled(0.5).outputs == half.outputs
+    first = source_fields(node)[0]
+    assert replace(node, **{first: INPUT}).scaled(0.5).outputs == half.outputs
 
 
 @pytest.mark.parametrize("seed", range(4))

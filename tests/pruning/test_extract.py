@@ -25,6 +25,9 @@ from gatesearch.models.graph import Graph
 from gatesearch.models.heads import Head, deeplabv3, light
 from gatesearch.models.model_factory import HeadSpec, Parts
 from gatesearch.models.nodes import INPUT, Add, Conv, ConvStep
+from gatesearch.models.nodes.attention import BiasTable
+from gatesearch.models.nodes.linear import LinearLayer
+from gatesearch.models.nodes.per_channel import ChannelParameters
 from gatesearch.pruning import (
     CompactNet,
     extract,
@@ -67,6 +70,9 @@ def scattered(model: nn.Module, seed: int = 0, *, awake: bool = False) -> nn.Mod
             nn.init.normal_(module.bias, 9.0 if awake else 0.0, 0.3)
             module.running_mean.normal_(std=0.3)
             module.running_var.uniform_(0.5, 1.5)
+        elif isinstance(module, ChannelParameters | LinearLayer | BiasTable):
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, std=0.3)
     if isinstance(model, GatedSupernet):
         for beta in model.beta.values():
             nn.init.normal_(beta)

@@ -38,7 +38,7 @@ SHAPE = (2, 3, 8, 12)
 
 
 def vit() -> Graph:
-    """Patches of 4, a class token, position embeddings, one block of two heads with apart q, k, v."""
+    """Patches of 5x5, a class token, positions, and a block of two heads."""
     nodes = (
         Conv("patches", INPUT, 3, 8, 5, stride=4, relu=False),
         Rearrange("tokens", "patches", 8, (Reshape(sizes=(-1,)),)),

@@ -253,10 +253,7 @@ def block_macs(graph: Graph, size: Size) -> tuple[int, ...]:
 
 def block_params(graph: Graph) -> tuple[int, ...]:
     """Count the parameters of each block in one stream."""
-    return tuple(
-        sum(node.params for node in block.nodes)
-        for block in blocks_of(graph)
-    )
+    return tuple(sum(node.params for node in block.nodes) for block in blocks_of(graph))
 
 
 def _exact(tensor: Tensor) -> AbstractContextManager[object]:

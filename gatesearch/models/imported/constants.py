@@ -1,6 +1,4 @@
-"""Tensors of a recorded network that do not depend on the image: parameters, and what is computed
-from them.
-"""
+"""Tensors that do not depend on the image: parameters, and what is computed from them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -182,8 +183,10 @@ class Recorder(TorchFunctionMode):
         self._stack: list[str] = [""]
         self._silent = False
         self._state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        kept = set(module.state_dict())
         for name, tensor in self._state.items():
-            self._constants[id(tensor)] = entry(name, tensor)
+            held = entry(name, tensor) if name in kept else fixed(tensor)
+            self._constants[id(tensor)] = held
 
     def track(self, tensor: Tensor) -> Reference:
         """Give a tensor that depends on the image a new number."""
@@ -305,7 +308,7 @@ class Recorder(TorchFunctionMode):
 
     def _note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         arguments, keywords = tree_map(self._known, args), tree_map(self._known, kwargs)
-        tensors = [result] if isinstance(result, Tensor) else list(tree_leaves(result))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.calls.append(
             Call(
                 function=name,
@@ -336,7 +339,7 @@ class Recorder(TorchFunctionMode):
             self._hold(result, compute, names)
             return
         for i, tensor in enumerate(tree_leaves(result)):
-            self._hold(tensor, lambda state, i=i: tree_leaves(compute(state))[i], names)
+            self._hold(tensor, partial(_entry, compute, i), names)
 
     def _write(self, args: tuple[Any, ...], depends: bool) -> None:
         """Note `target[index] = value`."""
@@ -403,6 +406,10 @@ def _name(func: Callable[..., Any]) -> str:
     if name == "__get__":
         return cast(str, getattr(func, "__self__").__name__)  # noqa: B009
     return name if name.startswith("__") else name.rstrip("_")
+
+
+def _entry(compute: Callable[[State], Any], i: int, state: State) -> Tensor:
+    return cast(Tensor, tree_leaves(compute(state))[i])
 
 
 def _place() -> str:

@@ -34,6 +34,7 @@ class Linear(Grouped):
     stride: ClassVar[int] = 1
     groups: ClassVar[int] = 1
     has_weights: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = True
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -66,6 +66,10 @@ class Node(Protocol):
         """Whether its module is a `ConvNorm`, with whose batch norm and ReLU gates are fused."""
 
     @property
+    def is_linear(self) -> bool:
+        """Whether its module is a `LinearLayer`, with whose backward pass gates are fused."""
+
+    @property
     def takes_gates(self) -> bool:
         """Whether it is a layer behind which gates lie: a convolution or linear layer."""
 
@@ -155,6 +159,7 @@ class Grouped:
     """The answers that follow from a node's groups, and those of most nodes."""
 
     ends_in_norm: ClassVar[bool] = False
+    is_linear: ClassVar[bool] = False
     whole_groups: ClassVar[bool] = False
     routes: ClassVar[None] = None
 

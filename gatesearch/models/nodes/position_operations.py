@@ -121,6 +121,17 @@ class Take(Strict):
         kept = range(size[self.axis])[self.start : self.stop : self.step]
         return _with(size, self.axis, len(kept))
 
+    def one_of(self, size: Size | None) -> int:
+        """Return n where it keeps one of every n positions of its axis, 1 where it crops.
+
+        Args:
+            size: Before it, if known.
+        """
+        if self.step > 1 or size is None:
+            return self.step
+        kept = self.output_size(size)[self.axis]
+        return size[self.axis] if kept == 1 else 1
+
     def run(self, x: Tensor) -> Tensor:
         """(B, *positions, C) -> the same with fewer positions, not copied."""
         before = (slice(None),) * (self.axis + 1)

@@ -1,8 +1,9 @@
 """Operations that move positions about and leave channels alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import ChannelSource, channel_count
 from gatesearch.models.nodes.elementwise import Elementwise
 from gatesearch.models.nodes.node import Size, scaled_channels
-from gatesearch.models.nodes.position_operations import PositionOperation
+from gatesearch.models.nodes.position_operations import PositionOperation, Reshape, Take
 from gatesearch.models.nodes.step import Step, StepWeights
 
 
@@ -29,7 +30,19 @@ class Rearrange(Elementwise):
     operations: tuple[PositionOperation, ...]
     stage: int = field(default=0, kw_only=True)
     ends_block: bool = field(default=False, kw_only=True)
-    stride: ClassVar[int] = 1
+
+    @property
+    def stride(self) -> int:
+        """Above 1 where it keeps every n-th position of a map along height and along width."""
+        kept_one_of, size = 1, None
+        for operation in self.operations:
+            if isinstance(operation, Take):
+                kept_one_of *= operation.one_of(size)
+            if isinstance(operation, Reshape):
+                size = None if -1 in operation.sizes else operation.sizes
+            elif size is not None:
+                size = operation.output_size(size)
+        return round(math.sqrt(kept_one_of))
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -36,10 +36,12 @@ class Route:
     has_weights: ClassVar[bool] = False
     takes_gates: ClassVar[bool] = False
     ends_in_norm: ClassVar[bool] = False
+    is_linear: ClassVar[bool] = False
     groups: ClassVar[int] = 1
     whole_groups: ClassVar[bool] = False
     channelwise: ClassVar[bool] = False
     params_per_channel: ClassVar[int] = 0
+    params: ClassVar[int] = 0
 
     @property
     def outputs(self) -> int:

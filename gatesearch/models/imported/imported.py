@@ -1,0 +1,153 @@
+"""An imported network: its graph, and where its weights come from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from gatesearch.errors import UsageError
+from gatesearch.models.encoder import Encoder, module_key
+from gatesearch.models.graph import Graph
+from gatesearch.models.imported.constants import Constant
+from gatesearch.models.imported.convert import WHOLE, convert
+from gatesearch.models.imported.dilating import dilated, strides_of
+from gatesearch.models.imported.fusing import renamed, simplified, with_names
+from gatesearch.models.imported.recording import Recording, record
+from gatesearch.models.imported.stages import staged
+
+
+def _last_block(graph: Graph, stage: int) -> str:
+    """Return the last node of a stage that ends a block, or its last node."""
+    nodes = graph.stage(stage)
+    return next((node for node in reversed(nodes) if node.ends_block), nodes[-1]).name
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """A module as a graph.
+
+    Attributes:
+        name: As the user wrote it.
+        graph: The encoder.
+        features: Nodes of the outputs, one for each stage that there are features of, the last
+            node of the graph last.
+        strides: Input pixels for each position of these.
+        weights: Entry of the state dict of `Encoder(graph)` -> what it is in the module.
+        build: Builds the module with fresh weights.
+    """
+
+    name: str
+    graph: Graph
+    features: tuple[str, ...]
+    strides: tuple[int, ...]
+    weights: Mapping[str, Constant]
+    build: Callable[[], nn.Module]
+
+    def initial(self, seed: int) -> dict[str, Tensor]:
+        """Return the state of `Encoder(graph)` with the module's own initial weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = self.build()
+        return self.encoder_state(module.state_dict())
+
+    def encoder_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the state of `Encoder(graph)` from a state dict of the module.
+
+        Args:
+            state: Names may have `.` where the module has `_`, as timm's `features_only` names
+                them; entries that the graph does not need are left out.
+
+        Raises:
+            UsageError: An entry is missing.
+        """
+        given = dict(state)
+        by_key = {module_key(name): name for name in state}
+        for name in self.parameters - set(state):
+            if module_key(name) not in by_key:
+                raise UsageError(
+                    f"weights for {self.name} must have an entry {name}, found none of that name "
+                    f"among {len(state)}; give the state dict of this very network"
+                )
+            given[name] = state[by_key[module_key(name)]]
+        with torch.no_grad():
+            return {
+                name: constant.compute(given).detach().clone()
+                for name, constant in self.weights.items()
+            }
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of each entry of the state of `Encoder(graph)`."""
+        with torch.device("meta"):
+            return {name: x.shape for name, x in Encoder(self.graph).state_dict().items()}
+
+    @cached_property
+    def parameters(self) -> frozenset[str]:
+        """Entries of the module's state dict that the graph needs."""
+        return frozenset[str]().union(*(constant.names for constant in self.weights.values()))
+
+
+def import_module(
+    name: str,
+    build: Callable[[], nn.Module],
+    image_size: tuple[int, int],
+    *,
+    output_stride: int | None = None,
+    cut: Callable[[Recording], Recording] = lambda recording: recording,
+) -> Imported:
+    """Import a module.
+
+    Args:
+        name: As the user wrote it.
+        build: Builds the module: image (B, 3, H, W) -> a feature map, or a list or dict of them.
+        image_size: (H, W) for which it is imported. Networks of convolutions alone run on others.
+        output_stride: Input resolution divided by that of the last features; None leaves it as it
+            is.
+        cut: Chooses other outputs of the recording.
+
+    Raises:
+        UsageError: It has an operator that no kind of node computes, or cannot have that stride.
+    """
+    with torch.random.fork_rng(devices=[]):
+        module = build()
+    recording = cut(record(module, image_size, whole=lambda m: type(m).__name__ in WHOLE))
+    converted = convert(recording, module.state_dict())
+    draft, taken = simplified(converted.draft, set(converted.outputs.values()))
+    names = renamed(draft, recording.classes)
+    draft = with_names(draft, names)
+    outputs = [taken.get(output, output) for output in converted.outputs.values()]
+    outputs = [names.get(output, output) for output in outputs]
+    nodes, blocks = staged(draft, recording.classes, image_size)
+    stride = strides_of(nodes)[nodes[-1].name]
+    if output_stride not in (None, stride):
+        changed = dilated(nodes, blocks, output_stride) if output_stride < stride else None
+        if changed is None:
+            possible = [
+                str(s)
+                for s in (2**i for i in range(8))
+                if s == stride or (s < stride and dilated(nodes, blocks, s))
+            ]
+            raise UsageError(
+                f"model.output_stride must be {' or '.join(possible)} for {name}, found "
+                f"{output_stride}"
+            )
+        nodes = changed
+    strides = strides_of(nodes)
+    graph = Graph(tuple(nodes), strides[nodes[-1].name])
+    if len(outputs) == 1:
+        outputs = [_last_block(graph, i) for i in range(1, graph.stages)] or outputs
+    order = {node.name: i for i, node in enumerate(nodes)}
+    features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
+    return Imported(
+        name=name,
+        graph=graph,
+        features=features,
+        strides=tuple(strides[feature] for feature in features),
+        weights={
+            f"layers.{module_key(node.name)}.{entry}": constant
+            for node in nodes
+            for entry, constant in draft.weights[node.name].items()
+        },
+        build=build,
+    )
