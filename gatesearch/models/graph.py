@@ -92,10 +92,10 @@ class Graph:
         """Names of the nodes with gates behind them.
 
         Args:
-            granularity: `conv` = every convolution and linear layer (behind its norm, activation
-                and layer scale, before a residual sum); `block` = the stem and the end of every
-                block, a residual sum if it has one; `head` = as `conv`, where all channels of a
-                layer that one attention head reads share a gate.
+            granularity: `conv` = every convolution and linear layer (behind its norm and layer
+                scale, before a residual sum); `block` = the stem and the end of every block, a
+                residual sum if it has one; `head` = as `conv`, where all channels of a layer that
+                one attention head reads share a gate, and those of a group that is computed whole.
 
         Raises:
             UsageError: `head` without attention in the graph.
@@ -104,7 +104,7 @@ class Graph:
 
     def gate_units(self, granularity: str) -> dict[str, tuple[int, ...]]:
         """Return gated node -> (C,) number of the gate of each channel; see `gated`."""
-        return gate_units(self.nodes, granularity, ends=(self.nodes[-1].name,))
+        return gate_units(self.nodes, granularity, ends=self.features)
 
     def scaled(self, width: float) -> "Graph":
         """Return the graph with every channel count but the image's times `width`."""
