@@ -44,7 +44,7 @@ class CrossStitchNet(nn.Module):
             initial[..., None].repeat(1, 1, channels) for channels in _stage_channels(parts.graph)
         )
         self.heads = parts.all_heads()
-        self.stages_read = parts.graph.stages_ending_in(self.heads.nodes(parts.graph))
+        self.stages_read = parts.graph.features_by_stage(self.heads.nodes(parts.graph))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
@@ -58,7 +58,10 @@ class CrossStitchNet(nn.Module):
             ]
             streams = [mixing_sum(streams, weights) for weights in stitch]
             if stage in self.stages_read:
-                features.append(streams)
+                name = self.stages_read[stage]
+                features.append(
+                    [encoder.feature(name, x) for encoder, x in zip(encoders, streams, strict=True)]
+                )
         return {
             task: self.heads.call_head(task, maps, image.shape[-2:])
             for task, maps in zip(self.heads, zip(*features, strict=True), strict=True)

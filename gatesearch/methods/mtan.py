@@ -71,16 +71,18 @@ class AttentionNet(nn.Module):
                 for width, following in itertools.pairwise(widths)
             )
         self.heads = parts.all_heads()
-        self.stages_read = graph.stages_ending_in(self.heads.nodes(graph))
+        self.stages_read = graph.features_by_stage(self.heads.nodes(graph))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
-        inputs, outputs = [], []
+        inputs: list[Tensor] = []
+        outputs: list[Tensor] = []
         x = image
         for stage in range(self.encoder.graph.stages):
             last_block_input, x = self.encoder.forward_stage(x, stage)
-            inputs.append(last_block_input)
-            outputs.append(x)
+            feature = self.stages_read.get(stage)
+            for values, value in ((inputs, last_block_input), (outputs, x)):
+                values.append(value if feature is None else self.encoder.feature(feature, value))
         return {
             task: self.heads.call_head(
                 task, self._attended(task, inputs[1:], outputs[1:]), image.shape[-2:]

@@ -107,7 +107,7 @@ class NDDRNet(nn.Module):
             for stage in range(graph.stages)
         )
         self.heads = parts.all_heads()
-        self.stages_read = graph.stages_ending_in(self.heads.nodes(graph))
+        self.stages_read = graph.features_by_stage(self.heads.nodes(graph))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
@@ -122,7 +122,10 @@ class NDDRNet(nn.Module):
             fused = torch.cat(streams, 1)
             streams = [fusion(fused) for fusion in cast(nn.ModuleList, fusions)]
             if stage in self.stages_read:
-                features.append(streams)
+                name = self.stages_read[stage]
+                features.append(
+                    [encoder.feature(name, x) for encoder, x in zip(encoders, streams, strict=True)]
+                )
         return {
             task: self.heads.call_head(task, maps, image.shape[-2:])
             for task, maps in zip(self.heads, zip(*features, strict=True), strict=True)

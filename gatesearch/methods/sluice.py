@@ -82,7 +82,7 @@ class SluiceNet(nn.Module):
         beta[:, -1] = last if stages > 1 else 1.0
         self.beta = nn.Parameter(beta)
         self.heads = parts.all_heads()
-        self.stages_read = parts.graph.stages_ending_in(self.heads.nodes(parts.graph))
+        self.stages_read = parts.graph.features_by_stage(self.heads.nodes(parts.graph))
         self.shrinks = [_shrink(parts.graph, stage) for stage in range(1, stages + 1)]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -104,7 +104,11 @@ class SluiceNet(nn.Module):
 
     def _features(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Collect a task's maps for its head, the mix of all stages in place of the last one."""
-        earlier = [by_stage[stage - 1][t] for stage in self.stages_read[:-1]]
+        encoder = cast(Encoder, list(self.encoders.values())[t])
+        earlier = [
+            encoder.feature(name, by_stage[stage - 1][t])
+            for stage, name in list(self.stages_read.items())[:-1]
+        ]
         return [*earlier, self._mixed_stages(t, by_stage)]
 
     def _mixed_stages(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -38,6 +38,13 @@ class Encoder(nn.Module):
         values = execute(self.graph.nodes, {INPUT: image}, self.apply_node, keep=names)
         return [values[name] for name in names]
 
+    def feature(self, name: str, end: Tensor) -> Tensor:
+        """Compute a feature (B, C, h, w) from the end of its stage, which it may be itself."""
+        tail = self.graph.tail(name)
+        if not tail:
+            return end
+        return execute(tail, {tail[0].sources[0]: end}, self.apply_node)[name]
+
     def forward_stage(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         """Run one stage: (input of its last block, output); for the stem both are its output.
 

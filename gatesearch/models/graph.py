@@ -6,6 +6,7 @@ channel liveness and extraction must know, so a new kind of encoder is new nodes
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 from gatesearch.errors import UsageError
@@ -60,8 +61,33 @@ class Graph:
         return self.nodes[-1].stage + 1
 
     def stage(self, index: int) -> tuple[Node, ...]:
-        """Nodes of one stage."""
-        return tuple(node for node in self.nodes if node.stage == index)
+        """Nodes of one stage, those that the last node depends on."""
+        return tuple(n for n in self.nodes if n.stage == index and n.name in self._trunk)
+
+    def tail(self, feature: str) -> tuple[Node, ...]:
+        """Nodes that make a feature from the end of a stage; none where it is that end itself.
+
+        Tokens inside a transformer, for example, become a map on the way to a head alone.
+        """
+        needed = self._needed(feature) - self._trunk
+        return tuple(node for node in self.nodes if node.name in needed)
+
+    def trunk(self) -> "Graph":
+        """Return the graph of what the last node depends on, its only feature."""
+        nodes = tuple(node for node in self.nodes if node.name in self._trunk)
+        return Graph(nodes, self.stride)
+
+    @cached_property
+    def _trunk(self) -> frozenset[str]:
+        return self._needed(self.nodes[-1].name)
+
+    def _needed(self, name: str) -> frozenset[str]:
+        """Names of a node and of all that it depends on."""
+        needed = {name}
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.sources)
+        return frozenset(needed)
 
     def last_block_input(self, stage: int) -> str:
         """Name of what the last block of a stage reads; for the stem, its last node."""
@@ -116,21 +142,25 @@ class Graph:
         """Name the features that a head reads: all of them, or the last one alone."""
         return self.features if reads_stages else self.features[-1:]
 
-    def stages_ending_in(self, names: Sequence[str]) -> tuple[int, ...]:
-        """Return the stages whose last nodes some features are.
+    def features_by_stage(self, names: Sequence[str]) -> dict[int, str]:
+        """Return stage -> the feature that its end is, or that is made from it.
 
         Raises:
-            UsageError: One is not at the end of a stage.
+            UsageError: One is not of the end of a stage.
         """
         ends = {self.stage(index)[-1].name: index for index in range(self.stages)}
+        found = {}
         for name in names:
-            if name not in ends:
+            tail = self.tail(name)
+            end = tail[0].sources[0] if tail else name
+            if end not in ends:
                 raise UsageError(
                     f"a method that mixes whole stages needs heads that read the end of a stage, "
                     f"found feature {name}, which is inside one: set model.head to a head that "
                     "reads the last map, as light"
                 )
-        return tuple(ends[name] for name in names)
+            found[ends[end]] = name
+        return found
 
 
 def stage_ends(nodes: Sequence[Node]) -> tuple[str, ...]:

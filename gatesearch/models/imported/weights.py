@@ -60,7 +60,7 @@ def _published(name: str, image_size: tuple[int, int]) -> Mapping[str, Tensor]:
         return published_by_torchvision(network)
     if source != "timm":
         raise UsageError(
-            f"model.weights must be a file for {name}, which no package publishes weights of, found "
+            f"model.weights must be a file for {name}, which has no published weights, found "
             "'imagenet'; give one with --set model.weights=FILE, or --set model.init=scratch"
         )
     import timm
