@@ -1,6 +1,6 @@
 """An imported network: its graph, and where its weights come from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,12 +16,7 @@ from gatesearch.models.imported.dilating import dilated, strides_of
 from gatesearch.models.imported.fusing import renamed, simplified, with_names
 from gatesearch.models.imported.recording import Recording, record
 from gatesearch.models.imported.stages import staged
-
-
-def _last_block(graph: Graph, stage: int) -> str:
-    """Return the last node of a stage that ends a block, or its last node."""
-    nodes = graph.stage(stage)
-    return next((node for node in reversed(nodes) if node.ends_block), nodes[-1]).name
+from gatesearch.models.nodes import INPUT, Node, Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,24 +25,19 @@ class Imported:
 
     Attributes:
         name: As the user wrote it.
-        graph: The encoder.
-        features: Nodes of the outputs, one for each stage that there are features of, the last
-            node of the graph last.
-        strides: Input pixels for each position of these.
+        graph: The encoder; its features are the outputs, or the ends of stages of one output.
         weights: Entry of the state dict of `Encoder(graph)` -> what it is in the module.
         build: Builds the module with fresh weights.
     """
 
     name: str
     graph: Graph
-    features: tuple[str, ...]
-    strides: tuple[int, ...]
     weights: Mapping[str, Constant]
     build: Callable[[], nn.Module]
 
     def initial(self, seed: int) -> dict[str, Tensor]:
         """Return the state of `Encoder(graph)` with the module's own initial weights."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed)
             module = self.build()
         return self.encoder_state(module.state_dict())
@@ -88,6 +78,29 @@ class Imported:
         return frozenset[str]().union(*(constant.names for constant in self.weights.values()))
 
 
+def _with_features(nodes: Sequence[Node], outputs: Sequence[str], image_size: Size) -> Graph:
+    """Return the graph, whose features are the ends of stages where these are maps.
+
+    Elsewhere, as inside a transformer, they are the module's outputs.
+    """
+    strides = strides_of(nodes)
+    order = {node.name: i for i, node in enumerate(nodes)}
+    graph = Graph(tuple(nodes), strides[nodes[-1].name])
+    sizes: dict[str, Size] = {INPUT: image_size}
+    for node in nodes:
+        sizes[node.name] = node.output_size(sizes)
+    ends = [graph.stage(i)[-1].name for i in range(1, graph.stages - 1)]
+    if all(len(sizes[end]) == 2 for end in ends):
+        outputs = [*ends, nodes[-1].name]
+    features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
+    return Graph(
+        tuple(node for node in nodes if node.name in graph.needed(features)),
+        graph.stride,
+        features,
+        tuple(strides[name] for name in features),
+    )
+
+
 def import_module(
     name: str,
     build: Callable[[], nn.Module],
@@ -109,6 +122,18 @@ def import_module(
     Raises:
         UsageError: It has an operator that no kind of node computes, or cannot have that stride.
     """
+    # Costs are counted under the default device meta, on which no values can be looked at.
+    with torch.device("cpu"):
+        return _import(name, build, image_size, output_stride, cut)
+
+
+def _import(
+    name: str,
+    build: Callable[[], nn.Module],
+    image_size: tuple[int, int],
+    output_stride: int | None,
+    cut: Callable[[Recording], Recording],
+) -> Imported:
     with torch.random.fork_rng(devices=[]):
         module = build()
     recording = cut(record(module, image_size, whole=lambda m: type(m).__name__ in WHOLE))
@@ -133,20 +158,13 @@ def import_module(
                 f"{output_stride}"
             )
         nodes = changed
-    strides = strides_of(nodes)
-    graph = Graph(tuple(nodes), strides[nodes[-1].name])
-    if len(outputs) == 1:
-        outputs = [_last_block(graph, i) for i in range(1, graph.stages)] or outputs
-    order = {node.name: i for i, node in enumerate(nodes)}
-    features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
+    graph = _with_features(nodes, outputs, image_size)
     return Imported(
         name=name,
         graph=graph,
-        features=features,
-        strides=tuple(strides[feature] for feature in features),
         weights={
             f"layers.{module_key(node.name)}.{entry}": constant
-            for node in nodes
+            for node in graph
             for entry, constant in draft.weights[node.name].items()
         },
         build=build,
