@@ -22,7 +22,14 @@ from gatesearch.models.graph import Graph
 from gatesearch.models.heads import HEADS, FunctionHead
 from gatesearch.models.model_factory import HeadSpec, OwnHead, Parts, features_for
 from gatesearch.models.nodes import INPUT, Conv
-from gatesearch.pruning import CompactNet, extract, load_compact, save_compact
+from gatesearch.pruning import (
+    CompactNet,
+    describe_compact,
+    extract,
+    load_compact,
+    rebuild_compact,
+    save_compact,
+)
 from gatesearch.pruning.description import Description, HeadDescription
 from gatesearch.training import Runtime
 from tests.pruning.test_extract import all_gates, conv_steps, gap, put, scattered
@@ -171,6 +178,7 @@ def test_it_is_saved_and_loaded_to_the_bit(saved: tuple[Path, CompactNet]) -> No
     stem, compact = saved
     loaded, image = load_compact(stem), torch.randn(2, 3, 32, 32)
     assert loaded.description == compact.description
+    assert rebuild_compact(describe_compact(compact)).description == compact.description
     assert [feature.stride for feature in loaded.description.heads["a"].features] == [4, 8, 16, 16]
     assert gap(loaded, compact, image) == 0
 
