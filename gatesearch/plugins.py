@@ -46,6 +46,7 @@ _TABLES = {
     "kind": ("gatesearch.tasks", "TASKS"),
     "head": ("gatesearch.models.heads", "HEADS"),
     "backbone": ("gatesearch.models.backbones", "BACKBONES"),
+    "module": ("gatesearch.models.imported.sources", "REGISTERED"),
     "method": ("gatesearch.methods", "METHODS"),
     "weighting": ("gatesearch.training.weightings", "WEIGHTINGS"),
 }
@@ -106,6 +107,10 @@ class Registry:
         """Add a backbone: a function that builds its graph."""
         self.entries.append(("backbone", name, build))
 
+    def add_module(self, name: str, build: "Callable[[], nn.Module]") -> None:
+        """Add a backbone that is imported from a module; see `gatesearch.register_backbone`."""
+        self.entries.append(("module", name, build))
+
     def add_method(self, method: "Method[Any]") -> None:
         """Add a method of sharing, under its name."""
         self.entries.append(("method", method.name, method))
@@ -165,7 +170,7 @@ def origin_of(what: str, name: str) -> str:
     """Name the plugin that added an entry to a table, or `gatesearch`.
 
     Args:
-        what: `data set`, `kind`, `head`, `backbone`, `method` or `weighting`.
+        what: `data set`, `kind`, `head`, `backbone`, `module`, `method` or `weighting`.
         name: The entry's name.
     """
     plugin = _origins.get((what, name))
@@ -179,6 +184,7 @@ def used_by(study: "Study") -> tuple[Plugin, ...]:
         "kind": {task.kind for task in study.tasks.values()},
         "head": {study.model.head, *(task.head for task in study.tasks.values())},
         "backbone": {study.model.backbone},
+        "module": {study.model.backbone},
         "method": {*study.methods, *study.tune, *study.options},
         "weighting": {*study.weightings, *study.search.weighting, *study.balance},
     }
