@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from gatesearch.datasets import Dataset
     from gatesearch.methods import Method
     from gatesearch.models.graph import Graph
-    from gatesearch.models.heads import Head
     from gatesearch.study import Study
     from gatesearch.tasks import Task
     from gatesearch.training.weightings import Entry
@@ -96,8 +95,12 @@ class Registry:
         """Add a kind of task."""
         self.entries.append(("kind", name, kind))
 
-    def add_head(self, name: str, build: "Callable[[int, int, int], Head]") -> None:
-        """Add a head: (channels of features, inner channels, outputs) -> module."""
+    def add_head(self, name: str, build: "Callable[..., nn.Module]") -> None:
+        """Add a head: (channels of the last map, inner channels, outputs) -> module.
+
+        If `build` has an attribute `reads_stages` that is True, as a class may, its first argument
+        is a `gatesearch.models.heads.Feature` for each map, and the head is called with all maps.
+        """
         self.entries.append(("head", name, build))
 
     def add_backbone(self, name: str, build: "Callable[..., Graph]") -> None:
