@@ -16,12 +16,15 @@ from gatesearch.models.imported.dilating import dilated, strides_of
 from gatesearch.models.imported.fusing import renamed, simplified, with_names
 from gatesearch.models.imported.recording import Recording, record
 from gatesearch.models.imported.stages import staged
+from gatesearch.models.imported.unfilled import Unfilled
+from gatesearch.models.nodes import MaxPool, Pool
 
 
-def _last_block(graph: Graph, stage: int) -> str:
-    """Return the last node of a stage that ends a block, or its last node."""
+def _last_of(graph: Graph, stage: int) -> str:
+    """Return the last node of a stage before a pooling that leads to the next."""
     nodes = graph.stage(stage)
-    return next((node for node in reversed(nodes) if node.ends_block), nodes[-1]).name
+    kept = (node for node in reversed(nodes) if not isinstance(node, Pool | MaxPool))
+    return next(kept, nodes[-1]).name
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +107,7 @@ def import_module(
     Raises:
         UsageError: It has an operator that no kind of node computes, or cannot have that stride.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), Unfilled():
         module = build()
     recording = cut(record(module, image_size, whole=lambda m: type(m).__name__ in WHOLE))
     converted = convert(recording, module.state_dict())
@@ -131,7 +134,7 @@ def import_module(
     strides = strides_of(nodes)
     graph = Graph(tuple(nodes), strides[nodes[-1].name])
     if len(outputs) == 1:
-        outputs = [_last_block(graph, i) for i in range(1, graph.stages)] or outputs
+        outputs = [_last_of(graph, stage) for stage in range(1, graph.stages)] or outputs
     order = {node.name: i for i, node in enumerate(nodes)}
     features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
     return Imported(

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from gatesearch.models.imported.builder import Draft
-from gatesearch.models.nodes import INPUT, Add, MaxPool, Node, Size
+from gatesearch.models.nodes import INPUT, Add, MaxPool, Node, Rearrange, Size
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ def staged(
     """Return the nodes with their stages and ends of blocks, and the blocks.
 
     A stage is the nodes of one feature size: the stem is 0, the first block begins stage 1, and
-    each node or block that makes the features smaller the next. A pooling belongs to the stage of
-    its source.
+    each block or module outside of blocks that makes the features smaller the next. A pooling
+    belongs to the stage of its source.
 
     Args:
         draft: The nodes.
@@ -45,10 +45,10 @@ def staged(
             for block in blocks
             if not any(block.start <= end < block.stop for end in ends)
         }
-    stages = _stages(draft.nodes, blocks, image_size)
+    stages = _stages(draft, blocks, image_size)
     if not ends:
         ends = {i for i, stage in enumerate(stages) if stage and stage not in stages[i + 1 :]}
-    ends.add(len(stages) - 1)  # what enters the heads is gated in any case
+    ends.add(_last_computed(draft.nodes))  # what enters the heads is gated in any case
     nodes = [
         _placed(node, stage=stage, ends_block=i in ends)
         for i, (node, stage) in enumerate(zip(draft.nodes, stages, strict=True))
@@ -57,14 +57,31 @@ def staged(
 
 
 def residual_sums(nodes: Sequence[Node]) -> set[int]:
-    """Return the sums past which nothing from before is read."""
-    last = {source: i for i, node in enumerate(nodes) for source in node.sources}
+    """Return the sums past which nothing from before is read on the way to the last node."""
+    needed = {nodes[-1].name}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.sources)
+    last = {
+        source: i for i, node in enumerate(nodes) if node.name in needed for source in node.sources
+    }
     sums, open_until = set(), -1
     for i, node in enumerate(nodes):
+        if node.name not in needed:
+            continue
         if isinstance(node, Add) and open_until <= i:
             sums.add(i)
         open_until = max(open_until, last.get(node.name, -1))
     return sums
+
+
+def _last_computed(nodes: Sequence[Node]) -> int:
+    """Return the last node behind which only positions are rearranged."""
+    places = {node.name: i for i, node in enumerate(nodes)}
+    last = len(nodes) - 1
+    while isinstance(nodes[last], Rearrange) and nodes[last].sources[0] in places:
+        last = places[nodes[last].sources[0]]
+    return last
 
 
 def _placed(node: Node, *, stage: int, ends_block: bool) -> Node:
@@ -145,13 +162,15 @@ def _disjoint(blocks: Sequence[Block]) -> tuple[Block, ...]:
     return tuple(kept)
 
 
-def _stages(nodes: Sequence[Node], blocks: Sequence[Block], image_size: Size) -> list[int]:
+def _stages(draft: Draft, blocks: Sequence[Block], image_size: Size) -> list[int]:
+    nodes = draft.nodes
     sizes: dict[str, Size] = {INPUT: image_size}
     for node in nodes:
         sizes[node.name] = node.output_size(sizes)
     areas = {name: math.prod(size) for name, size in sizes.items()}
     block_of = {i: block for block in blocks for i in range(block.start, block.stop)}
-    stage, stages = 0, []
+    stage = 0
+    stages: list[int] = []
     area = 0  # of the features of this stage, once it has begun
     first = min((block.start for block in blocks), default=0)
     for i, node in enumerate(nodes):
@@ -165,8 +184,24 @@ def _stages(nodes: Sequence[Node], blocks: Sequence[Block], image_size: Size) ->
             area, stage = areas[node.name], int(i > 0)
         elif stage > 0 and node.has_weights and 1 < areas[node.name] < area:
             stage, area = stage + 1, areas[node.name]
+            for before in _leading(draft, i, block_of):
+                stages[before] = stage
         stages.append(stage)
     return stages
+
+
+def _leading(draft: Draft, i: int, block_of: Mapping[int, Block]) -> list[int]:
+    """Return the nodes right before node i in the same module, as a norm is."""
+    module = _parent(draft.sites[draft.nodes[i].name].module)
+    leading: list[int] = []
+    for before in range(i - 1, -1, -1):
+        path = draft.sites[draft.nodes[before].name].module
+        if not module or before in block_of or not path.startswith(f"{module}."):
+            break
+        leading.append(before)
+    while leading and isinstance(draft.nodes[leading[-1]], Rearrange):  # a map of the old stage
+        leading.pop()
+    return leading
 
 
 def _parent(path: str) -> str:
