@@ -12,7 +12,7 @@ from gatesearch.cost.sizes import node_sizes
 from gatesearch.models import GatedSupernet
 from gatesearch.models.channel_source import ChannelSlice
 from gatesearch.models.heads import Heads
-from gatesearch.models.model_factory import HeadSpec, OwnHead
+from gatesearch.models.model_factory import HeadSpec, OwnHead, nodes_read
 from gatesearch.models.nodes import Node, Size
 from gatesearch.pruning import extract
 from gatesearch.pruning.mix import MixStep, Term
@@ -40,8 +40,7 @@ def measure_layers(
     """
     graph, tasks = supernet.graph, len(supernet.tasks)
     size = (input_shape[2], input_shape[3])
-    sizes = node_sizes(graph, size)
-    features = sizes[graph.nodes[-1].name]
+    sizes, read = node_sizes(graph, size), nodes_read(graph, supernet.head_specs)
     with torch.random.fork_rng(devices=[]):
         layers = _Layers(runtime)
         convs = {
@@ -58,7 +57,10 @@ def measure_layers(
             for node in graph
             if node.name in supernet.mixed
         }
-        heads = sum(layers.head(spec, features, size) for spec in supernet.head_specs.values())
+        heads = sum(
+            layers.head(spec, tuple(sizes[name] for name in names), size)
+            for spec, names in zip(supernet.head_specs.values(), read, strict=True)
+        )
         ends = _ends(supernet, input_shape, runtime)
     outputs = {node.name: node.outputs for node in graph}
     stream = sum(points[-1][1] for points in convs.values())
@@ -109,12 +111,14 @@ class _Layers:
         weights = torch.ones(tasks, channels, device=features[0].device)
         return self._seconds(step.mixed, features, weights) / channels
 
-    def _head(self, spec: HeadSpec | OwnHead, features: Size, image: Size) -> float:
+    def _head(self, spec: HeadSpec | OwnHead, sizes: tuple[Size, ...], image: Size) -> float:
         head = spec.build()
         if isinstance(spec, OwnHead):
             head = copy.deepcopy(head)
         heads = Heads({"head": self.runtime.place(head).eval()})
-        return self._seconds(heads.call_head, "head", self._noise(spec.inputs, features), image)
+        channels = [feature.channels for feature in spec.features] or [spec.inputs]
+        maps = [self._noise(c, size) for c, size in zip(channels, sizes, strict=True)]
+        return self._seconds(heads.call_head, "head", maps, image)
 
     def _noise(self, channels: int, size: Size) -> Tensor:
         return noise((1, channels, *size), self.runtime)

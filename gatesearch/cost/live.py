@@ -41,25 +41,36 @@ class Live:
     mixes: Mapping[str, Tensor]
 
 
-def live_channels(graph: Graph, gates: Mapping[str, Tensor], *, mixed: Collection[str]) -> Live:
+def live_channels(
+    graph: Graph,
+    gates: Mapping[str, Tensor],
+    *,
+    mixed: Collection[str],
+    heads: Sequence[Sequence[str]] | None = None,
+) -> Live:
     """Compute the live channels of patterns.
 
     Args:
         graph: The encoder.
         gates: Gated node -> (..., T, C), 0 or 1, or probabilities.
         mixed: Gated nodes whose mixed shared features some pattern reads.
+        heads: For each task, the nodes that its head reads; the last node when None.
     """
     first = next(iter(gates.values()))
     *batch, tasks, _ = first.shape
-    last = graph.nodes[-1]
-    ends = torch.ones(*batch, tasks + 1, last.outputs, device=first.device)
-    ends[..., -1, :] = 0
-    needed: dict[str, Tensor] = {last.name: ends}
+    heads = heads or [graph.read_by(False)] * tasks
+    needed: dict[str, Tensor] = {}
+    for name in {name: None for names in heads for name in names}:
+        ends = torch.zeros(*batch, tasks + 1, graph.channels(name), device=first.device)
+        ends[..., [t for t, names in enumerate(heads) if name in names], :] = 1
+        needed[name] = ends
     outputs: dict[str, Tensor] = {}
     elements: dict[str, Tensor] = {}
     mixes: dict[str, Tensor] = {}
     for node in reversed(graph.nodes):
-        need = needed.pop(node.name)
+        need = needed.pop(node.name, None)
+        if need is None:  # a feature that no head and no other node reads
+            need = torch.zeros(*batch, tasks + 1, node.outputs, device=first.device)
         if node.name in gates:
             gate = gates[node.name].to(need.dtype)
             if node.name in mixed and tasks > 1:

@@ -20,7 +20,9 @@ from gatesearch.cost.live import Live, distinct_elements, live_channels
 from gatesearch.cost.macs import count_macs
 from gatesearch.cost.sizes import node_sizes
 from gatesearch.models import GatedSupernet
+from gatesearch.models.channel_units import Units
 from gatesearch.models.graph import Graph
+from gatesearch.models.model_factory import nodes_read
 
 
 @dataclass(frozen=True)
@@ -31,23 +33,27 @@ class PatternCost:
         graph: The encoder.
         gated: Nodes with gates, in the order of execution.
         mixed: Those whose mixed shared features some pattern reads.
+        units: Gated node -> (C,) number of the gate of each channel.
         tasks: Number of tasks T.
         macs_per_channel: Node -> multiply-adds per output channel; those that cost nothing are
             left out.
         params_per_channel: Node with weights -> parameters per output channel, its norm's included.
         head_macs: Multiply-adds of all heads.
         head_params: Parameters of all heads.
+        heads: For each task, the nodes that its head reads.
         latency: Measured layers, which estimates of latency need.
     """
 
     graph: Graph
     gated: tuple[str, ...]
     mixed: tuple[str, ...]
+    units: Units
     tasks: int
     macs_per_channel: Mapping[str, int]
     params_per_channel: Mapping[str, int | Fraction]
     head_macs: int
     head_params: int
+    heads: tuple[tuple[str, ...], ...]
     latency: LatencyTable | None = None
 
     @classmethod
@@ -66,6 +72,7 @@ class PatternCost:
             graph=supernet.graph,
             gated=supernet.gated,
             mixed=supernet.mixed,
+            units=supernet.units,
             tasks=len(supernet.tasks),
             macs_per_channel={
                 n.name: macs for n in supernet.graph if (macs := n.macs_per_channel(sizes))
@@ -73,12 +80,13 @@ class PatternCost:
             params_per_channel={n.name: n.params_per_channel for n in weighted},
             head_macs=whole.macs - whole.backbone_macs,
             head_params=sum(p.numel() for p in supernet.heads.parameters()),
+            heads=nodes_read(supernet.graph, supernet.head_specs),
             latency=latency,
         )
 
     def live(self, gates: Mapping[str, Tensor]) -> Live:
         """Compute the live channels of patterns; `gates` as for `macs`."""
-        return live_channels(self.graph, gates, mixed=self.mixed)
+        return live_channels(self.graph, gates, mixed=self.mixed, heads=self.heads)
 
     def macs(self, gates: Mapping[str, Tensor]) -> Tensor:
         """Count the multiply-adds of the whole network, heads included.

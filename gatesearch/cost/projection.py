@@ -1,5 +1,6 @@
 """From learned gates to a gate pattern that uses up a budget and never exceeds it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,14 @@ from gatesearch.cost.budget import Budget, name_of
 from gatesearch.cost.pattern import PatternCost
 from gatesearch.cost.rounding import allowed_counts, rounded
 from gatesearch.errors import UsageError
+from gatesearch.models.channel_units import (
+    PER_CHANNEL,
+    Units,
+    per_channel,
+    per_unit,
+    unit_index,
+    unit_sizes,
+)
 from gatesearch.models.graph import Graph
 
 # A pattern that takes at least this share of the budget is good enough.
@@ -27,7 +36,7 @@ def project(
 ) -> dict[str, Tensor]:
     """Close, or open, gates until a pattern takes between `LEAST` and all of its budgets.
 
-    Gates are ordered by α / c, the logit of a gate over the multiply-adds c of its channel. The
+    Gates are ordered by α / c, the logit of a gate over the multiply-adds c of its channels. The
     first gates of this order, opened, are the patterns {α > μ c} that a Lagrange multiplier μ of
     the cost would give. The learned pattern has μ = 0; the search goes from there along the order
     to the nearest pattern inside the budgets. Liveness makes costs jump, for example where one gate
@@ -37,10 +46,11 @@ def project(
     With a multiple the resulting pattern is rounded. Then whole groups of channels are closed,
     lowest α / c first, until the pattern is inside the budgets, and opened, highest α / c first,
     while it stays inside. `LEAST` can be missed then: one group of a narrow network can cost more
-    than 1 - `LEAST` of the budget, and groups are tried in order, not in combination.
+    than 1 - `LEAST` of the budget, and groups are tried in order, not in combination. So can one
+    gate that several channels share, such as that of an attention head (`PatternCost.units`).
 
     Args:
-        alpha: Gated node -> (T, C) logits.
+        alpha: Gated node -> (T, C) logits; those of a shared gate are averaged.
         cost: Cost of the supernet's patterns.
         budgets: Budgets that hold together.
         multiple: Channels of each task, and shared ones, come in multiples of it (`rounded`).
@@ -63,7 +73,9 @@ def project(
     return gates if multiple == 1 else _in_groups(gates, logits, cost, budgets, multiple)
 
 
-def align_tasks(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
+def align_tasks(
+    alpha: Mapping[str, Tensor], graph: Graph, units: Units = PER_CHANNEL
+) -> dict[str, Tensor]:
     """Reorder logits so that tasks open the same channels, each task as many in a node as before.
 
     In every node all tasks open their gates in one order, so that the open channels of one task
@@ -72,28 +84,36 @@ def align_tasks(alpha: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
     features, and a channel that is open for all tasks is rare. With one order the compact network
     computes and copies fewer channels for the same shares; at equal FLOPs it was a little less
     accurate on real frames (docs/explanation/recipe.md). The order is by the expected number of
-    open gates, Σ σ(α) over tasks and nodes. The paper has no such step.
+    open gates, Σ σ(α) over tasks and nodes. Where channels share a gate, whole units change places,
+    and nodes whose units differ have orders of their own. The paper has no such step.
 
     Args:
         alpha: Gated node -> (T, C) logits.
         graph: The encoder.
+        units: Gated node -> (C,) number of the gate of each channel.
 
     Returns:
         Gated node -> (T, C) logits, each row reordered.
     """
     ordered = {}
     for group in graph.coupled_channel_groups():
-        names = [name for name in alpha if name in group]
-        if names:
-            expected = [alpha[name].detach().sigmoid().sum(0) for name in names]
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name in alpha:
+            if name in group:
+                alike.setdefault(units.get(name, ()), []).append(name)
+        for names in alike.values():
+            index = unit_index(units, names[0])
+            logits = {name: per_unit(alpha[name].detach(), index) for name in names}
+            expected = [a.sigmoid().sum(0) for a in logits.values()]
             rank = (-torch.stack(expected).sum(0)).argsort(stable=True).argsort()
-            for name in names:
-                ordered[name] = alpha[name].detach().sort(dim=1, descending=True).values[:, rank]
+            for name, a in logits.items():
+                in_order = a.sort(dim=1, descending=True).values[:, rank]
+                ordered[name] = per_channel(in_order, index)
     return {name: ordered[name] for name in alpha}
 
 
 def equalize_layer_shares(
-    alpha: Mapping[str, Tensor], cost: PatternCost | None
+    alpha: Mapping[str, Tensor], cost: PatternCost | None, units: Units = PER_CHANNEL
 ) -> dict[str, Tensor]:
     """Shift logits so that a task has the same share of open gates in every layer.
 
@@ -105,6 +125,7 @@ def equalize_layer_shares(
     Args:
         alpha: Gated node -> (T, C) logits.
         cost: The cost that will be given to `project`; None where there is no budget.
+        units: Gated node -> (C,) number of the gate of each channel.
 
     Returns:
         Gated node -> (T, C) logits, in the order of α within each row.
@@ -113,9 +134,14 @@ def equalize_layer_shares(
     share = (whole > 0).double().mean(1).clamp(min=1e-6)[:, None].cpu()
     spread = {}
     for name, a in alpha.items():
-        rank = (-a.detach().cpu()).argsort(dim=1, stable=True).argsort(dim=1)
-        quantile = (rank.double() + 0.5) / a.shape[1]
-        spread[name] = (1 - quantile / share) * (1 if cost is None else _price(cost, name))
+        index = unit_index(units, name)
+        sizes = unit_sizes(a.shape[1], index)
+        order = (-per_unit(a.detach().cpu(), index)).argsort(dim=1, stable=True)
+        # Channels before a unit in its row, and half of the unit.
+        middle = sizes[order].cumsum(1) - sizes[order] / 2
+        quantile = (middle.double() / a.shape[1]).gather(1, order.argsort(dim=1))
+        price = 1 if cost is None else _price(cost, name)
+        spread[name] = per_channel((1 - quantile / share) * price, index)
     return spread
 
 
@@ -123,16 +149,26 @@ def _projected(
     alpha: Mapping[str, Tensor], cost: PatternCost, budgets: Sequence[Budget]
 ) -> dict[str, Tensor]:
     names = list(alpha)
-    logits = torch.cat([alpha[name].flatten() for name in names])
-    sizes = torch.cat([torch.full((alpha[n].numel(),), float(_price(cost, n))) for n in names])
-    order = (logits / sizes).argsort(descending=True, stable=True)
-    shapes = [tuple(alpha[name].shape) for name in names]
+    indices = {name: unit_index(cost.units, name) for name in names}
+    values = {name: per_unit(alpha[name], indices[name]) for name in names}
+    logits = torch.cat([values[name].flatten() for name in names])
+    prices = [_unit_prices(cost, name, alpha[name].shape[1]) for name in names]
+    rows = [
+        torch.tensor(p).float().repeat(len(alpha[n])) for n, p in zip(names, prices, strict=True)
+    ]
+    order = (logits / torch.cat(rows)).argsort(descending=True, stable=True)
+
+    def gates_of(opened: Tensor) -> dict[str, Tensor]:
+        """(..., gates) bool -> gated node -> (..., T, C)."""
+        parts = opened.split([values[name].numel() for name in names], dim=-1)
+        return {
+            n: per_channel(part.unflatten(-1, values[n].shape), indices[n])
+            for n, part in zip(names, parts, strict=True)
+        }
 
     def shares(opened: Tensor) -> Tensor:
         """(n, gates) bool -> (n,) largest share of any budget."""
-        parts = opened.float().split([t * c for t, c in shapes], dim=1)
-        gates = {n: p.reshape(-1, *s) for n, p, s in zip(names, parts, shapes, strict=True)}
-        return cost.share(gates, budgets)
+        return cost.share(gates_of(opened.float()), budgets)
 
     def pattern(count: int) -> Tensor:
         """Return the pattern whose first `count` gates of the order are open."""
@@ -160,8 +196,7 @@ def _projected(
             outside = len(order)
             if float(shares(pattern(outside)[None])) <= 1:
                 inside = outside
-    parts = pattern(inside).split([t * c for t, c in shapes])
-    return {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+    return gates_of(pattern(inside))
 
 
 def _in_groups(
@@ -176,7 +211,7 @@ def _in_groups(
     def share(pattern: Mapping[str, Tensor]) -> float:
         return float(cost.share(pattern, budgets))
 
-    start = rounded(gates, alpha, multiple=multiple)
+    start = rounded(gates, alpha, multiple=multiple, units=cost.units)
     groups = _groups(start, alpha, cost, multiple, opened=True)[::-1]
 
     def without(count: int) -> dict[str, Tensor]:
@@ -184,7 +219,7 @@ def _in_groups(
         fewer = {name: gate.clone() for name, gate in start.items()}
         for group in groups[:count]:
             fewer[group.node][group.task, group.channels] = False
-        return rounded(fewer, alpha, multiple=multiple)
+        return rounded(fewer, alpha, multiple=multiple, units=cost.units)
 
     outside, inside = -1, 0 if share(start) <= 1 else len(groups)
     while inside - outside > 1:
@@ -199,7 +234,7 @@ def _in_groups(
             continue
         node_gates = best[group.node].clone()
         node_gates[group.task, group.channels] = True
-        more = best | rounded({group.node: node_gates}, alpha, multiple=multiple)
+        more = best | rounded({group.node: node_gates}, alpha, multiple=multiple, units=cost.units)
         if best_share < (more_share := share(more)) <= 1:
             best, best_share = more, more_share
         else:  # the next group costs as much
@@ -212,7 +247,7 @@ class _Group:
     """Channels of a task at a gated node that open or close together.
 
     Attributes:
-        worth: Their mean α over the multiply-adds per channel.
+        worth: Their mean α over the multiply-adds of a gate.
     """
 
     node: str
@@ -232,24 +267,60 @@ def _groups(
     """Open, or closed, channels from one allowed count to the next, sorted by falling worth."""
     groups = []
     for name, node_gates in gates.items():
-        counts, price = allowed_counts(node_gates.shape[1], multiple), _price(cost, name)
+        index = unit_index(cost.units, name)
+        prices = _unit_prices(cost, name, node_gates.shape[1])
         for task, row in enumerate(node_gates):
-            order = alpha[name][task].argsort(descending=True, stable=True)
-            order = order[row[order] == opened]
-            first = 0 if opened else len(row) - len(order)
-            cuts = [count - first for count in counts]
-            for start, stop in pairwise(cut for cut in cuts if 0 <= cut <= len(order)):
-                channels = order[start:stop]
+            if index is None:
+                order = alpha[name][task].argsort(descending=True, stable=True)
+                parts = _between_counts(order[row[order] == opened], len(row), multiple, opened)
+            else:
+                units = [(index == unit).nonzero()[:, 0] for unit in range(len(prices))]
+                parts = [unit for unit in units if row[unit[0]] == opened]
+            for channels in parts:
+                price = prices[0 if index is None else int(index[channels[0]])]
                 worth = float(alpha[name][task, channels].mean()) / price
                 groups.append(_Group(name, task, channels, worth))
     return sorted(groups, key=lambda group: -group.worth)
 
 
+def _between_counts(order: Tensor, width: int, multiple: int, opened: bool) -> list[Tensor]:
+    """Cut the open, or closed, channels of a row where their number is allowed.
+
+    Args:
+        order: The channels, by falling α.
+        width: All channels of the row.
+        multiple: See `rounded`.
+        opened: Whether they are the open ones.
+    """
+    first = 0 if opened else width - len(order)
+    cuts = [count - first for count in allowed_counts(width, multiple)]
+    cuts = [cut for cut in cuts if 0 <= cut <= len(order)]
+    return [order[start:stop] for start, stop in pairwise(cuts)]
+
+
+def _unit_prices(cost: PatternCost, name: str, channels: int) -> list[int]:
+    """Multiply-adds of one task's channels of each gate, whatever else is live; at least 1."""
+    price = _price(cost, name)
+    return [price * size for size in unit_sizes(channels, unit_index(cost.units, name)).tolist()]
+
+
 def _price(cost: PatternCost, name: str) -> int:
     """Multiply-adds of one task channel of a gated node, whatever else is live; at least 1.
 
-    A node without weights costs what the nodes cost that it reads.
+    A node that costs nothing itself, such as a norm, an activation or a sum, costs what the nodes
+    cost that it reads; if one of them costs nothing and is read by it alone, what that one reads.
     """
-    node = next(node for node in cost.graph if node.name == name)
-    names = [name] if node.has_weights else node.sources
-    return sum(cost.macs_per_channel.get(source, 0) for source in names) or 1
+    nodes = {node.name: node for node in cost.graph}
+    readers = Counter(source for node in cost.graph for source in set(node.sources))
+
+    def price(name: str) -> int:
+        macs = cost.macs_per_channel.get(name, 0)
+        if macs or not nodes[name].channelwise:
+            return macs
+        return sum(
+            cost.macs_per_channel.get(source, 0) if readers[source] > 1 else price(source)
+            for source in nodes[name].sources
+            if source in nodes
+        )
+
+    return price(name) or 1

@@ -3,7 +3,9 @@
 Processors compute channels in groups, and channels beyond the last full group cost as much as a
 whole group. So in every gated node the number of open channels of each task is rounded to a
 multiple of m, and the number of shared channels too. If the node's width C is no multiple of m, its
-last group is smaller: the allowed counts are 0, m, 2m, ... and C.
+last group is smaller: the allowed counts are 0, m, 2m, ... and C. Where channels share a gate, as
+those of an attention head do, the counts are those of whole units instead, which is how kernels
+compute them.
 """
 
 from collections.abc import Mapping
@@ -11,9 +13,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from gatesearch.models.channel_units import PER_CHANNEL, Units, unit_index
+
 
 def rounded(
-    gates: Mapping[str, Tensor], alpha: Mapping[str, Tensor], *, multiple: int
+    gates: Mapping[str, Tensor],
+    alpha: Mapping[str, Tensor],
+    *,
+    multiple: int,
+    units: Units = PER_CHANNEL,
 ) -> dict[str, Tensor]:
     """Change a pattern to a similar one of allowed counts.
 
@@ -29,6 +37,8 @@ def rounded(
         gates: Gated node -> (T, C) bool, True where the task's channel is open.
         alpha: Gated node -> (T, C) logits.
         multiple: m, in channels; 1 changes nothing.
+        units: Gated node -> (C,) number of the gate of each channel. Nodes with shared gates are
+            not changed: their patterns open whole units already.
 
     Returns:
         Gated node -> (T, C) bool.
@@ -37,6 +47,8 @@ def rounded(
         return {name: opened.clone() for name, opened in gates.items()}
     return {
         name: _rounded(opened, alpha[name].detach().to(opened.device).double(), multiple)
+        if unit_index(units, name) is None
+        else opened.clone()
         for name, opened in gates.items()
     }
 

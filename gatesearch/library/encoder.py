@@ -9,6 +9,8 @@ from torch import Tensor
 from gatesearch.errors import UsageError, unknown
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.graph import Graph
+from gatesearch.models.heads import Feature
+from gatesearch.models.model_factory import features_of
 from gatesearch.models.pretrained import PUBLISHED, load_pretrained
 from gatesearch.study.schema import ModelSpec
 from gatesearch.study.validation import validated
@@ -35,6 +37,11 @@ class EncoderSpec:
     def stride(self) -> int:
         """Input resolution divided by feature resolution, H / h."""
         return self.graph.stride
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Channels and stride of every map that a head with `reads_stages = True` reads."""
+        return features_of(self.graph)
 
 
 def encoder(

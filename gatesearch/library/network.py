@@ -16,7 +16,7 @@ from gatesearch.methods.interrogate.method import gate_groups
 from gatesearch.methods.interrogate.options import InterroGateOptions
 from gatesearch.models import GatedSupernet, Parts
 from gatesearch.models.gates import temperature_at
-from gatesearch.models.model_factory import OwnHead
+from gatesearch.models.model_factory import OwnHead, features_for
 from gatesearch.study import TrainingSpec
 from gatesearch.study.validation import validated
 from gatesearch.training import ParameterGroup
@@ -39,15 +39,18 @@ class InterroGate(GatedSupernet):
 
     A head is called as `head(features, size)` if its `forward` has a second positional parameter
     that is named `size` or has no default, and as `head(features)` otherwise; features are
-    (B, C, h, w) with C = `encoder.channels`, and size is (H, W) of the image. A function without
-    weights is a head too. Tasks may share one module. `gs.extract` copies heads as they are.
+    (B, C, h, w) with C = `encoder.channels`, and size is (H, W) of the image. A head with an
+    attribute `reads_stages = True` gets a list of maps in place of features, one for each of
+    `encoder.features`, the coarsest last. A function without weights is a head too. Tasks may share
+    one module. `gs.extract` copies heads as they are.
 
     Args:
         encoder: A backbone by name (`resnet18`, `resnet34`, `resnet50`, `deeplab_resnet34`,
             `efficientnet_lite0`), or `gs.encoder(name, width=..., output_stride=...,
             pretrained=...)`.
         heads: Task -> head. The modules become part of this network; they are not copied.
-        granularity: Gates after every convolution (`conv`) or after every residual block (`block`).
+        granularity: Gates behind every convolution and linear layer (`conv`), behind every residual
+            block (`block`), or as `conv` with one gate for each attention head (`head`).
         estimator: Gates in training: `ste` (hard forward, straight-through gradient), `sigmoid`
             (annealed) or `hard_concrete` (sampled, annealed).
         initial: Probability at the start that a task computes a channel itself, in (0, 1).
@@ -80,7 +83,7 @@ class InterroGate(GatedSupernet):
         encoder: str | EncoderSpec,
         heads: Mapping[str, HeadLike],
         *,
-        granularity: Literal["conv", "block"] = "conv",
+        granularity: Literal["conv", "block", "head"] = "conv",
         estimator: Literal["ste", "sigmoid", "hard_concrete"] = "ste",
         initial: float = 0.5,
         temperature: tuple[float, float] = (1.0, 0.1),
@@ -93,7 +96,10 @@ class InterroGate(GatedSupernet):
             "temperature": temperature,
         }  # fmt: skip
         options: InterroGateOptions = validated(InterroGateOptions, given, where="InterroGate")
-        own = {task: OwnHead(head, spec.channels) for task, head in accepted.items()}
+        own = {
+            task: OwnHead(head, spec.channels, features_for(spec.graph, head))
+            for task, head in accepted.items()
+        }
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu"))
         elif not isinstance(seed, int) or not -(2**63) <= seed < 2**63:

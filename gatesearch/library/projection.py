@@ -56,7 +56,7 @@ def project(
         size: (H, W) of the image for which cost is counted, pixels; that of the last image which
             `net` was called with when None.
         round_to: Numbers of channels are rounded to multiples of this. The share can then be below
-            98 %.
+            98 %, as it can with gates for whole attention heads, which are not rounded.
         align: True to make all tasks open the same channels, as many each as it learned.
         spread: `even` opens the same share of each task's gates in every layer.
 

@@ -18,6 +18,7 @@ from gatesearch.methods.interrogate.method import latency_table
 from gatesearch.methods.space import Range
 from gatesearch.models import GatedSupernet, Parts, parts_of
 from gatesearch.models.graph import Graph
+from gatesearch.models.nodes import INPUT
 from gatesearch.pruning import (
     CompactNet,
     describe_compact,
@@ -51,9 +52,7 @@ def cut_points(graph: Graph) -> tuple[str, ...]:
     >>> cut_points(BACKBONES["resnet18"]())[:4]
     ('image', 'conv1', 'layer1.0', 'layer1.1')
     """
-    first, *_ = graph.weighted_nodes
-    ends = (node.name for node in graph if node.ends_block)
-    return (*first.sources, first.name, *ends)
+    return (INPUT, *graph.gated("block"))
 
 
 def pattern_at(graph: Graph, last: str, *, tasks: int) -> Pattern:
@@ -65,13 +64,13 @@ def pattern_at(graph: Graph, last: str, *, tasks: int) -> Pattern:
         tasks: Number of tasks T.
 
     Returns:
-        Node with weights -> (T, C) bool: False up to the cut, True behind it.
+        Gated node -> (T, C) bool: False up to the cut, True behind it.
     """
     names = [node.name for node in graph]
     behind = names.index(last) + 1 if last in names else 0
     return {
-        node.name: torch.full((tasks, node.outputs), names.index(node.name) >= behind, device="cpu")
-        for node in graph.weighted_nodes
+        name: torch.full((tasks, graph.channels(name)), names.index(name) >= behind, device="cpu")
+        for name in graph.gated("conv")
     }
 
 

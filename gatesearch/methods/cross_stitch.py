@@ -44,20 +44,27 @@ class CrossStitchNet(nn.Module):
             initial[..., None].repeat(1, 1, channels) for channels in _stage_channels(parts.graph)
         )
         self.heads = parts.all_heads()
+        self.stages_read = parts.graph.features_by_stage(self.heads.nodes(parts.graph))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         encoders = [cast(Encoder, encoder) for encoder in self.encoders.values()]
         streams = [encoder.forward_stage(image, 0)[1] for encoder in encoders]
+        features: list[list[Tensor]] = []
         for stage, stitch in enumerate(self.stitches, start=1):
             streams = [
                 encoder.forward_stage(x, stage)[1]
                 for encoder, x in zip(encoders, streams, strict=True)
             ]
             streams = [mixing_sum(streams, weights) for weights in stitch]
+            if stage in self.stages_read:
+                name = self.stages_read[stage]
+                features.append(
+                    [encoder.feature(name, x) for encoder, x in zip(encoders, streams, strict=True)]
+                )
         return {
-            task: self.heads.call_head(task, x, image.shape[-2:])
-            for task, x in zip(self.heads, streams, strict=True)
+            task: self.heads.call_head(task, maps, image.shape[-2:])
+            for task, maps in zip(self.heads, zip(*features, strict=True), strict=True)
         }
 
 

@@ -12,6 +12,7 @@ from gatesearch.methods.space import (
     space_of,
 )
 from gatesearch.methods.specification import NetworkSpec
+from gatesearch.models import Parts
 from gatesearch.results import SINGLE_TASK
 from gatesearch.study import MethodOptions, Study, TrainingSpec
 from gatesearch.study.validation import validated
@@ -115,6 +116,21 @@ def refuse_budgets(reason: str) -> Callable[[Study, Sequence[str]], None]:
             )
 
     return check
+
+
+def refuse_stage_heads(parts: Parts, method: str) -> None:
+    """Refuse heads that read several stages, for a method whose heads read one map.
+
+    Raises:
+        UsageError: There is such a head.
+    """
+    for task, head in parts.heads.items():
+        if head.features:
+            raise UsageError(
+                f"heads of '{method}' must read the last map of the encoder alone, found head "
+                f"'{head.kind}' for task {task}, which reads every stage: set tasks.{task}.head or "
+                f"model.head to another, as light, or leave {method} out"
+            )
 
 
 def _values(item: Range | Choice) -> tuple[float | str, ...]:

@@ -40,7 +40,7 @@ class AttentionNet(nn.Module):
 
     A mask is computed from the input of the stage's last block and, from the second stage on, from
     the task's refined features. One bottleneck block per stage, shared by the tasks, refines the
-    masked features to the next stage's width. Heads read the masked features of the last stage.
+    masked features to the next stage's width. Heads read the masked features of the stages.
 
     Args:
         parts: Encoder and heads.
@@ -71,15 +71,18 @@ class AttentionNet(nn.Module):
                 for width, following in itertools.pairwise(widths)
             )
         self.heads = parts.all_heads()
+        self.stages_read = graph.features_by_stage(self.heads.nodes(graph))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
-        inputs, outputs = [], []
+        inputs: list[Tensor] = []
+        outputs: list[Tensor] = []
         x = image
         for stage in range(self.encoder.graph.stages):
             last_block_input, x = self.encoder.forward_stage(x, stage)
-            inputs.append(last_block_input)
-            outputs.append(x)
+            feature = self.stages_read.get(stage)
+            for values, value in ((inputs, last_block_input), (outputs, x)):
+                values.append(value if feature is None else self.encoder.feature(feature, value))
         return {
             task: self.heads.call_head(
                 task, self._attended(task, inputs[1:], outputs[1:]), image.shape[-2:]
@@ -87,8 +90,8 @@ class AttentionNet(nn.Module):
             for task in self.heads
         }
 
-    def _attended(self, task: str, inputs: list[Tensor], outputs: list[Tensor]) -> Tensor:
-        """Compute a task's masked features of the last stage.
+    def _attended(self, task: str, inputs: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:
+        """Compute a task's masked features of each stage that heads read.
 
         Args:
             task: The task.
@@ -96,16 +99,18 @@ class AttentionNet(nn.Module):
             outputs: Output of each of these stages.
         """
         refined: Tensor | None = None
-        masked = outputs[0]
+        features = []
         for i, mask in enumerate(cast(nn.ModuleList, self.masks[task])):
             read = inputs[i] if refined is None else torch.cat([inputs[i], refined], 1)
             masked = mask(read) * outputs[i]
+            if i + 1 in self.stages_read:
+                features.append(masked)
             if i < len(self.refine):
                 refined = self.refine[i](masked)
                 if self.halves[i]:
                     # A strided convolution rounds an odd size up.
                     refined = F.max_pool2d(refined, kernel_size=2, stride=2, ceil_mode=True)
-        return masked
+        return features
 
 
 class _Bottleneck(nn.Module):

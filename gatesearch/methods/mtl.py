@@ -17,7 +17,7 @@ class MultiTaskNet(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
-        features = self.encoder(image)
+        features = self.encoder.features(image, self.heads.nodes(self.encoder.graph))
         size = image.shape[-2:]
         return {task: self.heads.call_head(task, features, size) for task in self.heads}
 

@@ -107,11 +107,13 @@ class NDDRNet(nn.Module):
             for stage in range(graph.stages)
         )
         self.heads = parts.all_heads()
+        self.stages_read = graph.features_by_stage(self.heads.nodes(graph))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         encoders = [cast(Encoder, encoder) for encoder in self.encoders.values()]
         streams = [image] * len(encoders)
+        features: list[list[Tensor]] = []
         for stage, fusions in enumerate(self.fusions):
             streams = [
                 encoder.forward_stage(x, stage)[1]
@@ -119,9 +121,14 @@ class NDDRNet(nn.Module):
             ]
             fused = torch.cat(streams, 1)
             streams = [fusion(fused) for fusion in cast(nn.ModuleList, fusions)]
+            if stage in self.stages_read:
+                name = self.stages_read[stage]
+                features.append(
+                    [encoder.feature(name, x) for encoder, x in zip(encoders, streams, strict=True)]
+                )
         return {
-            task: self.heads.call_head(task, x, image.shape[-2:])
-            for task, x in zip(self.heads, streams, strict=True)
+            task: self.heads.call_head(task, maps, image.shape[-2:])
+            for task, maps in zip(self.heads, zip(*features, strict=True), strict=True)
         }
 
 

@@ -82,6 +82,7 @@ class SluiceNet(nn.Module):
         beta[:, -1] = last if stages > 1 else 1.0
         self.beta = nn.Parameter(beta)
         self.heads = parts.all_heads()
+        self.stages_read = parts.graph.features_by_stage(self.heads.nodes(parts.graph))
         self.shrinks = [_shrink(parts.graph, stage) for stage in range(1, stages + 1)]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -97,9 +98,18 @@ class SluiceNet(nn.Module):
             streams = mixed_subspaces(streams, alpha)
             by_stage.append(streams)
         return {
-            task: self.heads.call_head(task, self._mixed_stages(t, by_stage), image.shape[-2:])
+            task: self.heads.call_head(task, self._features(t, by_stage), image.shape[-2:])
             for t, task in enumerate(self.heads)
         }
+
+    def _features(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Collect a task's maps for its head, the mix of all stages in place of the last one."""
+        encoder = cast(Encoder, list(self.encoders.values())[t])
+        earlier = [
+            encoder.feature(name, by_stage[stage - 1][t])
+            for stage, name in list(self.stages_read.items())[:-1]
+        ]
+        return [*earlier, self._mixed_stages(t, by_stage)]
 
     def _mixed_stages(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> Tensor:
         """Mix a task's features of all stages, as large as those of the last."""

@@ -1,10 +1,13 @@
 """Single-task learning: one network per task, nothing shared; the reference of Δ_MTL."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from gatesearch.methods.base import Method, NoOptions
 from gatesearch.methods.ends import compact_of_all_gates
 from gatesearch.models import Parts
+from gatesearch.models.encoder import Encoder
 
 
 class SingleTaskNets(nn.Module):
@@ -23,9 +26,13 @@ class SingleTaskNets(nn.Module):
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         size = image.shape[-2:]
         return {
-            task: self.heads.call_head(task, encoder(image), size)
-            for task, encoder in self.encoders.items()
+            task: self.heads.call_head(task, self._features(task, image), size)
+            for task in self.encoders
         }
+
+    def _features(self, task: str, image: Tensor) -> list[Tensor]:
+        encoder = cast(Encoder, self.encoders[task])
+        return encoder.features(image, self.heads.nodes(encoder.graph, task))
 
 
 STL = Method(

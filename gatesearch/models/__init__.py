@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError, unknown
-from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.backbones import backbone_of
 from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Graph
 from gatesearch.models.heads import HEADS, PER_IMAGE
-from gatesearch.models.model_factory import HeadSpec, Parts
-from gatesearch.models.pretrained import load_pretrained
+from gatesearch.models.model_factory import HeadSpec, Parts, features_for
 from gatesearch.study import Study
 from gatesearch.tasks import Task, build_tasks
 
@@ -26,10 +25,7 @@ def graph_of(study: Study) -> Graph:
     Raises:
         UsageError: Unknown backbone.
     """
-    spec = study.model
-    if spec.backbone not in BACKBONES:
-        raise unknown("model.backbone", spec.backbone, BACKBONES)
-    return BACKBONES[spec.backbone](output_stride=spec.output_stride, width=spec.width)
+    return backbone_of(study.model, study.protocol.size).graph
 
 
 def parts_of(
@@ -53,8 +49,9 @@ def parts_of(
             name that no part of a network can have.
         DataError: The weights that `model.init` asks for cannot be fetched.
     """
-    graph = graph_of(study)
     spec = study.model
+    backbone = backbone_of(spec, study.protocol.size)
+    graph = backbone.graph
     if spec.head not in HEADS:
         raise unknown("model.head", spec.head, HEADS)
     heads = {}
@@ -68,12 +65,15 @@ def parts_of(
         head = study.tasks[name].head or task.head or spec.head
         if head not in HEADS:
             raise unknown(f"tasks.{name}.head", head, HEADS)
-        heads[name] = HeadSpec(head, graph.outputs, spec.head_channels, task.channels)
+        features = features_for(graph, HEADS[head])
+        heads[name] = HeadSpec(head, graph.outputs, spec.head_channels, task.channels, features)
         _check_head(name, heads[name], study, task)
+    seed = study.seed if seed is None else seed
     weights = None
-    if pretrained and spec.init == "pretrained" and stl is None:
-        weights = load_pretrained(spec.backbone, spec.weights, graph)
-    return Parts(graph, heads, study.seed if seed is None else seed, weights, stl)
+    if pretrained and stl is None:
+        trained = spec.init == "pretrained"
+        weights = backbone.trained(spec.weights) if trained else backbone.initial(seed)
+    return Parts(graph, heads, seed, weights, stl)
 
 
 def _check_head(name: str, head: HeadSpec, study: Study, task: Task) -> None:

@@ -1,14 +1,22 @@
-"""Encoders by name; each is built as a graph for any width and output stride.
+"""Encoders by name: built as graphs for any width and output stride, or imported.
 
-A new one is a file with its graph, a line here and, for published weights, one in
-`gatesearch.models.pretrained.PUBLISHED`.
+A new one of the package's own is a file with its graph, a line here and, for published weights, one
+in `gatesearch.models.pretrained.PUBLISHED`. Any other is imported (`gatesearch.models.imported`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
+from torch import Tensor
+
+from gatesearch.errors import UsageError, unknown
 from gatesearch.models.efficientnet import efficientnet_lite0
 from gatesearch.models.graph import Graph
+from gatesearch.models.imported import REGISTERED, import_backbone, is_imported
+from gatesearch.models.imported.weights import trained_state
+from gatesearch.models.pretrained import load_pretrained
 from gatesearch.models.resnet import resnet
 
 BACKBONES: dict[str, Callable[..., Graph]] = {
@@ -19,3 +27,73 @@ BACKBONES: dict[str, Callable[..., Graph]] = {
     "deeplab_resnet34": partial(resnet, depths=(3, 4, 6, 3), bottleneck=False, deeplab=True),
     "efficientnet_lite0": efficientnet_lite0,
 }
+OUTPUT_STRIDE = 8
+FORMS = ("timm:NAME", "torchvision:NAME")
+
+
+class BackboneSpec(Protocol):
+    """What a study says of its backbone: `gatesearch.study.schema.ModelSpec`."""
+
+    @property
+    def backbone(self) -> str:
+        """Its name."""
+
+    @property
+    def width(self) -> float:
+        """Multiplier of its channels."""
+
+    @property
+    def output_stride(self) -> int | None:
+        """Input resolution divided by feature resolution; None for what is usual."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An encoder and the weights that it can start from.
+
+    Attributes:
+        graph: The encoder.
+        initial: Seed -> state of `Encoder(graph)` with its own kind of random weights; None where
+            the nodes' modules draw them.
+        trained: Source of weights, as `model.weights` says it -> state with trained ones.
+    """
+
+    graph: Graph
+    initial: Callable[[int], Mapping[str, Tensor] | None]
+    trained: Callable[[str], Mapping[str, Tensor]]
+
+
+def backbone_of(spec: BackboneSpec, image_size: tuple[int, int]) -> Backbone:
+    """Build or import a backbone.
+
+    Args:
+        spec: Which one.
+        image_size: (H, W) of the images; imported transformers take no others.
+
+    Raises:
+        UsageError: It is unknown or cannot be imported, or a width or stride that it cannot have.
+    """
+    name = spec.backbone
+    if is_imported(name):
+        return _imported(spec, image_size)
+    if name not in BACKBONES:
+        raise unknown("model.backbone", name, [*BACKBONES, *REGISTERED, *FORMS])
+    stride = OUTPUT_STRIDE if spec.output_stride is None else spec.output_stride
+    if stride < OUTPUT_STRIDE:
+        raise UsageError(f"model.output_stride must be 8, 16 or 32 for {name}, found {stride}")
+    graph = BACKBONES[name](output_stride=stride, width=spec.width)
+    return Backbone(graph, lambda seed: None, partial(load_pretrained, name, graph=graph))
+
+
+def _imported(spec: BackboneSpec, image_size: tuple[int, int]) -> Backbone:
+    if spec.width != 1:
+        raise UsageError(
+            f"model.width must be 1 for the imported backbone {spec.backbone}, found "
+            f"{spec.width:g}; take a smaller network of the same family"
+        )
+    found = import_backbone(spec.backbone, image_size, spec.output_stride)
+    return Backbone(
+        found.graph,
+        found.initial,
+        lambda weights: trained_state(found, weights, image_size),
+    )

@@ -6,7 +6,7 @@ repository, 2020).
 
 from functools import partial
 
-from gatesearch.models.graph import Graph
+from gatesearch.models.graph import Graph, stage_ends
 from gatesearch.models.nodes import INPUT, Add, Conv, Node
 
 # Blocks, output channels, kernel, stride, expansion.
@@ -37,12 +37,14 @@ def efficientnet_lite0(*, output_stride: int = 8, width: float = 1.0) -> Graph:
     conv_relu6 = partial(Conv, ceiling=6.0)
     nodes: list[Node] = [conv_relu6("stem", INPUT, inputs=3, outputs=STEM, kernel=3, stride=2)]
     source, channels, stride, dilation, stage, index = "stem", STEM, 2, 1, 1, 0
+    strides: dict[int, int] = {}
     for blocks, outputs, kernel, step, expansion in GROUPS:
         stage += step == 2
         first_dilation = dilation
         if step == 2 and stride == output_stride:
             step, dilation = 1, dilation * 2
         stride *= step
+        strides[stage] = stride
         for block in range(blocks):
             name, inner = f"blocks.{index}", channels * expansion
             index += 1
@@ -66,4 +68,5 @@ def efficientnet_lite0(*, output_stride: int = 8, width: float = 1.0) -> Graph:
             if summed:
                 nodes.append(Add(name, projected.name, source, outputs, relu=False, stage=stage))
             source, channels = nodes[-1].name, outputs
-    return Graph(tuple(nodes), stride).scaled(width)
+    features = stage_ends(nodes)
+    return Graph(tuple(nodes), stride, features, tuple(strides.values())).scaled(width)

@@ -31,6 +31,20 @@ class Encoder(nn.Module):
         """Compute the features of the last node."""
         return execute(self.graph.nodes, {INPUT: image}, self.apply_node)[self.graph.nodes[-1].name]
 
+    def features(self, image: Tensor, names: tuple[str, ...]) -> list[Tensor]:
+        """Compute the values of some nodes, (B, C, h, w) each."""
+        if names == (self.graph.nodes[-1].name,):
+            return [self(image)]  # a call, which forward hooks see
+        values = execute(self.graph.nodes, {INPUT: image}, self.apply_node, keep=names)
+        return [values[name] for name in names]
+
+    def feature(self, name: str, end: Tensor) -> Tensor:
+        """Compute a feature (B, C, h, w) from the end of its stage, which it may be itself."""
+        tail = self.graph.tail(name)
+        if not tail:
+            return end
+        return execute(tail, {tail[0].sources[0]: end}, self.apply_node)[name]
+
     def forward_stage(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         """Run one stage: (input of its last block, output); for the stem both are its output.
 

@@ -18,6 +18,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from gatesearch.errors import UsageError
+from gatesearch.models.channel_units import per_channel, per_unit, unit_count, unit_index
 from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_linear import linear_gate_and_mix
@@ -36,16 +38,19 @@ class GatedSupernet(nn.Module):
 
     Args:
         parts: Encoders and heads.
-        granularity: `conv` or `block` (see `Graph.gated`).
+        granularity: `conv`, `block` or `head` (see `Graph.gated`).
         estimator: A name in `ESTIMATORS`.
         initial: σ(α) that all gates start from.
 
     Attributes:
-        alpha: Node -> (T, C) logits of the gates.
+        units: Gated node -> (C,) number of the gate of each channel.
+        alpha: Node -> (T, U) logits of the gates; U is C except where channels share a gate.
         beta: Node -> (T, C) logits of the mix.
         temperature: Temperature of the estimators that have one; the training loop anneals it.
         threshold: (T, 1) value that α must exceed for a gate to be open; 0 except in a supernet of
             nested patterns.
+
+    Methods return and take a value for each channel (T, C) also where channels share a gate.
 
     The state dict holds temperature (as `_extra_state`) and threshold too. Where it was made before
     it held them, a supernet that loads it keeps its own.
@@ -67,7 +72,8 @@ class GatedSupernet(nn.Module):
         self.temperature = 1.0
         self.register_buffer("threshold", torch.zeros(len(self.tasks), 1))
         self.register_load_state_dict_pre_hook(_fill_in_gate_state)
-        self.gated = parts.graph.gated(granularity)
+        self.units = parts.graph.gate_units(granularity)
+        self.gated = tuple(self.units)
         self.mixed = mixed_nodes(parts.graph, self.gated)
         self.streams = nn.ModuleDict(
             {**{task: parts.encoder(task) for task in self.tasks}, SHARED: parts.encoder()}
@@ -76,21 +82,26 @@ class GatedSupernet(nn.Module):
         channels = {node.name: node.outputs for node in parts.graph}
         # σ(0) = 1/2 counts as closed; slightly above it all gates start open.
         logit = math.log(initial / (1 - initial)) or 1e-3
-        shapes = {name: (len(self.tasks), channels[name]) for name in self.gated}
+        tasks = len(self.tasks)
+        gates = {name: unit_count(self.units, name, channels[name]) for name in self.gated}
         self.alpha = nn.ParameterDict(
-            {module_key(name): torch.full(shape, logit) for name, shape in shapes.items()}
+            {module_key(name): torch.full((tasks, count), logit) for name, count in gates.items()}
         )
+        for name in self.gated:
+            self.register_buffer(_index_name(name), unit_index(self.units, name), persistent=False)
         self.beta = nn.ParameterDict(
-            {module_key(n): torch.zeros(shape) for n, shape in shapes.items() if n in self.mixed}
+            {module_key(name): torch.zeros(tasks, channels[name]) for name in self.mixed}
         )
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
-        last = self.graph.nodes[-1].name
+        read = self.heads.nodes(self.graph)
         start: dict[str, list[Tensor | None]] = {INPUT: [image] * (len(self.tasks) + 1)}
-        features = cast(list[Tensor], execute(self.graph.nodes, start, self._evaluate)[last])
+        values = execute(self.graph.nodes, start, self._evaluate, keep=read)
+        # Per feature (T+1 maps).
+        features = [cast(list[Tensor], values[name]) for name in read]
         return {
-            task: self.heads.call_head(task, features[t], image.shape[-2:])
+            task: self.heads.call_head(task, [maps[t] for maps in features], image.shape[-2:])
             for t, task in enumerate(self.tasks)
         }
 
@@ -150,15 +161,24 @@ class GatedSupernet(nn.Module):
 
     def gates(self, name: str) -> Tensor:
         """Return G of a gated node, (T, C): the estimator's in training, hard in evaluation."""
-        alpha = self.logits()[name]
-        if not self.training:
-            return hard(alpha)
-        return ESTIMATORS[self.estimator].gate(alpha, self.temperature)
+        alpha = self._unit_logits(name)
+        estimated = hard(alpha)
+        if self.training:
+            estimated = ESTIMATORS[self.estimator].gate(alpha, self.temperature)
+        return per_channel(estimated, self._index(name))
 
     def logits(self) -> dict[str, Tensor]:
         """Return gated node -> (T, C) α, less the threshold."""
-        threshold = self.get_buffer("threshold")
-        return {name: self.alpha[module_key(name)] - threshold for name in self.gated}
+        return {
+            name: per_channel(self._unit_logits(name), self._index(name)) for name in self.gated
+        }
+
+    def _unit_logits(self, name: str) -> Tensor:
+        return self.alpha[module_key(name)] - self.get_buffer("threshold")
+
+    def _index(self, name: str) -> Tensor | None:
+        """(C,) the gate of each channel; None where each has its own."""
+        return self._buffers[_index_name(name)]
 
     def open_probability(self) -> dict[str, Tensor]:
         """Return gated node -> (T, C) probability that a gate is open (see `Estimator`)."""
@@ -170,22 +190,40 @@ class GatedSupernet(nn.Module):
         return {name: (alpha > 0).detach().cpu() for name, alpha in self.logits().items()}
 
     def set_gates(self, gates: Mapping[str, Tensor]) -> None:
-        """Set the hard gates to a pattern, node -> (T, C) bool."""
+        """Set the hard gates to a pattern, node -> (T, C) bool.
+
+        Raises:
+            UsageError: Channels that share a gate differ in the pattern.
+        """
+        signs = {}
+        for name, on in gates.items():
+            index = self._index(name)
+            of_channels = on.to(index.device if index is not None else on.device, torch.float32)
+            of_units = per_unit(of_channels, index)
+            if index is not None and not torch.equal(per_channel(of_units, index), of_channels):
+                raise UsageError(
+                    f"channels that share a gate must be all open or all closed, found node {name} "
+                    "with open and closed ones in one unit; see `units` for which belong together"
+                )
+            signs[name] = of_units * 2 - 1
         with torch.no_grad():
             self.get_buffer("threshold").zero_()
-            for name, on in gates.items():
-                self.alpha[module_key(name)].copy_(on.to(torch.float32) * 2 - 1)
+            for name, sign in signs.items():
+                self.alpha[module_key(name)].copy_(sign)
 
     def open_shares(self, shares: Tensor) -> None:
         """Open a share of each task's gates, those with the highest α.
 
-        Patterns of growing shares are nested: an open gate stays open.
+        Patterns of growing shares are nested: an open gate stays open. Where channels share a gate
+        the share is one of channels, and a gate that would open for only some of them stays closed.
 
         Args:
             shares: (T,) in [0, 1].
         """
         with torch.no_grad():
-            alpha = torch.cat(list(self.alpha.values()), 1)
+            alpha = torch.cat(
+                [per_channel(self.alpha[module_key(n)], self._index(n)) for n in self.gated], 1
+            )
             ordered = alpha.sort(1, descending=True).values
             # One value more at either end, so that none or all can be open.
             ordered = torch.cat([ordered[:, :1] + 2, ordered, ordered[:, -1:] - 2], 1)
@@ -195,10 +233,14 @@ class GatedSupernet(nn.Module):
 
     def plain(self, image: Tensor, *, own: bool) -> dict[str, Tensor]:
         """Predict with all gates open (`own`) or closed, computing no other stream."""
-        size, call = image.shape[-2:], self.heads.call_head
+        size, call, nodes = image.shape[-2:], self.heads.call_head, self.heads.nodes
+        streams = {name: cast(Encoder, stream) for name, stream in self.streams.items()}
         if own:
-            return {task: call(task, self.streams[task](image), size) for task in self.tasks}
-        features = self.streams[SHARED](image)
+            return {
+                task: call(task, streams[task].features(image, nodes(self.graph, task)), size)
+                for task in self.tasks
+            }
+        features = streams[SHARED].features(image, nodes(self.graph))
         return {task: call(task, features, size) for task in self.tasks}
 
     def open_share(self) -> Tensor:
@@ -223,6 +265,10 @@ def _fill_in_gate_state(
     supernet = cast(GatedSupernet, module)
     state.setdefault(f"{prefix}threshold", supernet.get_buffer("threshold"))
     state.setdefault(f"{prefix}_extra_state", supernet.get_extra_state())
+
+
+def _index_name(name: str) -> str:
+    return f"unit_of_{module_key(name)}"
 
 
 SHARED = "_shared"

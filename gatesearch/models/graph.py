@@ -4,10 +4,13 @@ Nodes say themselves which channels of their sources each of their channels need
 channel liveness and extraction must know, so a new kind of encoder is new nodes, not new pruning.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
+from gatesearch.errors import UsageError
+from gatesearch.models.gate_placement import gate_units
 from gatesearch.models.nodes import Node
 
 
@@ -18,10 +21,26 @@ class Graph:
     Attributes:
         nodes: Every node reads `INPUT` or earlier nodes only.
         stride: Input resolution divided by the resolution of the output.
+        features: Names of the nodes whose values heads may read, the last node's last; the last
+            node alone where none are given.
+        strides: Input resolution divided by the resolution of each of these, needed if there are
+            several.
     """
 
     nodes: tuple[Node, ...]
     stride: int
+    features: tuple[str, ...] = ()
+    strides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            object.__setattr__(self, "features", (self.nodes[-1].name,))
+            object.__setattr__(self, "strides", (self.stride,))
+        if self.features[-1] != self.nodes[-1].name or len(self.strides) != len(self.features):
+            raise ValueError(
+                f"features must end with the last node, {self.nodes[-1].name}, and have a stride "
+                f"each, found {self.features} of strides {self.strides}"
+            )
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -42,8 +61,33 @@ class Graph:
         return self.nodes[-1].stage + 1
 
     def stage(self, index: int) -> tuple[Node, ...]:
-        """Nodes of one stage."""
-        return tuple(node for node in self.nodes if node.stage == index)
+        """Nodes of one stage, those that the last node depends on."""
+        return tuple(n for n in self.nodes if n.stage == index and n.name in self._trunk)
+
+    def tail(self, feature: str) -> tuple[Node, ...]:
+        """Nodes that make a feature from the end of a stage; none where it is that end itself.
+
+        Tokens inside a transformer, for example, become a map on the way to a head alone.
+        """
+        needed = self.needed([feature]) - self._trunk
+        return tuple(node for node in self.nodes if node.name in needed)
+
+    def trunk(self) -> "Graph":
+        """Return the graph of what the last node depends on, its only feature."""
+        nodes = tuple(node for node in self.nodes if node.name in self._trunk)
+        return Graph(nodes, self.stride)
+
+    @cached_property
+    def _trunk(self) -> frozenset[str]:
+        return self.needed([self.nodes[-1].name])
+
+    def needed(self, names: Sequence[str]) -> frozenset[str]:
+        """Names of some nodes and of all that they depend on."""
+        needed = set(names)
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.sources)
+        return frozenset(needed)
 
     def last_block_input(self, stage: int) -> str:
         """Name of what the last block of a stage reads; for the stem, its last node."""
@@ -74,19 +118,55 @@ class Graph:
         """Names of the nodes with gates behind them.
 
         Args:
-            granularity: `conv` = every convolution (behind its norm and ReLU, before a residual
-                sum); `block` = the stem and the end of every block, a residual sum if it has one.
+            granularity: `conv` = every convolution and linear layer (behind its norm, activation
+                and layer scale, before a residual sum); `block` = the stem and the end of every
+                block, a residual sum if it has one; `head` = as `conv`, where all channels of a
+                layer that one attention head reads share a gate.
+
+        Raises:
+            UsageError: `head` without attention in the graph.
         """
-        if granularity == "conv":
-            return tuple(node.name for node in self.weighted_nodes)
-        stem = [node.name for node in self.stage(0) if node.has_weights]
-        return (*stem, *(node.name for node in self.nodes if node.ends_block))
+        return tuple(self.gate_units(granularity))
+
+    def gate_units(self, granularity: str) -> dict[str, tuple[int, ...]]:
+        """Return gated node -> (C,) number of the gate of each channel; see `gated`."""
+        return gate_units(self.nodes, granularity, ends=self.features)
 
     def scaled(self, width: float) -> "Graph":
         """Return the graph with every channel count but the image's times `width`."""
         if width == 1.0:
             return self
-        return Graph(tuple(node.scaled(width) for node in self.nodes), self.stride)
+        return replace(self, nodes=tuple(node.scaled(width) for node in self.nodes))
+
+    def read_by(self, reads_stages: bool) -> tuple[str, ...]:
+        """Name the features that a head reads: all of them, or the last one alone."""
+        return self.features if reads_stages else self.features[-1:]
+
+    def features_by_stage(self, names: Sequence[str]) -> dict[int, str]:
+        """Return stage -> the feature that its end is, or that is made from it.
+
+        Raises:
+            UsageError: One is not of the end of a stage.
+        """
+        ends = {self.stage(index)[-1].name: index for index in range(self.stages)}
+        found = {}
+        for name in names:
+            tail = self.tail(name)
+            end = tail[0].sources[0] if tail else name
+            if end not in ends:
+                raise UsageError(
+                    f"a method that mixes whole stages needs heads that read the end of a stage, "
+                    f"found feature {name}, which is inside one: set model.head to a head that "
+                    "reads the last map, as light"
+                )
+            found[ends[end]] = name
+        return found
+
+
+def stage_ends(nodes: Sequence[Node]) -> tuple[str, ...]:
+    """Name the last node of every stage but the stem."""
+    ends = {node.stage: node.name for node in nodes if node.stage}
+    return tuple(ends.values())
 
 
 Value = TypeVar("Value")

@@ -9,21 +9,41 @@ from torch import Tensor, nn
 
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.graph import Graph
-from gatesearch.models.heads import HEADS, Heads
+from gatesearch.models.heads import HEADS, Feature, Heads, reads_stages
+
+
+def features_of(graph: Graph) -> tuple[Feature, ...]:
+    """List the maps of an encoder that heads may read, the last one last."""
+    features = zip(graph.features, graph.strides, strict=True)
+    return tuple(Feature(graph.channels(name), stride) for name, stride in features)
+
+
+def features_for(graph: Graph, head: object) -> tuple[Feature, ...]:
+    """List the maps that a head, or what builds it, reads; none if it reads the last one alone."""
+    return features_of(graph) if reads_stages(head) else ()
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """A head as plain numbers, from which a saved network rebuilds it."""
+    """A head as plain numbers, from which a saved network rebuilds it.
+
+    Attributes:
+        kind: A name in `HEADS`.
+        inputs: Channels of the last map.
+        channels: Channels inside the head.
+        outputs: Channels of its prediction.
+        features: Every map that it reads; empty for a head that reads the last one alone.
+    """
 
     kind: str
     inputs: int
     channels: int
     outputs: int
+    features: tuple[Feature, ...] = ()
 
     def build(self) -> nn.Module:
         """Build the head with fresh weights."""
-        return HEADS[self.kind](self.inputs, self.channels, self.outputs)
+        return HEADS[self.kind](self.features or self.inputs, self.channels, self.outputs)
 
 
 # Kind of heads that are a user's modules. No saved network can rebuild them by itself.
@@ -36,11 +56,13 @@ class OwnHead:
 
     Attributes:
         module: The head, called as `gatesearch.models.heads.takes_size` says.
-        inputs: Channels of the features.
+        inputs: Channels of the last map.
+        features: As for `HeadSpec`.
     """
 
     module: nn.Module
     inputs: int
+    features: tuple[Feature, ...] = ()
     kind: str = OWN
     channels: None = None
     outputs: None = None
@@ -48,6 +70,13 @@ class OwnHead:
     def build(self) -> nn.Module:
         """Return the module itself, with the weights that it has."""
         return self.module
+
+
+def nodes_read(
+    graph: Graph, heads: Mapping[str, HeadSpec | OwnHead]
+) -> tuple[tuple[str, ...], ...]:
+    """Name, for each head in order, the nodes of an encoder that it reads."""
+    return tuple(graph.read_by(bool(spec.features)) for spec in heads.values())
 
 
 @dataclass(frozen=True)
@@ -77,6 +106,11 @@ class Parts:
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks."""
         return tuple(self.heads)
+
+    @property
+    def nodes(self) -> tuple[tuple[str, ...], ...]:
+        """For each task, the nodes that its head reads."""
+        return nodes_read(self.graph, self.heads)
 
     def encoder(self, task: str | None = None) -> Encoder:
         """Build an encoder for one task, or for all of them."""

@@ -101,7 +101,12 @@ def _efficientnet_names(node: Node) -> tuple[str, str]:
     return f"_{block}._{layer}_conv.", f"_{block}._bn{norm}."
 
 
-def _torchvision(backbone: str) -> Mapping[str, Tensor]:
+def published_by_torchvision(backbone: str) -> Mapping[str, Tensor]:
+    """Return the default weights of a network of torchvision, fetched once.
+
+    Raises:
+        DataError: They cannot be fetched, or arrived damaged.
+    """
     import torchvision
 
     weights = torchvision.models.get_model_weights(backbone).DEFAULT
@@ -158,8 +163,10 @@ def _efficientnet_lite0() -> Mapping[str, Tensor]:
 
 _RESNETS = ("resnet18", "resnet34", "resnet50")
 PUBLISHED: dict[str, Published] = {
-    **{name: Published(partial(_torchvision, name), _resnet_names) for name in _RESNETS},
-    "deeplab_resnet34": Published(partial(_torchvision, "resnet34"), _resnet_names),
+    **{
+        name: Published(partial(published_by_torchvision, name), _resnet_names) for name in _RESNETS
+    },
+    "deeplab_resnet34": Published(partial(published_by_torchvision, "resnet34"), _resnet_names),
     "efficientnet_lite0": Published(_efficientnet_lite0, _efficientnet_names, eps=1e-3),
 }
 

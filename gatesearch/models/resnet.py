@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from gatesearch.models.graph import Graph
+from gatesearch.models.graph import Graph, stage_ends
 from gatesearch.models.nodes import INPUT, Add, Conv, MaxPool, Node
 
 STAGE_CHANNELS = (64, 128, 256, 512)
@@ -37,6 +37,7 @@ def resnet(
         MaxPool("maxpool", "conv1", outputs=64, ceil_mode=deeplab),
     ]
     source, channels, stride, dilation = "maxpool", 64, 4, 1
+    strides: list[int] = []
     for stage, (inner, depth) in enumerate(zip(STAGE_CHANNELS, depths, strict=True), start=1):
         step, first_dilation = 1, dilation
         if stage > 1:
@@ -74,4 +75,5 @@ def resnet(
                 nodes.append(make(skip, source, channels, outputs, 1, block_step, relu=False))
             nodes.append(Add(name, branch[-1].name, skip, outputs=outputs, stage=stage))
             source, channels = name, outputs
-    return Graph(tuple(nodes), stride).scaled(width)
+        strides.append(stride)
+    return Graph(tuple(nodes), stride, stage_ends(nodes), tuple(strides)).scaled(width)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError, first_line
 from gatesearch.files import FileRefusedError, read_json, write_atomic
 from gatesearch.models.channel_ops import Read
-from gatesearch.models.heads import HEADS, Heads
+from gatesearch.models.heads import HEADS, Heads, reads_stages
 from gatesearch.models.model_factory import OWN, HeadSpec
 from gatesearch.models.nodes import StepWeights
 from gatesearch.pruning.description import Description, HeadDescription
@@ -44,7 +44,10 @@ class CompactNet(nn.Module):
         widths = description.widths
         self._readers = nn.ModuleList(step.readers(widths) for step in description.steps)
         self._head_readers = nn.ModuleDict(
-            {task: Read(head.source, widths) for task, head in description.heads.items()}
+            {
+                task: nn.ModuleList(Read(source, widths) for source in head.sources)
+                for task, head in description.heads.items()
+            }
         )
         self._unread_after = description.unread_after()
 
@@ -59,9 +62,12 @@ class CompactNet(nn.Module):
             for tensor in unread:
                 tensors[tensor] = None
         return {
-            task: self.heads.call_head(task, self._head_readers[task](tensors), image.shape[-2:])
+            task: self.heads.call_head(task, self._maps(task, tensors), image.shape[-2:])
             for task in self.heads
         }
+
+    def _maps(self, task: str, tensors: list[Tensor | None]) -> list[Tensor]:
+        return [read(tensors) for read in cast(nn.ModuleList, self._head_readers[task])]
 
     def _weights(self) -> StepWeights:
         return StepWeights(self.convs, self.mixes)
@@ -162,7 +168,7 @@ def _build_head(head: HeadDescription) -> nn.Module:
     """Build a head with fresh weights."""
     assert head.channels is not None
     assert head.outputs is not None
-    return HeadSpec(head.kind, head.inputs, head.channels, head.outputs).build()
+    return HeadSpec(head.kind, head.inputs, head.channels, head.outputs, head.features).build()
 
 
 def _check_heads(model: CompactNet) -> None:
@@ -261,3 +267,10 @@ def _check_own_heads(description: Description, heads: Mapping[str, nn.Module], f
             f"found heads for {', '.join(map(str, heads)) or 'none'}; read it with "
             "gs.load(STEM, heads={TASK: MODULE}), each module built as before training"
         )
+    for task in own:
+        if reads_stages(heads[task]) != (description.heads[task].stride is not None):
+            raise UsageError(
+                f"the head of task {task} in {file} must have "
+                f"reads_stages = {not reads_stages(heads[task])}, found the contrary; build it as "
+                "before training"
+            )

@@ -15,6 +15,7 @@ from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet
 from gatesearch.models.layer import Layer, LayerSlice
+from gatesearch.models.model_factory import nodes_read
 from gatesearch.models.nodes import IMAGE_CHANNELS, Node, Step
 from gatesearch.pruning.compact import CompactNet
 from gatesearch.pruning.description import (
@@ -126,7 +127,8 @@ class _Plan:
     def __init__(self, supernet: GatedSupernet, values: Values) -> None:
         self.supernet = supernet
         self.values = values
-        self.live = live_values(supernet.graph, values)
+        self.heads_read = nodes_read(supernet.graph, supernet.head_specs)
+        self.live = live_values(supernet.graph, values, self.heads_read)
         self.ranks = {node.name: self._ranks(node.name) for node in supernet.graph}
         self.steps: list[Step] = []
         self.slices: dict[str, list[LayerSlice]] = {}
@@ -142,17 +144,10 @@ class _Plan:
             if node.routes is None:
                 self._compute(node)
             self._mix(node.name)
-        last = graph.nodes[-1].name
         heads = {}
-        for t, task in enumerate(self.supernet.tasks):
-            spec = self.supernet.head_specs[task]
-            heads[task] = HeadDescription(
-                source=self._source(self.values.read[last, t]),
-                kind=spec.kind,
-                inputs=spec.inputs,
-                channels=spec.channels,
-                outputs=spec.outputs,
-            )
+        for t, (task, spec) in enumerate(self.supernet.head_specs.items()):
+            sources = [self._source(self.values.read[name, t]) for name in self.heads_read[t]]
+            heads[task] = HeadDescription.of(spec, sources)
         return Description(steps=cast(tuple[AnyStep, ...], tuple(self.steps)), heads=heads)
 
     def _compute(self, node: Node) -> None:
@@ -373,7 +368,7 @@ def sharing(supernet: GatedSupernet) -> tuple[tuple[str, ...], dict[str, tuple[f
     graph = supernet.graph
     gates = {name: on.numpy() for name, on in supernet.hard_gates().items()}
     values = number_values(graph, gates)
-    live = live_values(graph, values)
+    live = live_values(graph, values, nodes_read(graph, supernet.head_specs))
     shares = {
         task: tuple(_share(live[values.read[name, t]], gates[name][t]) for name in gates)
         for t, task in enumerate(supernet.tasks)

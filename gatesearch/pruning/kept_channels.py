@@ -76,15 +76,8 @@ def compact_streams(streams: Sequence[Stream]) -> CompactNet:
         suffix = f"_{number}" if len(streams) > 1 else ""
         sources = _add_steps(stream, suffix, steps, slices)
         for task, head in stream.heads.items():
-            spec = head.spec
             source = sources.of(head.node, np.arange(stream.encoder.graph.channels(head.node)))
-            described[task] = HeadDescription(
-                source=source,
-                kind=spec.kind,
-                inputs=spec.inputs,
-                channels=spec.channels,
-                outputs=spec.outputs,
-            )
+            described[task] = HeadDescription.of(head.spec, [source])
     description = Description(steps=cast(tuple[AnyStep, ...], tuple(steps)), heads=described)
     modules = {task: head.module for stream in streams for task, head in stream.heads.items()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():

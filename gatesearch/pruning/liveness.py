@@ -119,12 +119,20 @@ def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Value
     return Values(tasks, raw, read, mixes, distinct, count)
 
 
-def live_values(graph: Graph, values: Values) -> NDArray[np.bool_]:
-    """(count,) whether each value is needed by some task's head."""
+def live_values(
+    graph: Graph, values: Values, heads: Sequence[Sequence[str]] | None = None
+) -> NDArray[np.bool_]:
+    """(count,) whether each value is needed by some task's head.
+
+    Args:
+        graph: The encoder.
+        values: Its values.
+        heads: For each task, the nodes that its head reads; the last node when None.
+    """
     live = np.zeros(values.count, dtype=bool)
-    last = graph.nodes[-1].name
-    for task in range(values.tasks):
-        live[values.read[last, task]] = True
+    for task, names in enumerate(heads or [graph.read_by(False)] * values.tasks):
+        for name in names:
+            live[values.read[name, task]] = True
     for node in reversed(graph.nodes):
         for value, (mixed, _) in values.mixes.get(node.name, {}).items():
             if live[value]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from gatesearch.models.channel_source import ChannelSlice, ChannelSource, channel_positions
 from gatesearch.models.encoder import Encoder, module_key
-from gatesearch.models.model_factory import HeadSpec, OwnHead
+from gatesearch.models.model_factory import HeadSpec, OwnHead, nodes_read
 from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node, Step
 from gatesearch.pruning.compact import CompactNet
 from gatesearch.pruning.description import AnyStep, Description, HeadDescription
@@ -57,21 +57,14 @@ class StreamWriter:
         return (ChannelSlice(tensor=len(self._steps), stop=step.width),)
 
     def finish(self, specs: Mapping[str, HeadSpec | OwnHead], heads: nn.ModuleDict) -> CompactNet:
-        """Build the compact network, whose head of a task reads the last node of its stream.
+        """Build the compact network, whose head of a task reads the features of its stream.
 
         Args:
             specs: Task -> how its head is built; a task's stream has its name.
             heads: Task -> head whose weights are taken.
         """
         described = {
-            task: HeadDescription(
-                source=self._last(task),
-                kind=spec.kind,
-                inputs=spec.inputs,
-                channels=spec.channels,
-                outputs=spec.outputs,
-            )
-            for task, spec in specs.items()
+            task: HeadDescription.of(spec, self._read(task, spec)) for task, spec in specs.items()
         }
         steps = cast(tuple[AnyStep, ...], tuple(self._steps))
         compact = CompactNet(Description(steps=steps, heads=described))
@@ -81,5 +74,6 @@ class StreamWriter:
             compact.heads.load_state_dict(heads.state_dict())
         return compact.eval()
 
-    def _last(self, stream: str) -> ChannelSource:
-        return self.values[stream][self._encoders[stream].graph.nodes[-1].name]
+    def _read(self, stream: str, spec: HeadSpec | OwnHead) -> list[ChannelSource]:
+        (names,) = nodes_read(self._encoders[stream].graph, {stream: spec})
+        return [self.values[stream][name] for name in names]

@@ -35,7 +35,7 @@ from gatesearch.methods import (
 from gatesearch.methods.definitions import options_of
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.models import Parts, parts_of
-from gatesearch.models.model_factory import OWN, OwnHead
+from gatesearch.models.model_factory import OWN, OwnHead, features_for
 from gatesearch.pruning.compact import check_saveable
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord
 from gatesearch.search.own_trial import Trial, input_shape
@@ -278,8 +278,12 @@ def _build(
             if spec.method == SINGLE_TASK and len({*map(id, own.values())}) < len(own):
                 # Single-task networks share nothing.
                 own = {task: _heads(study, heads)[task] for task in own}
-        channels = parts.graph.outputs
-        parts = replace(parts, heads={task: OwnHead(head, channels) for task, head in own.items()})
+        graph = parts.graph
+        specs = {
+            task: OwnHead(head, graph.outputs, features_for(graph, head))
+            for task, head in own.items()
+        }
+        parts = replace(parts, heads=specs)
     if spec.method == INTERROGATE.name:
         return InterroGate.of(parts, options_of(study, INTERROGATE))
     method = method_of(spec.method)

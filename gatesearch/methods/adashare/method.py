@@ -30,6 +30,7 @@ from gatesearch.methods.adashare.supernet import PolicySupernet
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import (
     options_of,
+    refuse_stage_heads,
     single_task_start,
     starts_from_single_task,
     training_of,
@@ -53,7 +54,12 @@ _POLICY_DECAY = 5e-4
 
 
 def build(parts: Parts, options: AdaShareOptions) -> nn.Module:
-    """Build the supernet, or the network of the policy that is given."""
+    """Build the supernet, or the network of the policy that is given.
+
+    Raises:
+        UsageError: A head reads several stages.
+    """
+    refuse_stage_heads(parts, "adashare")
     if options.policy is None:
         return PolicySupernet(parts)
     assert isinstance(options.policy, dict), "options are settled"

@@ -171,14 +171,7 @@ def _description(
             first[node.name] = step
         steps.append(step)
     described = {
-        task: HeadDescription(
-            source=source(end),
-            kind=head_specs[task].kind,
-            inputs=head_specs[task].inputs,
-            channels=head_specs[task].channels,
-            outputs=head_specs[task].outputs,
-        )
-        for task, end in ends.items()
+        task: HeadDescription.of(head_specs[task], [source(end)]) for task, end in ends.items()
     }
     return Description(steps=cast(tuple[AnyStep, ...], tuple(steps)), heads=described)
 

@@ -68,12 +68,12 @@ class ElasticNet(nn.Module):
         levels = self.levels(image)
         rows = levels.transpose(0, 1).flatten(0, 1)  # (T B, blocks), task by task
         images = torch.cat([image] * len(self.tasks))
-        nodes = self.encoder.graph.nodes
-        features = execute(nodes, {INPUT: images}, partial(self._evaluate, rows))[nodes[-1].name]
-        by_task = features.view(len(self.tasks), -1, *features.shape[1:])
+        graph, read = self.encoder.graph, self.heads.nodes(self.encoder.graph)
+        values = execute(graph.nodes, {INPUT: images}, partial(self._evaluate, rows), keep=read)
+        by_task = [values[name].view(len(self.tasks), -1, *values[name].shape[1:]) for name in read]
         return {
-            task: self.heads.call_head(task, x, image.shape[-2:])
-            for task, x in zip(self.tasks, by_task, strict=True)
+            task: self.heads.call_head(task, maps, image.shape[-2:])
+            for task, maps in zip(self.tasks, zip(*by_task, strict=True), strict=True)
         }
 
     def levels(self, image: Tensor) -> Tensor:

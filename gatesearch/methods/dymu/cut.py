@@ -54,13 +54,7 @@ def cut(supernet: DymuNet, tree: Tree, preference: Tensor, cost: Tensor) -> Comp
         ends = outputs
     features = [_whole(ends[s], supernet.graph.outputs) for s in tree.parents[-1]]
     heads = {
-        task: HeadDescription(
-            source=source,
-            kind=spec.kind,
-            inputs=spec.inputs,
-            channels=spec.channels,
-            outputs=spec.outputs,
-        )
+        task: HeadDescription.of(spec, [source])
         for (task, spec), source in zip(supernet.head_specs.items(), features, strict=True)
     }
     description = Description(steps=cast(tuple[AnyStep, ...], tuple(steps)), heads=heads)

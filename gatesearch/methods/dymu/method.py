@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from gatesearch.cost import Budget
 from gatesearch.errors import UsageError
 from gatesearch.methods.base import Method, Phase, Supernet, TrainedNetwork, TrainingRequest
-from gatesearch.methods.definitions import options_of, training_of
+from gatesearch.methods.definitions import options_of, refuse_stage_heads, training_of
 from gatesearch.methods.dymu.cut import shares_alone
 from gatesearch.methods.dymu.options import SPACE, DymuOptions, check_size
 from gatesearch.methods.dymu.points import (
@@ -45,8 +45,9 @@ def build(parts: Parts, options: DymuOptions) -> DymuNet:
     """Build the supernet.
 
     Raises:
-        UsageError: It has more edges than a tree is chosen from.
+        UsageError: It has more edges than a tree is chosen from, or a head reads several stages.
     """
+    refuse_stage_heads(parts, "dymu")
     check_size(tasks=len(parts.tasks), graph=parts.graph)
     return DymuNet(parts, options)
 

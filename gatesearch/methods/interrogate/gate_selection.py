@@ -17,8 +17,10 @@ from gatesearch.cost import (
     equalize_layer_shares,
     fit_latency,
     median_latency,
+    name_of,
     rounded,
 )
+from gatesearch.cost.projection import LEAST
 from gatesearch.errors import UsageError
 from gatesearch.events import Log
 from gatesearch.methods.base import TrainingRequest
@@ -45,7 +47,7 @@ def apply_open_shares(
     supernet.open_shares(torch.tensor(task_values(params, "share", supernet.tasks)))
     gates = supernet.hard_gates()
     if multiple > 1:
-        gates = rounded(gates, supernet.logits(), multiple=multiple)
+        gates = rounded(gates, supernet.logits(), multiple=multiple, units=supernet.units)
         supernet.set_gates(gates)
     return gates
 
@@ -60,7 +62,8 @@ def select_gates(
 ) -> None:
     """Set a supernet's gates to the hard pattern of the network that is cut from it.
 
-    With rounding, FLOPs and latency without and with it are logged.
+    With rounding, FLOPs and latency without and with it are logged; with gates for whole heads, the
+    share of the budgets if it is below `LEAST`.
 
     Args:
         supernet: A supernet with learned gates.
@@ -84,7 +87,7 @@ def select_gates(
         return median_latency(extract(supernet), context.input_shape, context.stopwatch.runtime)
 
     def fitted(multiple: int) -> dict[str, Tensor]:
-        gates = rounded(learned, alpha, multiple=multiple)
+        gates = rounded(learned, alpha, multiple=multiple, units=supernet.units)
         if cost is None or (tried and _keeps_to(gates, cost, budgets, seconds)):
             return gates
         try:
@@ -95,6 +98,8 @@ def select_gates(
     gates = fitted(multiple)
     if multiple > 1:
         _log_rounding(supernet, {1: fitted(1), multiple: gates}, request)
+    if cost is not None and options.granularity == "head" and not tried:
+        _log_share(gates, cost, request)
     supernet.set_gates(gates)
 
 
@@ -110,9 +115,9 @@ def ordered_logits(
     """
     alpha = supernet.logits()
     if options.align:
-        alpha = align_tasks(alpha, supernet.graph)
+        alpha = align_tasks(alpha, supernet.graph, supernet.units)
     if options.spread == "even":
-        alpha = equalize_layer_shares(alpha, cost)
+        alpha = equalize_layer_shares(alpha, cost, supernet.units)
     return alpha
 
 
@@ -128,6 +133,19 @@ def _keeps_to(
     if counted and float(cost.share(gates, counted)) > 1:
         return False
     return not limits or seconds(gates) <= min(limits)
+
+
+def _log_share(gates: Mapping[str, Tensor], cost: PatternCost, request: TrainingRequest) -> None:
+    """Log the share of the budgets that a pattern takes, if it is below `LEAST`."""
+    counted = [budget for budget in request.spec.budgets if budget.measure != "latency"]
+    share = float(cost.share(gates, counted)) if counted else 1.0
+    if share < LEAST:
+        request.emit(
+            Log(
+                f"{request.spec.label}: {share:.1%} of {name_of(counted)} taken up, as near as "
+                "gates of whole heads allow"
+            )
+        )
 
 
 def _log_rounding(

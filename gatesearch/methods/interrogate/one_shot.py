@@ -33,7 +33,7 @@ from gatesearch.methods.interrogate.options import (
     default_patterns,
 )
 from gatesearch.methods.specification import NetworkSpec
-from gatesearch.models import GatedSupernet, Parts, parts_of
+from gatesearch.models import GatedSupernet, Parts, graph_of, parts_of
 from gatesearch.pruning import extract, load_compact
 from gatesearch.study import Study, TrainingSpec
 from gatesearch.study.validation import merged, validated
@@ -189,6 +189,15 @@ def _build(parts: Parts, options: OneShotOptions) -> nn.Module:
     return GatedSupernet(parts)
 
 
+def _check(study: Study, budgets: Sequence[str]) -> None:
+    """Refuse gates that the backbone cannot have.
+
+    Raises:
+        UsageError: `interrogate.granularity` is `head`, and the backbone has no attention.
+    """
+    graph_of(study).gated(options_of(study, INTERROGATE).granularity)
+
+
 def _phase_ends(study: Study) -> tuple[int, int, int]:
     """Return the last epochs of warm-up, supernet and fine-tuning."""
     epochs = training_of_one_shot(study).epochs
@@ -268,5 +277,6 @@ ONE_SHOT = Method(
     unpriced=INTERROGATE.unpriced,
     read=load_compact,
     latency_table=latency_table,
+    check=_check,
     built_on=INTERROGATE.name,
 )

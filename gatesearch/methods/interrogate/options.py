@@ -38,7 +38,10 @@ class InterroGateOptions(Strict):
     """Options of InterroGate; the paper states none of them unless noted.
 
     Attributes:
-        granularity: Gates after every convolution (`conv`), or after every residual block.
+        granularity: Gates behind every convolution and linear layer (`conv`), or behind every
+            residual block (`block`). `head` is `conv` with one gate for all channels of a layer
+            that one attention head reads, as attention kernels compute whole heads; it needs a
+            backbone with attention.
         estimator: `ste` (hard forward, straight-through gradient), `sigmoid` (annealed),
             `hard_concrete` (Louizos 2018, annealed). The regularisers see σ(α), and with
             `hard_concrete` the probability that a drawn gate is above 0, which is larger.
@@ -64,7 +67,7 @@ class InterroGateOptions(Strict):
             this; 1 leaves them. FLOPs and latency without and with rounding are logged.
     """
 
-    granularity: Literal["conv", "block"] = "conv"
+    granularity: Literal["conv", "block", "head"] = "conv"
     estimator: Literal["ste", "sigmoid", "hard_concrete"] = "ste"
     initial: float = Field(default=0.5, gt=0, lt=1)
     lr: Positive = 10.0

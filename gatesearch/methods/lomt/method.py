@@ -17,7 +17,7 @@ from gatesearch.cost import count_macs
 from gatesearch.errors import UsageError
 from gatesearch.events import Log
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
-from gatesearch.methods.definitions import options_of, training_of
+from gatesearch.methods.definitions import options_of, refuse_stage_heads, training_of
 from gatesearch.methods.lomt.layers import (
     cut_sparse,
     last_layer,
@@ -66,7 +66,12 @@ class LOMTOptions(Strict):
 
 
 def build(parts: Parts, options: LOMTOptions) -> SparseNets:
-    """Build the network of the first phase."""
+    """Build the network of the first phase.
+
+    Raises:
+        UsageError: A head reads several stages.
+    """
+    refuse_stage_heads(parts, "lomt")
     return SparseNets(parts)
 
 

@@ -1,6 +1,6 @@
 """An imported network: its graph, and where its weights come from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
-from gatesearch.models.encoder import module_key
+from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
 from gatesearch.models.imported.constants import Constant
 from gatesearch.models.imported.convert import WHOLE, convert
@@ -17,14 +17,7 @@ from gatesearch.models.imported.fusing import renamed, simplified, with_names
 from gatesearch.models.imported.recording import Recording, record
 from gatesearch.models.imported.stages import staged
 from gatesearch.models.imported.unfilled import Unfilled
-from gatesearch.models.nodes import MaxPool, Pool
-
-
-def _last_of(graph: Graph, stage: int) -> str:
-    """Return the last node of a stage before a pooling that leads to the next."""
-    nodes = graph.stage(stage)
-    kept = (node for node in reversed(nodes) if not isinstance(node, Pool | MaxPool))
-    return next(kept, nodes[-1]).name
+from gatesearch.models.nodes import INPUT, Node, Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +26,13 @@ class Imported:
 
     Attributes:
         name: As the user wrote it.
-        graph: The encoder.
-        features: Nodes of the outputs, one for each stage that there are features of, the last
-            node of the graph last.
-        strides: Input pixels for each position of these.
+        graph: The encoder; its features are the outputs, or the ends of stages of one output.
         weights: Entry of the state dict of `Encoder(graph)` -> what it is in the module.
         build: Builds the module with fresh weights.
     """
 
     name: str
     graph: Graph
-    features: tuple[str, ...]
-    strides: tuple[int, ...]
     weights: Mapping[str, Constant]
     build: Callable[[], nn.Module]
 
@@ -80,10 +68,38 @@ class Imported:
                 for name, constant in self.weights.items()
             }
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of each entry of the state of `Encoder(graph)`."""
+        with torch.device("meta"):
+            return {name: x.shape for name, x in Encoder(self.graph).state_dict().items()}
+
     @cached_property
     def parameters(self) -> frozenset[str]:
         """Entries of the module's state dict that the graph needs."""
         return frozenset[str]().union(*(constant.names for constant in self.weights.values()))
+
+
+def _with_features(nodes: Sequence[Node], outputs: Sequence[str], image_size: Size) -> Graph:
+    """Return the graph, whose features are the ends of stages where these are maps.
+
+    Elsewhere, as inside a transformer, they are the module's outputs.
+    """
+    strides = strides_of(nodes)
+    order = {node.name: i for i, node in enumerate(nodes)}
+    graph = Graph(tuple(nodes), strides[nodes[-1].name])
+    sizes: dict[str, Size] = {INPUT: image_size}
+    for node in nodes:
+        sizes[node.name] = node.output_size(sizes)
+    ends = [graph.stage(i)[-1].name for i in range(1, graph.stages - 1)]
+    if all(len(sizes[end]) == 2 for end in ends):
+        outputs = [*ends, nodes[-1].name]
+    features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
+    return Graph(
+        tuple(node for node in nodes if node.name in graph.needed(features)),
+        graph.stride,
+        features,
+        tuple(strides[name] for name in features),
+    )
 
 
 def import_module(
@@ -131,20 +147,13 @@ def import_module(
                 f"{output_stride}"
             )
         nodes = changed
-    strides = strides_of(nodes)
-    graph = Graph(tuple(nodes), strides[nodes[-1].name])
-    if len(outputs) == 1:
-        outputs = [_last_of(graph, stage) for stage in range(1, graph.stages)] or outputs
-    order = {node.name: i for i, node in enumerate(nodes)}
-    features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
+    graph = _with_features(nodes, outputs, image_size)
     return Imported(
         name=name,
         graph=graph,
-        features=features,
-        strides=tuple(strides[feature] for feature in features),
         weights={
             f"layers.{module_key(node.name)}.{entry}": constant
-            for node in nodes
+            for node in graph
             for entry, constant in draft.weights[node.name].items()
         },
         build=build,

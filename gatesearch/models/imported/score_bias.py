@@ -1,12 +1,13 @@
 """What a module adds to the scores of attention, as a bias by position."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from gatesearch.models.imported.builder import Builder
-from gatesearch.models.imported.constants import Constant
+from gatesearch.models.imported.constants import Constant, entry
 from gatesearch.models.nodes import PositionBias
 
 
@@ -52,31 +53,23 @@ def _table(b: Builder, term: Constant) -> tuple[tuple[tuple[int, ...], ...], int
     read = term.compute({**b.state, name: entries})
     heads, tokens, keys = read.shape[0], *read.shape[-2:]
     read = read.reshape(heads, -1, tokens, keys)
-    numbers = read[:, 0].round().long()
-    rows = entries.numel() // heads
+    numbers, rows = read[:, 0].round().long(), entries.numel() // heads
     head = torch.arange(heads)[:, None, None]
-    # Either head by head, or all heads of a row together.
-    by_head, by_row = numbers - head * rows, (numbers - head).div(heads, rounding_mode="floor")
-    for index, number, table in (
-        (by_row, by_row * heads + head, lambda w: w.reshape(rows, heads)),
-        (by_head, by_head + head * rows, lambda w: w.reshape(heads, rows).t()),
-    ):
-        if (
-            (number == read[:, 0]).all()
-            and (index == index[:1]).all()
-            and ((read == read[:, :1]).all() and index.min() >= 0 and index.max() < rows)
-        ):
-            found = tuple(map(tuple, index[0].tolist()))
-            return (
-                found,
-                rows,
-                Constant(
-                    torch.empty(rows, heads, device="meta"),
-                    lambda state, table=table: table(state[name]),
-                    frozenset([name]),
-                ),
-            )
+    if (numbers == read.movedim(1, 0)).all():
+        for by_head in (False, True):
+            index = numbers - head * rows if by_head else (numbers - head) // heads
+            same = index + head * rows if by_head else index * heads + head
+            if (same == numbers).all() and (index == index[:1]).all() and int(index.min()) >= 0:
+                table = entry(name, b.state[name]).map(partial(_rows, heads, by_head))
+                return tuple(map(tuple, index[0].tolist())), rows, table
     raise b.refused("computes biases of scores otherwise than by reading a table")
+
+
+def _rows(heads: int, by_head: bool, parameter: Tensor) -> Tensor:
+    """Return a parameter as a table (rows, heads)."""
+    if by_head:
+        return parameter.reshape(heads, -1).t().contiguous()
+    return parameter.reshape(-1, heads)
 
 
 def _regions(b: Builder, mask: Tensor) -> tuple[tuple[tuple[int, ...], ...], float]:

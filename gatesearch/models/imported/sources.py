@@ -4,13 +4,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from gatesearch.errors import UsageError, nearest, unknown
 from gatesearch.models.imported.imported import Imported, import_module
 from gatesearch.models.imported.recording import Recording, Reference
+from gatesearch.models.imported.stages import EVEN_STAGES
 
 Build = Callable[[], nn.Module]
 
@@ -90,7 +91,7 @@ def _from_timm(network: str, image_size: tuple[int, int], output_stride: int | N
             "timm.list_models() lists them)"
         )
     name = f"timm:{network}"
-    options = _timm_options(network, image_size)
+    options = timm_options(network, image_size)
     try:
         return import_module(
             name, _timm_build(network, options), image_size, output_stride=output_stride
@@ -110,7 +111,7 @@ def _from_timm(network: str, image_size: tuple[int, int], output_stride: int | N
         return found
 
 
-def _timm_options(network: str, image_size: tuple[int, int]) -> dict[str, Any]:
+def timm_options(network: str, image_size: tuple[int, int]) -> dict[str, Any]:
     """Return arguments that the network takes for images of a size."""
     import timm
 
@@ -125,11 +126,17 @@ def _timm_build(network: str, options: Mapping[str, Any]) -> Build:
 
     def build() -> nn.Module:
         try:
-            module: nn.Module = timm.create_model(network, features_only=True, **options)
+            module: Any = timm.create_model(network, features_only=True, **options)
+            if len(set(module.feature_info.reduction())) == 1:  # take those at quarters of the way
+                depth = len(module.model.blocks)
+                indices = [depth * i // EVEN_STAGES - 1 for i in range(1, EVEN_STAGES + 1)]
+                module = timm.create_model(
+                    network, features_only=True, out_indices=indices, **options
+                )
         except (RuntimeError, AttributeError, NotImplementedError):
             module = timm.create_model(network, num_classes=0, **options)
-            module.forward = module.forward_features  # type: ignore[assignment]
-        return module
+            module.forward = module.forward_features
+        return cast(nn.Module, module)
 
     return build
 

@@ -11,6 +11,9 @@ from torch import nn
 from gatesearch.models.imported.builder import Draft
 from gatesearch.models.nodes import INPUT, Add, MaxPool, Node, Rearrange, Size
 
+# Stages of a network whose features are all of one size, as many as DPT reads of a ViT.
+EVEN_STAGES = 4
+
 
 @dataclass(frozen=True)
 class Block:
@@ -26,8 +29,11 @@ def staged(
     """Return the nodes with their stages and ends of blocks, and the blocks.
 
     A stage is the nodes of one feature size: the stem is 0, the first block begins stage 1, and
-    each block or module outside of blocks that makes the features smaller the next. A pooling
-    belongs to the stage of its source.
+    each node or block that makes the features smaller the next. A pooling belongs to the stage of
+    its source; what leads from the last block of a stage to smaller features belongs to the next.
+    Blocks of more than a quarter of the image's height and width belong to the stem, if there are
+    others. Where all features are of one size, as in a ViT, the blocks make four stages of
+    equal length.
 
     Args:
         draft: The nodes.
@@ -45,7 +51,7 @@ def staged(
             for block in blocks
             if not any(block.start <= end < block.stop for end in ends)
         }
-    stages = _stages(draft, blocks, image_size)
+    stages = _stages(draft.nodes, blocks, image_size)
     if not ends:
         ends = {i for i, stage in enumerate(stages) if stage and stage not in stages[i + 1 :]}
     ends.add(_last_computed(draft.nodes))  # what enters the heads is gated in any case
@@ -162,46 +168,38 @@ def _disjoint(blocks: Sequence[Block]) -> tuple[Block, ...]:
     return tuple(kept)
 
 
-def _stages(draft: Draft, blocks: Sequence[Block], image_size: Size) -> list[int]:
-    nodes = draft.nodes
+def _stages(nodes: Sequence[Node], blocks: Sequence[Block], image_size: Size) -> list[int]:
     sizes: dict[str, Size] = {INPUT: image_size}
     for node in nodes:
         sizes[node.name] = node.output_size(sizes)
     areas = {name: math.prod(size) for name, size in sizes.items()}
     block_of = {i: block for block in blocks for i in range(block.start, block.stop)}
-    stage = 0
-    stages: list[int] = []
+    deep = [block for block in blocks if 8 * areas[nodes[block.stop - 1].name] < areas[INPUT]]
+    first = min((block.start for block in deep or blocks), default=0)
+    stage, stages = 0, list[int]()
     area = 0  # of the features of this stage, once it has begun
-    first = min((block.start for block in blocks), default=0)
+    behind = 0  # the last block of this stage
     for i, node in enumerate(nodes):
+        begins, before = stage, area
         if i in block_of:
-            if i == block_of[i].start:
-                block = block_of[i]
-                end = areas[nodes[block.stop - 1].name]
-                if i == first or end < area:
-                    stage, area = stage + 1, end
+            block = block_of[i]
+            if i == block.start and i >= first:
+                area = areas[nodes[block.stop - 1].name]
+                begins += i == first or area < before
         elif stage == 0 and not blocks:
-            area, stage = areas[node.name], int(i > 0)
+            area, begins = areas[node.name], int(i > 0)
         elif stage > 0 and node.has_weights and 1 < areas[node.name] < area:
-            stage, area = stage + 1, areas[node.name]
-            for before in _leading(draft, i, block_of):
-                stages[before] = stage
+            area, begins = areas[node.name], stage + 1
+        if begins > stage > 0:  # with what leads from the last block to it
+            stages[behind:] = [begins] * (i - behind)
+        stage = begins
+        area = area or before
+        behind = i + 1 if i in block_of else behind
         stages.append(stage)
+    if stage == 1 and len(blocks) >= EVEN_STAGES:
+        ends = [blocks[len(blocks) * i // EVEN_STAGES - 1].stop for i in range(1, EVEN_STAGES)]
+        stages = [s + sum(i >= end for end in ends) for i, s in enumerate(stages)]
     return stages
-
-
-def _leading(draft: Draft, i: int, block_of: Mapping[int, Block]) -> list[int]:
-    """Return the nodes right before node i in the same module, as a norm is."""
-    module = _parent(draft.sites[draft.nodes[i].name].module)
-    leading: list[int] = []
-    for before in range(i - 1, -1, -1):
-        path = draft.sites[draft.nodes[before].name].module
-        if not module or before in block_of or not path.startswith(f"{module}."):
-            break
-        leading.append(before)
-    while leading and isinstance(draft.nodes[leading[-1]], Rearrange):  # a map of the old stage
-        leading.pop()
-    return leading
 
 
 def _parent(path: str) -> str:

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
+
+from torch import Tensor
 
 from gatesearch.models.imported.builder import Builder, Handler, Value
 from gatesearch.models.imported.channels import permute, transpose
@@ -150,13 +153,12 @@ def multi_head_attention_forward(
         together = b.call("linear", query, in_proj_weight, in_proj_bias)
         parts = b.call("chunk", together, 3, -1)
     else:
-        rows = embed_dim_to_check
         parts = [
             b.call(
                 "linear",
                 source,
-                in_proj_weight.map(lambda w, i=i: w[i * rows : (i + 1) * rows]),
-                in_proj_bias and in_proj_bias.map(lambda w, i=i: w[i * rows : (i + 1) * rows]),
+                in_proj_weight.map(partial(_third, i)),
+                None if in_proj_bias is None else in_proj_bias.map(partial(_third, i)),
             )
             for i, source in enumerate((query, key, value))
         ]
@@ -264,6 +266,10 @@ def _unscaled(b: Builder, view: View) -> tuple[View, float]:
     if isinstance(node, Activation) and node.function == "multiply":
         return view.of(node.source), node.arguments[0]
     return view, 1.0
+
+
+def _third(i: int, rows: Tensor) -> Tensor:
+    return rows.chunk(3)[i]
 
 
 def _heads(view: View) -> int:

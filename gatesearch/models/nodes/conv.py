@@ -47,6 +47,7 @@ class Conv(Grouped):
     split: int = 1
     padding: int | None = None
     has_weights: ClassVar[bool] = True
+    takes_gates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.inputs % self.split or self.outputs % self.split:

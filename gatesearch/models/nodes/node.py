@@ -70,6 +70,10 @@ class Node(Protocol):
         """Whether its module is a `LinearLayer`, with whose backward pass gates are fused."""
 
     @property
+    def takes_gates(self) -> bool:
+        """Whether it is a layer behind which gates lie: a convolution or linear layer."""
+
+    @property
     def groups(self) -> int:
         """Number of equal runs of channels: run j of the outputs reads run j of every source.
 
@@ -158,6 +162,11 @@ class Grouped:
     is_linear: ClassVar[bool] = False
     whole_groups: ClassVar[bool] = False
     routes: ClassVar[None] = None
+
+    @property
+    def takes_gates(self: Node) -> bool:
+        """Whether it has weights and is neither channelwise nor a norm over channels."""
+        return self.has_weights and not self.channelwise and not self.whole_groups
 
     @property
     def channelwise(self: Node) -> bool:

@@ -34,6 +34,7 @@ class Route:
     ends_block: bool = False
     stride: ClassVar[int] = 1
     has_weights: ClassVar[bool] = False
+    takes_gates: ClassVar[bool] = False
     ends_in_norm: ClassVar[bool] = False
     is_linear: ClassVar[bool] = False
     groups: ClassVar[int] = 1

@@ -54,10 +54,21 @@ class UpperBound(Weighting):
             for hook in hooks:
                 hook.remove()
 
-    def _keep_features(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features = inputs[0]
-        if features.requires_grad:  # those of a teacher do not
-            self._features[id(features)] = features
+    def _keep_features(
+        self, head: nn.Module, inputs: tuple[Tensor | list[Tensor], ...]
+    ) -> tuple[Tensor | list[Tensor], ...]:
+        features, *rest = inputs
+        if isinstance(features, list):
+            return ([self._direct(x) for x in features], *rest)
+        if not features.requires_grad:  # those of a teacher
+            return inputs
+        return (self._features.setdefault(id(features), features), *rest)
+
+    def _direct(self, x: Tensor) -> Tensor:
+        """Return a map as heads alone read it: later maps, which are computed from it, do not."""
+        if not x.requires_grad:
+            return x
+        return self._features.setdefault(id(x), x.view_as(x))
 
     def clear(self) -> None:
         """See `Weighting.clear`."""

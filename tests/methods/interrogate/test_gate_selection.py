@@ -17,6 +17,7 @@ from gatesearch.methods import (
 from gatesearch.methods.definitions import options_of
 from gatesearch.methods.interrogate.gate_selection import apply_open_shares, select_gates
 from gatesearch.models import GatedSupernet
+from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.nodes import Conv, ConvStep
 from gatesearch.pruning import extract, load_compact
 from gatesearch.search.run import run
@@ -24,6 +25,7 @@ from gatesearch.search.setup import ExecutionOptions, start_stopwatch
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime, TrainingError
 from tests.methods.toys import ends_of
+from tests.models.test_gate_placement import vit
 from tests.search.tiny import tiny
 
 WIDE = ("model.width=0.25", "training.epochs=1")
@@ -285,3 +287,40 @@ def test_channels_of_a_run_come_in_groups(data, tmp_path, method) -> None:
         network = load_compact(out / "trials" / f"{trial.trial:04d}" / "model")
         convs = [step for step in network.description.steps if isinstance(step, ConvStep)]
         assert all(step.outputs % 8 == 0 for step in convs)
+
+
+def test_whole_heads_come_as_near_to_a_budget_as_they_can_and_say_so(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(BACKBONES, "vit", lambda output_stride, width: vit((4, 4)))
+    study = tiny(tmp_path, 'model.backbone="vit"', 'interrogate.granularity="head"')
+    supernet, told = learned(study), []
+    cost = PatternCost.of(supernet, SHAPE)
+    ends = [
+        float(cost.macs({n: torch.full(a.shape, on) for n, a in supernet.logits().items()}))
+        for on in (False, True)
+    ]
+    near = Budget("1.5xMTL", "macs", ends[0] + 0.5 * (ends[1] - ends[0]))
+    _, gates, _ = selected(study, near, emit=told.append)
+    assert 0.98 <= float(cost.share(gates, [near])) <= 1
+    assert not told
+    # All but one gate, of a head that is more than 2 % of the network.
+    one_short = Budget("1.9xMTL", "macs", ends[1] - 1)
+    with torch.no_grad():
+        for parameter in supernet.alpha.values():
+            parameter.fill_(1.0)
+    request = request_for(study, one_short, emit=told.append)
+    select_gates(supernet, request, options_of(study, METHODS["interrogate"]), cost, tried=False)
+    share = float(cost.share(supernet.hard_gates(), [one_short]))
+    assert share <= 1
+    assert 0.9 < share < 0.98
+    (line,) = told
+    assert f"{share:.1%} of 1.9xMTL taken up, as near as gates of whole heads allow" in str(line)
+
+
+def test_heads_are_refused_without_attention(tmp_path) -> None:
+    study = tiny(tmp_path, 'interrogate.granularity="head"')
+    with pytest.raises(UsageError, match=r"needs attention in the backbone"):
+        build_model(study, "interrogate")
+    with pytest.raises(UsageError, match=r"needs attention in the backbone"):
+        METHODS["one_shot"].check(study, [])
+    with pytest.raises(UsageError, match=r"'conv', 'block' or 'head'"):
+        check_study(tiny(tmp_path, 'interrogate.granularity="channel"'))
