@@ -16,6 +16,7 @@ from gatesearch.models.imported.dilating import dilated, strides_of
 from gatesearch.models.imported.fusing import renamed, simplified, with_names
 from gatesearch.models.imported.recording import Recording, record
 from gatesearch.models.imported.stages import staged
+from gatesearch.models.imported.unfilled import Unfilled
 from gatesearch.models.nodes import INPUT, Node, Size
 
 
@@ -134,7 +135,7 @@ def _import(
     output_stride: int | None,
     cut: Callable[[Recording], Recording],
 ) -> Imported:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), Unfilled():
         module = build()
     recording = cut(record(module, image_size, whole=lambda m: type(m).__name__ in WHOLE))
     converted = convert(recording, module.state_dict())

@@ -203,6 +203,7 @@ class Recorder(TorchFunctionMode):
         Raises:
             UsageError: It is something else than tensors, or they do not depend on the image.
         """
+        found = type(outputs).__name__
         if isinstance(outputs, Tensor):
             outputs = [outputs]
         if isinstance(outputs, Sequence):
@@ -216,8 +217,8 @@ class Recorder(TorchFunctionMode):
             )
         ):
             raise UsageError(
-                "a backbone must return a feature map, or a list or dict of feature maps, found "
-                f"{type(outputs).__name__}; return the maps alone"
+                "a backbone must return a feature map, or a list or dict of feature maps, that "
+                f"depend on the image, found {found}; return the maps alone"
             )
         return {str(k): Reference(self._numbers[id(tensor)]) for k, tensor in outputs.items()}
 

@@ -70,7 +70,9 @@ def _imported(
         return import_module(name, build, image_size, output_stride=output_stride)
     source, colon, network = name.partition(":")
     if not colon or source not in _SOURCES:
-        raise unknown("backbone", name, [*REGISTERED, *(f"{key}:NAME" for key in _SOURCES)])
+        raise unknown(
+            "backbone", name, [*REGISTERED, *(f"{key}:{network or 'NAME'}" for key in _SOURCES)]
+        )
     return _SOURCES[source](network, image_size, output_stride)
 
 
