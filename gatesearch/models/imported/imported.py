@@ -79,10 +79,12 @@ class Imported:
         return frozenset[str]().union(*(constant.names for constant in self.weights.values()))
 
 
-def _with_features(nodes: Sequence[Node], outputs: Sequence[str], image_size: Size) -> Graph:
+def _with_features(
+    nodes: Sequence[Node], outputs: Sequence[str], image_size: Size, *, as_returned: bool
+) -> Graph:
     """Return the graph, whose features are the ends of stages where these are maps.
 
-    Elsewhere, as inside a transformer, they are the module's outputs.
+    Elsewhere, as inside a transformer, they are the module's outputs, and always if `as_returned`.
     """
     strides = strides_of(nodes)
     order = {node.name: i for i, node in enumerate(nodes)}
@@ -91,7 +93,7 @@ def _with_features(nodes: Sequence[Node], outputs: Sequence[str], image_size: Si
     for node in nodes:
         sizes[node.name] = node.output_size(sizes)
     ends = [graph.stage(i)[-1].name for i in range(1, graph.stages - 1)]
-    if all(len(sizes[end]) == 2 for end in ends):
+    if not as_returned and all(len(sizes[end]) == 2 for end in ends):
         outputs = [*ends, nodes[-1].name]
     features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
     return Graph(
@@ -108,6 +110,7 @@ def import_module(
     image_size: tuple[int, int],
     *,
     output_stride: int | None = None,
+    as_returned: bool = False,
     cut: Callable[[Recording], Recording] = lambda recording: recording,
 ) -> Imported:
     """Import a module.
@@ -118,6 +121,8 @@ def import_module(
         image_size: (H, W) for which it is imported. Networks of convolutions alone run on others.
         output_stride: Input resolution divided by that of the last features; None leaves it as it
             is.
+        as_returned: Whether the features are the maps that the module returns, if several, rather
+            than the ends of stages.
         cut: Chooses other outputs of the recording.
 
     Raises:
@@ -147,7 +152,7 @@ def import_module(
                 f"{output_stride}"
             )
         nodes = changed
-    graph = _with_features(nodes, outputs, image_size)
+    graph = _with_features(nodes, outputs, image_size, as_returned=as_returned and len(outputs) > 1)
     return Imported(
         name=name,
         graph=graph,

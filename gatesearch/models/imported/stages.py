@@ -194,7 +194,7 @@ def _stages(nodes: Sequence[Node], blocks: Sequence[Block], image_size: Size) ->
             stages[behind:] = [begins] * (i - behind)
         stage = begins
         area = area or before
-        behind = i + 1 if i in block_of else behind
+        behind = i + 1 if i in block_of or not blocks else behind
         stages.append(stage)
     if stage == 1 and len(blocks) >= EVEN_STAGES:
         ends = [blocks[len(blocks) * i // EVEN_STAGES - 1].stop for i in range(1, EVEN_STAGES)]
