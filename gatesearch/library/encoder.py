@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
 from gatesearch.errors import UsageError, unknown
-from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.backbones import BACKBONES, backbone_of
 from gatesearch.models.graph import Graph
 from gatesearch.models.heads import Feature
 from gatesearch.models.model_factory import features_of
-from gatesearch.models.pretrained import PUBLISHED, load_pretrained
+from gatesearch.models.pretrained import PUBLISHED
 from gatesearch.study.schema import ModelSpec
 from gatesearch.study.validation import validated
 
@@ -48,18 +49,22 @@ def encoder(
     name: str,
     *,
     width: float = 1.0,
-    output_stride: int = 8,
+    output_stride: int | Literal["auto"] = "auto",
+    image_size: tuple[int, int] = (224, 224),
     pretrained: bool | str | Path = False,
 ) -> EncoderSpec:
     """Describe an encoder for `gs.InterroGate`: a backbone, its size and its initial weights.
 
     Args:
-        name: `resnet18`, `resnet34`, `resnet50`, `deeplab_resnet34` or `efficientnet_lite0`.
-        width: Multiplier of its channels, 0.01 to 100.
+        name: `resnet18`, `resnet34`, `resnet50`, `deeplab_resnet34`, `efficientnet_lite0`,
+            `timm:NAME`, `torchvision:NAME`, or a name that `gs.register_backbone` was given.
+        width: Multiplier of its channels, 0.01 to 100; 1 for the imported ones.
         output_stride: Input resolution divided by feature resolution: 8, 16 or 32, reached by
-            dilation.
-        pretrained: True for ImageNet weights, which are fetched; or a .safetensors file with the
-            parameter names of torchvision. They need `width=1`.
+            dilation; `auto` for 8, or what an imported network has.
+        image_size: (H, W) of the images, which imported transformers depend on.
+        pretrained: True for published weights, which are fetched; or a file: .safetensors with the
+            parameter names of torchvision, or any state dict of an imported network. They need
+            `width=1`.
 
     Returns:
         The encoder; its `channels` are those of the features that heads read.
@@ -71,17 +76,18 @@ def encoder(
     >>> encoder("resnet18", width=0.25, output_stride=16).channels
     128
     """
-    if not isinstance(name, str) or name not in BACKBONES:
+    if not isinstance(name, str):
         raise unknown("encoder", str(name), BACKBONES)
     given = {"backbone": name, "width": width, "output_stride": output_stride}
     spec: ModelSpec = validated(ModelSpec, given, where="encoder")
-    graph = BACKBONES[name](output_stride=spec.output_stride, width=spec.width)
+    backbone = backbone_of(spec, image_size)
     if pretrained is False:
-        return EncoderSpec(graph)
-    if spec.width != 1 or name not in PUBLISHED:
+        return EncoderSpec(backbone.graph, backbone.initial(0))
+    ours = name in BACKBONES
+    if ours and (spec.width != 1 or name not in PUBLISHED):
         raise UsageError(
             f"pretrained weights are those of the whole width of {', '.join(PUBLISHED)}, found "
             f"{name} with width={width:g}; take width=1, or pretrained=False"
         )
     source = "imagenet" if pretrained is True else str(pretrained)
-    return EncoderSpec(graph, load_pretrained(name, source, graph))
+    return EncoderSpec(backbone.graph, backbone.trained(source))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gatesearch.methods.base import Method
 from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import Encoder
-from gatesearch.models.graph import Graph
+from gatesearch.models.graph import Graph, expect_map
 from gatesearch.models.model_factory import Parts
 from gatesearch.strict import Strict
 
@@ -81,8 +81,14 @@ class AttentionNet(nn.Module):
         for stage in range(self.encoder.graph.stages):
             last_block_input, x = self.encoder.forward_stage(x, stage)
             feature = self.stages_read.get(stage)
-            for values, value in ((inputs, last_block_input), (outputs, x)):
-                values.append(value if feature is None else self.encoder.feature(feature, value))
+            read, end = last_block_input, x
+            if feature is not None:
+                end = self.encoder.feature(feature, end)
+                read = self.encoder.feature(feature, read)
+            if stage:
+                expect_map(end, "mtan")
+            inputs.append(read if read.dim() == end.dim() else end)
+            outputs.append(end)
         return {
             task: self.heads.call_head(
                 task, self._attended(task, inputs[1:], outputs[1:]), image.shape[-2:]

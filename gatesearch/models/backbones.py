@@ -7,7 +7,7 @@ in `gatesearch.models.pretrained.PUBLISHED`. Any other is imported (`gatesearch.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -43,8 +43,8 @@ class BackboneSpec(Protocol):
         """Multiplier of its channels."""
 
     @property
-    def output_stride(self) -> int | None:
-        """Input resolution divided by feature resolution; None for what is usual."""
+    def output_stride(self) -> int | Literal["auto"]:
+        """Input resolution divided by feature resolution; `auto` for what is usual."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def backbone_of(spec: BackboneSpec, image_size: tuple[int, int]) -> Backbone:
         return _imported(spec, image_size)
     if name not in BACKBONES:
         raise unknown("model.backbone", name, [*BACKBONES, *REGISTERED, *FORMS])
-    stride = OUTPUT_STRIDE if spec.output_stride is None else spec.output_stride
+    stride = OUTPUT_STRIDE if spec.output_stride == "auto" else spec.output_stride
     if stride < OUTPUT_STRIDE:
         raise UsageError(f"model.output_stride must be 8, 16 or 32 for {name}, found {stride}")
     graph = BACKBONES[name](output_stride=stride, width=spec.width)
@@ -91,7 +91,8 @@ def _imported(spec: BackboneSpec, image_size: tuple[int, int]) -> Backbone:
             f"model.width must be 1 for the imported backbone {spec.backbone}, found "
             f"{spec.width:g}; take a smaller network of the same family"
         )
-    found = import_backbone(spec.backbone, image_size, spec.output_stride)
+    stride = None if spec.output_stride == "auto" else spec.output_stride
+    found = import_backbone(spec.backbone, image_size, stride)
     return Backbone(
         found.graph,
         found.initial,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
+from torch import Tensor
+
 from gatesearch.errors import UsageError
 from gatesearch.models.gate_placement import gate_units
 from gatesearch.models.nodes import Node
@@ -90,12 +92,13 @@ class Graph:
         return frozenset(needed)
 
     def last_block_input(self, stage: int) -> str:
-        """Name of what the last block of a stage reads; for the stem, its last node."""
+        """Name of what the last block of a stage reads.
+
+        It is the end of the stage in the stem, and where a single block makes the features smaller.
+        """
         nodes = self.stage(stage)
-        if stage == 0:
-            return nodes[-1].name
-        ends = [node.name for node in nodes if node.ends_block]
-        return ends[-2] if len(ends) > 1 else nodes[0].sources[0]
+        ends = [node.name for node in nodes if stage and node.ends_block]
+        return ends[-2] if len(ends) > 1 else nodes[-1].name
 
     def channels(self, name: str) -> int:
         """Channels of a node."""
@@ -161,6 +164,19 @@ class Graph:
                 )
             found[ends[end]] = name
         return found
+
+
+def expect_map(x: Tensor, method: str) -> None:
+    """Refuse tokens where a method computes convolutions.
+
+    Raises:
+        UsageError: x is none of (B, C, H, W).
+    """
+    if x.dim() != 4:
+        raise UsageError(
+            f"{method} needs maps (B, C, H, W) at the end of every stage, found tokens of shape "
+            f"{tuple(x.shape)}; leave it out, or take another backbone"
+        )
 
 
 def stage_ends(nodes: Sequence[Node]) -> tuple[str, ...]:

@@ -164,7 +164,7 @@ class ModelSpec(Strict):
             `torchvision:NAME`, or a name that `gs.register_backbone` was given.
         width: Multiplier of the backbone's channels; heads are not scaled.
         output_stride: Input resolution divided by feature resolution, reached by dilation: 8, 16
-            or 32. By default 8, and for an imported backbone what it has.
+            or 32. `auto` is 8, and for an imported backbone what it has.
         head: A name in `gatesearch.models.heads.HEADS`.
         head_channels: Channels inside each head.
         init: Initial weights of every method: `scratch` (random), `pretrained` (ImageNet), or `stl`
@@ -176,7 +176,7 @@ class ModelSpec(Strict):
 
     backbone: str = "resnet18"
     width: float = Field(default=1.0, ge=0.01, le=100)
-    output_stride: Literal[4, 8, 16, 32] | None = None
+    output_stride: Literal[4, 8, 16, 32, "auto"] = "auto"
     head: str = "deeplabv3"
     head_channels: int = Field(default=256, ge=1, le=2**16)
     init: Literal["scratch", "pretrained", "stl"] = "scratch"

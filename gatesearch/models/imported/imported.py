@@ -38,7 +38,7 @@ class Imported:
 
     def initial(self, seed: int) -> dict[str, Tensor]:
         """Return the state of `Encoder(graph)` with the module's own initial weights."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed)
             module = self.build()
         return self.encoder_state(module.state_dict())
@@ -128,6 +128,19 @@ def import_module(
     Raises:
         UsageError: It has an operator that no kind of node computes, or cannot have that stride.
     """
+    # Costs are counted under the default device meta, on which no values can be looked at.
+    with torch.device("cpu"):
+        return _import(name, build, image_size, output_stride, as_returned, cut)
+
+
+def _import(
+    name: str,
+    build: Callable[[], nn.Module],
+    image_size: tuple[int, int],
+    output_stride: int | None,
+    as_returned: bool,
+    cut: Callable[[Recording], Recording],
+) -> Imported:
     with torch.random.fork_rng(devices=[]), Unfilled():
         module = build()
     recording = cut(record(module, image_size, whole=lambda m: type(m).__name__ in WHOLE))
