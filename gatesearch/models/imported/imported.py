@@ -92,7 +92,8 @@ def _with_features(
     sizes: dict[str, Size] = {INPUT: image_size}
     for node in nodes:
         sizes[node.name] = node.output_size(sizes)
-    ends = [graph.stage(i)[-1].name for i in range(1, graph.stages - 1)]
+    stages = [graph.stage(i) for i in range(1, graph.stages - 1)]
+    ends = [stage[-1].name for stage in stages if stage]
     if not as_returned and all(len(sizes[end]) == 2 for end in ends):
         outputs = [*ends, nodes[-1].name]
     features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
@@ -144,7 +145,7 @@ def _import(
     with torch.random.fork_rng(devices=[]), Unfilled():
         module = build()
     recording = cut(record(module, image_size, whole=lambda m: type(m).__name__ in WHOLE))
-    converted = convert(recording, module.state_dict())
+    converted = convert(recording, module.state_dict(), name)
     draft, taken = simplified(converted.draft, set(converted.outputs.values()))
     names = renamed(draft, recording.classes)
     draft = with_names(draft, names)
