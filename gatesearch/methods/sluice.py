@@ -22,13 +22,13 @@ The paper is about recurrent layers of one size for text. Ours, for stages of a 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
@@ -66,6 +66,9 @@ class SluiceNet(nn.Module):
         parts: Encoders and heads.
         diagonal: Initial α of the same task and subspace.
         last: Initial β of the last stage.
+
+    Attributes:
+        penalised: Whether forward passes in training compute the penalty, for `take_overlap`.
     """
 
     def __init__(self, parts: Parts, *, diagonal: float = 0.9, last: float = 0.9) -> None:
@@ -84,9 +87,14 @@ class SluiceNet(nn.Module):
         self.heads = parts.all_heads()
         self.stages_read = parts.graph.features_by_stage(self.heads.nodes(parts.graph))
         self.shrinks = [_shrink(parts.graph, stage) for stage in range(1, stages + 1)]
+        self.penalised = False
+        self._overlap: Tensor | None = None
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
+        if self.penalised and self.training and torch.is_grad_enabled():
+            # Gradients of what is computed first come last, when the features have been dropped.
+            self._overlap = self.overlap()
         encoders = [cast(Encoder, encoder) for encoder in self.encoders.values()]
         streams = [encoder.forward_stage(image, 0)[1] for encoder in encoders]
         by_stage: list[list[Tensor]] = []
@@ -113,19 +121,17 @@ class SluiceNet(nn.Module):
 
     def _mixed_stages(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> Tensor:
         """Mix a task's features of all stages, as large as those of the last."""
-        channels = by_stage[-1][t].shape[1]
+        features = [
+            shrunk(streams[t], shrink)
+            for streams, shrink in zip(by_stage, self.shrinks, strict=True)
+        ]
+        return mixed_channels(features, self.beta[t])
 
-        def mixed() -> Tensor:
-            features = [
-                resized(streams[t], shrink=shrink, channels=channels)
-                for streams, shrink in zip(by_stage, self.shrinks, strict=True)
-            ]
-            return mixing_sum(features, self.beta[t][:, None])
-
-        if not (self.training and torch.is_grad_enabled()):
-            return mixed()
-        # Resized features are mostly zeros, and quickly made again in the backward pass.
-        return checkpoint(mixed, use_reentrant=False, preserve_rng_state=False)
+    def take_overlap(self) -> Tensor:
+        """Return the overlap that the last forward pass in training began with, once."""
+        overlap, self._overlap = self._overlap, None
+        assert overlap is not None
+        return overlap
 
     def overlap(self) -> Tensor:
         """Compute Σ_t Σ_l ‖W_{t,l,1} W_{t,l,2}ᵀ‖²_F over the last convolution of every stage."""
@@ -141,12 +147,15 @@ class SluiceNet(nn.Module):
 
 
 def filters_of(weight: Tensor) -> Tensor:
-    """Return a convolution's filters as rows: weight (C, inputs, h, w) -> (C, inputs h w)."""
-    if weight.is_contiguous():
-        return weight.flatten(1)
-    # Of channels-last weights this copy takes a quarter of the time that `flatten` takes.
-    pixels = weight.permute(0, 2, 3, 1).flatten(1, 2)
-    return pixels.transpose(1, 2).contiguous().flatten(1)
+    """Return a convolution's filters as rows, in the order of memory.
+
+    Args:
+        weight: (C, inputs, h, w), contiguous or channels-last.
+
+    Returns:
+        (C, inputs h w) or (C, h w inputs).
+    """
+    return (weight if weight.is_contiguous() else weight.permute(0, 2, 3, 1)).flatten(1)
 
 
 def mixed_subspaces(streams: Sequence[Tensor], alpha: Tensor) -> list[Tensor]:
@@ -162,32 +171,88 @@ def mixed_subspaces(streams: Sequence[Tensor], alpha: Tensor) -> list[Tensor]:
     Returns:
         For each task, (B, C, H, W).
     """
-    sizes = _halves(streams[0].shape[1])
-    parts = [torch.split(x, sizes, 1) for x in streams]
-    mixed = []
-    for rows in alpha:
-        halves = []
-        for size, row in zip(sizes, rows, strict=True):
-            read = [with_channels(part, size) for own in parts for part in own if part.shape[1]]
-            weights = row[:, : len(read) // len(parts)].flatten()
-            halves.append(mixing_sum(read, weights[:, None]))
-        mixed.append(torch.cat(halves, 1))
-    return mixed
+    weights = alpha.to(streams[0].dtype).flatten(2).flatten(0, 1)
+    last = not streams[0].is_contiguous()
+    if torch.is_grad_enabled():
+        mixed: tuple[Tensor, ...] = _Mixed.apply(weights, last, *streams)
+        return list(mixed)
+    return _features(weights @ _rows(streams, last), streams[0], last)
 
 
-def resized(x: Tensor, *, shrink: int, channels: int) -> Tensor:
-    """Average over windows of `shrink` pixels, then take `channels` channels, new ones zero."""
-    if shrink > 1:
-        x = F.avg_pool2d(x, shrink, shrink, ceil_mode=True)
-    return with_channels(x, channels)
+class _Mixed(torch.autograd.Function):
+    """The mix as a product of matrices that keeps no copy of the features."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, last: bool, *streams: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(weights, *streams)
+        ctx.last = last
+        return tuple(_features(weights @ _rows(streams, last), streams[0], last))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weights, *streams = ctx.saved_tensors
+        grad = _rows(grads, ctx.last)
+        of_streams = _features(weights.T @ grad, streams[0], ctx.last)
+        return grad @ _rows(streams, ctx.last).T, None, *of_streams
 
 
-def with_channels(x: Tensor, channels: int) -> Tensor:
-    """Cut features to fewer channels, or fill them up with channels of zeros."""
-    count = x.shape[1]
-    if count >= channels:
-        return x if count == channels else x[:, :channels]
-    return F.pad(x, (0, 0, 0, 0, 0, channels - count))
+def _rows(streams: Sequence[Tensor], last: bool) -> Tensor:
+    """Lay out features (B, C, H, W) as one row for each task and subspace.
+
+    Args:
+        streams: For each task.
+        last: Whether channels are last in memory.
+    """
+    dim, halves = (3 if last else 1), []
+    for x in streams:
+        x = x.permute(0, 2, 3, 1) if last else x
+        if x.shape[dim] % SUBSPACES:
+            x = torch.cat([x, torch.zeros_like(x.narrow(dim, 0, 1))], dim)
+        halves.append(torch.unflatten(x, dim, (SUBSPACES, -1)).movedim(dim, 0))
+    return torch.cat(halves).reshape(len(halves) * SUBSPACES, -1)
+
+
+def _features(rows: Tensor, like: Tensor, last: bool) -> list[Tensor]:
+    """Turn rows, as `_rows` lays them out, into features of the shape of `like` for each task."""
+    batch, channels, height, width = like.shape
+    half = channels - channels // SUBSPACES
+    shape = (batch, height, width, half) if last else (batch, half, height, width)
+    dim, features = (3 if last else 1), []
+    for halves in rows.view(-1, SUBSPACES, *shape):
+        x = halves.movedim(0, dim).flatten(dim, dim + 1).narrow(dim, 0, channels).contiguous()
+        features.append(x.permute(0, 3, 1, 2) if last else x)
+    return features
+
+
+def shrunk(x: Tensor, shrink: int) -> Tensor:
+    """Average over windows of `shrink` pixels."""
+    return F.avg_pool2d(x, shrink, shrink, ceil_mode=True) if shrink > 1 else x
+
+
+def mixed_channels(features: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Compute Σ_l w_l x_l with as many channels as the last x_l, others filled up with zeros.
+
+    Args:
+        features: x_l, (B, C_l, H, W).
+        weights: (L,).
+
+    Returns:
+        (B, C_L, H, W).
+    """
+    channels = features[-1].shape[1]
+    counts = [min(x.shape[1], channels) for x in features]
+    # Features are cut where one of them ends, so that no zeros are computed.
+    ends = sorted(set(counts))
+    sizes = [end - start for start, end in pairwise([0, *ends])]
+    runs: list[list[Tensor]] = [[] for _ in ends]
+    read: list[list[Tensor]] = [[] for _ in ends]
+    for x, count, weight in zip(features, counts, weights, strict=True):
+        run_count = ends.index(count) + 1
+        for i, run in enumerate(torch.split(x[:, :count], sizes[:run_count], 1)):
+            runs[i].append(run)
+            read[i].append(weight)
+    mixed = [mixing_sum(xs, torch.stack(ws)[:, None]) for xs, ws in zip(runs, read, strict=True)]
+    return torch.cat(mixed, 1)
 
 
 def _halves(channels: int) -> list[int]:
@@ -212,9 +277,10 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
 
     def hooks(module: nn.Module) -> Hooks:
         assert isinstance(module, SluiceNet)
+        module.penalised = strength > 0
 
         def penalty(image: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
-            return strength * module.overlap()
+            return strength * module.take_overlap()
 
         def observe(epoch: int) -> dict[str, float]:
             with torch.no_grad():

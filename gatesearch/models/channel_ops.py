@@ -5,7 +5,7 @@ is where it loses time, so inference on a processor does it in ways of its own.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,11 @@ class Read(nn.Module):
         if self.indexed is not None and torch.compiler.is_exporting():
             return cast(Tensor, self.indexed(tensors))
         pieces = self.pieces(tensors)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+        if len(pieces) == 1:
+            return pieces[0]
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            pieces = [cast(Tensor, _DenseGradient.apply(piece)) for piece in pieces]
+        return torch.cat(pieces, 1)
 
     def pieces(self, tensors: Tensors) -> list[Tensor]:
         """Read one tensor (B, C, *positions) for each slice of the source."""
@@ -77,6 +81,22 @@ class Read(nn.Module):
         if piece.channels is not None:
             return _chosen(x, self.get_buffer(f"index{i}"))
         return x if piece.stop - piece.start == x.shape[1] else _run(x, piece.start, piece.stop)
+
+
+class _DenseGradient(torch.autograd.Function):
+    """The same tensor, whose gradient is copied if it is a slice of another.
+
+    Torch's backward pass of batch norm is many times slower for slices.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.last = not x.is_contiguous()
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.movedim(1, -1).contiguous().movedim(-1, 1) if ctx.last else grad.contiguous()
 
 
 def in_inference(x: Tensor) -> bool:

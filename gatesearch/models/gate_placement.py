@@ -3,7 +3,7 @@
 The paper has gates behind every convolution, and in transformers behind query, key, value,
 projection and both MLP layers. It leaves open where the norm, the activation and the layer scale
 behind a layer belong, and whether norms have gates. Here a gate lies behind those with weights: a
-stream's own scale then acts on its own channels alone, and whatever it computes with weights
+stream's own scale then acts on its own channels alone, and all that a stream computes with weights
 lies before a gate. So with all gates closed every task reads the shared stream, as in a multi-task
 network. For the same reason norms over channels have no gates, unless none follows on the way to a
 head, as behind the last norm of a transformer.

@@ -175,7 +175,7 @@ def expect_map(x: Tensor, method: str) -> None:
     if x.dim() != 4:
         raise UsageError(
             f"{method} needs maps (B, C, H, W) at the end of every stage, found tokens of shape "
-            f"{tuple(x.shape)}; leave it out, or take another backbone"
+            f"{tuple(map(int, x.shape))}; leave it out, or take another backbone"
         )
 
 

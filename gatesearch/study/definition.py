@@ -24,7 +24,7 @@ from gatesearch.study.schema import (
 from gatesearch.study.validation import merged, refused, validated
 
 # Raised by 1 whenever a change of the code changes the results of the same definition.
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 
 # Files and modules of networks are named after tasks, exported ones too.
 _TASK_NAME = re.compile(r"[\w -]{1,100}")

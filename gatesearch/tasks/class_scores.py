@@ -12,6 +12,7 @@ from gatesearch.tasks.labels import constant
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Weights = tuple[Weight, ...]
+_ROWS = 2**14
 
 
 def check_per_class(name: str, given: Sequence[object], classes: int) -> None:
@@ -56,12 +57,25 @@ def class_loss(
     """
     known = target != ignored
     if not class_weights:
-        total = F.cross_entropy(scores, target, ignore_index=ignored, reduction="sum")
+        if torch.is_grad_enabled() and scores.requires_grad:
+            total = F.cross_entropy(scores, target, ignore_index=ignored, reduction="sum")
+        else:
+            total = _cross_entropy_alone(scores, target, known)
         return total / known.sum().clamp(min=1)
     weight = constant(class_weights, scores)
     total = F.cross_entropy(scores, target, weight=weight, ignore_index=ignored, reduction="sum")
     weights = (weight[torch.where(known, target, 0)] * known).sum()
     return total / torch.where(weights > 0, weights, 1)
+
+
+def _cross_entropy_alone(scores: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Compute the summed cross entropy without its gradient, to the same bits.
+
+    Log-probabilities of some rows at a time are in memory.
+    """
+    parts = zip(scores.split(_ROWS), target.where(known, 0).split(_ROWS), strict=True)
+    taken = [part.log_softmax(1).gather(1, classes[:, None]) for part, classes in parts]
+    return F.nll_loss(torch.cat(taken), known.long() - 1, ignore_index=-1, reduction="sum")
 
 
 def class_divergence(scores: Tensor, teacher: Tensor) -> Tensor:

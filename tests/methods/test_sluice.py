@@ -5,7 +5,7 @@ import torch
 
 from gatesearch.errors import UsageError
 from gatesearch.methods import NetworkSpec, TrainingRequest, build_model, check_study
-from gatesearch.methods.sluice import SluiceNet, mixed_subspaces, resized
+from gatesearch.methods.sluice import SluiceNet, mixed_channels, mixed_subspaces, shrunk
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.study import load_study
 from gatesearch.trials.context import open_context
@@ -42,11 +42,30 @@ def test_an_odd_channel_is_mixed_with_first_subspaces_alone() -> None:
 
 def test_stages_are_averaged_and_filled_up_by_hand() -> None:
     x = torch.tensor([[[[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]]])
-    y = resized(x, shrink=2, channels=2)
     # windows that the border cuts are averaged over what they hold
-    assert y[0, 0].tolist() == [[3.0, 4.5], [7.5, 9.0]]
-    assert not y[0, 1].any()
-    assert torch.equal(resized(x, shrink=1, channels=1), x)
+    assert shrunk(x, 2)[0, 0].tolist() == [[3.0, 4.5], [7.5, 9.0]]
+    assert torch.equal(shrunk(x, 1), x)
+    features = [pixel(1.0), pixel(2.0, 3), pixel(9.0, 9, 9, 9), pixel(4.0, 5, 6)]
+    mixed = mixed_channels(features, torch.tensor([1.0, 10, 100, 1000]))
+    assert mixed.flatten().tolist() == [1 + 20 + 900 + 4000, 30 + 900 + 5000, 900 + 6000]
+
+
+@pytest.mark.parametrize("channels", [4, 3, 1])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_the_mix_are_those_of_its_sum(channels: int, layout) -> None:
+    torch.manual_seed(0)
+    streams = [
+        torch.randn(2, channels, 2, 3, dtype=torch.float64).contiguous(memory_format=layout)
+        for _ in range(2)
+    ]
+    alpha = torch.randn(2, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    inputs = (alpha, *(x.requires_grad_() for x in streams))
+    mixed = mixed_subspaces(streams, alpha)
+    assert all(y.is_contiguous(memory_format=layout) for y in mixed)
+    with torch.no_grad():
+        for y, plain in zip(mixed, mixed_subspaces(streams, alpha), strict=True):
+            assert torch.equal(y, plain)
+    assert torch.autograd.gradcheck(lambda a, *xs: mixed_subspaces(xs, a), inputs)
 
 
 def test_the_penalty_by_hand() -> None:
@@ -92,7 +111,9 @@ def test_unit_mixes_leave_separate_networks(backbone: str, size: tuple[int, int]
     features, first = model.encoders[task](image), image
     for stage in (0, 1):
         first = model.encoders[task].forward_stage(first, stage)[1]
-    together = features + resized(first, shrink=model.shrinks[0], channels=features.shape[1])
+    first = shrunk(first, model.shrinks[0])
+    together = features.clone()
+    together[:, : first.shape[1]] += first
     expected = model.heads[task](together, size)
     torch.testing.assert_close(model(image)[task], expected, rtol=1e-4, atol=1e-5)
 
@@ -137,10 +158,10 @@ def test_the_penalty_is_weighted_by_the_option_or_the_trial(tmp_path, data) -> N
     image = random_image(16)
     overlap = module.overlap().item()
     assert overlap > 0
-    assert told.penalty(image, {}).item() == pytest.approx(0.1 * overlap)
+    assert told.penalty(image, module(image)).item() == pytest.approx(0.1 * overlap)
     assert told.observe(1) == {"overlap": pytest.approx(overlap)}
     told, module = hooks("options.sluice.orthogonality=2.0", params={"orthogonality": 0.5})
-    assert told.penalty(image, {}).item() == pytest.approx(0.5 * module.overlap().item())
+    assert told.penalty(image, module(image)).item() == pytest.approx(0.5 * module.overlap().item())
     assert hooks("options.sluice.orthogonality=0")[0].penalty is None
 
 

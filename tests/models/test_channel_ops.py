@@ -48,3 +48,26 @@ def test_gradients_keep_the_memory_format_of_what_was_read(piece, memory_format)
     expected[:, list(places)] = weight
     assert torch.equal(gradient, expected)
     assert gradient.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_gradients_of_several_pieces_are_dense(memory_format) -> None:
+    tensors = [
+        torch.randn(2, channels, 3, 4).contiguous(memory_format=memory_format).requires_grad_()
+        for channels in (2, 3)
+    ]
+    source = tuple(ChannelSlice(tensor=i, start=0, stop=i + 2) for i in range(2))
+    weight = torch.randn(2, 5, 3, 4).contiguous(memory_format=memory_format)
+    read = Read(source, widths=[2, 3])(tensors)
+    gradients = torch.autograd.grad((read * weight).sum(), tensors)
+    for gradient, expected in zip(gradients, weight.split([2, 3], 1), strict=True):
+        assert torch.equal(gradient, expected)
+        assert gradient.is_contiguous(memory_format=memory_format)
+
+
+def test_gradients_of_pieces_of_tokens_are_dense() -> None:
+    tokens = [torch.randn(2, 5, 3).movedim(1, -1).requires_grad_() for _ in range(2)]
+    source = tuple(ChannelSlice(tensor=i, start=0, stop=3) for i in range(2))
+    read = Read(source, widths=[3, 3])(tokens)
+    for gradient in torch.autograd.grad(read.square().sum(), tokens):
+        assert gradient.movedim(1, -1).is_contiguous()

@@ -320,7 +320,7 @@ def test_results_of_another_version_are_refused(study, store, out) -> None:
     store.keep("fingerprint", "of it")
     with pytest.raises(StudyRefusedError) as caught:
         open_store(study, folder=out, tasks=TASKS)
-    for line in ("results_version: 1 -> 3", "gone: 3 -> absent"):
+    for line in ("results_version: 1 -> 4", "gone: 3 -> absent"):
         assert f"\n  {line}\n" in str(caught.value)
 
 

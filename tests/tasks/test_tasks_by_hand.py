@@ -39,6 +39,16 @@ def test_semseg_loss_is_the_mean_over_labelled_pixels() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_semseg_loss_is_the_same_with_and_without_gradients() -> None:
+    torch.manual_seed(0)
+    prediction, target = torch.randn(2, 3, 96, 100), torch.randint(0, 3, (2, 96, 100)).byte()
+    target[torch.rand(target.shape) < 0.3] = 255
+    task = Semseg(classes=3)
+    learned = task.loss(prediction.clone().requires_grad_(), target)
+    assert torch.equal(task.loss(prediction, target), learned)
+    assert task.loss(prediction, torch.full_like(target, 255)) == 0
+
+
 def test_miou_leaves_out_a_class_that_does_not_occur() -> None:
     # of 4 classes, 3 is absent; class 0: 1 hit of 2, class 1: 1 of 2, class 2: 1 of 1
     meter = Semseg(classes=4).meter()

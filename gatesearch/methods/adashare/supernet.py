@@ -13,11 +13,14 @@ with π the softmax of two logits, and in evaluation p is the choice of the larg
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from gatesearch.methods.adashare.plan import Policy, residual_blocks, shortcut
+from gatesearch.models.activation import rectified
+from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.graph import execute
 from gatesearch.models.model_factory import Parts
@@ -66,7 +69,7 @@ class PolicySupernet(nn.Module):
             mixed = node.name in number
             lean = mixed and isinstance(node, Add) and not policy.requires_grad
             with signs_alone() if lean else nullcontext():
-                outputs = [self.encoder.apply_node(node, list(x)) for x in zip(*read, strict=True)]
+                outputs = [self._apply_node(node, list(x)) for x in zip(*read, strict=True)]
             if not mixed:
                 return outputs
             skips = read[node.sources.index(shortcut(node))]
@@ -82,6 +85,16 @@ class PolicySupernet(nn.Module):
             task: self.heads.call_head(task, x, image.shape[-2:])
             for task, x in zip(self.tasks, features, strict=True)
         }
+
+    def _apply_node(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        """Compute a node; behind frozen weights, whose readers keep no input, keep signs alone."""
+        if node.ends_in_norm and torch.is_grad_enabled():
+            layer = cast(ConvNorm, self.encoder.layer(node.name))
+            if layer.relu and layer.ceiling is None and not layer.conv.weight.requires_grad:
+                y = layer.bn(layer.convolved(inputs[0]))
+                with signs_alone():
+                    return rectified(y, None)
+        return self.encoder.apply_node(node, inputs)
 
     def all_logits(self) -> Tensor:
         """Return the logits of all tasks, (T, L, 2)."""
@@ -130,10 +143,10 @@ class PolicySupernet(nn.Module):
 
 
 def signs_alone() -> AbstractContextManager[object]:
-    """Let a residual sum keep the signs of its ReLU's output for backward, not the output.
+    """Let a ReLU keep the signs of its output for backward, not the output.
 
-    Behind a block that is mixed with its shortcut no layer reads that output, which would be kept
-    for its signs alone.
+    Where no other layer keeps the output, it would be kept for its signs alone: behind a block that
+    is mixed with its shortcut, and before convolutions with frozen weights.
     """
 
     def pack(output: Tensor) -> tuple[Tensor, torch.dtype]:

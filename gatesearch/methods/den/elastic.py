@@ -67,9 +67,9 @@ class ElasticNet(nn.Module):
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
         levels = self.levels(image)
         rows = levels.transpose(0, 1).flatten(0, 1)  # (T B, blocks), task by task
-        images = torch.cat([image] * len(self.tasks))
+        start = {INPUT: torch.cat([image] * len(self.tasks))}  # dropped as soon as it is read
         graph, read = self.encoder.graph, self.heads.nodes(self.encoder.graph)
-        values = execute(graph.nodes, {INPUT: images}, partial(self._evaluate, rows), keep=read)
+        values = execute(graph.nodes, start, partial(self._evaluate, rows), keep=read)
         by_task = [values[name].view(len(self.tasks), -1, *values[name].shape[1:]) for name in read]
         return {
             task: self.heads.call_head(task, maps, image.shape[-2:])

@@ -6,7 +6,8 @@ residual sum and both ends of a depthwise convolution keep the same channels. Ea
 for the channels inside it; it reads the channels that the encoder keeps, and gives all its outputs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -79,33 +80,53 @@ def first_channels(
         concatenated: Name -> number n of tensors that this weight reads side by side. Its input
             channels are n groups, and the first channels of each are taken.
     """
-    taken = {}
+    taken, copied = {}, []
     for name, shape in shapes.items():
         tensor, groups = tensors[name], concatenated.get(name, 1)
         if groups > 1:
             grouped = torch.unflatten(tensor, 1, (groups, -1))
             taken[name] = grouped[: shape[0], :, : shape[1] // groups].flatten(1, 2)
+        elif tensor.shape == shape:
+            taken[name] = tensor
         elif tensor.requires_grad:
-            taken[name] = cast(Tensor, _First.apply(tensor, shape))
+            copied.append(name)
         else:
-            taken[name] = tensor[tuple(slice(size) for size in shape)]
+            taken[name] = tensor[_first(shape)]
+    if copied:
+        slices = [_first(shapes[name]) for name in copied]
+        copies = cast(tuple[Tensor, ...], _First.apply(slices, *(tensors[n] for n in copied)))
+        taken |= dict(zip(copied, copies, strict=True))
     return taken
 
 
+def _first(shape: torch.Size) -> tuple[slice, ...]:
+    return tuple(map(slice, shape))
+
+
 class _First(torch.autograd.Function):
-    """The first entries along every dimension, copied once and not by each reader."""
+    """The first channels of many tensors, copied once and not by each reader."""
 
     @staticmethod
-    def forward(ctx: Any, whole: Tensor, shape: torch.Size) -> Tensor:
-        ctx.save_for_backward(whole)
-        return whole[tuple(map(slice, shape))].clone()
+    def forward(
+        ctx: Any, slices: Sequence[tuple[slice, ...]], *whole: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*whole)
+        ctx.slices = slices
+        ctx.set_materialize_grads(False)
+        return tuple(tensor[part].clone() for tensor, part in zip(whole, slices, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (whole,) = ctx.saved_tensors
-        filled = torch.zeros_like(whole)
-        filled[tuple(map(slice, grad.shape))] = grad
-        return filled, None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, *map(_filled, ctx.saved_tensors, ctx.slices, grads)
+
+
+def _filled(whole: Tensor, part: tuple[slice, ...], grad: Tensor | None) -> Tensor | None:
+    """Return a gradient of the whole that is 0 outside of a part."""
+    if grad is None:
+        return None
+    filled = torch.zeros_like(whole)
+    filled[part] = grad
+    return filled
 
 
 class SlimmableNet(nn.Module):
@@ -150,7 +171,8 @@ class SlimmableNet(nn.Module):
             concatenated = SLIMMABLE_HEADS[self.parts.heads[task].kind].concatenated
             taken = self._taken(head, shape, concatenated)
             inputs = (features, size) if takes_size(head) else (features,)
-            outputs[task] = functional_call(head, taken, inputs)
+            with _no_statistics(head):
+                outputs[task] = functional_call(head, taken, inputs)
         return outputs
 
     def encode(self, image: Tensor) -> Tensor:
@@ -159,7 +181,9 @@ class SlimmableNet(nn.Module):
         if width == 1:
             return self.full_features(image)
         shape = self._shape("", width).train(self.training)
-        features: Tensor = functional_call(shape, self._taken(self.network.encoder, shape), image)
+        taken = self._taken(self.network.encoder, shape)
+        with _no_statistics(shape):
+            features: Tensor = functional_call(shape, taken, image)
         return features
 
     def full_features(self, image: Tensor) -> Tensor:
@@ -190,11 +214,12 @@ class SlimmableNet(nn.Module):
             shape: The narrow module, without data.
             concatenated: As for `first_channels`.
         """
-        shapes = {name: tensor.shape for name, tensor in _tensors(shape)}
-        taken = first_channels(dict(_tensors(whole)), shapes, concatenated)
-        if self.training:  # batch norms change their running statistics in place: those of a copy
-            taken |= {name: taken[name].clone() for name, _ in shape.named_buffers()}
-        return taken
+        shapes = {name: tensor.shape for name, tensor in shape.named_parameters()}
+        tensors: dict[str, Tensor] = dict(whole.named_parameters())
+        if not self.training:
+            shapes |= {name: tensor.shape for name, tensor in shape.named_buffers()}
+            tensors |= dict(whole.named_buffers())
+        return first_channels(tensors, shapes, concatenated)
 
     def _shape(self, task: str, encoder: float, width: float = 1.0) -> nn.Module:
         """Return the narrow encoder, or the narrow head of a task, without data."""
@@ -211,9 +236,17 @@ class SlimmableNet(nn.Module):
         return self._shapes[key]
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
+@contextmanager
+def _no_statistics(module: nn.Module) -> Iterator[None]:
+    """Let batch norms in training leave their running statistics as they are."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def sliced_state(state: Mapping[str, Tensor], parts: Parts, widths: Widths) -> dict[str, Tensor]:

@@ -1,10 +1,13 @@
 """The policy supernet: Gumbel softmax, the formula of a block, shared prefixes in training."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from gatesearch.cost import count_macs
+from gatesearch.methods.adashare import supernet
 from gatesearch.methods.adashare.policy_cost import PolicyCost
 from gatesearch.methods.adashare.supernet import PolicySupernet, gumbel_noise, gumbel_softmax
 from gatesearch.models.backbones import BACKBONES
@@ -61,6 +64,24 @@ def test_a_block_is_mixed_with_its_shortcut_as_the_paper_says() -> None:
                 else:
                     values[node.name] = net.encoder.apply_node(node, read)
             torch.testing.assert_close(seen[task], values[net.graph.nodes[-1].name])
+
+
+def test_signs_alone_give_the_same_gradients(monkeypatch) -> None:
+    def gradients(*, weights: bool) -> list[torch.Tensor]:
+        net = scattered(PolicySupernet(parts())).train()
+        for group, learned in (((net.encoder, net.heads), weights), ((net.logits,), not weights)):
+            for module in group:
+                module.requires_grad_(learned)
+        torch.manual_seed(1)
+        sum(y.square().mean() for y in net(random_image()).values()).backward()
+        return [p.grad for p in net.parameters() if p.requires_grad]
+
+    lean = [gradients(weights=weights) for weights in (True, False)]
+    monkeypatch.setattr(supernet, "signs_alone", nullcontext)
+    for found, weights in zip(lean, (True, False), strict=True):
+        expected = gradients(weights=weights)
+        assert len(found) == len(expected) > 0
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_blocks_that_are_not_freed_are_selected_and_computed_once() -> None:
