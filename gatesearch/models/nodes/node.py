@@ -100,7 +100,7 @@ class Node(Protocol):
     def params(self) -> int:
         """Parameters of all channels."""
 
-    def macs_per_channel(self, sizes: Mapping[str, Size]) -> int | Fraction:
+    def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
         """Multiply-adds for each output channel.
 
         Args:

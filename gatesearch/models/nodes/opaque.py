@@ -66,9 +66,11 @@ class Opaque(Grouped):
         count = sum(p.numel() for p in MODULES[self.module].parameters())
         return Fraction(count, self.outputs)
 
-    def macs_per_channel(self, sizes: Mapping[str, Size]) -> Fraction:
-        """The module's multiply-adds, divided by its outputs."""
-        return Fraction(_measured(self, sizes[self.source])[1], self.outputs)
+    def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
+        """The module's multiply-adds, divided by its outputs: a fraction where need be."""
+        macs = _measured(self, sizes[self.source])[1]
+        # Costs are sums over all outputs of the module or none, where fractions are exact too.
+        return cast(int, Fraction(macs, self.outputs))
 
     def output_size(self, sizes: Mapping[str, Size]) -> Size:
         """Positions of what the module returns."""
