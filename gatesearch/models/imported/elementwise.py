@@ -134,7 +134,7 @@ def add_constant(b: Builder, input: View, constant: Constant) -> View:
         )
         return input.of(b.add(node, weights))
     shift = Shift(b.new_name(), input.name, input.channels)
-    return input.of(b.add(shift, {"weight": by_channel(input, constant)}))
+    return input.of(b.add(shift, {"bias": by_channel(input, constant)}))
 
 
 def multiply_constant(b: Builder, input: View, constant: Constant) -> View:
