@@ -8,6 +8,7 @@ ties this together, `sources` finds modules by name.
 """
 
 from gatesearch.models.imported.imported import Imported, import_module
+from gatesearch.models.imported.recording import opaque
 from gatesearch.models.imported.sources import (
     REGISTERED,
     import_backbone,
@@ -21,5 +22,6 @@ __all__ = [
     "import_backbone",
     "import_module",
     "is_imported",
+    "opaque",
     "register_backbone",
 ]

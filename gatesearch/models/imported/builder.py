@@ -65,6 +65,7 @@ class Builder:
         draft: The nodes so far.
         site: Where the call at hand was made.
         function: Its function.
+        shapes: Of its results.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Builder:
         handlers: Mapping[str, Handler],
         classes: Mapping[str, type[nn.Module]],
         state: Mapping[str, Tensor],
+        opaque: Mapping[str, nn.Module],
+        backbone: str,
     ) -> None:
         self.draft = Draft()
         self.site = Site("", "")
@@ -82,6 +85,9 @@ class Builder:
         self.handlers = handlers
         self.classes = classes
         self.state = state
+        self.opaque = opaque
+        self.backbone = backbone
+        self.shapes: tuple[tuple[int, ...], ...] = ()
         self._containers = {path.rpartition(".")[0] for path in classes}
         self._keys: set[str] = set()
         self._nodes: dict[str, Node] = {}
@@ -108,7 +114,7 @@ class Builder:
             raise self.refused("is an operator that no kind of node computes")
         try:
             return self.handlers[function](self, *arguments, **keywords)
-        except (LayoutError, TypeError, AttributeError, IndexError, ValueError) as error:
+        except (LayoutError, TypeError, AttributeError, LookupError, ValueError) as error:
             fault = f" ({error})" if str(error) else ""
             raise self.refused(f"is used in a way that no kind of node computes{fault}") from error
 
@@ -128,7 +134,7 @@ class Builder:
         below = f"{self.site.module}.{kind}".lstrip(".")
         numbered = (f"{below}_{i}" for i in count(2))
         # The path of a module of several others is that of its sum, as a residual block's.
-        bare = not below_module and (kind == "add" or path not in self._containers)
+        bare = not below_module and (kind in ("add", "opaque") or path not in self._containers)
         candidates = chain([path] if bare else [], [below], numbered)
         return next(name for name in candidates if is_free(name, self._keys))
 

@@ -273,6 +273,8 @@ def _product(sizes: Sequence[int]) -> int:
 HANDLERS: Mapping[str, Handler] = {
     "view": reshape,
     "reshape": reshape,
+    "reshape_as": lambda b, input, other: reshaped(input, other.shape),
+    "view_as": lambda b, input, other: reshaped(input, other.shape),
     "flatten": flatten,
     "unflatten": unflatten,
     "permute": permute,

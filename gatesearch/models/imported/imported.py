@@ -79,10 +79,12 @@ class Imported:
         return frozenset[str]().union(*(constant.names for constant in self.weights.values()))
 
 
-def _with_features(nodes: Sequence[Node], outputs: Sequence[str], image_size: Size) -> Graph:
+def _with_features(
+    nodes: Sequence[Node], outputs: Sequence[str], image_size: Size, *, as_returned: bool
+) -> Graph:
     """Return the graph, whose features are the ends of stages where these are maps.
 
-    Elsewhere, as inside a transformer, they are the module's outputs.
+    Elsewhere, as inside a transformer, they are the module's outputs, and always if `as_returned`.
     """
     strides = strides_of(nodes)
     order = {node.name: i for i, node in enumerate(nodes)}
@@ -90,8 +92,9 @@ def _with_features(nodes: Sequence[Node], outputs: Sequence[str], image_size: Si
     sizes: dict[str, Size] = {INPUT: image_size}
     for node in nodes:
         sizes[node.name] = node.output_size(sizes)
-    ends = [graph.stage(i)[-1].name for i in range(1, graph.stages - 1)]
-    if all(len(sizes[end]) == 2 for end in ends):
+    stages = [graph.stage(i) for i in range(1, graph.stages - 1)]
+    ends = [stage[-1].name for stage in stages if stage]
+    if not as_returned and all(len(sizes[end]) == 2 for end in ends):
         outputs = [*ends, nodes[-1].name]
     features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
     return Graph(
@@ -108,6 +111,7 @@ def import_module(
     image_size: tuple[int, int],
     *,
     output_stride: int | None = None,
+    as_returned: bool = False,
     cut: Callable[[Recording], Recording] = lambda recording: recording,
 ) -> Imported:
     """Import a module.
@@ -118,6 +122,8 @@ def import_module(
         image_size: (H, W) for which it is imported. Networks of convolutions alone run on others.
         output_stride: Input resolution divided by that of the last features; None leaves it as it
             is.
+        as_returned: Whether the features are the maps that the module returns, if several, rather
+            than the ends of stages.
         cut: Chooses other outputs of the recording.
 
     Raises:
@@ -125,7 +131,7 @@ def import_module(
     """
     # Costs are counted under the default device meta, on which no values can be looked at.
     with torch.device("cpu"):
-        return _import(name, build, image_size, output_stride, cut)
+        return _import(name, build, image_size, output_stride, as_returned, cut)
 
 
 def _import(
@@ -133,12 +139,13 @@ def _import(
     build: Callable[[], nn.Module],
     image_size: tuple[int, int],
     output_stride: int | None,
+    as_returned: bool,
     cut: Callable[[Recording], Recording],
 ) -> Imported:
     with torch.random.fork_rng(devices=[]), Unfilled():
         module = build()
     recording = cut(record(module, image_size, whole=lambda m: type(m).__name__ in WHOLE))
-    converted = convert(recording, module.state_dict())
+    converted = convert(recording, module.state_dict(), name)
     draft, taken = simplified(converted.draft, set(converted.outputs.values()))
     names = renamed(draft, recording.classes)
     draft = with_names(draft, names)
@@ -159,7 +166,7 @@ def _import(
                 f"{output_stride}"
             )
         nodes = changed
-    graph = _with_features(nodes, outputs, image_size)
+    graph = _with_features(nodes, outputs, image_size, as_returned=as_returned and len(outputs) > 1)
     return Imported(
         name=name,
         graph=graph,

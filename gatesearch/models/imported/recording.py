@@ -103,6 +103,7 @@ class Recording:
         shapes: Tensor -> its shape.
         outputs: What the module returned, by name: keys of a dict, else positions.
         classes: Path of each module -> its class.
+        opaque: Path of each module that is kept whole -> the module.
     """
 
     image: Reference
@@ -110,6 +111,7 @@ class Recording:
     shapes: Mapping[int, tuple[int, ...]]
     outputs: Mapping[str, Reference]
     classes: Mapping[str, type[nn.Module]]
+    opaque: Mapping[str, nn.Module]
 
 
 def record(
@@ -153,7 +155,30 @@ def record(
         shapes=recorder.shapes,
         outputs=recorder.outputs(outputs),
         classes={path: type(inner) for path, inner in module.named_modules()},
+        opaque={path: inner for path, inner in module.named_modules() if is_opaque(inner)},
     )
+
+
+def opaque(module: nn.Module) -> nn.Module:
+    """Mark a module of a backbone to be kept whole when the backbone is imported.
+
+    It becomes one node: each stream has all of it, and gates are only behind it. It must compute
+    one tensor from one, and whatever else it is called with must be numbers.
+
+    Returns:
+        The module itself.
+
+    >>> part = opaque(nn.Conv2d(8, 8, 3))
+    """
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"gs.opaque takes a torch module, found {type(module).__name__}")
+    module._gatesearch_opaque = True  # type: ignore[assignment]
+    return module
+
+
+def is_opaque(module: nn.Module) -> bool:
+    """Whether a module was marked by `opaque`."""
+    return bool(getattr(module, "_gatesearch_opaque", False))
 
 
 def cannot_import(site: Site, function: str, fault: str) -> UsageError:
@@ -242,7 +267,7 @@ class Recorder(TorchFunctionMode):
     @contextmanager
     def whole_modules(self, whole: Callable[[nn.Module], bool]) -> Iterator[None]:
         """Record some modules as one call each."""
-        chosen = [inner for inner in self.module.modules() if whole(inner)]
+        chosen = [inner for inner in self.module.modules() if whole(inner) or is_opaque(inner)]
         for inner in chosen:
             inner.forward = self._recorded_whole(inner, inner.forward)
         try:
@@ -260,7 +285,8 @@ class Recorder(TorchFunctionMode):
                 self._silent = before
             if not self._silent:
                 self.site = Site(self._stack[-1], _place())
-                self._note(f"module:{type(inner).__name__}", arguments, keywords, result)
+                name = "opaque" if is_opaque(inner) else type(inner).__name__
+                self._note(f"module:{name}", arguments, keywords, result)
             return result
 
         return run

@@ -67,7 +67,7 @@ def _imported(
     name: str, build: Build | None, image_size: tuple[int, int], output_stride: int | None
 ) -> Imported:
     if build is not None:
-        return import_module(name, build, image_size, output_stride=output_stride)
+        return import_module(name, build, image_size, output_stride=output_stride, as_returned=True)
     source, colon, network = name.partition(":")
     if not colon or source not in _SOURCES:
         raise unknown(

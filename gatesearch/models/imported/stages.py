@@ -178,7 +178,7 @@ def _stages(nodes: Sequence[Node], blocks: Sequence[Block], image_size: Size) ->
     first = min((block.start for block in deep or blocks), default=0)
     stage, stages = 0, list[int]()
     area = 0  # of the features of this stage, once it has begun
-    behind = 0  # the last block of this stage
+    behind: int | None = None  # the last block of this stage, if it has any
     for i, node in enumerate(nodes):
         begins, before = stage, area
         if i in block_of:
@@ -190,10 +190,11 @@ def _stages(nodes: Sequence[Node], blocks: Sequence[Block], image_size: Size) ->
             area, begins = areas[node.name], int(i > 0)
         elif stage > 0 and node.has_weights and 1 < areas[node.name] < area:
             area, begins = areas[node.name], stage + 1
-        if begins > stage > 0:  # with what leads from the last block to it
-            stages[behind:] = [begins] * (i - behind)
+        if begins > stage:
+            if behind is not None and stage > 0:  # with what leads from the last block to it
+                stages[behind:] = [begins] * (i - behind)
+            behind = None
         stage = begins
-        area = area or before
         behind = i + 1 if i in block_of else behind
         stages.append(stage)
     if stage == 1 and len(blocks) >= EVEN_STAGES:

@@ -34,9 +34,9 @@ FAULTS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "a value": (lambda x: x * x.max().item(), "item .* depends on values computed from the image"),
     "unknown operator": (lambda x: x.cumsum(1), "cumsum .* is an operator that no kind of node"),
     "writing into a part": (lambda x: x.__setitem__(0, 1), "__setitem__ .* writes into a part"),
-    "an oblong window": (
-        lambda x: F.conv2d(x, torch.ones(2, 4, 1, 3)),
-        r"conv2d .* differs in height and width, \[1, 3\]",
+    "an oblong stride": (
+        lambda x: F.conv2d(x, torch.ones(2, 4, 1, 3), stride=(1, 2)),
+        r"conv2d .* differs in height and width, \[1, 2\]",
     ),
     "channels in two": (
         lambda x: x.reshape(-1, 2, 2, 6, 6).softmax(1),
