@@ -104,7 +104,7 @@ def _onnx(network: nn.Module, card: Card, path: Path) -> None:
 def _program(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
     """Trace the network so that it takes any batch size, and any height and width it can take."""
     auto = torch.export.Dim.AUTO
-    side = None if _takes_one_size(network) else auto
+    side = torch.export.Dim.STATIC if _takes_one_size(network) else auto
     shipped = Shipped(network, tuple(card.tasks)).eval()
     height, width = card.size
     with torch.no_grad():
