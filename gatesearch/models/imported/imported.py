@@ -84,7 +84,8 @@ def _with_features(
 ) -> Graph:
     """Return the graph, whose features are the ends of stages where these are maps.
 
-    Elsewhere, as inside a transformer, they are the module's outputs, and always if `as_returned`.
+    Elsewhere, as inside a transformer, they are the module's outputs, or of one output the last
+    maps of each size; always its outputs if `as_returned`.
     """
     strides = strides_of(nodes)
     order = {node.name: i for i, node in enumerate(nodes)}
@@ -96,6 +97,11 @@ def _with_features(
     ends = [stage[-1].name for stage in stages if stage]
     if not as_returned and all(len(sizes[end]) == 2 for end in ends):
         outputs = [*ends, nodes[-1].name]
+    elif not as_returned and len(outputs) == 1:  # the last map of each size, as before a patch
+        maps = {strides[node.name]: node.name for node in nodes if len(sizes[node.name]) == 2}
+        found = [maps[strides[end]] for end in ends if strides[end] in maps]
+        last = nodes[-1].name
+        outputs = [name for name in found if strides[name] < strides[last]] + [last]
     features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
     return Graph(
         tuple(node for node in nodes if node.name in graph.needed(features)),
