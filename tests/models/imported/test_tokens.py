@@ -226,10 +226,10 @@ def test_other_ways_are_refused_with_their_line(attend: Callable[..., Tensor], f
 def test_features_inside_are_those_of_each_stage() -> None:
     build = CASES["pvt_v2_b0"].build
     imported = import_module("network", build, (64, 64))
-    assert imported.strides == (4, 8, 16, 32)
+    assert imported.graph.strides == (4, 8, 16, 32)
     encoder, image = Encoder(imported.graph).eval(), torch.zeros(1, 3, 64, 64)
     values = execute(
-        imported.graph.nodes, {INPUT: image}, encoder.apply_node, keep=imported.features
+        imported.graph.nodes, {INPUT: image}, encoder.apply_node, keep=imported.graph.features
     )
-    counts = [values[name].flatten(2).shape[-1] for name in imported.features]
+    counts = [values[name].flatten(2).shape[-1] for name in imported.graph.features]
     assert counts == [16**2, 8**2, 4**2, 2**2]
