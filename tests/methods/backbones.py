@@ -37,7 +37,9 @@ class Inverted(nn.Module):
         self.norm = nn.BatchNorm2d(wide)
         self.squeeze = nn.Conv2d(wide, 2, 1)
         self.excite = nn.Conv2d(2, wide, 1)
-        self.project = nn.Sequential(nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.project = nn.Sequential(
+            nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        )
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
