@@ -18,7 +18,7 @@ from tests.search.tiny import tiny
 BACKBONES = {"small-convolutions": SmallConvolutions, "small-transformer": SmallTransformer}
 # Method -> words of the reason for which it is refused on the transformer.
 REFUSED = {
-    "ecmt": "'ecmt' keeps the first channels of every layer.* found blocks.0.route, which joins or div",
+    "ecmt": "'ecmt' keeps the first channels of every layer.*found blocks.0.route, which joins",
     "lomt": r"must then give a map \(B, C, H, W\); found rearrange, which gives tokens",
 }
 pairs = pytest.mark.parametrize(
