@@ -7,8 +7,8 @@ stages and ends of blocks are found (`stages`), and strides become dilation (`di
 ties this together, `sources` finds modules by name.
 """
 
+from gatesearch.models.imported.calls import opaque
 from gatesearch.models.imported.imported import Imported, import_module
-from gatesearch.models.imported.recording import opaque
 from gatesearch.models.imported.sources import (
     REGISTERED,
     import_backbone,

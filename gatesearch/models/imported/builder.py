@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
 from gatesearch.models.encoder import module_key
+from gatesearch.models.imported.calls import Call, Site, cannot_import
 from gatesearch.models.imported.constants import Constant
 from gatesearch.models.imported.layout import (
     CHANNEL_AXIS,
@@ -23,7 +24,6 @@ from gatesearch.models.imported.layout import (
     numbers,
     whole,
 )
-from gatesearch.models.imported.recording import Call, Site, cannot_import
 from gatesearch.models.nodes import INPUT, Node, Rearrange, Route, concatenation
 from gatesearch.models.nodes.position_operations import (
     Permute,

@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from gatesearch.errors import UsageError
 from gatesearch.models.imported import channels, convolutions, elementwise, pooling, tokens, whole
 from gatesearch.models.imported.builder import Builder, Draft, Handler, Value
+from gatesearch.models.imported.calls import Call, Recording, Reference
 from gatesearch.models.imported.layout import LayoutError, View, length
 from gatesearch.models.imported.layout import whole as whole_value
-from gatesearch.models.imported.recording import Call, Recording, Reference
 from gatesearch.models.nodes import INPUT
 
 # Function of torch -> what makes nodes of it. Names that no function of torch has are called by

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
+from gatesearch.models.imported.calls import Recording
 from gatesearch.models.imported.constants import Constant
 from gatesearch.models.imported.convert import WHOLE, convert
 from gatesearch.models.imported.dilating import dilated, strides_of
 from gatesearch.models.imported.fusing import renamed, simplified, with_names
-from gatesearch.models.imported.recording import Recording, record
+from gatesearch.models.imported.recording import record
 from gatesearch.models.imported.stages import staged
 from gatesearch.models.imported.unfilled import Unfilled
 from gatesearch.models.nodes import INPUT, Node, Size

@@ -9,8 +9,8 @@ from typing import Any, cast
 from torch import nn
 
 from gatesearch.errors import UsageError, nearest, unknown
+from gatesearch.models.imported.calls import Recording, Reference
 from gatesearch.models.imported.imported import Imported, import_module
-from gatesearch.models.imported.recording import Recording, Reference
 from gatesearch.models.imported.stages import EVEN_STAGES
 
 Build = Callable[[], nn.Module]
