@@ -42,9 +42,15 @@ def measure() -> list[Figure]:
     return figures
 
 
-def imported_study(name: str, output_stride: int | str = "auto") -> Study:
-    """Three tasks, light heads, 96x128."""
-    return gs.load_study(
-        "nyud-small",
-        [f"model.backbone={name}", "model.width=1.0", f"model.output_stride={output_stride}"],
-    )
+def imported_study(
+    name: str, output_stride: int | str = "auto", size: tuple[int, int] = (96, 128)
+) -> Study:
+    """Three tasks, light heads."""
+    changes = {
+        "model.backbone": name,
+        "model.width": 1.0,
+        "model.output_stride": output_stride,
+        "protocol.size": list(size),
+        "protocol.name": "nyud-40",
+    }
+    return gs.load_study("nyud-small", [f"{key}={value}" for key, value in changes.items()])

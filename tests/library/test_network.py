@@ -170,7 +170,10 @@ def test_a_head_may_keep_what_it_registers_too() -> None:
         ({"heads": {"_shared": torch.relu}}, "found '_shared'"),
         ({"heads": {str(n): torch.relu for n in range(257)}}, "found 257 of them"),
         ({"encoder": "resnet19"}, "unknown encoder 'resnet19'; did you mean 'resnet18'?"),
-        ({"encoder": nn.Identity()}, "found Identity; name a module of your own by gs.register_backbone"),
+        (
+            {"encoder": nn.Identity()},
+            "found Identity; name a module of your own by gs.register_backbone",
+        ),
         ({"estimator": "soft"}, "InterroGate:\n  estimator: "),
         ({"initial": 1.0}, "InterroGate:\n  initial: "),
         ({"temperature": (0, 1)}, "InterroGate:\n  temperature"),
