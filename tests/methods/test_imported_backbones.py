@@ -5,7 +5,7 @@ import torch
 
 from gatesearch.errors import UsageError
 from gatesearch.methods import METHODS, Context, build_model, check_study
-from gatesearch.models.imported.sources import REGISTERED
+from gatesearch.models.imported.sources import REGISTERED, import_backbone
 from gatesearch.study import Study
 from gatesearch.trials.context import open_context
 from gatesearch.trials.costs import costs
@@ -83,3 +83,14 @@ def test_it_trains_and_is_read_again(name: str, backbone: str, tmp_path, data) -
         )
         assert result.state == "complete", result
     check_kept(result, context, tmp_path / "out")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_shortcuts_are_found_in_any_order_of_a_sum(backbone: str) -> None:
+    graph = import_backbone(backbone, (16, 16)).graph
+    assert len(graph.shortcuts) == (4 if "conv" in backbone else 8)
+    for block, shortcut in graph.shortcuts.items():
+        layers = [node.name for node in graph.branch(block) if node.has_weights]
+        assert layers, "the branch has what is computed"
+        assert shortcut not in layers
+        assert not graph.alone(shortcut, graph.branch(block)[-1].name)
