@@ -140,7 +140,8 @@ def cli(tmp_path, environment):
 def tiny(tmp_path_factory, environment):
     """The folder in which the tiny study ran to three trials without any trouble; only read it."""
     folder = tmp_path_factory.mktemp("tiny")
-    done = CommandLine(folder, environment)("run", "--study", TINY, "--n-trials", 3)
+    # Afresh: other tests compare what forks make of it.
+    done = CommandLine(folder, environment)("run", "--study", TINY, "--n-trials", 3, fresh=True)
     assert done.code == 0, done.stderr
     return folder
 
