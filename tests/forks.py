@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import resource
+import runpy
 import select
 import signal
 import socket
@@ -232,6 +233,15 @@ def become(request, descriptors):
         told.send(str(os.getpid()).encode())
 
 
+def leave(code):
+    """End as Python does, but do not take every module apart, which is most of a short command."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main():
     control = socket.socket(fileno=int(sys.argv[1]))
     for name in MODULES:
@@ -239,10 +249,13 @@ def main():
     gc.freeze()  # forks need no copies of the pages of what lives as long as they do
     asked = serve(control)
     if asked is not None:
-        import runpy
-
         become(*asked)
-        runpy.run_module("gatesearch", run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module("gatesearch", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            if isinstance(end.code, int):
+                leave(end.code)
+            raise
 
 
 if __name__ == "__main__":
