@@ -19,12 +19,15 @@ from gatesearch.models.channel_source import (
 
 Tensors = Sequence[Tensor | None]
 
+# Slices of a tensor, on average, from which on channels are faster read one by one.
+MANY_SLICES = 4
+
 
 class Indexed(nn.Module):
     """Channels of stored tensors, by one index over all of these tensors.
 
-    Exported programs read sources of many slices this way: it takes few operators, and none that
-    writes into a part of a tensor.
+    Sources of many slices are read this way, and in exported programs those of several: it takes
+    few operators, and none that writes into a part of a tensor.
     """
 
     def __init__(self, positions: Positions, widths: Sequence[int]) -> None:
@@ -41,7 +44,9 @@ class Indexed(nn.Module):
         """Read (B, C, *positions)."""
         chosen = [cast(Tensor, tensors[tensor]) for tensor in self.tensors]
         x = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
-        return x.index_select(1, self.get_buffer("index"))
+        if torch.compiler.is_exporting():
+            return x.index_select(1, self.get_buffer("index"))
+        return _chosen(x, self.get_buffer("index"))
 
 
 class Read(nn.Module):
@@ -57,6 +62,7 @@ class Read(nn.Module):
         self.source = source
         self.in_place = len(source) == 1 and source[0].channels is None
         self.indexed = Indexed(channel_positions(source), widths) if len(source) > 2 else None
+        self.scattered = len(source) > MANY_SLICES * len({piece.tensor for piece in source})
         for i, piece in enumerate(source):
             if piece.channels is not None:
                 self.register_buffer(f"index{i}", torch.tensor(piece.channels), persistent=False)
@@ -73,7 +79,9 @@ class Read(nn.Module):
         return torch.cat(pieces, 1)
 
     def pieces(self, tensors: Tensors) -> list[Tensor]:
-        """Read one tensor (B, C, *positions) for each slice of the source."""
+        """Read one tensor (B, C, *positions) for each slice of the source; one of many slices."""
+        if self.scattered and self.indexed is not None:
+            return [self.indexed(tensors)]
         return [self._piece(i, piece, tensors) for i, piece in enumerate(self.source)]
 
     def _piece(self, i: int, piece: ChannelSlice, tensors: Tensors) -> Tensor:
@@ -115,8 +123,9 @@ def _chosen(x: Tensor, index: Tensor) -> Tensor:
     # Of a channels-last tensor index_select makes one in the other format, ten times slower, and
     # its gradient too, which slows everything further back.
     rows = x.movedim(1, -1).reshape(-1, x.shape[1])
-    taken = rows.gather(1, index.expand(len(rows), -1))
-    return taken.view(len(x), *x.shape[2:], len(index)).movedim(-1, 1)
+    # Sizes by `shape`: an exported program keeps those as they vary, and not what `len` gives.
+    taken = rows.gather(1, index.expand(rows.shape[0], -1))
+    return taken.view(x.shape[0], *x.shape[2:], index.shape[0]).movedim(-1, 1)
 
 
 def _run(x: Tensor, start: int, stop: int) -> Tensor:
