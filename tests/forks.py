@@ -248,14 +248,15 @@ def main():
         importlib.import_module(name)
     gc.freeze()  # forks need no copies of the pages of what lives as long as they do
     asked = serve(control)
-    if asked is not None:
-        become(*asked)
-        try:
-            runpy.run_module("gatesearch", run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            if isinstance(end.code, int):
-                leave(end.code)
-            raise
+    if asked is None:
+        leave(0)
+    become(*asked)
+    try:
+        runpy.run_module("gatesearch", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            leave(end.code)
+        raise
 
 
 if __name__ == "__main__":
