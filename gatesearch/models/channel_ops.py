@@ -19,12 +19,16 @@ from gatesearch.models.channel_source import (
 
 Tensors = Sequence[Tensor | None]
 
+# Channels in more slices than this are read by one index over all of their tensors. Grouped
+# convolutions read thousands of them: channels of different streams take turns within a group.
+MOST_SLICES = 64
+
 
 class Indexed(nn.Module):
     """Channels of stored tensors, by one index over all of these tensors.
 
-    Exported programs read sources of many slices this way: it takes few operators, and none that
-    writes into a part of a tensor.
+    Sources of many slices are read this way, and in exported programs all those of a few: it takes
+    few operators, and none that writes into a part of a tensor.
     """
 
     def __init__(self, positions: Positions, widths: Sequence[int]) -> None:
@@ -41,7 +45,8 @@ class Indexed(nn.Module):
         """Read (B, C, *positions)."""
         chosen = [cast(Tensor, tensors[tensor]) for tensor in self.tensors]
         x = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
-        return x.index_select(1, self.get_buffer("index"))
+        index = self.get_buffer("index")
+        return x.index_select(1, index) if torch.compiler.is_exporting() else _chosen(x, index)
 
 
 class Read(nn.Module):
@@ -63,7 +68,8 @@ class Read(nn.Module):
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Read (B, C, *positions)."""
-        if self.indexed is not None and torch.compiler.is_exporting():
+        exporting = torch.compiler.is_exporting()
+        if self.indexed is not None and (exporting or len(self.source) > MOST_SLICES):
             return cast(Tensor, self.indexed(tensors))
         pieces = self.pieces(tensors)
         if len(pieces) == 1:
