@@ -9,6 +9,8 @@ neither a slow machine nor other processes on it decide.
 MEASUREMENTS: dict[str, str] = {
     "step_time": "a supernet's training step against T+1 plain ones",
     "step_memory": "its peak memory against theirs, all alive at once",
+    "imported_step": "the step on imported networks, against T+1 plain ones",
+    "imported_latency": "latency of compact networks of imported ones against their FLOPs",
     "method_steps": "a training step of each sharing method against plain passes (minutes)",
     "cuda_graph": "an epoch with steps recorded as CUDA graphs against one without",
     "weightings": "a step under each weighting against the plain sum (minutes)",

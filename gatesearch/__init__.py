@@ -6,6 +6,8 @@ Importing this package costs nothing: every name below is fetched from its modul
 |---|---|
 | `Study`, `load_study` | define a study in Python, or read one from a file |
 | `InterroGate`, `encoder` | build a gated network with heads of your own, for any training loop |
+| `register_backbone` | make a module of your own a backbone of studies |
+| `opaque` | keep a part of such a module whole |
 | `project`, `extract` | fit a trained network to a budget, and cut the small network from it |
 | `save`, `load` | keep small networks in files |
 | `search` | search hyperparameters with a training function of your own |
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from gatesearch.library.saving import load, save
     from gatesearch.measures import delta_mtl, mean_rank
     from gatesearch.methods import build_model
+    from gatesearch.models.imported import opaque, register_backbone
     from gatesearch.pareto import hypervolume, pareto_front
     from gatesearch.pruning import extract
     from gatesearch.search.own_training import search
@@ -50,9 +53,11 @@ _HOMES = {
     "load": "gatesearch.library.saving",
     "load_study": "gatesearch.study",
     "mean_rank": "gatesearch.measures",
+    "opaque": "gatesearch.models.imported",
     "pack": "gatesearch.datasets.pack_samples",
     "pareto_front": "gatesearch.pareto",
     "project": "gatesearch.library.projection",
+    "register_backbone": "gatesearch.models.imported",
     "save": "gatesearch.library.saving",
 }
 
@@ -70,9 +75,11 @@ __all__ = [
     "load",
     "load_study",
     "mean_rank",
+    "opaque",
     "pack",
     "pareto_front",
     "project",
+    "register_backbone",
     "save",
     "search",
 ]

@@ -24,10 +24,11 @@ from gatesearch.errors import UsageError, one_line, shell_command
 from gatesearch.files import MIB, FileRefusedError, read_bytes, read_json, write_atomic
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gatesearch.datasets import Dataset
     from gatesearch.methods import Method
     from gatesearch.models.graph import Graph
-    from gatesearch.models.heads import Head
     from gatesearch.study import Study
     from gatesearch.tasks import Task
     from gatesearch.training.weightings import Entry
@@ -45,6 +46,7 @@ _TABLES = {
     "kind": ("gatesearch.tasks", "TASKS"),
     "head": ("gatesearch.models.heads", "HEADS"),
     "backbone": ("gatesearch.models.backbones", "BACKBONES"),
+    "module": ("gatesearch.models.imported.sources", "REGISTERED"),
     "method": ("gatesearch.methods", "METHODS"),
     "weighting": ("gatesearch.training.weightings", "WEIGHTINGS"),
 }
@@ -93,13 +95,21 @@ class Registry:
         """Add a kind of task."""
         self.entries.append(("kind", name, kind))
 
-    def add_head(self, name: str, build: "Callable[[int, int, int], Head]") -> None:
-        """Add a head: (channels of features, inner channels, outputs) -> module."""
+    def add_head(self, name: str, build: "Callable[..., nn.Module]") -> None:
+        """Add a head: (channels of the last map, inner channels, outputs) -> module.
+
+        If `build` has an attribute `reads_stages` that is True, as a class may, its first argument
+        is a `gatesearch.models.heads.Feature` for each map, and the head is called with all maps.
+        """
         self.entries.append(("head", name, build))
 
     def add_backbone(self, name: str, build: "Callable[..., Graph]") -> None:
         """Add a backbone: a function that builds its graph."""
         self.entries.append(("backbone", name, build))
+
+    def add_module(self, name: str, build: "Callable[[], nn.Module]") -> None:
+        """Add a backbone that is imported from a module; see `gatesearch.register_backbone`."""
+        self.entries.append(("module", name, build))
 
     def add_method(self, method: "Method[Any]") -> None:
         """Add a method of sharing, under its name."""
@@ -160,7 +170,7 @@ def origin_of(what: str, name: str) -> str:
     """Name the plugin that added an entry to a table, or `gatesearch`.
 
     Args:
-        what: `data set`, `kind`, `head`, `backbone`, `method` or `weighting`.
+        what: `data set`, `kind`, `head`, `backbone`, `module`, `method` or `weighting`.
         name: The entry's name.
     """
     plugin = _origins.get((what, name))
@@ -174,6 +184,7 @@ def used_by(study: "Study") -> tuple[Plugin, ...]:
         "kind": {task.kind for task in study.tasks.values()},
         "head": {study.model.head, *(task.head for task in study.tasks.values())},
         "backbone": {study.model.backbone},
+        "module": {study.model.backbone},
         "method": {*study.methods, *study.tune, *study.options},
         "weighting": {*study.weightings, *study.search.weighting, *study.balance},
     }

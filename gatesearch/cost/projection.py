@@ -1,7 +1,7 @@
 """From learned gates to a gate pattern that uses up a budget and never exceeds it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -181,6 +181,9 @@ def _projected(
     inside, outside = (learned, len(order)) if share <= 1 else (0, learned)
     if share <= 1 and share < LEAST and float(shares(pattern(outside)[None])) <= 1:
         inside = outside
+    # Elsewhere jumps are few, and patterns stay those of results that are stored already.
+    many_jumps = any(node.whole_groups for node in cost.graph)
+    refused = 0
     while not (share <= 1 and share >= LEAST) and inside < outside:
         # Bisect between a pattern inside the budgets and one outside, down to neighbours.
         while outside - inside > 1:
@@ -193,10 +196,34 @@ def _projected(
         if share < LEAST:
             # The next gate jumps over the budget: it stays closed.
             order = torch.cat([order[:inside], order[inside + 1 :]])
+            refused += 1
+            if many_jumps and refused % 8 == 0:
+                order = _without_jumps(order, inside, pattern(inside), shares)
             outside = len(order)
             if float(shares(pattern(outside)[None])) <= 1:
                 inside = outside
     return gates_of(pattern(inside))
+
+
+def _without_jumps(
+    order: Tensor, inside: int, opened: Tensor, shares: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Drop the gates from an order that alone jump over the budget, of those that come next.
+
+    Where one gate makes whole heads or all inputs of a norm live, many do, and finding them one by
+    one takes long.
+
+    Args:
+        order: (gates,) in which gates open.
+        inside: Number of gates that are open.
+        opened: (gates,) the pattern of these.
+        shares: (n, gates) patterns -> (n,) largest share of any budget.
+    """
+    following = order[inside : inside + 8 * _AT_ONCE]
+    alone = opened.repeat(len(following), 1)
+    alone[torch.arange(len(following)), following] = True
+    kept = following[shares(alone) <= 1]
+    return torch.cat([order[:inside], kept, order[inside + len(following) :]])
 
 
 def _in_groups(

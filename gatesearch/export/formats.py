@@ -14,6 +14,8 @@ from gatesearch.errors import UsageError
 from gatesearch.export.seals import seal_card, seal_onnx
 from gatesearch.export.shipped import CARD, Card, Shipped
 from gatesearch.files import write_atomic
+from gatesearch.models.encoder import Encoder
+from gatesearch.models.nodes.position_operations import Reshape
 from gatesearch.pruning import CompactNet
 from gatesearch.pruning.compact import compact_files
 
@@ -100,16 +102,37 @@ def _onnx(network: nn.Module, card: Card, path: Path) -> None:
 
 
 def _program(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
-    """Trace the network so that it takes any batch size, height and width."""
+    """Trace the network so that it takes any batch size, and any height and width it can take."""
     auto = torch.export.Dim.AUTO
+    side = torch.export.Dim.STATIC if _takes_one_size(network) else auto
     shipped = Shipped(network, tuple(card.tasks)).eval()
     height, width = card.size
     with torch.no_grad():
         return torch.export.export(
             shipped,
             (torch.zeros(2, 3, height, width),),
-            dynamic_shapes={"image": {0: auto, 2: auto, 3: auto}},
+            dynamic_shapes={"image": {0: auto, 2: side, 3: side}},
         )
+
+
+def _takes_one_size(network: nn.Module) -> bool:
+    """Whether it regroups positions into axes of given lengths, as a partition into windows does.
+
+    torch.export may take such lengths for a rule that ties the size of the batch to theirs.
+    """
+    operations = [
+        operation
+        for module in network.modules()
+        for step in (
+            module.description.steps
+            if isinstance(module, CompactNet)
+            else module.graph
+            if isinstance(module, Encoder)
+            else ()
+        )
+        for operation in getattr(step, "operations", ())
+    ]
+    return any(isinstance(o, Reshape) and -1 not in o.sizes for o in operations)
 
 
 # Name of a format, which is also its suffix -> function that writes it.

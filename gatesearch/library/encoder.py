@@ -80,7 +80,7 @@ def encoder(
         raise unknown("encoder", str(name), BACKBONES)
     given = {"backbone": name, "width": width, "output_stride": output_stride}
     spec: ModelSpec = validated(ModelSpec, given, where="encoder")
-    backbone = backbone_of(spec, image_size)
+    backbone = backbone_of(spec, image_size, key="encoder")
     if pretrained is False:
         return EncoderSpec(backbone.graph, backbone.initial(0))
     ours = name in BACKBONES

@@ -257,7 +257,9 @@ def _spec(given: object) -> EncoderSpec:
         return encoder(given)
     if isinstance(given, EncoderSpec):
         return given
-    hint = "a module of your own cannot be one yet" if isinstance(given, nn.Module) else "see there"
+    hint = "see there"
+    if isinstance(given, nn.Module):
+        hint = "name a module of your own by gs.register_backbone(NAME, build)"
     raise UsageError(
         f"encoder must be the name of a backbone or gs.encoder(...), found {type(given).__name__}; "
         f"{hint}"

@@ -63,12 +63,15 @@ class Backbone:
     trained: Callable[[str], Mapping[str, Tensor]]
 
 
-def backbone_of(spec: BackboneSpec, image_size: tuple[int, int]) -> Backbone:
+def backbone_of(
+    spec: BackboneSpec, image_size: tuple[int, int], *, key: str = "model.backbone"
+) -> Backbone:
     """Build or import a backbone.
 
     Args:
         spec: Which one.
         image_size: (H, W) of the images; imported transformers take no others.
+        key: What the name is called in errors.
 
     Raises:
         UsageError: It is unknown or cannot be imported, or a width or stride that it cannot have.
@@ -77,7 +80,7 @@ def backbone_of(spec: BackboneSpec, image_size: tuple[int, int]) -> Backbone:
     if is_imported(name):
         return _imported(spec, image_size)
     if name not in BACKBONES:
-        raise unknown("model.backbone", name, [*BACKBONES, *REGISTERED, *FORMS])
+        raise unknown(key, name, [*BACKBONES, *REGISTERED, *FORMS])
     stride = OUTPUT_STRIDE if spec.output_stride == "auto" else spec.output_stride
     if stride < OUTPUT_STRIDE:
         raise UsageError(f"model.output_stride must be 8, 16 or 32 for {name}, found {stride}")

@@ -121,8 +121,9 @@ def _chosen(x: Tensor, index: Tensor) -> Tensor:
     # Of a channels-last tensor index_select makes one in the other format, ten times slower, and
     # its gradient too, which slows everything further back.
     rows = x.movedim(1, -1).reshape(-1, x.shape[1])
-    taken = rows.gather(1, index.expand(len(rows), -1))
-    return taken.view(len(x), *x.shape[2:], len(index)).movedim(-1, 1)
+    # Sizes by `shape`: an exported program keeps those as they vary, and not what `len` gives.
+    taken = rows.gather(1, index.expand(rows.shape[0], -1))
+    return taken.view(x.shape[0], *x.shape[2:], index.shape[0]).movedim(-1, 1)
 
 
 def _run(x: Tensor, start: int, stop: int) -> Tensor:

@@ -24,8 +24,8 @@ class ConvShape(Protocol):
         """Output channels."""
 
     @property
-    def kernel(self) -> int:
-        """Height and width of the kernel."""
+    def kernel(self) -> int | tuple[int, int]:
+        """Height and width of the kernel; one number if they are equal."""
 
     @property
     def stride(self) -> int:
@@ -60,7 +60,7 @@ class ConvShape(Protocol):
         """Number of groups of a grouped convolution."""
 
     @property
-    def padding(self) -> int | None:
+    def padding(self) -> int | tuple[int, int] | None:
         """Pixels added at each border; None for as many as keep the size at stride 1."""
 
 
@@ -74,7 +74,7 @@ class ConvNorm(nn.Module):
         self,
         inputs: int,
         outputs: int,
-        kernel: int,
+        kernel: int | tuple[int, int],
         *,
         stride: int = 1,
         dilation: int = 1,
@@ -83,7 +83,7 @@ class ConvNorm(nn.Module):
         depthwise: bool = False,
         split: int = 1,
         bias: bool = False,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.conv = _conv(
@@ -91,7 +91,7 @@ class ConvNorm(nn.Module):
             outputs,
             kernel,
             stride=stride,
-            padding=dilation * (kernel // 2) if padding is None else padding,
+            padding=padding,
             dilation=dilation,
             groups=inputs if depthwise else split,
             bias=bias,
@@ -143,13 +143,12 @@ class BareConv(nn.Module):
 
     def __init__(self, shape: ConvShape) -> None:
         super().__init__()
-        padding = shape.dilation * (shape.kernel // 2)
         self.conv = _conv(
             shape.inputs,
             shape.outputs,
             shape.kernel,
             stride=shape.stride,
-            padding=padding if shape.padding is None else shape.padding,
+            padding=shape.padding,
             dilation=shape.dilation,
             groups=shape.inputs if shape.depthwise else shape.split,
             bias=shape.bias,
@@ -171,21 +170,29 @@ def conv_layer(shape: ConvShape) -> ConvNorm | BareConv:
     return ConvNorm.of(shape) if shape.norm else BareConv(shape)
 
 
+def both(sides: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width, of which one number may stand for both."""
+    return (sides, sides) if isinstance(sides, int) else sides
+
+
 def _conv(
     inputs: int,
     outputs: int,
-    kernel: int,
+    kernel: int | tuple[int, int],
     *,
     stride: int,
-    padding: int,
+    padding: int | tuple[int, int] | None,
     dilation: int,
     groups: int,
     bias: bool,
 ) -> nn.Conv2d:
+    sides = both(kernel)
+    if padding is None:
+        padding = (dilation * (sides[0] // 2), dilation * (sides[1] // 2))
     conv = nn.Conv2d(
         inputs,
         outputs,
-        kernel,
+        sides,
         stride=stride,
         padding=padding,
         dilation=dilation,

@@ -3,10 +3,14 @@
 The paper has gates behind every convolution, and in transformers behind query, key, value,
 projection and both MLP layers. It leaves open where the norm, the activation and the layer scale
 behind a layer belong, and whether norms have gates. Here a gate lies behind those with weights: a
-stream's own scale then acts on its own channels alone, and all that a stream computes with weights
-lies before a gate. So with all gates closed every task reads the shared stream, as in a multi-task
-network. For the same reason norms over channels have no gates, unless none follows on the way to a
-head, as behind the last norm of a transformer.
+stream's own scale then acts on its own channels alone, and what a stream computes with weights of
+its own lies before a gate. So with all gates closed every task reads the shared stream, as in a
+multi-task network. For the same reason norms over channels have no gates, unless none follows on
+the way to a head, as behind the last norm of a transformer.
+
+A norm over channels, attention and a grouped convolution compute whole groups of channels. With a
+gate for each channel a group is computed as soon as one of its gates is open. `head` gives those
+groups one gate each.
 """
 
 from collections import defaultdict

@@ -121,10 +121,10 @@ class Graph:
         """Names of the nodes with gates behind them.
 
         Args:
-            granularity: `conv` = every convolution and linear layer (behind its norm, activation
-                and layer scale, before a residual sum); `block` = the stem and the end of every
-                block, a residual sum if it has one; `head` = as `conv`, where all channels of a
-                layer that one attention head reads share a gate.
+            granularity: `conv` = every convolution and linear layer (behind its norm and layer
+                scale, before a residual sum); `block` = the stem and the end of every block, a
+                residual sum if it has one; `head` = as `conv`, where all channels of a layer that
+                one attention head reads share a gate, and those of a group that is computed whole.
 
         Raises:
             UsageError: `head` without attention in the graph.

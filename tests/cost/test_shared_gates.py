@@ -114,7 +114,7 @@ def test_rounding_leaves_heads_and_rounds_the_rest() -> None:
     model = supernet()
     gates = rounded(model.hard_gates(), model.logits(), multiple=4, units=model.units)
     assert torch.equal(gates["qkv"], model.hard_gates()["qkv"])
-    assert all(int(n) % 4 == 0 for n in gates["gelu"].sum(1))
+    assert all(int(n) % 4 == 0 for n in gates["mlp1"].sum(1))
 
 
 def test_an_even_spread_opens_as_many_heads_as_channels() -> None:
@@ -122,7 +122,7 @@ def test_an_even_spread_opens_as_many_heads_as_channels() -> None:
     model = supernet()
     alpha = {n: torch.linspace(1, 2, a.shape[1]).expand(a.shape) for n, a in model.logits().items()}
     alpha = {n: a * torch.tensor([[1], [-1]]) for n, a in alpha.items()}
-    alpha["gelu"] = -alpha["gelu"]
+    alpha["mlp1"] = -alpha["mlp1"]
     alpha["qkv"] = torch.tensor(model.units["qkv"]).float().expand(2, -1) + 1
     spread = equalize_layer_shares(alpha, None, model.units)
     assert is_whole(spread, model.units)

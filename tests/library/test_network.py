@@ -170,7 +170,10 @@ def test_a_head_may_keep_what_it_registers_too() -> None:
         ({"heads": {"_shared": torch.relu}}, "found '_shared'"),
         ({"heads": {str(n): torch.relu for n in range(257)}}, "found 257 of them"),
         ({"encoder": "resnet19"}, "unknown encoder 'resnet19'; did you mean 'resnet18'?"),
-        ({"encoder": nn.Identity()}, "found Identity; a module of your own cannot be one yet"),
+        (
+            {"encoder": nn.Identity()},
+            "found Identity; name a module of your own by gs.register_backbone",
+        ),
         ({"estimator": "soft"}, "InterroGate:\n  estimator: "),
         ({"initial": 1.0}, "InterroGate:\n  initial: "),
         ({"temperature": (0, 1)}, "InterroGate:\n  temperature"),
@@ -188,7 +191,7 @@ def test_what_cannot_be_a_network_is_refused(changes: dict[str, object], said: s
     [
         ({"name": "vgg"}, "unknown encoder 'vgg'"),
         ({"name": ["resnet18"]}, "unknown encoder '['resnet18']'"),
-        ({"name": "resnet18", "output_stride": 4}, "output_stride: "),
+        ({"name": "resnet18", "output_stride": 4}, "output_stride must be 8, 16 or 32"),
         ({"name": "resnet18", "width": 0.0}, "width: "),
         (
             {"name": "resnet18", "width": 0.5, "pretrained": True},

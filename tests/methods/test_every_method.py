@@ -47,7 +47,14 @@ from gatesearch.trials.kept_networks import (
 )
 from gatesearch.trials.phase_training import TrainingControls, phases_of
 from gatesearch.trials.trial import train_network
-from tests.methods.toys import DEEP, count_steps, parts, random_image
+from tests.methods.toys import (
+    DEEP,
+    assert_same_outputs,
+    count_steps,
+    parts,
+    random_image,
+    scattered,
+)
 from tests.methods.two_phases import TWO_PHASES
 from tests.search.tiny import tiny
 
@@ -59,6 +66,8 @@ PHASES = (
     *("one_shot.warmup=0.25", "one_shot.finetune=0.25", "one_shot.statistics=2"),
     *("adashare.warmup=0.25", "dymu.finetune=0.25"),
 )
+# Methods whose heads read one map of the encoder alone.
+ONE_MAP = {"adashare", "lomt", "ecmt", "dymu"}
 # Encoders that a network of two tasks has, where it is not one per task.
 ENCODERS = {
     **{"mtl": 1, "mtan": 1, "two_phases": 1, "den": 1, "adashare": 1, "gradsplit": 1},
@@ -128,6 +137,30 @@ def test_outputs_have_the_shape_of_the_image(name: str, study: Study, training: 
         "depth": (2, 1, 32, 32),
     }
     assert all(y.isfinite().all() for y in outputs.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_heads_may_read_every_stage_or_are_refused(name: str, tmp_path) -> None:
+    study = check_study(tiny(tmp_path, *DEEP, "model.head=fpn", "tasks.depth.head=light"))
+    if name in ONE_MAP:
+        with pytest.raises(UsageError, match=f"'{name}' .*found head 'fpn' for task semseg.*set "):
+            build_model(study, name)
+        return
+    model = scattered(build_model(study, name)).train()
+    outputs = model(random_image(32))
+    assert {task: y.shape[1:] for task, y in outputs.items()} == {
+        "semseg": (8, 32, 32),
+        "depth": (1, 32, 32),
+    }
+    sum(y.square().mean() for y in outputs.values()).backward()
+    head = model.heads["semseg"]
+    assert all(p.grad.abs().max() > 0 for p in head.laterals.parameters()), "each map is read"
+    if METHODS[name].as_compact is not None:
+        assert_same_outputs(as_compact(model, name, study), model, random_image(32))
+    if not METHODS[name].unpriced:
+        (cost,) = costs(study, (name,)).values()
+        assert not cost.uncounted
+        assert not cost.disagreements
 
 
 @every_method

@@ -88,7 +88,7 @@ def test_backbones_have_their_gates_behind_convolutions_and_block_ends(name: str
 
 def test_gates_of_a_transformer() -> None:
     """Behind q, k, v, projection and both MLP layers; the last norm has some for lack of others."""
-    assert vit().gated("conv") == ("places", "qkv", "scale1", "gelu", "scale2", "map")
+    assert vit().gated("conv") == ("places", "qkv", "scale1", "mlp1", "scale2", "map")
     assert vit().gated("head") == vit().gated("conv")
     assert vit().gated("block") == ("places", "sum2", "map")
 
@@ -97,7 +97,7 @@ def test_a_head_shares_a_gate_though_its_channels_lie_apart() -> None:
     units = vit().gate_units("head")
     assert units["qkv"] == (*(0, 0, 0, 0, 1, 1, 1, 1) * 3,)
     assert units["map"] == (0,) * 8  # a norm is computed all or none
-    for name in ("places", "scale1", "gelu", "scale2"):
+    for name in ("places", "scale1", "mlp1", "scale2"):
         assert units[name] == tuple(range(vit().channels(name)))
     assert vit().gate_units("conv")["qkv"] == tuple(range(24))
 
@@ -192,3 +192,6 @@ def test_nodes_that_heads_read_end_a_chain() -> None:
     nodes = (bare("stem", INPUT, 3, 4), Activation("relu", "stem", 4, "relu"))
     assert list(gate_units(nodes, "conv", ends=("stem", "relu"))) == ["stem"]
     assert list(gate_units(nodes, "conv", ends=("relu",))) == ["relu"]
+    graph = Graph((*nodes, bare("deep", "relu", 4, 6)), 1, ("stem", "deep"), (1, 1))
+    assert graph.gated("conv") == ("stem", "deep")
+    assert graph.gated("block") == ("stem", "deep")

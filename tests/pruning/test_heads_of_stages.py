@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gatesearch.cost import PatternCost, count_macs
+from gatesearch.cost import PatternCost, count_macs, measure_layers
 from gatesearch.errors import UsageError
 from gatesearch.files import FileRefusedError
 from gatesearch.methods.mtl import MultiTaskNet
@@ -20,10 +20,18 @@ from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Graph
 from gatesearch.models.heads import HEADS, FunctionHead
-from gatesearch.models.model_factory import HeadSpec, OwnHead, Parts, features_for, features_of
+from gatesearch.models.model_factory import HeadSpec, OwnHead, Parts, features_for
 from gatesearch.models.nodes import INPUT, Conv
-from gatesearch.pruning import CompactNet, extract, load_compact, save_compact
+from gatesearch.pruning import (
+    CompactNet,
+    describe_compact,
+    extract,
+    load_compact,
+    rebuild_compact,
+    save_compact,
+)
 from gatesearch.pruning.description import Description, HeadDescription
+from gatesearch.training import Runtime
 from tests.pruning.test_extract import all_gates, conv_steps, gap, put, scattered
 
 KINDS = ["fpn", "segformer", "dpt", "light", "pooled"]
@@ -98,56 +106,55 @@ def sums(maps: list[Tensor]) -> Tensor:
 sums.reads_stages = True
 
 
-def test_liveness_of_a_feature_in_the_middle_by_hand() -> None:
-    """Three 1x1 convolutions; a's head reads `one` and `three`, b's reads `three` alone.
+def in_the_middle(head: OwnHead, second: str) -> GatedSupernet:
+    """Two tasks over 1x1 convolutions `one`, `two`, `three`; the second head reads `three` alone.
 
-    three: all closed, so that the shared one's 2 channels are live. two: a owns channel 0; the
-        shared `three` reads the mix, so a's own and the other task's 0 are, and shared 1 and 2.
-    one: a owns channel 1, which its head reads, and which a's `two` and the mix read too. Without
-        a's head, and with `two` closed, it would be dead but for the mix.
+    Args:
+        head: That of the first task.
+        second: What `two` reads: `one`, or the image, so that a head alone reads `one`.
     """
     nodes = (
         Conv("one", INPUT, 3, 2, 1),
-        Conv("two", "one", 2, 3, 1),
+        Conv("two", second, 3 if second == INPUT else 2, 3, 1),
         Conv("three", "two", 3, 2, 1),
     )
     graph = Graph(nodes, 1, ("one", "three"), (1, 1))
-    whole = OwnHead(FunctionHead(sums), 2, features_of(graph))
-    last = OwnHead(FunctionHead(lambda x: x), 2)
-    for head, own in ((whole, True), (last, False)):
-        model = scattered(GatedSupernet(Parts(graph, {"a": head, "b": last})))
-        # the shared stream alone behind `one`, and a mix that gives a's own channel no weight
-        closed = {"two": torch.zeros(2, 3), "three": torch.zeros(2, 2)}
-        model.set_gates({"one": torch.tensor([[0.0, 1.0], [0.0, 0.0]]), **closed})
-        steps = conv_steps(extract(model))
-        # the mix needs a's own channel whoever reads it; with a's head it is read directly
-        assert steps == {"one_a__shared": (3, 3), "two__shared": (2, 3), "three__shared": (3, 2)}
-        assert gap(extract(model), model, torch.randn(1, 3, 4, 5)) < 1e-5
-        # all own behind `one`, b too: `one` of the shared stream is alive for heads alone
-        model.set_gates(
-            {
-                "one": torch.tensor([[0.0, 1.0], [1.0, 1.0]]),
-                "two": torch.ones(2, 3),
-                "three": torch.ones(2, 2),
-            }
-        )
-        steps = conv_steps(extract(model))
-        assert steps["one_a_b__shared"] == (3, 4)
-        assert gap(extract(model), model, torch.randn(1, 3, 4, 5)) < 1e-5
-        # what `two` of a reads is cut off: its head keeps `one` alive
-        pattern = {name: torch.zeros_like(gates) for name, gates in model.hard_gates().items()}
-        pattern["one"][0] = True
-        narrow = replace(
-            graph, nodes=(nodes[0], replace(nodes[1], source=INPUT, inputs=3), nodes[2])
-        )
-        model = scattered(GatedSupernet(Parts(narrow, {"a": head, "b": last})))
-        model.set_gates(pattern)
-        assert ("one_a" in conv_steps(extract(model))) == own
-        cost, counted = (
-            PatternCost.of(model, (1, 3, 4, 5)).macs(pattern),
-            count_macs(extract(model), (1, 3, 4, 5), cross_check=False).macs,
-        )
-        assert int(cost) == counted == 20 * (9 + 6 + (6 if own else 0))
+    heads = {"a": replace(head, features=features_for(graph, head.module)), "b": LAST}
+    return scattered(GatedSupernet(Parts(graph, heads)))
+
+
+ALL, LAST = OwnHead(FunctionHead(sums), 2), OwnHead(FunctionHead(lambda x: x), 2)
+
+
+@pytest.mark.parametrize(
+    ("head", "second", "steps", "macs"),
+    [
+        # a's own channel of `one` is live for its head; the shared one too, which a reads closed,
+        # and which everything behind it reads. The shared `two` reads the mix, so that a's own
+        # channel would be live for the last map too.
+        (ALL, "one", {"one_a__shared": 3, "two__shared": 3, "three__shared": 2}, 9 + 6 + 6),
+        (LAST, "one", {"one_a__shared": 3, "two__shared": 3, "three__shared": 2}, 9 + 6 + 6),
+        # only a's head reads `one`: its own channel 1, and channel 0 of the shared one
+        (ALL, INPUT, {"one_a__shared": 2, "two__shared": 3, "three__shared": 2}, 6 + 9 + 6),
+        (LAST, INPUT, {"two__shared": 3, "three__shared": 2}, 9 + 6),
+    ],
+)
+def test_a_feature_in_the_middle_by_hand(head, second, steps, macs) -> None:
+    model = in_the_middle(head, second)
+    closed = {name: torch.zeros_like(gates) for name, gates in model.hard_gates().items()}
+    model.set_gates(closed | {"one": torch.tensor([[False, True], [False, False]])})
+    compact, gates = extract(model), model.hard_gates()
+    assert {name: outputs for name, (_, outputs) in conv_steps(compact).items()} == steps
+    assert int(PatternCost.of(model, (1, 3, 4, 5)).macs(gates)) == 20 * macs
+    assert count_macs(compact, (1, 3, 4, 5), cross_check=False).macs == 20 * macs
+    assert gap(compact, model, torch.randn(1, 3, 4, 5)) < 1e-5
+
+
+@pytest.mark.slow("latency")
+def test_layers_of_heads_of_several_maps_are_measured() -> None:
+    runtime = Runtime(device="cpu", precision="fp32", memory_format="nchw")
+    table = measure_layers(in_the_middle(ALL, "one"), (1, 3, 8, 8), runtime)
+    assert 0 < table.heads < sum(table.ends)
 
 
 def test_a_single_map_is_described_as_before() -> None:
@@ -171,6 +178,7 @@ def test_it_is_saved_and_loaded_to_the_bit(saved: tuple[Path, CompactNet]) -> No
     stem, compact = saved
     loaded, image = load_compact(stem), torch.randn(2, 3, 32, 32)
     assert loaded.description == compact.description
+    assert rebuild_compact(describe_compact(compact)).description == compact.description
     assert [feature.stride for feature in loaded.description.heads["a"].features] == [4, 8, 16, 16]
     assert gap(loaded, compact, image) == 0
 

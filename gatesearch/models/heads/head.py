@@ -45,6 +45,4 @@ def enlarged_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 def resized(x: Tensor, like: Tensor) -> Tensor:
     """Bring a map to the height and width of another, bilinearly."""
-    if x.shape[-2:] == like.shape[-2:]:
-        return x
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

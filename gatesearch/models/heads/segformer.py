@@ -38,6 +38,6 @@ class SegFormerHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Maps (B, C_i, h_i, w_i) -> (B, outputs, *size), float32."""
-        z = [linear(x) for linear, x in zip(self.linear, maps, strict=True)]
-        alike = [resized(x, z[0]) for x in reversed(z)]
+        finest, *others = (linear(x) for linear, x in zip(self.linear, maps, strict=True))
+        alike = [*(resized(x, finest) for x in reversed(others)), finest]
         return enlarged_scores(self.classify(self.fuse(torch.cat(alike, 1))), size)

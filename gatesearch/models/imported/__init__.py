@@ -7,6 +7,7 @@ stages and ends of blocks are found (`stages`), and strides become dilation (`di
 ties this together, `sources` finds modules by name.
 """
 
+from gatesearch.models.imported.calls import opaque
 from gatesearch.models.imported.imported import Imported, import_module
 from gatesearch.models.imported.sources import (
     REGISTERED,
@@ -21,5 +22,6 @@ __all__ = [
     "import_backbone",
     "import_module",
     "is_imported",
+    "opaque",
     "register_backbone",
 ]

@@ -9,6 +9,7 @@ from gatesearch.models.imported.layout import (
     Factor,
     LayoutError,
     View,
+    full_axis,
     length,
     numbers,
 )
@@ -27,16 +28,27 @@ def aligned(b: Builder, one: View, two: View) -> tuple[str, str, View]:
     """
     count = max(len(one.axes), len(two.axes))
     one, two = _of_rank(one, count), _of_rank(two, count)
+    one, two = _repeated(b, one, two), _repeated(b, two, one)
     if _meet(one, two):
         return one.name, two.name, _larger(one, two)
-    if any(a < b for a, b in zip(one.shape, two.shape, strict=True)):
-        second, first, view = aligned(b, two, one) if one.shape != two.shape else (None, None, None)
-        if second is None or first is None or view is None:
-            raise LayoutError
+    larger = [a > b for a, b in zip(one.shape, two.shape, strict=True)]
+    smaller = [a < b for a, b in zip(one.shape, two.shape, strict=True)]
+    if any(smaller) and any(larger):
+        raise LayoutError("each tensor is larger along another axis")
+    if any(smaller):
+        second, first, view = aligned(b, two, one)
         return first, second, view
     settled = b.settled(one)
-    other = _settled_like(b, two, one, settled)
-    return settled.name, other, settled
+    return settled.name, _settled_like(b, two, one, settled), settled
+
+
+def _repeated(b: Builder, view: View, like: View) -> View:
+    """Return a tensor of one channel as one of as many as another has."""
+    if view.channels != 1 or like.channels == 1:
+        return view
+    axis = like.axes.index(full_axis(CHANNEL_AXIS, like.channels))
+    name = b.routed(view.name, [0] * like.channels)
+    return view.with_channels(name, like.channels, axis)
 
 
 def _of_rank(view: View, count: int) -> View:

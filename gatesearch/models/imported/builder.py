@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
 from gatesearch.models.encoder import module_key
+from gatesearch.models.imported.calls import Call, Site, cannot_import
 from gatesearch.models.imported.constants import Constant
 from gatesearch.models.imported.layout import (
     CHANNEL_AXIS,
@@ -22,7 +24,6 @@ from gatesearch.models.imported.layout import (
     numbers,
     whole,
 )
-from gatesearch.models.imported.recording import Call, Site, cannot_import
 from gatesearch.models.nodes import INPUT, Node, Rearrange, Route, concatenation
 from gatesearch.models.nodes.position_operations import (
     Permute,
@@ -64,6 +65,7 @@ class Builder:
         draft: The nodes so far.
         site: Where the call at hand was made.
         function: Its function.
+        shapes: Of its results.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Builder:
         handlers: Mapping[str, Handler],
         classes: Mapping[str, type[nn.Module]],
         state: Mapping[str, Tensor],
+        opaque: Mapping[str, nn.Module],
+        backbone: str,
     ) -> None:
         self.draft = Draft()
         self.site = Site("", "")
@@ -81,7 +85,12 @@ class Builder:
         self.handlers = handlers
         self.classes = classes
         self.state = state
+        self.opaque = opaque
+        self.backbone = backbone
+        self.shapes: tuple[tuple[int, ...], ...] = ()
+        self._containers = {path.rpartition(".")[0] for path in classes}
         self._keys: set[str] = set()
+        self._nodes: dict[str, Node] = {}
         self._made: dict[object, str] = {}
 
     def handle(
@@ -105,7 +114,7 @@ class Builder:
             raise self.refused("is an operator that no kind of node computes")
         try:
             return self.handlers[function](self, *arguments, **keywords)
-        except (LayoutError, TypeError, AttributeError, IndexError, ValueError) as error:
+        except (LayoutError, TypeError, AttributeError, LookupError, ValueError) as error:
             fault = f" ({error})" if str(error) else ""
             raise self.refused(f"is used in a way that no kind of node computes{fault}") from error
 
@@ -113,16 +122,20 @@ class Builder:
         """Make the error for the call at hand."""
         return cannot_import(self.site, self.function, fault)
 
-    def new_name(self, kind: str = "") -> str:
+    def new_name(self, kind: str = "", *, below_module: bool = False) -> str:
         """Return an unused name for a node: the path of the module, or one below it.
 
         Args:
             kind: What is put behind the path if that is taken; the function by default.
+            below_module: Whether the path is kept for another node of the module.
         """
         kind = kind or self.function.removeprefix("module:")
         path = self.site.module or kind
         below = f"{self.site.module}.{kind}".lstrip(".")
-        candidates = [path, below, *(f"{below}_{i}" for i in range(2, 10_000))]
+        numbered = (f"{below}_{i}" for i in count(2))
+        # The path of a module of several others is that of its sum, as a residual block's.
+        bare = not below_module and (kind in ("add", "opaque") or path not in self._containers)
+        candidates = chain([path] if bare else [], [below], numbered)
         return next(name for name in candidates if is_free(name, self._keys))
 
     def add(self, node: Node, weights: Mapping[str, Constant] | None = None) -> str:
@@ -133,6 +146,7 @@ class Builder:
             weights: Name of each tensor of its layer -> what it is in the imported module.
         """
         self.draft.nodes.append(node)
+        self._nodes[node.name] = node
         self.draft.weights[node.name] = dict(weights or {})
         self.draft.sites[node.name] = self.site
         self.draft.modules[node.name] = {self.site.module}
@@ -141,6 +155,10 @@ class Builder:
         size = (self.sizes[INPUT][0], node.outputs, *node.output_size(positions))
         self.sizes[node.name] = size
         return node.name
+
+    def node(self, name: str) -> Node | None:
+        """Return a node by its name; None for the image."""
+        return self._nodes.get(name)
 
     def value(self, name: str) -> View:
         """Return a node's value as a view."""
@@ -197,13 +215,16 @@ class Builder:
         """Return the name of a value after operations on positions; equal ones are added once."""
         if not operations:
             return name
-        before = next((n for n in self.draft.nodes if n.name == name), None)
+        before = self.node(name)
         if isinstance(before, Rearrange) and all(o.op == "take" for o in before.operations):
             name, operations = before.source, [*before.operations, *operations]
         key = (name, tuple(operation.model_dump_json() for operation in operations))
         if key not in self._made:
             node = Rearrange(
-                self.new_name("rearrange"), name, self.sizes[name][CHANNEL_AXIS], tuple(operations)
+                self.new_name("rearrange", below_module=True),
+                name,
+                self.sizes[name][CHANNEL_AXIS],
+                tuple(operations),
             )
             self._made[key] = self.add(node)
         return self._made[key]
@@ -216,13 +237,15 @@ class Builder:
         key = (name, tuple(channels))
         if key not in self._made:
             routes = tuple((0, channel) for channel in channels)
-            self._made[key] = self.add(Route(self.new_name("route"), (name,), (count,), routes))
+            self._made[key] = self.add(
+                Route(self.new_name("route", below_module=True), (name,), (count,), routes)
+            )
         return self._made[key]
 
     def joined(self, names: Sequence[str]) -> str:
         """Return the name of the concatenation of several values."""
         channels = [self.sizes[name][CHANNEL_AXIS] for name in names]
-        return self.add(concatenation(self.new_name("cat"), names, channels))
+        return self.add(concatenation(self.new_name("cat", below_module=True), names, channels))
 
     def settled(self, view: View) -> View:
         """Return the same tensor over a value with the positions of the tensor, in its order.

@@ -231,6 +231,8 @@ def channel_shuffle(b: Builder, input: View, groups: int) -> View:
 
 
 def _taken_channels(b: Builder, view: View, axis: int, kept: range) -> View:
+    if len(view.axes[axis]) > 1:
+        view = b.with_channels_on(view, axis)
     (mine,) = view.axes[axis]
     factors = cut(view, CHANNEL_AXIS)
     place = factors.index(mine)
@@ -271,6 +273,8 @@ def _product(sizes: Sequence[int]) -> int:
 HANDLERS: Mapping[str, Handler] = {
     "view": reshape,
     "reshape": reshape,
+    "reshape_as": lambda b, input, other: reshaped(input, other.shape),
+    "view_as": lambda b, input, other: reshaped(input, other.shape),
     "flatten": flatten,
     "unflatten": unflatten,
     "permute": permute,

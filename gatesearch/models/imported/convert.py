@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gatesearch.errors import UsageError
-from gatesearch.models.imported import channels, convolutions, elementwise, pooling, tokens
+from gatesearch.models.imported import channels, convolutions, elementwise, pooling, tokens, whole
 from gatesearch.models.imported.builder import Builder, Draft, Handler, Value
-from gatesearch.models.imported.layout import LayoutError, View, length, whole
-from gatesearch.models.imported.recording import Call, Recording, Reference
+from gatesearch.models.imported.calls import Call, Recording, Reference
+from gatesearch.models.imported.layout import LayoutError, View, length
+from gatesearch.models.imported.layout import whole as whole_value
 from gatesearch.models.nodes import INPUT
 
 # Function of torch -> what makes nodes of it. Names that no function of torch has are called by
@@ -22,6 +23,7 @@ HANDLERS: Mapping[str, Handler] = {
     **elementwise.HANDLERS,
     **pooling.HANDLERS,
     **tokens.HANDLERS,
+    **whole.HANDLERS,
 }
 # Modules, by the names of their classes, that are recorded as one call.
 WHOLE = frozenset(name.removeprefix("module:") for name in HANDLERS if name.startswith("module:"))
@@ -40,19 +42,27 @@ class Converted:
     outputs: Mapping[str, str]
 
 
-def convert(recording: Recording, state: Mapping[str, Tensor]) -> Converted:
+def convert(recording: Recording, state: Mapping[str, Tensor], backbone: str = "") -> Converted:
     """Make nodes of a recording.
 
     Args:
         recording: Of a module.
         state: The module's state dict.
+        backbone: The module's name, for parts of it that are kept whole.
 
     Raises:
         UsageError: It has an operator that no kind of node computes.
     """
     shape = recording.shapes[recording.image.number]
-    b = Builder(shape, handlers=HANDLERS, classes=recording.classes, state=state)
-    values: dict[int, Value] = {recording.image.number: whole(INPUT, shape)}
+    b = Builder(
+        shape,
+        handlers=HANDLERS,
+        classes=recording.classes,
+        state=state,
+        opaque=recording.opaque,
+        backbone=backbone,
+    )
+    values: dict[int, Value] = {recording.image.number: whole_value(INPUT, shape)}
     for call in recording.calls:
         _handle(b, call, values, recording.shapes)
     outputs = {}
@@ -67,6 +77,7 @@ def _handle(
     def known(argument: Any) -> Any:
         return values[argument.number] if isinstance(argument, Reference) else argument
 
+    b.shapes = tuple(shapes[number] for number in call.results)
     arguments = tree_map(known, call.arguments)
     result = b.handle(call, arguments, tree_map(known, call.keywords))
     results = [result]

@@ -1,7 +1,6 @@
 """Handlers of layers with weights: convolutions, linear layers and norms."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 
@@ -36,22 +35,22 @@ def conv2d(
     source = b.as_map(input)
     outputs, _, *kernel = weight.shape
     inputs = b.sizes[source][CHANNEL_AXIS]
-    side, step, reach = _one(b, kernel), _one(b, stride), _one(b, dilation)
+    step, reach = _one(b, stride), _one(b, dilation)
+    kept = tuple(reach * (side // 2) for side in kernel)
     depthwise = groups == inputs == outputs and groups > 1
-    margin = padding
-    if padding == "valid":
-        margin = 0
-    elif padding == "same":
-        margin = reach * (side - 1) // 2
+    if padding == "same" and any(reach * (side - 1) % 2 for side in kernel):
+        raise b.refused("pads one side more than the other")
+    if isinstance(padding, str):
+        padding = kept if padding == "same" else 0
+    around = (padding, padding) if isinstance(padding, int) else tuple(padding)
     name = b.new_name()
     weights = {"conv.weight": weight}
     if bias is not None:
         weights["conv.bias"] = bias
-    around = _one(b, cast(Sequence[int], margin))
     node = Conv(
-        name, source, inputs, outputs, side, stride=step, dilation=reach, relu=False, norm=False,
-        bias=bias is not None, depthwise=depthwise, split=1 if depthwise else groups,
-        padding=None if around == reach * (side // 2) else around,
+        name, source, inputs, outputs, _same(kernel), stride=step, dilation=reach, relu=False,
+        norm=False, bias=bias is not None, depthwise=depthwise, split=1 if depthwise else groups,
+        padding=None if around == kept else _same(around),
     )  # fmt: skip
     return b.value(b.add(node, weights))
 
@@ -178,6 +177,12 @@ def _affine(weight: Constant | None, bias: Constant | None, channels: int) -> di
         "weight": weight or given.map(torch.ones_like),
         "bias": bias or given.map(torch.zeros_like),
     }
+
+
+def _same(sides: Sequence[int]) -> int | tuple[int, int]:
+    """Return height and width, as one number if they are equal."""
+    height, width = sides if len(sides) == 2 else (*sides, *sides)
+    return height if height == width else (height, width)
 
 
 def _one(b: Builder, sides: int | Sequence[int]) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gatesearch.models.conv_norm import both
 from gatesearch.models.imported.stages import Block
 from gatesearch.models.nodes import INPUT, Attention, Conv, MaxPool, Node, Pool, Rearrange
 
@@ -47,9 +48,11 @@ def dilated(
             if beyond:
                 dilation, step = dilation * node.stride, 1
                 node = replace(node, stride=1)
-            if (beyond or base > 1) and (node.kernel % 2 == 0 or node.padding is not None):
+            kernel = both(node.kernel)
+            even = any(side % 2 == 0 for side in kernel)
+            if (beyond or base > 1) and (even or node.padding is not None):
                 return None
-            if base > 1 and node.kernel > 1:
+            if base > 1 and kernel != (1, 1):
                 node = replace(node, dilation=node.dilation * base)
         elif beyond or (dilation > 1 and _needs_neighbours(node)):
             return None

@@ -9,7 +9,7 @@ from torch import Tensor
 from gatesearch.models.imported.alignment import aligned
 from gatesearch.models.imported.builder import Builder, Handler, Value
 from gatesearch.models.imported.constants import Constant
-from gatesearch.models.imported.layout import CHANNEL_AXIS, Factor, View, cut
+from gatesearch.models.imported.layout import CHANNEL_AXIS, Factor, View, cut, full_axis
 from gatesearch.models.nodes import Activation, Add, Multiply, PositionEmbedding, Scale, Shift
 
 Number = int | float
@@ -134,7 +134,7 @@ def add_constant(b: Builder, input: View, constant: Constant) -> View:
         )
         return input.of(b.add(node, weights))
     shift = Shift(b.new_name(), input.name, input.channels)
-    return input.of(b.add(shift, {"weight": by_channel(input, constant)}))
+    return input.of(b.add(shift, {"bias": by_channel(input, constant)}))
 
 
 def multiply_constant(b: Builder, input: View, constant: Constant) -> View:
@@ -154,7 +154,10 @@ def varies_by_position(b: Builder, view: View, constant: Constant) -> bool:
     shape = (1,) * (len(view.axes) - len(constant.shape)) + constant.shape
     axes = [axis for axis, size in zip(view.axes, shape, strict=True) if size > 1]
     if any(f.axis == 0 for axis in axes for f in axis):
-        raise b.refused("meets the images of a batch with a parameter each")
+        value = constant.compute(b.state)
+        alone = axes[0] == view.axes[0] == full_axis(0, view.sizes[0])
+        if not alone or not value.eq(value[:1]).all():
+            raise b.refused("meets the images of a batch with a parameter each")
     return any(f.axis >= 2 for axis in axes for f in axis)
 
 

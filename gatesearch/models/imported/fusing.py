@@ -9,8 +9,8 @@ from torch import nn
 
 from gatesearch.models.encoder import module_key
 from gatesearch.models.imported.builder import Draft, is_free
+from gatesearch.models.imported.calls import Site
 from gatesearch.models.imported.constants import Constant
-from gatesearch.models.imported.recording import Site
 from gatesearch.models.nodes import Activation, Add, BatchNorm, Conv, Node, Route
 
 

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
+from gatesearch.models.imported.calls import Recording
 from gatesearch.models.imported.constants import Constant
 from gatesearch.models.imported.convert import WHOLE, convert
 from gatesearch.models.imported.dilating import dilated, strides_of
 from gatesearch.models.imported.fusing import renamed, simplified, with_names
-from gatesearch.models.imported.recording import Recording, record
+from gatesearch.models.imported.recording import record
 from gatesearch.models.imported.stages import staged
+from gatesearch.models.imported.unfilled import Unfilled
 from gatesearch.models.nodes import INPUT, Node, Size
 
 
@@ -78,10 +80,13 @@ class Imported:
         return frozenset[str]().union(*(constant.names for constant in self.weights.values()))
 
 
-def _with_features(nodes: Sequence[Node], outputs: Sequence[str], image_size: Size) -> Graph:
+def _with_features(
+    nodes: Sequence[Node], outputs: Sequence[str], image_size: Size, *, as_returned: bool
+) -> Graph:
     """Return the graph, whose features are the ends of stages where these are maps.
 
-    Elsewhere, as inside a transformer, they are the module's outputs.
+    Elsewhere, as inside a transformer, they are the module's outputs, or of one output the last
+    maps of each size; always its outputs if `as_returned`.
     """
     strides = strides_of(nodes)
     order = {node.name: i for i, node in enumerate(nodes)}
@@ -89,9 +94,15 @@ def _with_features(nodes: Sequence[Node], outputs: Sequence[str], image_size: Si
     sizes: dict[str, Size] = {INPUT: image_size}
     for node in nodes:
         sizes[node.name] = node.output_size(sizes)
-    ends = [graph.stage(i)[-1].name for i in range(1, graph.stages - 1)]
-    if all(len(sizes[end]) == 2 for end in ends):
+    stages = [graph.stage(i) for i in range(1, graph.stages - 1)]
+    ends = [stage[-1].name for stage in stages if stage]
+    if not as_returned and all(len(sizes[end]) == 2 for end in ends):
         outputs = [*ends, nodes[-1].name]
+    elif not as_returned and len(outputs) == 1:  # the last map of each size, as before a patch
+        maps = {strides[node.name]: node.name for node in nodes if len(sizes[node.name]) == 2}
+        found = [maps[strides[end]] for end in ends if strides[end] in maps]
+        last = nodes[-1].name
+        outputs = [name for name in found if strides[name] < strides[last]] + [last]
     features = tuple(sorted(dict.fromkeys(outputs), key=order.__getitem__))
     return Graph(
         tuple(node for node in nodes if node.name in graph.needed(features)),
@@ -107,6 +118,7 @@ def import_module(
     image_size: tuple[int, int],
     *,
     output_stride: int | None = None,
+    as_returned: bool = False,
     cut: Callable[[Recording], Recording] = lambda recording: recording,
 ) -> Imported:
     """Import a module.
@@ -117,6 +129,8 @@ def import_module(
         image_size: (H, W) for which it is imported. Networks of convolutions alone run on others.
         output_stride: Input resolution divided by that of the last features; None leaves it as it
             is.
+        as_returned: Whether the features are the maps that the module returns, if several, rather
+            than the ends of stages.
         cut: Chooses other outputs of the recording.
 
     Raises:
@@ -124,7 +138,7 @@ def import_module(
     """
     # Costs are counted under the default device meta, on which no values can be looked at.
     with torch.device("cpu"):
-        return _import(name, build, image_size, output_stride, cut)
+        return _import(name, build, image_size, output_stride, as_returned, cut)
 
 
 def _import(
@@ -132,12 +146,13 @@ def _import(
     build: Callable[[], nn.Module],
     image_size: tuple[int, int],
     output_stride: int | None,
+    as_returned: bool,
     cut: Callable[[Recording], Recording],
 ) -> Imported:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), Unfilled():
         module = build()
     recording = cut(record(module, image_size, whole=lambda m: type(m).__name__ in WHOLE))
-    converted = convert(recording, module.state_dict())
+    converted = convert(recording, module.state_dict(), name)
     draft, taken = simplified(converted.draft, set(converted.outputs.values()))
     names = renamed(draft, recording.classes)
     draft = with_names(draft, names)
@@ -158,7 +173,7 @@ def _import(
                 f"{output_stride}"
             )
         nodes = changed
-    graph = _with_features(nodes, outputs, image_size)
+    graph = _with_features(nodes, outputs, image_size, as_returned=as_returned and len(outputs) > 1)
     return Imported(
         name=name,
         graph=graph,

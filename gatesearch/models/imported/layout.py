@@ -213,5 +213,5 @@ def moved(view: View, name: str, kept: Sequence[Sequence[Factor]]) -> View:
 
 def numbers(factors: Sequence[Factor]) -> list[int]:
     """Return the index that each combination of factors stands for, the last factor fastest."""
-    ranges = [range(0, f.size * f.stride, f.stride) for f in factors]
+    ranges = [[i * f.stride for i in range(f.size)] for f in factors]
     return [sum(combination) for combination in product(*ranges)]

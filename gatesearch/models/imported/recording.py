@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -23,6 +22,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gatesearch.errors import UsageError, first_line
+from gatesearch.models.imported.calls import (
+    Call,
+    Recording,
+    Reference,
+    Site,
+    cannot_import,
+    is_opaque,
+)
 from gatesearch.models.imported.constants import Constant, State, entry, fixed
 
 # Images of the recorded batch. Above 1, so that the batch axis is told from axes of length 1.
@@ -49,67 +56,6 @@ _NEED_VALUES = frozenset(
 )
 # Functions whose results have the shape of an argument, but none of its values.
 _FILLED = {"zeros": 0.0, "empty": 0.0, "ones": 1.0}
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a call was made.
-
-    Attributes:
-        module: Path of the module that made it; empty for the network itself.
-        place: `FILE:LINE` of its source outside torch.
-    """
-
-    module: str
-    place: str
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A tensor that depends on the image, by its number in the recording."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a function of torch.
-
-    Attributes:
-        function: Its name, as `conv2d`; of a method that works in place without the last `_`. For
-            modules that are recorded whole, `module:` and the name of their class.
-        arguments: Its arguments; tensors are `Reference`s or `Constant`s.
-        keywords: Its keyword arguments.
-        results: Numbers of the tensors that it returns.
-        single: Whether it returns a tensor rather than several.
-        site: Where it was made.
-    """
-
-    function: str
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    results: tuple[int, ...]
-    single: bool
-    site: Site
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A recorded forward pass.
-
-    Attributes:
-        image: The image.
-        calls: What was computed from it, in order.
-        shapes: Tensor -> its shape.
-        outputs: What the module returned, by name: keys of a dict, else positions.
-        classes: Path of each module -> its class.
-    """
-
-    image: Reference
-    calls: tuple[Call, ...]
-    shapes: Mapping[int, tuple[int, ...]]
-    outputs: Mapping[str, Reference]
-    classes: Mapping[str, type[nn.Module]]
 
 
 def record(
@@ -153,15 +99,7 @@ def record(
         shapes=recorder.shapes,
         outputs=recorder.outputs(outputs),
         classes={path: type(inner) for path, inner in module.named_modules()},
-    )
-
-
-def cannot_import(site: Site, function: str, fault: str) -> UsageError:
-    """Make the error for what cannot become nodes of a graph."""
-    return UsageError(
-        f"the network cannot be imported: {function} in {site.module or 'the network itself'} "
-        f"({site.place}) {fault}; write this module with other operators, or keep it whole with "
-        "gs.opaque(module)"
+        opaque={path: inner for path, inner in module.named_modules() if is_opaque(inner)},
     )
 
 
@@ -203,6 +141,7 @@ class Recorder(TorchFunctionMode):
         Raises:
             UsageError: It is something else than tensors, or they do not depend on the image.
         """
+        found = type(outputs).__name__
         if isinstance(outputs, Tensor):
             outputs = [outputs]
         if isinstance(outputs, Sequence):
@@ -216,8 +155,8 @@ class Recorder(TorchFunctionMode):
             )
         ):
             raise UsageError(
-                "a backbone must return a feature map, or a list or dict of feature maps, found "
-                f"{type(outputs).__name__}; return the maps alone"
+                "a backbone must return a feature map, or a list or dict of feature maps, that "
+                f"depend on the image, found {found}; return the maps alone"
             )
         return {str(k): Reference(self._numbers[id(tensor)]) for k, tensor in outputs.items()}
 
@@ -241,7 +180,7 @@ class Recorder(TorchFunctionMode):
     @contextmanager
     def whole_modules(self, whole: Callable[[nn.Module], bool]) -> Iterator[None]:
         """Record some modules as one call each."""
-        chosen = [inner for inner in self.module.modules() if whole(inner)]
+        chosen = [inner for inner in self.module.modules() if whole(inner) or is_opaque(inner)]
         for inner in chosen:
             inner.forward = self._recorded_whole(inner, inner.forward)
         try:
@@ -259,7 +198,8 @@ class Recorder(TorchFunctionMode):
                 self._silent = before
             if not self._silent:
                 self.site = Site(self._stack[-1], _place())
-                self._note(f"module:{type(inner).__name__}", arguments, keywords, result)
+                name = "opaque" if is_opaque(inner) else type(inner).__name__
+                self._note(f"module:{name}", arguments, keywords, result)
             return result
 
         return run

@@ -9,8 +9,8 @@ from typing import Any, cast
 from torch import nn
 
 from gatesearch.errors import UsageError, nearest, unknown
+from gatesearch.models.imported.calls import Recording, Reference
 from gatesearch.models.imported.imported import Imported, import_module
-from gatesearch.models.imported.recording import Recording, Reference
 from gatesearch.models.imported.stages import EVEN_STAGES
 
 Build = Callable[[], nn.Module]
@@ -67,10 +67,12 @@ def _imported(
     name: str, build: Build | None, image_size: tuple[int, int], output_stride: int | None
 ) -> Imported:
     if build is not None:
-        return import_module(name, build, image_size, output_stride=output_stride)
+        return import_module(name, build, image_size, output_stride=output_stride, as_returned=True)
     source, colon, network = name.partition(":")
     if not colon or source not in _SOURCES:
-        raise unknown("backbone", name, [*REGISTERED, *(f"{key}:NAME" for key in _SOURCES)])
+        raise unknown(
+            "backbone", name, [*REGISTERED, *(f"{key}:{network or 'NAME'}" for key in _SOURCES)]
+        )
     return _SOURCES[source](network, image_size, output_stride)
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from gatesearch.models.imported.builder import Draft
-from gatesearch.models.nodes import INPUT, Add, MaxPool, Node, Size
+from gatesearch.models.nodes import INPUT, Add, MaxPool, Node, Rearrange, Size
 
 # Stages of a network whose features are all of one size, as many as DPT reads of a ViT.
 EVEN_STAGES = 4
@@ -54,7 +54,7 @@ def staged(
     stages = _stages(draft.nodes, blocks, image_size)
     if not ends:
         ends = {i for i, stage in enumerate(stages) if stage and stage not in stages[i + 1 :]}
-    ends.add(len(stages) - 1)  # what enters the heads is gated in any case
+    ends.add(_last_computed(draft.nodes))  # what enters the heads is gated in any case
     nodes = [
         _placed(node, stage=stage, ends_block=i in ends)
         for i, (node, stage) in enumerate(zip(draft.nodes, stages, strict=True))
@@ -63,14 +63,31 @@ def staged(
 
 
 def residual_sums(nodes: Sequence[Node]) -> set[int]:
-    """Return the sums past which nothing from before is read."""
-    last = {source: i for i, node in enumerate(nodes) for source in node.sources}
+    """Return the sums past which nothing from before is read on the way to the last node."""
+    needed = {nodes[-1].name}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.sources)
+    last = {
+        source: i for i, node in enumerate(nodes) if node.name in needed for source in node.sources
+    }
     sums, open_until = set(), -1
     for i, node in enumerate(nodes):
+        if node.name not in needed:
+            continue
         if isinstance(node, Add) and open_until <= i:
             sums.add(i)
         open_until = max(open_until, last.get(node.name, -1))
     return sums
+
+
+def _last_computed(nodes: Sequence[Node]) -> int:
+    """Return the last node behind which only positions are rearranged."""
+    places = {node.name: i for i, node in enumerate(nodes)}
+    last = len(nodes) - 1
+    while isinstance(nodes[last], Rearrange) and nodes[last].sources[0] in places:
+        last = places[nodes[last].sources[0]]
+    return last
 
 
 def _placed(node: Node, *, stage: int, ends_block: bool) -> Node:
@@ -161,7 +178,7 @@ def _stages(nodes: Sequence[Node], blocks: Sequence[Block], image_size: Size) ->
     first = min((block.start for block in deep or blocks), default=0)
     stage, stages = 0, list[int]()
     area = 0  # of the features of this stage, once it has begun
-    behind = 0  # the last block of this stage
+    behind: int | None = None  # the last block of this stage, if it has any
     for i, node in enumerate(nodes):
         begins, before = stage, area
         if i in block_of:
@@ -173,10 +190,11 @@ def _stages(nodes: Sequence[Node], blocks: Sequence[Block], image_size: Size) ->
             area, begins = areas[node.name], int(i > 0)
         elif stage > 0 and node.has_weights and 1 < areas[node.name] < area:
             area, begins = areas[node.name], stage + 1
-        if begins > stage > 0:  # with what leads from the last block to it
-            stages[behind:] = [begins] * (i - behind)
+        if begins > stage:
+            if behind is not None and stage > 0:  # with what leads from the last block to it
+                stages[behind:] = [begins] * (i - behind)
+            behind = None
         stage = begins
-        area = area or before
         behind = i + 1 if i in block_of else behind
         stages.append(stage)
     if stage == 1 and len(blocks) >= EVEN_STAGES:

@@ -262,7 +262,7 @@ def with_term(scores: Scores, constant: Constant) -> Scores:
 
 def _unscaled(b: Builder, view: View) -> tuple[View, float]:
     """Return a tensor before it was multiplied by a number, and the number."""
-    node = next((n for n in reversed(b.draft.nodes) if n.name == view.name), None)
+    node = b.node(view.name)
     if isinstance(node, Activation) and node.function == "multiply":
         return view.of(node.source), node.arguments[0]
     return view, 1.0

@@ -21,6 +21,7 @@ from gatesearch.models.nodes.linear import Linear, LinearStep
 from gatesearch.models.nodes.max_pool import MaxPool, PoolStep
 from gatesearch.models.nodes.multiply import Multiply, MultiplyStep
 from gatesearch.models.nodes.node import IMAGE_CHANNELS, INPUT, Node, Size
+from gatesearch.models.nodes.opaque import Opaque, OpaqueStep
 from gatesearch.models.nodes.pool import AnyPoolStep, Pool, Windows
 from gatesearch.models.nodes.position_embedding import PositionEmbedding, PositionEmbeddingStep
 from gatesearch.models.nodes.rearrange import Rearrange, RearrangeStep
@@ -60,6 +61,8 @@ __all__ = [
     "MultiplyStep",
     "Node",
     "NodeStep",
+    "Opaque",
+    "OpaqueStep",
     "Pool",
     "PoolStep",
     "PositionBias",
@@ -101,4 +104,5 @@ NodeStep = (
     | RearrangeStep
     | ScaleStep
     | ShiftStep
+    | OpaqueStep
 )

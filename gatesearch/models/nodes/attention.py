@@ -263,16 +263,18 @@ def attention(
         mask: Added to the scores: (heads, N, M), or (windows, heads, N, M).
     """
     batch, *windows, tokens = query.shape[0], *query.shape[2:]
-    # One dimension of windows where each has a mask of its own; else they count as images.
-    apart = mask is not None and mask.dim() == 4
-    q, k, v = (_in_heads(x, heads, windows=apart) for x in (query, key, value))
+    q, k, v = (_in_heads(x, heads) for x in (query, key, value))
+    if mask is None or mask.dim() == 3:
+        q, k, v = (x.flatten(0, -4) for x in (q, k, v))  # windows count as images
+    else:
+        q, k, v = (x.flatten(1, -3) for x in (q, k, v))  # windows count as heads
+        mask = mask.flatten(0, 1)
     mask = None if mask is None else mask.to(q.dtype)
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    rows = attended.transpose(-3, -2).reshape(batch, *windows, tokens, -1)
+    rows = attended.view(batch, *windows, heads, tokens, -1).transpose(-3, -2).flatten(-2)
     return rows.movedim(-1, 1)
 
 
-def _in_heads(x: Tensor, heads: int, *, windows: bool) -> Tensor:
-    """(B, heads·D, *windows, N) -> (B·windows, heads, N, D), or (B, windows, heads, N, D)."""
-    x = x.movedim(1, -1).flatten(1 if windows else 0, -3)
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+def _in_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, heads·D, *windows, N) -> (B, *windows, heads, N, D)."""
+    return x.movedim(1, -1).unflatten(-1, (heads, -1)).transpose(-3, -2)

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 from gatesearch.models.channel_source import ChannelSource
 from gatesearch.models.nodes.node import Size
-from gatesearch.models.nodes.per_channel import (
-    ChannelParameters,
-    PerChannel,
-    PerChannelStep,
-    channels_last,
-)
+from gatesearch.models.nodes.per_channel import ChannelParameters, PerChannel, PerChannelStep
 
 
 @dataclass(frozen=True)
@@ -62,11 +57,11 @@ class ClassTokenStep(PerChannelStep):
 
 
 class ClassTokenLayer(ChannelParameters):
-    """Tokens (C, n), in channels-last memory."""
+    """Tokens (C, n)."""
 
     def __init__(self, channels: int, tokens: int) -> None:
         super().__init__()
-        self.weight = channels_last(torch.empty(channels, tokens))
+        self.weight = nn.Parameter(torch.empty(channels, tokens))
         if not self.weight.is_meta:
             nn.init.trunc_normal_(self.weight, std=0.02)
 

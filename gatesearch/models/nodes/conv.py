@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError
 from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
-from gatesearch.models.conv_norm import BareConv, ConvNorm, conv_layer
+from gatesearch.models.conv_norm import BareConv, ConvNorm, both, conv_layer
 from gatesearch.models.nodes.node import INPUT, Grouped, Size, scaled_channels
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
+
+Kernel = Annotated[int, Field(ge=1, le=127)]
+Padding = Annotated[int, Field(ge=0, le=1024)]
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Conv(Grouped):
     """Convolution, batch norm if `norm` and, if `relu`, ReLU.
 
     Attributes:
+        kernel: Height and width of the kernel; one number if they are equal.
         ceiling: Upper limit of the ReLU, 6 in mobile networks; None for no limit.
         depthwise: Output channel c reads channel c of the source alone; `outputs` equals `inputs`.
         ends_block: Whether a block ends here, for lack of a residual sum.
@@ -34,7 +38,7 @@ class Conv(Grouped):
     source: str
     inputs: int
     outputs: int
-    kernel: int
+    kernel: int | tuple[int, int]
     stride: int = 1
     dilation: int = 1
     relu: bool = True
@@ -45,7 +49,7 @@ class Conv(Grouped):
     norm: bool = True
     bias: bool = False
     split: int = 1
-    padding: int | None = None
+    padding: int | tuple[int, int] | None = None
     has_weights: ClassVar[bool] = True
     takes_gates: ClassVar[bool] = True
 
@@ -93,10 +97,12 @@ class Conv(Grouped):
 
     def output_size(self, sizes: Mapping[str, Size]) -> Size:
         """The default padding keeps the size at stride 1."""
-        padding, reach = self.dilation * (self.kernel // 2), self.dilation * (self.kernel - 1)
-        padding = padding if self.padding is None else self.padding
+        kernel, dilation = both(self.kernel), self.dilation
+        padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
+        padding = padding if self.padding is None else both(self.padding)
         return tuple(
-            (side + 2 * padding - reach - 1) // self.stride + 1 for side in sizes[self.source]
+            (side + 2 * pad - dilation * (width - 1) - 1) // self.stride + 1
+            for side, pad, width in zip(sizes[self.source], padding, kernel, strict=True)
         )
 
     def build(self) -> ConvNorm | BareConv:
@@ -149,7 +155,7 @@ class Conv(Grouped):
 
     @property
     def _filter_size(self) -> int:
-        return (1 if self.depthwise else self.inputs // self.split) * self.kernel**2
+        return (1 if self.depthwise else self.inputs // self.split) * math.prod(both(self.kernel))
 
 
 class ConvStep(Step):
@@ -164,7 +170,7 @@ class ConvStep(Step):
     source: ChannelSource
     inputs: Channels
     outputs: Channels
-    kernel: int = Field(ge=1, le=31)
+    kernel: Kernel | tuple[Kernel, Kernel]
     stride: int = Field(ge=1, le=16)
     dilation: int = Field(ge=1, le=64)
     relu: bool
@@ -173,7 +179,7 @@ class ConvStep(Step):
     norm: bool = True
     bias: bool = False
     split: Channels = 1
-    padding: int | None = Field(default=None, ge=0, le=1024)
+    padding: Padding | tuple[Padding, Padding] | None = None
 
     @property
     def sources(self) -> tuple[ChannelSource, ...]:

@@ -122,8 +122,3 @@ class ChannelParameters(nn.Module):
                 cast(nn.Module, part.layer).get_parameter(name)[part.outputs] for part in slices
             ]
             parameter.copy_(torch.cat(rows))
-
-
-def channels_last(parameter: Tensor) -> nn.Parameter:
-    """Make a parameter (C, *positions) whose memory holds all channels of a position together."""
-    return nn.Parameter(parameter.movedim(0, -1).contiguous().movedim(-1, 0))

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from gatesearch.models.channel_source import ChannelSource
 from gatesearch.models.nodes.node import Size
-from gatesearch.models.nodes.per_channel import (
-    ChannelParameters,
-    PerChannel,
-    PerChannelStep,
-    channels_last,
-)
+from gatesearch.models.nodes.per_channel import ChannelParameters, PerChannel, PerChannelStep
 
 # Most positions of an embedding in a file: a map of 1024 x 1024.
 MOST_POSITIONS = 2**20
@@ -69,11 +64,11 @@ class PositionEmbeddingStep(PerChannelStep):
 
 
 class PositionEmbeddingLayer(ChannelParameters):
-    """An embedding (C, *positions), in channels-last memory as tokens are."""
+    """An embedding (C, *positions)."""
 
     def __init__(self, channels: int, positions: Size) -> None:
         super().__init__()
-        self.weight = channels_last(torch.empty(channels, *positions))
+        self.weight = nn.Parameter(torch.empty(channels, *positions))
         if not self.weight.is_meta:
             nn.init.trunc_normal_(self.weight, std=0.02)
 

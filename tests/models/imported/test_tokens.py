@@ -3,17 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gatesearch.cost import count_macs
+from gatesearch.cost import PatternCost, count_macs
 from gatesearch.cost.sizes import node_sizes
 from gatesearch.errors import UsageError
 from gatesearch.models.encoder import Encoder
+from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Graph, execute
 from gatesearch.models.imported.imported import Imported, import_module
+from gatesearch.models.model_factory import HeadSpec, Parts
 from gatesearch.models.nodes import INPUT, Attention
+from gatesearch.pruning import extract
+from tests.pruning import test_extract as pruning
+from tests.pruning.test_extract import put
 
 timm = pytest.importorskip("timm")
 
@@ -107,6 +113,25 @@ def test_published_networks_compute_and_cost_the_same(case: Case) -> None:
     assert not counted.uncounted
     assert formula(imported.graph, case.side) == counted.macs
     assert counted.macs == count_macs(module, shape, cross_check=False).macs
+
+
+@pytest.mark.slow("builds supernets of published networks")
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    [("convnextv2_atto", "conv"), ("pvt_v2_b0", "block")],
+)
+def test_published_networks_are_priced_and_extracted(name: str, granularity: str) -> None:
+    side = CASES[name].side
+    graph = import_module(name, CASES[name].build, (side, side)).graph
+    heads = {task: HeadSpec("pooled", graph.outputs, 4, 2) for task in ("a", "b")}
+    model = GatedSupernet(Parts(graph, heads), granularity=granularity)
+    put(pruning.scattered(model), np.random.default_rng(0))
+    compact, cost = extract(model), PatternCost.of(model, (1, 3, side, side))
+    counted = count_macs(compact, (1, 3, side, side), cross_check=False)
+    assert float(cost.macs(model.hard_gates())) == counted.macs
+    assert float(cost.params(model.hard_gates())) == counted.params
+    image = torch.randn(2, 3, side, side).double()
+    assert pruning.gap(compact.double(), model.double(), image) < 1e-5
 
 
 def test_vit_b_16_costs_what_is_published() -> None:
@@ -226,10 +251,10 @@ def test_other_ways_are_refused_with_their_line(attend: Callable[..., Tensor], f
 def test_features_inside_are_those_of_each_stage() -> None:
     build = CASES["pvt_v2_b0"].build
     imported = import_module("network", build, (64, 64))
-    assert imported.strides == (4, 8, 16, 32)
+    assert imported.graph.strides == (4, 8, 16, 32)
     encoder, image = Encoder(imported.graph).eval(), torch.zeros(1, 3, 64, 64)
     values = execute(
-        imported.graph.nodes, {INPUT: image}, encoder.apply_node, keep=imported.features
+        imported.graph.nodes, {INPUT: image}, encoder.apply_node, keep=imported.graph.features
     )
-    counts = [values[name].flatten(2).shape[-1] for name in imported.features]
+    counts = [values[name].flatten(2).shape[-1] for name in imported.graph.features]
     assert counts == [16**2, 8**2, 4**2, 2**2]

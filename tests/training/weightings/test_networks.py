@@ -155,6 +155,21 @@ def test_upper_bound_weighs_gradients_of_the_features(study) -> None:
         assert torch.allclose(p.grad, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_upper_bound_counts_each_path_once_where_heads_read_several_maps(study) -> None:
+    """Later maps are computed from earlier ones, whose own gradient is what heads alone give."""
+    heads = {name: study.tasks[name].model_copy(update={"head": "fpn"}) for name in OMEGA}
+    heads["depth"] = study.tasks["depth"]
+    scene = Scene(study.model_copy(update={"tasks": heads}), "mtl", FP32)
+    losses = [w * loss for w, loss in zip(OMEGA.values(), scene.losses(), strict=True)]
+    encoder = list(scene.model.encoder.parameters())
+    rows = [torch.autograd.grad(loss, encoder, retain_graph=True) for loss in losses]
+    with scene.balanced("mgda_ub") as weighting:
+        w = weighting.weights / torch.tensor(list(OMEGA.values()))
+    for p, *own in zip(encoder, *rows, strict=True):
+        expected = sum(a * g for a, g in zip(w, own, strict=True))
+        assert torch.allclose(p.grad, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_upper_bound_of_separate_features_is_inverse_squares(study) -> None:
     scene = Scene(study, "mtan", FP32)
     with scene.balanced("mgda_ub") as weighting:
