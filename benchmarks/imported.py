@@ -200,20 +200,21 @@ def gap(ours: nn.Module, theirs: nn.Module, image: Tensor) -> float:
     return max(float((a[task] - b[task]).abs().max() / b[task].abs().max()) for task in b)
 
 
-def gaps(model: GatedSupernet, drawn: Sequence[Pattern], image: Tensor) -> tuple[float, float]:
-    """Largest differences between supernet and extracted network in (float32, float64)."""
-    found = []
-    for dtype in (torch.float32, torch.float64):
-        torch.set_default_dtype(dtype)  # of the extracted network
+def largest_gap(
+    model: GatedSupernet, drawn: Sequence[Pattern], image: Tensor, dtype: torch.dtype
+) -> float:
+    """Largest difference between supernet and extracted network, with encoders of a dtype."""
+    differences = []
+    torch.set_default_dtype(dtype)  # of the extracted network
+    try:
         model.to(dtype)
-        differences = []
         for pattern in drawn:
             model.set_gates(pattern)
             differences.append(gap(extract(model), model, image.to(dtype)))
-        found.append(max(differences))
-    torch.set_default_dtype(torch.float32)
-    model.to(torch.float32)
-    return found[0], found[1]
+    finally:
+        torch.set_default_dtype(torch.float32)
+        model.to(torch.float32)
+    return max(differences)
 
 
 def counted(model: GatedSupernet, pattern: Pattern, *, cross_check: bool = False) -> Cost:
@@ -319,7 +320,8 @@ def prove(name: str, count: int, say: Callable[[str], None] = lambda line: None)
         cost = PatternCost.of(model, SHAPE)
         drawn = patterns(model, len(kind))
         compared = [next(drawn) for _ in range(COMPARED)]
-        gap32[kind], gap64[kind] = gaps(model, compared, image)
+        gap32[kind] = largest_gap(model, compared, image, torch.float32)
+        gap64[kind] = largest_gap(model, compared, image, torch.float64)
         say(f"{name} {kind}: differences {gap32[kind]:.1e}, {gap64[kind]:.1e}")
         if kind == "conv":
             costs.append(counted(model, compared[0], cross_check=True))

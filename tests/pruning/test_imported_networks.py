@@ -18,8 +18,8 @@ from benchmarks.imported import (
     counted,
     ends_equal,
     exported,
-    gaps,
     granularities,
+    largest_gap,
     parts_of_graph,
     patterns,
     scatter,
@@ -60,7 +60,7 @@ def test_a_pattern_is_cut_and_priced(name: str) -> None:
     graph = narrow(name)
     model, image = supernet(graph, granularities(graph)[-1])
     pattern = next(patterns(model, 1))
-    assert gaps(model, [pattern], image)[1] < ERROR
+    assert largest_gap(model, [pattern], image, torch.float64) < ERROR
     found = counted(model, pattern)
     assert by_formula(PatternCost.of(model, SHAPE), pattern) == (found.macs, found.params)
     assert not found.uncounted
@@ -86,11 +86,10 @@ def test_ends_budgets_and_counters(name: str, kind: str) -> None:
 
 
 @pytest.mark.slow("exports")
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
-def test_exports_take_other_batches(form: str) -> None:
-    model, _ = supernet(narrow(QUICK[0]), "conv")
+def test_exports_take_other_batches() -> None:
+    model, _ = supernet(narrow(QUICK[1]), "conv")
     model.set_gates(next(patterns(model, 0)))
-    difference = exported(extract(model), form)
+    difference = exported(extract(model), "onnx")
     assert isinstance(difference, float), difference
 
 
