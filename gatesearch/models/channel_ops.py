@@ -19,15 +19,14 @@ from gatesearch.models.channel_source import (
 
 Tensors = Sequence[Tensor | None]
 
-# Channels in more slices than this are read by one index over all of their tensors. Grouped
-# convolutions read thousands of them: channels of different streams take turns within a group.
-MOST_SLICES = 64
+# Slices of a tensor, on average, from which on channels are faster read one by one.
+MANY_SLICES = 4
 
 
 class Indexed(nn.Module):
     """Channels of stored tensors, by one index over all of these tensors.
 
-    Sources of many slices are read this way, and in exported programs all those of a few: it takes
+    Sources of many slices are read this way, and in exported programs those of several: it takes
     few operators, and none that writes into a part of a tensor.
     """
 
@@ -45,8 +44,9 @@ class Indexed(nn.Module):
         """Read (B, C, *positions)."""
         chosen = [cast(Tensor, tensors[tensor]) for tensor in self.tensors]
         x = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
-        index = self.get_buffer("index")
-        return x.index_select(1, index) if torch.compiler.is_exporting() else _chosen(x, index)
+        if torch.compiler.is_exporting():
+            return x.index_select(1, self.get_buffer("index"))
+        return _chosen(x, self.get_buffer("index"))
 
 
 class Read(nn.Module):
@@ -62,14 +62,14 @@ class Read(nn.Module):
         self.source = source
         self.in_place = len(source) == 1 and source[0].channels is None
         self.indexed = Indexed(channel_positions(source), widths) if len(source) > 2 else None
+        self.scattered = len(source) > MANY_SLICES * len({piece.tensor for piece in source})
         for i, piece in enumerate(source):
             if piece.channels is not None:
                 self.register_buffer(f"index{i}", torch.tensor(piece.channels), persistent=False)
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Read (B, C, *positions)."""
-        exporting = torch.compiler.is_exporting()
-        if self.indexed is not None and (exporting or len(self.source) > MOST_SLICES):
+        if self.indexed is not None and torch.compiler.is_exporting():
             return cast(Tensor, self.indexed(tensors))
         pieces = self.pieces(tensors)
         if len(pieces) == 1:
@@ -79,7 +79,9 @@ class Read(nn.Module):
         return torch.cat(pieces, 1)
 
     def pieces(self, tensors: Tensors) -> list[Tensor]:
-        """Read one tensor (B, C, *positions) for each slice of the source."""
+        """Read one tensor (B, C, *positions) for each slice of the source; one of many slices."""
+        if self.scattered and self.indexed is not None:
+            return [self.indexed(tensors)]
         return [self._piece(i, piece, tensors) for i, piece in enumerate(self.source)]
 
     def _piece(self, i: int, piece: ChannelSlice, tensors: Tensors) -> Tensor:

@@ -203,11 +203,14 @@ class _Plan:
             self._add_layer(node, together, rows, [within] * len(rows))
 
     def _whole(self, node: Node) -> None:
-        """Add one layer for every stream, with all channels in their order."""
+        """Add one layer for every stream, with all channels."""
         for stream in self._live_streams(node):
             inputs = [self.values.read[source, stream] for source in node.sources]
-            within = np.arange(node.input_channels[0])
-            self._add_layer(node, inputs, {stream: np.arange(node.outputs)}, [within])
+            outputs = np.arange(node.outputs)
+            if node.symmetric:  # then in the order in which they are stored
+                outputs = self._stored_order(inputs[0])
+                inputs = [ids[outputs] for ids in inputs]
+            self._add_layer(node, inputs, {stream: outputs}, [np.arange(node.input_channels[0])])
 
     def _add_layer(
         self,
@@ -254,7 +257,11 @@ class _Plan:
         apart = node.whole_groups and node.groups == 1
         for groups in alive[:, None] if apart else [alive]:
             inputs = [ids[groups].ravel() for ids in found.inputs]
-            self._add_step(node, module_key(node.name), inputs, found.outputs[groups].ravel())
+            outputs = found.outputs[groups].ravel()
+            if apart and node.symmetric:
+                order = self._stored_order(inputs[0])
+                inputs, outputs = [ids[order] for ids in inputs], outputs[order]
+            self._add_step(node, module_key(node.name), inputs, outputs)
 
     def _mix(self, name: str) -> None:
         """Add the live mixes behind a gated node."""

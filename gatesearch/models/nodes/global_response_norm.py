@@ -26,6 +26,7 @@ class GlobalResponseNorm(PerChannel):
     eps: float = 1e-6
     groups: ClassVar[int] = 1
     whole_groups: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = True
     params_per_channel: ClassVar[int] = 2
 
     def build(self) -> "GlobalResponseNormLayer":

@@ -28,6 +28,7 @@ class LayerNorm(PerChannel):
     affine: bool = True
     groups: ClassVar[int] = 1
     whole_groups: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = True
 
     @property
     def has_weights(self) -> bool:

@@ -85,6 +85,10 @@ class Node(Protocol):
         """Whether the outputs of a group are computed all or none, as those of a norm are."""
 
     @property
+    def symmetric(self) -> bool:
+        """Whether the channels of a group may come in any order, in which they then go out."""
+
+    @property
     def channelwise(self) -> bool:
         """Whether output channel c is computed from channel c of every source alone."""
 
@@ -161,6 +165,7 @@ class Grouped:
     ends_in_norm: ClassVar[bool] = False
     is_linear: ClassVar[bool] = False
     whole_groups: ClassVar[bool] = False
+    symmetric: ClassVar[bool] = False
     routes: ClassVar[None] = None
 
     @property
