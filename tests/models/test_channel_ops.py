@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gatesearch.models.channel_ops import Read, _chosen
+from gatesearch.models.channel_ops import MANY_SLICES, Read, _chosen
 from gatesearch.models.channel_source import ChannelSlice
 from gatesearch.models.nodes.max_pool import pooled
 
@@ -71,3 +71,30 @@ def test_gradients_of_pieces_of_tokens_are_dense() -> None:
     read = Read(source, widths=[3, 3])(tokens)
     for gradient in torch.autograd.grad(read.square().sum(), tokens):
         assert gradient.movedim(1, -1).is_contiguous()
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("slices", [2 * MANY_SLICES, 2 * MANY_SLICES + 2])
+def test_many_slices_are_read_in_their_order(slices, memory_format) -> None:
+    """Channels of two tensors that take turns, few slices in one way and many in another."""
+    half = slices // 2
+    tensors = [
+        torch.randn(2, half, 3, 4).contiguous(memory_format=memory_format).requires_grad_()
+        for _ in range(2)
+    ]
+    source = tuple(ChannelSlice(tensor=i % 2, start=i // 2, stop=i // 2 + 1) for i in range(slices))
+    read = Read(source, widths=[half, half])(tensors)
+    assert torch.equal(read, torch.stack(tensors, 2).flatten(1, 2))
+    weight = torch.randn(read.shape)
+    gradients = torch.autograd.grad((read * weight).sum(), tensors)
+    for gradient, expected in zip(gradients, weight.unflatten(1, (half, 2)).unbind(2), strict=True):
+        assert torch.equal(gradient, expected)
+
+
+def test_many_slices_take_few_operators() -> None:
+    """Grouped convolutions read thousands of them, each of which would be an operator."""
+    source = tuple(ChannelSlice(tensor=i % 2, start=i, stop=i + 1) for i in range(1000))
+    read = Read(source, widths=[1000, 1000])
+    with torch.profiler.profile() as profile:
+        read([torch.randn(1, 1000, 2, 2)] * 2)
+    assert sum(event.count for event in profile.key_averages()) < 50
