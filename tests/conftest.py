@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from tests.forks import ROOT
 from tests.postgres import postgres, postgres_url  # noqa: F401 - fixtures of all
 
 
@@ -33,3 +34,12 @@ def real_frames() -> Path:
     if not (folder / "unpack.py").is_file():
         pytest.skip(f"no NYUD-v2 frames at {folder}; name them with GATESEARCH_NYUD_SOURCE")
     return folder
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of the processes: one thread, this checkout, and compiled modules kept between them."""
+    kept = {name: value for name, value in os.environ.items() if name != "GATESEARCH_DATA"}
+    if kept.pop("PYTHONDONTWRITEBYTECODE", None):
+        kept["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -2,9 +2,7 @@
 
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -26,6 +24,7 @@ from gatesearch.plugins import (
     origin_of,
     used_by,
 )
+from tests.end_to_end.conftest import CommandLine
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "plugins.md").read_text()
@@ -236,15 +235,13 @@ precision = "fp32"
 """
 
 
-def gatesearch(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "gatesearch", *map(str, arguments)], cwd=cwd, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True,
-    )  # fmt: skip
+@pytest.fixture
+def cli(tmp_path, environment):
+    return CommandLine(tmp_path, environment)
 
 
 @pytest.mark.slow("whole run")
-def test_the_plugin_of_the_page_from_pack_to_export(tmp_path):
+def test_the_plugin_of_the_page_from_pack_to_export(tmp_path, cli):
     plugin = write(tmp_path / "height.py", HEIGHT)
     write(tmp_path / "roofs.toml", STUDY)
     load(plugin)
@@ -264,43 +261,41 @@ def test_the_plugin_of_the_page_from_pack_to_export(tmp_path):
     assert made.array("train", "roof").max() == 2 * max(map(int, made.ids("train"))) / 8
 
     def run(*words):
-        return gatesearch(
-            "run", "--study", "roofs.toml", "--n-trials", 0, "--json", *words, cwd=tmp_path
-        )
+        return cli("run", "--study", "roofs.toml", "--n-trials", 0, "--json", *words)
 
     without = run()
-    assert without.returncode == 2
+    assert without.code == 2
     assert "unknown kind of tasks.roof 'height'" in without.stderr
     assert not (tmp_path / "runs").exists()
     begun = run("--plugin", "height.py", "--workers", 2)
-    assert begun.returncode == 0, begun.stderr
+    assert begun.code == 0, begun.stderr
     metrics = json.loads(begun.stdout)["baselines"][0]["metrics"]
     assert 0 < metrics["roof"] < 5
     without = run()
-    assert without.returncode == 2
+    assert without.code == 2
     assert "made with the plugin height" in without.stderr
     assert f"--plugin {plugin}" in without.stderr
     assert len(without.stderr.splitlines()) == 1
     again = run("--plugin", "height.py", "--methods", "stl,mtl,cross_stitch")
-    assert again.returncode == 0, again.stderr
+    assert again.code == 0, again.stderr
     assert len(json.loads(again.stdout)["baselines"]) == 3
     result = next((tmp_path / "runs/roofs/baselines").glob("*/result.json")).read_text()
     assert json.loads(result)["result"]["environment"]["plugins"].startswith("height ")
-    told = gatesearch("report", "--study", "roofs", cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
+    told = cli("report", "--study", "roofs")
+    assert told.code == 0, told.stderr
     ship = ("export", "--study", "roofs", "--trial", "mtl", "--to", "net.safetensors")
-    refused = gatesearch(*ship, cwd=tmp_path)
-    assert (refused.returncode, "--plugin" in refused.stderr) == (2, True)
-    shipped = gatesearch(*ship, "--plugin", "height.py", cwd=tmp_path)
-    assert shipped.returncode == 0, shipped.stderr
+    refused = cli(*ship)
+    assert (refused.code, "--plugin" in refused.stderr) == (2, True)
+    shipped = cli(*ship, "--plugin", "height.py")
+    assert shipped.code == 0, shipped.stderr
     bench = ("bench", "--model", "net.safetensors", "--seconds", "0", "--runtime", "eager")
-    timed = gatesearch(*bench, "--plugin", "height.py", cwd=tmp_path)
-    assert timed.returncode == 0, timed.stderr
-    assert "kind of task 'height', which --plugin may" in gatesearch(*bench, cwd=tmp_path).stderr
+    timed = cli(*bench, "--plugin", "height.py")
+    assert timed.code == 0, timed.stderr
+    assert "kind of task 'height', which --plugin may" in cli(*bench).stderr
 
 
 @pytest.mark.slow("whole run")
-def test_a_method_of_a_plugin_in_two_workers(tmp_path):
+def test_a_method_of_a_plugin_in_two_workers(tmp_path, cli):
     write(
         tmp_path / "phases.py",
         """
@@ -310,41 +305,41 @@ def test_a_method_of_a_plugin_in_two_workers(tmp_path):
         """,
     )
     study = ROOT / "tests" / "end_to_end" / "tiny.toml"
-    done = gatesearch(
+    done = cli(
         "run", "--study", study, "--n-trials", 2, "--tune", "two_phases", "--workers", 2,
         "--set", "training.epochs=3", "--methods", "stl,two_phases", "--json",
-        "--plugin", "phases.py", cwd=tmp_path,
+        "--plugin", "phases.py",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout)["trials"]["complete"] == 2
-    listed = gatesearch("methods", "--plugin", "phases.py", cwd=tmp_path).stdout
+    listed = cli("methods", "--plugin", "phases.py").stdout
     row = next(line for line in listed.splitlines() if line.strip().startswith("two_phases"))
     assert row.rstrip().endswith("phases")
     assert "origin" in listed
-    assert "origin" not in gatesearch("methods", cwd=tmp_path).stdout
+    assert "origin" not in cli("methods").stdout
 
 
 @pytest.mark.slow("processes")
-def test_what_lies_in_a_folder_does_not_run(tmp_path):
+def test_what_lies_in_a_folder_does_not_run(tmp_path, cli):
     for name in ("plugin.py", "gatesearch_plugin.py", "runs/scenes/plugin.py"):
         write(tmp_path / name, "open('was_run', 'w')\ndef register(registry): pass")
     (tmp_path / "runs/scenes/plugins.json").write_text("{}")
-    gatesearch("methods", cwd=tmp_path)
-    done = gatesearch("run", "--study", "scenes", "--n-trials", 0, cwd=tmp_path)
-    assert done.returncode == 2
+    cli("methods", fresh=True)
+    done = cli("run", "--study", "scenes", "--n-trials", 0, fresh=True)
+    assert done.code == 2
     assert "plugins.json is damaged" in done.stderr
     assert not (tmp_path / "was_run").exists()
 
 
 @pytest.mark.slow("processes")
-def test_a_broken_plugin_ends_commands_with_one_line_and_code_2(tmp_path):
+def test_a_broken_plugin_ends_commands_with_one_line_and_code_2(tmp_path, cli):
     write(tmp_path / "mine.py", "raise RuntimeError('sorry')")
     for command in (
         ["methods"], ["data", "info", "scenes"], ["flops", "--study", "scenes"],
         ["run", "--study", "scenes"],
     ):  # fmt: skip
-        done = gatesearch(*command, "--plugin", "mine.py", cwd=tmp_path)
-        assert done.returncode == 2
+        done = cli(*command, "--plugin", "mine.py")
+        assert done.code == 2
         assert done.stderr.splitlines() == [
             f"gatesearch: error: plugin mine ({tmp_path}/mine.py) cannot be loaded: RuntimeError: "
             "sorry (line 1); mend it, or leave it out"

@@ -122,7 +122,8 @@ def _raw_differences(
     """Return node -> (..., T+1, C): where its value before the gate is not the shared one."""
     first = next(iter(gates.values()))
     tasks = first.shape[-2]
-    # The same behind the gate: where consumers in a stream read another value. The mix of a single task is the task's value, so then nobody does.
+    # The same behind the gate: where consumers in a stream read another value. The mix of a
+    # single task is the task's value, so then nobody does.
     differs: dict[str, Tensor] = {
         INPUT: torch.zeros(tasks + 1, IMAGE_CHANNELS, device=first.device)
     }

@@ -1,9 +1,9 @@
 """GradSplit: a multi-task network whose filters are each one task's to update (Deng et al., 2023).
 
 "Split to Learn: Gradient Split for Multi-Task Human Image Analysis", WACV 2023; the procedure is
-also in patent application US20220121953. The output channels of every convolution of the encoder
-are split into T groups. A group is trained by the losses that do not conflict with its own task's.
-The forward pass, and so the cost, is that of hard parameter sharing.
+also in patent application US20220121953. The output channels of every convolution and linear layer
+of the encoder are split into T groups. A group is trained by the losses that do not conflict with
+its own task's. The forward pass, and so the cost, is that of hard parameter sharing.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingReque
 from gatesearch.methods.definitions import options_of, training_of
 from gatesearch.methods.mtl import MTL, MultiTaskNet
 from gatesearch.models import Parts, parts_of
-from gatesearch.models.conv_norm import ConvNorm
+from gatesearch.models.encoder import module_key
+from gatesearch.models.filters import filters_of
 from gatesearch.strict import Strict
 from gatesearch.training.weightings import Basis, Entry
 from gatesearch.training.weightings.gradients import PerTask, add_gradient, pop_all, weighted_sum
@@ -49,8 +50,9 @@ def group_sizes(channels: int, tasks: int) -> list[int]:
 class GradSplit(PerTask):
     """Combines the tasks' gradients filter by filter.
 
-    Let g_s be the gradient of ω_s L_s, and θ_t the filters of a convolution that belong to task t,
-    with the scale and shift of their batch norm channels. Their gradient is
+    Let g_s be the gradient of ω_s L_s, and θ_t the filters of a convolution or linear layer that
+    belong to task t, with their biases and the scale and shift of a batch norm right behind. Their
+    gradient is
 
         Σ_s [⟨g_s, g_t⟩ ≥ 0 on θ_t] g_s
 
@@ -76,10 +78,9 @@ class GradSplit(PerTask):
         count = len(self.tasks)
         trained, filters = torch.zeros(count, device=self.omega.device), 0
         for layer, split in self._layers():
-            channels = layer.conv.out_channels
+            parameters = [p for p in layer.parameters() if p in rows]
+            channels = layer_filters(layer)
             filters += channels
-            own = (layer.conv.weight, layer.bn.weight, layer.bn.bias)
-            parameters = [p for p in own if isinstance(p, nn.Parameter) and p in rows]
             if not split or not parameters:
                 trained += channels
                 continue
@@ -92,15 +93,21 @@ class GradSplit(PerTask):
             add_gradient(parameter, weighted_sum(gradients, [1.0] * count))
         return (trained / max(1, filters)).cpu().double()
 
-    def _layers(self) -> list[tuple[ConvNorm, bool]]:
-        """List the encoder's convolutions, and whether the filters of each are split."""
+    def _layers(self) -> list[tuple[nn.Module, bool]]:
+        """List the encoder's convolutions and linear layers, and whether each is split."""
         encoder = network_of(self.training_view.model).encoder
         layers = []
         for node in encoder.graph.weighted_nodes:
-            layer = encoder.layer(node.name)
-            if isinstance(layer, ConvNorm):
+            layer = encoder.layers[module_key(node.name)]
+            if layer_filters(layer):
                 layers.append((layer, node.stage >= self.first_stage))
         return layers
+
+
+def layer_filters(layer: nn.Module) -> int:
+    """Count the filters of a node's module: those of its convolution or linear layer, or none."""
+    filters = filters_of(layer)
+    return 0 if filters is None else len(filters.weight)
 
 
 def kept_filters(rows: Sequence[dict[int, Tensor]], sizes: Sequence[int]) -> dict[int, Tensor]:

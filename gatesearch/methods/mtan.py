@@ -72,6 +72,7 @@ class AttentionNet(nn.Module):
             )
         self.heads = parts.all_heads()
         self.stages_read = graph.features_by_stage(self.heads.nodes(graph))
+        self.maps = graph.maps()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
@@ -80,7 +81,7 @@ class AttentionNet(nn.Module):
         x = image
         for stage in range(self.encoder.graph.stages):
             last_block_input, x = self.encoder.forward_stage(x, stage)
-            feature = self.stages_read.get(stage)
+            feature = self.maps.get(stage)
             read, end = last_block_input, x
             if feature is not None:
                 end = self.encoder.feature(feature, end)

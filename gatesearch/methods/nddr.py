@@ -24,7 +24,7 @@ from gatesearch.models import Parts, parts_of
 from gatesearch.models.channel_source import ChannelSlice
 from gatesearch.models.encoder import Encoder
 from gatesearch.pruning import CompactNet
-from gatesearch.pruning.pointwise import PointwiseStep
+from gatesearch.pruning.pointwise import PointwiseStep, at_pixels
 from gatesearch.pruning.streams import StreamWriter
 from gatesearch.strict import Strict
 from gatesearch.study import Study
@@ -69,8 +69,8 @@ class Fusion(nn.Module):
         self.bn = nn.BatchNorm2d(channels, momentum=MOMENTUM)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Fuse the features of all tasks, (B, T C, H, W) -> (B, C, H, W)."""
-        return torch.relu_(self.bn(self.conv(features)))
+        """Fuse the features of all tasks, (B, T C, *positions) -> (B, C, *positions)."""
+        return at_pixels(lambda x: torch.relu_(self.bn(self.conv(x))), features)
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
@@ -176,10 +176,13 @@ def as_compact(network: nn.Module, study: Study) -> CompactNet:
             outputs=len(parts.tasks) * last.outputs,
         )
         (fused,) = writer.add_step(step, step.name, _folded(cast(nn.ModuleList, fusions)))
+        tail = parts.graph.tail(network.stages_read.get(stage, last.name))
         for t, task in enumerate(parts.tasks):
             start = t * last.outputs
             piece = ChannelSlice(tensor=fused.tensor, start=start, stop=start + last.outputs)
             writer.values[task][last.name] = (piece,)
+            for node in tail:
+                writer.add_node(task, node)
     return writer.finish(parts.heads, network.heads)
 
 

@@ -34,9 +34,9 @@ from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingReque
 from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
 from gatesearch.methods.space import Range
 from gatesearch.models import Parts, parts_of
-from gatesearch.models.conv_norm import ConvNorm
-from gatesearch.models.encoder import Encoder
-from gatesearch.models.graph import Graph
+from gatesearch.models.encoder import Encoder, module_key
+from gatesearch.models.filters import filters_of
+from gatesearch.models.graph import Graph, expect_map
 from gatesearch.models.mixing import mixing_sum
 from gatesearch.strict import Strict
 from gatesearch.training import Hooks
@@ -86,6 +86,7 @@ class SluiceNet(nn.Module):
         self.beta = nn.Parameter(beta)
         self.heads = parts.all_heads()
         self.stages_read = parts.graph.features_by_stage(self.heads.nodes(parts.graph))
+        self.maps = parts.graph.maps()
         self.shrinks = [_shrink(parts.graph, stage) for stage in range(1, stages + 1)]
         self.penalised = False
         self._overlap: Tensor | None = None
@@ -121,10 +122,14 @@ class SluiceNet(nn.Module):
 
     def _mixed_stages(self, t: int, by_stage: Sequence[Sequence[Tensor]]) -> Tensor:
         """Mix a task's features of all stages, as large as those of the last."""
-        features = [
-            shrunk(streams[t], shrink)
-            for streams, shrink in zip(by_stage, self.shrinks, strict=True)
-        ]
+        encoder = cast(Encoder, list(self.encoders.values())[t])
+        features = []
+        for stage, streams in enumerate(by_stage, start=1):
+            x = streams[t]
+            if stage in self.maps:
+                x = encoder.feature(self.maps[stage], x)
+            expect_map(x, "sluice")
+            features.append(shrunk(x, self.shrinks[stage - 1]))
         return mixed_channels(features, self.beta[t])
 
     def take_overlap(self) -> Tensor:
@@ -134,26 +139,32 @@ class SluiceNet(nn.Module):
         return overlap
 
     def overlap(self) -> Tensor:
-        """Compute Σ_t Σ_l ‖W_{t,l,1} W_{t,l,2}ᵀ‖²_F over the last convolution of every stage."""
+        """Compute Σ_t Σ_l ‖W_{t,l,1} W_{t,l,2}ᵀ‖²_F over the last layer of every stage."""
         total = torch.zeros((), device=self.beta.device)
         for module in self.encoders.values():
             encoder = cast(Encoder, module)
             for stage in range(1, encoder.graph.stages):
-                weighted = [node for node in encoder.graph.stage(stage) if node.has_weights]
-                filters = filters_of(cast(ConvNorm, encoder.layer(weighted[-1].name)).conv.weight)
+                filters = rows_of(last_filters(encoder, stage))
                 first, second = torch.split(filters, _halves(len(filters)))
                 total = total + (first @ second.T).square().sum()
         return total
 
 
-def filters_of(weight: Tensor) -> Tensor:
-    """Return a convolution's filters as rows, in the order of memory.
+def last_filters(encoder: Encoder, stage: int) -> Tensor:
+    """Return the weight of a stage's last convolution or linear layer."""
+    nodes = encoder.graph.stage(stage)
+    layers = (encoder.layers[module_key(node.name)] for node in nodes[::-1] if node.has_weights)
+    return next(found.weight for found in map(filters_of, layers) if found is not None)
+
+
+def rows_of(weight: Tensor) -> Tensor:
+    """Return the filters of a layer as rows, in the order of memory.
 
     Args:
-        weight: (C, inputs, h, w), contiguous or channels-last.
+        weight: (C, inputs), or (C, inputs, h, w), contiguous or channels-last.
 
     Returns:
-        (C, inputs h w) or (C, h w inputs).
+        (C, inputs), or (C, inputs h w) or (C, h w inputs).
     """
     return (weight if weight.is_contiguous() else weight.permute(0, 2, 3, 1)).flatten(1)
 
@@ -165,11 +176,11 @@ def mixed_subspaces(streams: Sequence[Tensor], alpha: Tensor) -> list[Tensor]:
     nothing to this channel.
 
     Args:
-        streams: For each task, (B, C, H, W).
+        streams: For each task, (B, C, *positions).
         alpha: (to task, to subspace, from task, from subspace).
 
     Returns:
-        For each task, (B, C, H, W).
+        For each task, the same shape.
     """
     weights = alpha.to(streams[0].dtype).flatten(2).flatten(0, 1)
     last = not streams[0].is_contiguous()
@@ -197,15 +208,15 @@ class _Mixed(torch.autograd.Function):
 
 
 def _rows(streams: Sequence[Tensor], last: bool) -> Tensor:
-    """Lay out features (B, C, H, W) as one row for each task and subspace.
+    """Lay out features (B, C, *positions) as one row for each task and subspace.
 
     Args:
         streams: For each task.
         last: Whether channels are last in memory.
     """
-    dim, halves = (3 if last else 1), []
+    dim, halves = (streams[0].dim() - 1 if last else 1), []
     for x in streams:
-        x = x.permute(0, 2, 3, 1) if last else x
+        x = x.movedim(1, -1) if last else x
         if x.shape[dim] % SUBSPACES:
             x = torch.cat([x, torch.zeros_like(x.narrow(dim, 0, 1))], dim)
         halves.append(torch.unflatten(x, dim, (SUBSPACES, -1)).movedim(dim, 0))
@@ -214,13 +225,13 @@ def _rows(streams: Sequence[Tensor], last: bool) -> Tensor:
 
 def _features(rows: Tensor, like: Tensor, last: bool) -> list[Tensor]:
     """Turn rows, as `_rows` lays them out, into features of the shape of `like` for each task."""
-    batch, channels, height, width = like.shape
+    batch, channels, *positions = like.shape
     half = channels - channels // SUBSPACES
-    shape = (batch, height, width, half) if last else (batch, half, height, width)
-    dim, features = (3 if last else 1), []
+    shape = (batch, *positions, half) if last else (batch, half, *positions)
+    dim, features = (like.dim() - 1 if last else 1), []
     for halves in rows.view(-1, SUBSPACES, *shape):
         x = halves.movedim(0, dim).flatten(dim, dim + 1).narrow(dim, 0, channels).contiguous()
-        features.append(x.permute(0, 3, 1, 2) if last else x)
+        features.append(x.movedim(-1, 1) if last else x)
     return features
 
 
@@ -239,8 +250,8 @@ def mixed_channels(features: Sequence[Tensor], weights: Tensor) -> Tensor:
     Returns:
         (B, C_L, H, W).
     """
-    channels = features[-1].shape[1]
-    counts = [min(x.shape[1], channels) for x in features]
+    channels = int(features[-1].shape[1])  # of a traced network it is no number
+    counts = [min(int(x.shape[1]), channels) for x in features]
     # Features are cut where one of them ends, so that no zeros are computed.
     ends = sorted(set(counts))
     sizes = [end - start for start, end in pairwise([0, *ends])]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gatesearch.errors import UsageError
 from gatesearch.models.gate_placement import gate_units
-from gatesearch.models.nodes import Node
+from gatesearch.models.nodes import INPUT, Add, Node
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,35 @@ class Graph:
                 needed.update(node.sources)
         return frozenset(needed)
 
+    @cached_property
+    def shortcuts(self) -> dict[str, str]:
+        """Residual sum that ends a block -> the one of its sources that is the shortcut, in order.
+
+        That is the source which fewer layers are computed for alone, in whatever order the network
+        adds them; with as many for both, the second.
+        """
+        found = {}
+        for node in self.nodes:
+            if not (isinstance(node, Add) and node.ends_block):
+                continue
+            alone = [self.alone(one, other) for one, other in (node.sources, node.sources[::-1])]
+            layers = [sum(n.has_weights for n in nodes) for nodes in alone]
+            if any(layers):
+                found[node.name] = node.sources[int(layers[1] <= layers[0])]
+        return found
+
+    def branch(self, block: str) -> tuple[Node, ...]:
+        """Nodes that are computed for the residual branch of a sum of `shortcuts` alone."""
+        (node,) = (node for node in self.nodes if node.name == block)
+        shortcut = self.shortcuts[block]
+        (source,) = (name for name in node.sources if name != shortcut)
+        return self.alone(source, shortcut)
+
+    def alone(self, name: str, other: str) -> tuple[Node, ...]:
+        """Nodes that a node depends on, itself included, and another one does not."""
+        needed = self.needed([name]) - self.needed([other])
+        return tuple(node for node in self.nodes if node.name in needed)
+
     def last_block_input(self, stage: int) -> str:
         """Name of what the last block of a stage reads.
 
@@ -149,21 +178,58 @@ class Graph:
         """Return stage -> the feature that its end is, or that is made from it.
 
         Raises:
-            UsageError: One is not of the end of a stage.
+            UsageError: One is not of the end of a stage, or a stage reads something else than the
+                end of the one before.
         """
-        ends = {self.stage(index)[-1].name: index for index in range(self.stages)}
-        found = {}
+        self._check_stages()
         for name in names:
-            tail = self.tail(name)
-            end = tail[0].sources[0] if tail else name
-            if end not in ends:
+            if name not in self._stage_of_features:
                 raise UsageError(
                     f"a method that mixes whole stages needs heads that read the end of a stage, "
                     f"found feature {name}, which is inside one: set model.head to a head that "
                     "reads the last map, as light"
                 )
-            found[ends[end]] = name
+        return {self._stage_of_features[name]: name for name in names}
+
+    def maps(self) -> dict[int, str]:
+        """Return stage -> the feature that its end is or that is made from it, where there is one.
+
+        Raises:
+            UsageError: A stage reads something else than the end of the one before.
+        """
+        self._check_stages()
+        return {stage: name for name, stage in self._stage_of_features.items()}
+
+    @cached_property
+    def _stage_of_features(self) -> dict[str, int]:
+        """Feature -> the stage whose end it is or is made from."""
+        ends = {self.stage(index)[-1].name: index for index in range(self.stages)}
+        found = {}
+        for name in self.features:
+            tail = self.tail(name)
+            end = tail[0].sources[0] if tail else name
+            if end in ends:
+                found[name] = ends[end]
         return found
+
+    def _check_stages(self) -> None:
+        """Refuse stages that are not computed one from the other.
+
+        Raises:
+            UsageError: A stage reads something else than the end of the one before.
+        """
+        before = INPUT
+        for index in range(self.stages):
+            nodes = self.stage(index)
+            known = {before, *(node.name for node in nodes)}
+            for node in nodes:
+                if not known.issuperset(node.sources):
+                    raise UsageError(
+                        "a method that mixes whole stages needs stages that each read the end of "
+                        f"the one before alone, found {node.name} of stage {index}, which reads "
+                        f"{', '.join(set(node.sources) - known)}: set model.backbone to another"
+                    )
+            before = nodes[-1].name
 
 
 def expect_map(x: Tensor, method: str) -> None:
@@ -175,7 +241,8 @@ def expect_map(x: Tensor, method: str) -> None:
     if x.dim() != 4:
         raise UsageError(
             f"{method} needs maps (B, C, H, W) at the end of every stage, found tokens of shape "
-            f"{tuple(map(int, x.shape))}; leave it out, or take another backbone"
+            f"{tuple(map(int, x.shape))}; set model.backbone to a network that gives such a map "
+            f"of every stage, as those of timm, or leave {method} out"
         )
 
 

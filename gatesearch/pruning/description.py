@@ -18,7 +18,7 @@ from gatesearch.models.channel_source import (
 )
 from gatesearch.models.heads import HEADS, Feature, reads_stages
 from gatesearch.models.model_factory import OWN, HeadSpec, OwnHead
-from gatesearch.models.nodes import IMAGE_CHANNELS, ConvStep, NodeStep, RepeatedConvStep
+from gatesearch.models.nodes import IMAGE_CHANNELS, NodeStep, RepeatedStep
 from gatesearch.pruning.mix import MOST_TASKS, MixStep
 from gatesearch.pruning.pointwise import PointwiseStep
 from gatesearch.strict import Strict
@@ -142,12 +142,12 @@ class Description(Strict):
             ValueError: It is refused.
         """
         widths, listed, names = [IMAGE_CHANNELS], 0, set()
-        convs: dict[str, ConvStep] = {}
+        layers: dict[str, AnyStep] = {}
         for index, step in enumerate(self.steps):
             try:
                 step.check(widths)
-                if isinstance(step, RepeatedConvStep):
-                    step.check_repeats(convs)
+                if isinstance(step, RepeatedStep):
+                    step.check_repeats(layers)
             except ValueError as error:
                 raise ValueError(f"steps.{index}: {error}") from error
             widths.append(step.width)
@@ -156,8 +156,8 @@ class Description(Strict):
             if name is not None and name in names:
                 raise ValueError(f"steps.{index}: names must be unique, found {name[:100]} again")
             names.add(name)
-            if isinstance(step, ConvStep):
-                convs[step.name] = step
+            if name is not None and len(step.sources) == 1 and not isinstance(step, MixStep):
+                layers[name] = step
         for task, head in self.heads.items():
             try:
                 for source in head.sources:

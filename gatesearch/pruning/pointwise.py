@@ -3,7 +3,7 @@
 It is what a 1x1 convolution and its batch norm are in evaluation mode, as one operation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import torch
@@ -15,7 +15,7 @@ from gatesearch.models.nodes import Step, StepName, StepWeights
 
 
 class PointwiseStep(Step):
-    """max(0, W x + b) at every pixel, over the channels read."""
+    """max(0, W x + b) at every position, over the channels read."""
 
     op: Literal["pointwise"] = "pointwise"
     name: StepName
@@ -45,4 +45,20 @@ class PointwiseStep(Step):
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Combine the channels read."""
-        return torch.relu_(cast(Tensor, weights.layers[self.name](readers[0](tensors))))
+        conv = cast(nn.Conv2d, weights.layers[self.name])
+        return at_pixels(lambda x: torch.relu_(conv(x)), readers[0](tensors))
+
+
+def at_pixels(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply what computes each pixel of maps by itself to any positions.
+
+    Args:
+        layer: (B, C, H, W) -> (B, outputs, H, W).
+        x: (B, C, *positions).
+
+    Returns:
+        (B, outputs, *positions).
+    """
+    if x.dim() == 4:
+        return layer(x)
+    return layer(x.flatten(2)[..., None])[..., 0].unflatten(2, x.shape[2:])

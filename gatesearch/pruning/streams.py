@@ -1,6 +1,6 @@
 """Whole encoders as steps of a compact network: one stream per encoder, cut at no channel."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -14,6 +14,17 @@ from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node, Step
 from gatesearch.pruning.compact import CompactNet
 from gatesearch.pruning.description import AnyStep, Description, HeadDescription
 from gatesearch.pruning.extract import source_of
+
+
+def routed(routes: Sequence[tuple[int, int]], sources: Sequence[ChannelSource]) -> ChannelSource:
+    """Return where the channels that a node renumbers are stored.
+
+    Args:
+        routes: (source, channel) that each output is.
+        sources: Where the channels of each source are stored.
+    """
+    read = [np.array(channel_positions(source)) for source in sources]
+    return source_of(np.array([read[source][channel] for source, channel in routes]))
 
 
 class StreamWriter:
@@ -34,8 +45,7 @@ class StreamWriter:
         """Add a step that computes all channels of a node in a stream."""
         values = self.values[stream]
         if node.routes is not None:
-            read = [np.array(channel_positions(values[source])) for source in node.sources]
-            values[node.name] = source_of(np.array([read[i][c] for i, c in node.routes]))
+            values[node.name] = routed(node.routes, [values[source] for source in node.sources])
             return
         name = f"{module_key(node.name)}_{stream}"
         layer = self._encoders[stream].layer(node.name) if node.has_weights else None

@@ -17,8 +17,9 @@ import pytest
 
 from gatesearch.results import front
 from gatesearch.store.opening import read_store
+from tests import forks
 
-ROOT = Path(__file__).parents[2]
+ROOT = forks.ROOT
 TINY = str(Path(__file__).with_name("tiny.toml"))
 PATIENCE = 300  # seconds; a whole run takes ten on an idle core
 KILLS = int(os.environ.get("GATESEARCH_KILLS", "1"))
@@ -53,7 +54,7 @@ class Done:
 class Running:
     """A run that was started and is watched by its lines."""
 
-    process: subprocess.Popen
+    process: subprocess.Popen | forks.Forked
     lines: list[str] = field(default_factory=list)
 
     def wait_for(self, text):
@@ -86,7 +87,17 @@ class CommandLine:
         self.folder = folder
         self.environment = environment
 
-    def start(self, *arguments, largest_file=None, bound_by_modes=False):
+    def start(self, *arguments, largest_file=None, bound_by_modes=False, fresh=False):
+        """Start it in a fork, or in a fresh process of Python: see `tests/forks.py`."""
+        if not fresh and not bound_by_modes:  # capabilities are lost where a program begins
+            process = forks.start(
+                arguments,
+                folder=self.folder,
+                environment=self.environment,
+                largest_file=largest_file,
+            )
+            return self._watched(process)
+
         def limit():
             # A shell started in the background has its children ignore SIGINT.
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -104,6 +115,9 @@ class CommandLine:
             text=True,
             preexec_fn=limit,
         )
+        return self._watched(process)
+
+    def _watched(self, process):
         watchdog = threading.Timer(PATIENCE, process.kill)
         watchdog.daemon = True
         watchdog.start()
@@ -117,15 +131,6 @@ class CommandLine:
         return done
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """Of the processes: one thread, this checkout, and compiled modules kept between them."""
-    kept = {name: value for name, value in os.environ.items() if name != "GATESEARCH_DATA"}
-    if kept.pop("PYTHONDONTWRITEBYTECODE", None):
-        kept["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
 @pytest.fixture
 def cli(tmp_path, environment):
     return CommandLine(tmp_path, environment)
@@ -135,7 +140,8 @@ def cli(tmp_path, environment):
 def tiny(tmp_path_factory, environment):
     """The folder in which the tiny study ran to three trials without any trouble; only read it."""
     folder = tmp_path_factory.mktemp("tiny")
-    done = CommandLine(folder, environment)("run", "--study", TINY, "--n-trials", 3)
+    # Afresh: other tests compare what forks make of it.
+    done = CommandLine(folder, environment)("run", "--study", TINY, "--n-trials", 3, fresh=True)
     assert done.code == 0, done.stderr
     return folder
 

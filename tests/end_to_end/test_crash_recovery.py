@@ -45,7 +45,7 @@ def test_sigkill_at_any_moment(cli, run, expected, workers, whom) -> None:
     store = cli.folder / "runs" / "tiny"
     kills = 0
     while kills < KILLS:
-        running = cli.start(*run, "--workers", workers)
+        running = cli.start(*run, "--workers", workers, fresh=True)
         # From the first line of a process to the middle of its third or fourth trial.
         time.sleep(chance.uniform(0.5, 14.0 if KILLS > 1 else 9.0))
         victims = children(running.process.pid) if whom != "coordinator" else []

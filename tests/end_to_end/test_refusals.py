@@ -131,7 +131,8 @@ def test_built_in_studies_are_found_outside_a_checkout(tmp_path, environment):
     for source, target in wheel["force-include"].items():
         shutil.copytree(ROOT / source, site / target)
     elsewhere.mkdir()
-    done = CommandLine(elsewhere, {**environment, "PYTHONPATH": str(site)})("studies")
+    outside = CommandLine(elsewhere, {**environment, "PYTHONPATH": str(site)})
+    done = outside("studies", fresh=True)
     assert done.code == 0, done.stderr
     listed = {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
     assert {path.stem for path in (ROOT / "studies").glob("*.toml")} <= listed

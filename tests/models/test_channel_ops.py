@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gatesearch.models.channel_ops import Read, _chosen
+from gatesearch.models.channel_ops import MANY_SLICES, Read, _chosen
 from gatesearch.models.channel_source import ChannelSlice
 from gatesearch.models.nodes.max_pool import pooled
 
@@ -74,7 +74,7 @@ def test_gradients_of_pieces_of_tokens_are_dense() -> None:
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("slices", [6, 66])
+@pytest.mark.parametrize("slices", [2 * MANY_SLICES, 2 * MANY_SLICES + 2])
 def test_many_slices_are_read_in_their_order(slices, memory_format) -> None:
     """Channels of two tensors that take turns, few slices in one way and many in another."""
     half = slices // 2

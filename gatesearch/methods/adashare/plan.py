@@ -19,13 +19,14 @@ from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import HeadSpec, OwnHead
-from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, ConvStep, Node, Step
+from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node, RepeatedStep, Step
 from gatesearch.pruning import CompactNet
 from gatesearch.pruning.description import (
     AnyStep,
     Description,
     HeadDescription,
 )
+from gatesearch.pruning.streams import routed
 
 # Per task, in the study's order, and per residual block, from the first: True to select it.
 Policy = tuple[tuple[bool, ...], ...]
@@ -35,20 +36,22 @@ def residual_blocks(graph: Graph) -> tuple[str, ...]:
     """List the residual blocks of an encoder by the name of their sum, from the first.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or a layer with weights has several sources.
     """
-    blocks = [node.name for node in graph if node.ends_block and len(node.sources) == 2]
+    blocks = tuple(graph.shortcuts)
     if not blocks:
         raise UsageError(
             "adashare selects or skips residual blocks, which add a shortcut to what they compute; "
             "found a backbone without any: set model.backbone to one that has them, as resnet18"
         )
-    return tuple(blocks)
-
-
-def shortcut(block: Node) -> str:
-    """Name the node whose value a task goes on with where it skips a block."""
-    return block.sources[1]
+    several = [n.name for n in graph if n.has_weights and len(n.sources) > 1]
+    if several:
+        raise UsageError(
+            "adashare computes a layer once more where policies differ, which must then have one "
+            f"source; found attention with learned biases, {several[0]}: set model.backbone to a "
+            "network without, or leave adashare out"
+        )
+    return blocks
 
 
 @dataclass
@@ -115,7 +118,7 @@ def plan(graph: Graph, policy: Policy, *, separate: bool = False) -> Plan:
             if node.name not in needed[task]:
                 continue
             if node.name in skipped[task]:
-                reads[node.name] = reads[shortcut(node)]
+                reads[node.name] = reads[graph.shortcuts[node.name]]
                 continue
             sources = tuple(reads[source] for source in node.sources)
             key = (node.name, sources, task if separate else None)
@@ -154,24 +157,26 @@ def network_of(
 def _description(
     plan: Plan, ends: Mapping[str, int], head_specs: Mapping[str, HeadSpec | OwnHead]
 ) -> Description:
-    widths = [IMAGE_CHANNELS, *(value.node.outputs for value in plan.values)]
-
-    def source(number: int) -> ChannelSource:
-        return (ChannelSlice(tensor=number, stop=widths[number]),)
-
+    # Channels of every value.
+    stored: list[ChannelSource] = [(ChannelSlice(tensor=0, stop=IMAGE_CHANNELS),)]
     steps: list[Step] = []
-    first: dict[str, ConvStep] = {}
+    computed: set[str] = set()
     for value in plan.values:
-        node, sources = value.node, [source(number) for number in value.sources]
-        if node.name in first:
-            steps.append(first[node.name].again(*sources))
+        node, sources = value.node, [stored[number] for number in value.sources]
+        if node.routes is not None:
+            stored.append(routed(node.routes, sources))
             continue
-        step = node.step(name=module_key(node.name), sources=sources, outputs=node.outputs)
-        if isinstance(step, ConvStep):
-            first[node.name] = step
-        steps.append(step)
+        name = module_key(node.name)
+        if node.name in computed:
+            (source,) = sources
+            steps.append(RepeatedStep(of=name, source=source, outputs=node.outputs))
+        else:
+            steps.append(node.step(name=name, sources=sources, outputs=node.outputs))
+        if node.has_weights:
+            computed.add(node.name)
+        stored.append((ChannelSlice(tensor=len(steps), stop=node.outputs),))
     described = {
-        task: HeadDescription.of(head_specs[task], [source(end)]) for task, end in ends.items()
+        task: HeadDescription.of(head_specs[task], [stored[end]]) for task, end in ends.items()
     }
     return Description(steps=cast(tuple[AnyStep, ...], tuple(steps)), heads=described)
 
@@ -181,5 +186,5 @@ def _needed(graph: Graph, skipped: set[str]) -> set[str]:
     needed = {graph.nodes[-1].name}
     for node in reversed(graph.nodes):
         if node.name in needed:
-            needed.update([shortcut(node)] if node.name in skipped else node.sources)
+            needed.update([graph.shortcuts[node.name]] if node.name in skipped else node.sources)
     return needed

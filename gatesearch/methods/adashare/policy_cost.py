@@ -55,9 +55,8 @@ class PolicyCost:
         network = MultiTaskNet(parts)
         whole = count_macs(network, (1, 3, *size), cross_check=False)
         sizes = node_sizes(parts.graph, size)
-        weighted = parts.graph.weighted_nodes
-        macs = {n.name: n.outputs * n.macs_per_channel(sizes) for n in weighted}
-        params = {n.name: n.params for n in weighted}
+        macs = {n.name: n.outputs * n.macs_per_channel(sizes) for n in parts.graph}
+        params = {n.name: n.params for n in parts.graph.weighted_nodes}
         trunk, branches = _divided(parts.graph)
         return cls(
             tasks=len(parts.tasks),

@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from gatesearch.methods.adashare.plan import Policy, residual_blocks, shortcut
+from gatesearch.methods.adashare.plan import Policy, residual_blocks
 from gatesearch.models.activation import rectified
 from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import Encoder
@@ -72,7 +72,7 @@ class PolicySupernet(nn.Module):
                 outputs = [self._apply_node(node, list(x)) for x in zip(*read, strict=True)]
             if not mixed:
                 return outputs
-            skips = read[node.sources.index(shortcut(node))]
+            skips = read[node.sources.index(self.graph.shortcuts[node.name])]
             if streams < len(self.tasks):
                 outputs, skips = outputs * len(self.tasks), skips * len(self.tasks)
             chosen = policy[:, number[node.name]].to(outputs[0].dtype)

@@ -1,8 +1,9 @@
 """Residual blocks that can be computed at a part of their inner channels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gatesearch.errors import UsageError
 from gatesearch.models.graph import Graph
 from gatesearch.models.nodes import Node, Size
 
@@ -18,14 +19,19 @@ class ElasticBlock:
     Attributes:
         name: Node of its sum.
         stage: Index of its stage.
-        inner: Nodes of its branch whose outputs are cut, in order.
-        last: Node that ends its branch; it reads the last inner one.
+        branch: Nodes that are computed for the sum's branch alone, in order; the last ends it.
+        inner: Those of them whose outputs are cut.
     """
 
     name: str
     stage: int
+    branch: tuple[Node, ...]
     inner: tuple[Node, ...]
-    last: Node
+
+    @property
+    def last(self) -> Node:
+        """The node that ends its branch."""
+        return self.branch[-1]
 
     def macs(self, level: int, sizes: Mapping[str, Size]) -> int:
         """Count the multiply-adds of its branch at a level, computed for the kept channels alone.
@@ -36,15 +42,14 @@ class ElasticBlock:
         """
         if level == 0:
             return 0
-        total, kept = 0, self.inner[0].input_channels[0]
-        for node in (*self.inner, self.last):
-            inputs = node.input_channels[0]
-            outputs = node.outputs if node is self.last else kept_channels(node.outputs, level)
-            full = node.outputs * node.macs_per_channel(sizes)
-            total += full // node.outputs * outputs
+        kept = {node.name: kept_channels(node.outputs, level) for node in self.inner}
+        total = 0
+        for node in self.branch:
+            inputs, outputs = node.input_channels[0], kept.get(node.name, node.outputs)
+            each = node.macs_per_channel(sizes)
+            total += each * outputs
             if not node.channelwise:
-                total -= full // node.outputs // inputs * outputs * (inputs - kept)
-            kept = outputs
+                total -= each // inputs * outputs * (inputs - kept.get(node.sources[0], inputs))
         return total
 
 
@@ -54,20 +59,47 @@ def kept_channels(channels: int, level: int) -> int:
 
 
 def elastic_blocks(graph: Graph) -> tuple[ElasticBlock, ...]:
-    """List the residual blocks of a graph: each sum of a branch of two layers or more and a skip.
+    """List the residual blocks of a graph that have inner channels.
 
-    Blocks without a sum are not elastic: at width 0 nothing would be left of them.
+    Inner channels are computed by dense layers for the branch alone, do not meet those of the
+    shortcut, and are read by dense layers: then the first ones are a narrower block. Blocks without
+    a sum are not elastic, as at width 0 nothing would be left of them; neither is attention, nor a
+    branch whose inner channels are normed together.
+
+    Raises:
+        UsageError: There is none.
     """
+    groups = {name: group for group in graph.coupled_channel_groups() for name in group}
     nodes = {node.name: node for node in graph}
-    blocks = []
+    readers: dict[str, list[Node]] = {name: [] for name in nodes}
     for node in graph:
-        if not node.ends_block or len(node.sources) < 2:
-            continue
-        source, skip = node.sources
-        entries = {skip, *nodes[skip].sources}
-        branch = [nodes[source]]
-        while branch[0].sources[0] not in entries:
-            branch.insert(0, nodes[branch[0].sources[0]])
-        if len(branch) > 1:
-            blocks.append(ElasticBlock(node.name, node.stage, tuple(branch[:-1]), branch[-1]))
+        for source in set(node.sources) & nodes.keys():
+            readers[source].append(node)
+    blocks = []
+    for name in graph.shortcuts:
+        branch = graph.branch(name)
+        inside = {node.name for node in branch}
+
+        def is_inner(node: Node, inside: set[str] = inside) -> bool:
+            group = groups[node.name]
+            members = [nodes[member] for member in group]
+            read_by = [reader for member in group for reader in readers[member]]
+            return group <= inside and _dense_or_channelwise([*members, *read_by])
+
+        inner = tuple(node for node in branch if is_inner(node))
+        if inner:
+            blocks.append(ElasticBlock(name, nodes[name].stage, branch, inner))
+    if not blocks:
+        raise UsageError(
+            "den computes residual blocks at a part of their inner channels, which dense layers "
+            "compute and read; found a backbone without such blocks: set model.backbone to one "
+            "that has them, as resnet18 or timm:mobilenetv3_small_100, or leave den out"
+        )
     return tuple(blocks)
+
+
+def _dense_or_channelwise(nodes: Sequence[Node]) -> bool:
+    return all(
+        node.channelwise or (node.groups == 1 and not node.whole_groups and node.routes is None)
+        for node in nodes
+    )

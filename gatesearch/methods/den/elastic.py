@@ -10,6 +10,7 @@ from gatesearch.methods.den.blocks import FULL, WIDTHS, elastic_blocks, kept_cha
 from gatesearch.methods.den.selector import Selector
 from gatesearch.models import Parts
 from gatesearch.models.activation import rectified
+from gatesearch.models.channel_ops import at_positions
 from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import module_key
 from gatesearch.models.graph import execute
@@ -42,7 +43,7 @@ class ElasticNet(nn.Module):
         self.blocks = elastic_blocks(parts.graph)
         self.tasks = parts.tasks
         self.selector = Selector(
-            max(1, parts.graph.nodes[0].outputs // 2),
+            _selector_channels(parts.graph.nodes[0]),
             decisions=len(parts.tasks) * len(self.blocks),
             choices=len(WIDTHS),
             seed=parts.seed,
@@ -56,7 +57,7 @@ class ElasticNet(nn.Module):
             for node in (*block.inner, block.last):
                 self._block_of[node.name] = index
                 needed = torch.ones(node.outputs)
-                if node is not block.last:
+                if node in block.inner:
                     needed = torch.full((node.outputs,), float(FULL))
                     for level in range(FULL - 1, 0, -1):
                         needed[: kept_channels(node.outputs, level)] = level
@@ -108,20 +109,28 @@ class ElasticNet(nn.Module):
         if node.name not in self._block_of:
             return self.encoder.apply_node(node, inputs)
         level = levels[:, self._block_of[node.name], None]
-        kept = (level >= self.get_buffer(_needed(node)))[:, :, None, None]
+        kept = level >= self.get_buffer(_needed(node))
         if not node.ends_in_norm:
             y = self.encoder.apply_node(node, inputs)
-            return y * kept.to(y.dtype)
+            return y * at_positions(kept, y).to(y.dtype)
         # Before the ReLU, to the same effect: then the uncut activation is not kept for backward.
         layer = cast(ConvNorm, self.encoder.layer(node.name))
         y = layer.bn(layer.convolved(inputs[0]))
-        y = y * kept.to(y.dtype)
+        y = y * at_positions(kept, y).to(y.dtype)
         return rectified(y, layer.ceiling) if layer.relu else y
 
 
 def usage(levels: Tensor) -> Tensor:
     """Mean share of the inner channels that blocks keep: levels (..., blocks) -> (...)."""
     return torch.tensor(WIDTHS, device=levels.device)[levels].mean(-1)
+
+
+def _selector_channels(first: Node) -> int:
+    """Return half of the channels of a network's first layer, and fewer the larger its stride.
+
+    Layers on patches of an image have as many channels as pixels there have, or more.
+    """
+    return max(1, first.outputs // max(2, first.stride))
 
 
 def _needed(node: Node) -> str:

@@ -100,4 +100,4 @@ def width_figures(
 def encoder_macs(graph: Graph, size: Size) -> int:
     """Count the multiply-adds of one pass through an encoder at full width."""
     sizes = node_sizes(graph, size)
-    return sum(n.outputs * n.macs_per_channel(sizes) for n in graph.weighted_nodes)
+    return sum(n.outputs * n.macs_per_channel(sizes) for n in graph)

@@ -16,8 +16,15 @@ GRID = 4
 
 
 def pooled(features: Tensor) -> Tensor:
-    """Average features (B, C, H, W) over a grid: (B, C x cells) in float64, on the processor."""
-    cells = F.adaptive_avg_pool2d(features.float(), GRID)
+    """Average features over a grid: (B, C x cells) in float64, on the processor.
+
+    Args:
+        features: Maps (B, C, H, W), or tokens (B, C, N), which as many cells divide in order.
+    """
+    if features.dim() == 4:
+        cells = F.adaptive_avg_pool2d(features.float(), GRID)
+    else:
+        cells = F.adaptive_avg_pool1d(features.float().flatten(2), GRID**2)
     return cells.flatten(1).double().cpu()
 
 

@@ -1,12 +1,17 @@
 """The blocks of a backbone, between which streams can branch."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.graph import Graph, execute
 from gatesearch.models.nodes import Node
+from gatesearch.models.nodes.group_norm import GroupNormLayer
+from gatesearch.models.nodes.layer_norm import LayerNormLayer
+
+Norm = nn.BatchNorm2d | LayerNormLayer | GroupNormLayer
 
 
 @dataclass(frozen=True)
@@ -61,20 +66,29 @@ class StreamBlock(nn.Module):
         nodes = self.block.nodes
         return execute(nodes, {self.block.source: x}, self.encoder.apply_node)[nodes[-1].name]
 
-    def norms(self) -> dict[str, nn.BatchNorm2d]:
-        """List the batch norms of the block: path below this module -> norm."""
+    def norms(self) -> dict[str, Norm]:
+        """List the norms of the block that scale and shift: path below this module -> norm."""
         return {
-            f"encoder.layers.{module_key(node.name)}.{path}": norm
-            for node in self.block.nodes
-            if node.has_weights
-            for path, norm in norms_of(self.encoder.layers[module_key(node.name)]).items()
+            path: norm
+            for key in (module_key(node.name) for node in self.block.nodes if node.has_weights)
+            for path, norm in norms_of(self.encoder.layers[key], f"encoder.layers.{key}").items()
         }
 
 
-def norms_of(module: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """List the batch norms of a module that scale and shift: path -> norm."""
+def norms_of(module: nn.Module, prefix: str = "") -> dict[str, Norm]:
+    """List the norms of a module that scale and shift, over a batch or channels: path -> norm.
+
+    Args:
+        module: The module; it may be a norm itself.
+        prefix: Path of the module.
+    """
     return {
         path: norm
-        for path, norm in module.named_modules()
-        if isinstance(norm, nn.BatchNorm2d) and norm.affine
+        for path, norm in module.named_modules(prefix=prefix)
+        if isinstance(norm, Norm) and norm.weight is not None
     }
+
+
+def channels_of(norm: Norm) -> int:
+    """Count the channels of a norm that scales and shifts."""
+    return len(cast(Tensor, norm.weight))

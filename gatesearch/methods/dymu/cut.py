@@ -13,9 +13,10 @@ from gatesearch.methods.dymu.tree import Tree
 from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.layer import Layer, LayerSlice
-from gatesearch.models.nodes import Node, Step
+from gatesearch.models.nodes import IMAGE_CHANNELS, Node, Step
 from gatesearch.pruning import CompactNet
 from gatesearch.pruning.description import AnyStep, Description, HeadDescription
+from gatesearch.pruning.streams import routed
 
 
 def cut(supernet: DymuNet, tree: Tree, preference: Tensor, cost: Tensor) -> CompactNet:
@@ -33,26 +34,26 @@ def cut(supernet: DymuNet, tree: Tree, preference: Tensor, cost: Tensor) -> Comp
     """
     steps: list[Step] = []
     layers: dict[str, tuple[Node, int, int]] = {}  # step -> node, its block and stream
-    ends: dict[int, int] = {}  # stream -> tensor of its block before
+    image: ChannelSource = (ChannelSlice(tensor=0, stop=IMAGE_CHANNELS),)
+    ends: dict[int, ChannelSource] = {}  # stream -> channels of its block before
     for index, block in enumerate(supernet.blocks):
         outputs = {}
         for stream in tree.nodes[index]:
-            source = ends[tree.parents[index - 1][stream]] if index else 0
-            tensors = {block.source: source}
+            read = {block.source: ends[tree.parents[index - 1][stream]] if index else image}
             for node in block.nodes:
+                sources = [read[name] for name in node.sources]
+                if node.routes is not None:
+                    read[node.name] = routed(node.routes, sources)
+                    continue
                 name = module_key(node.name)
                 if node.has_weights:
                     name = f"{name}_{supernet.tasks[stream]}"
                     layers[name] = (node, index, stream)
-                sources = [
-                    _whole(tensors[read], channels)
-                    for read, channels in zip(node.sources, node.input_channels, strict=True)
-                ]
                 steps.append(node.step(name=name, sources=sources, outputs=node.outputs))
-                tensors[node.name] = len(steps)
-            outputs[stream] = tensors[block.name]
+                read[node.name] = (ChannelSlice(tensor=len(steps), stop=node.outputs),)
+            outputs[stream] = read[block.name]
         ends = outputs
-    features = [_whole(ends[s], supernet.graph.outputs) for s in tree.parents[-1]]
+    features = [ends[stream] for stream in tree.parents[-1]]
     heads = {
         task: HeadDescription.of(spec, [source])
         for (task, spec), source in zip(supernet.head_specs.items(), features, strict=True)
@@ -76,23 +77,19 @@ def _copy_weights(
     for name, (node, block, stream) in layers.items():
         encoder = cast(Encoder, supernet.streams[supernet.tasks[stream]])
         layer = compact.convs[name]
-        inputs = 1 if node.channelwise else node.input_channels[0]
+        inputs = node.input_channels[0] // node.groups  # of a group
         whole = LayerSlice(encoder.layer(node.name), np.arange(node.outputs), np.arange(inputs))
         cast(Layer, layer).copy_channels([whole])
         shifted = shifts[supernet.block_item(block, stream)]
-        _shift_norms(layer, shifted, f"encoder.layers.{module_key(node.name)}.")
+        _shift_norms(layer, shifted, f"encoder.layers.{module_key(node.name)}")
     for task, name in enumerate(supernet.tasks):
-        _shift_norms(compact.heads[name], shifts[supernet.head_item(task)], f"only.{name}.")
+        _shift_norms(compact.heads[name], shifts[supernet.head_item(task)], f"only.{name}")
 
 
 def _shift_norms(module: nn.Module, shifted: Shifted, prefix: str) -> None:
-    for path, norm in norms_of(module).items():
-        norm.weight.copy_(shifted[f"{prefix}{path}.weight"])
-        norm.bias.copy_(shifted[f"{prefix}{path}.bias"])
-
-
-def _whole(tensor: int, channels: int) -> ChannelSource:
-    return (ChannelSlice(tensor=tensor, start=0, stop=channels),)
+    for path, norm in norms_of(module, prefix).items():
+        cast(Tensor, norm.weight).copy_(shifted[f"{path}.weight"])
+        cast(Tensor, norm.bias).copy_(shifted[f"{path}.bias"])
 
 
 def shares_alone(supernet: DymuNet, tree: Tree) -> dict[str, tuple[float, ...]]:

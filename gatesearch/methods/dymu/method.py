@@ -48,7 +48,7 @@ def build(parts: Parts, options: DymuOptions) -> DymuNet:
         UsageError: It has more edges than a tree is chosen from, or a head reads several stages.
     """
     refuse_stage_heads(parts, "dymu")
-    check_size(tasks=len(parts.tasks), graph=parts.graph)
+    check_size(tasks=len(parts.tasks), graph=parts.graph.trunk())
     return DymuNet(parts, options)
 
 

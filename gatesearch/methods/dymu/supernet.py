@@ -3,7 +3,7 @@
 The streams are N trained single-task networks, cut into blocks at the same places; they and their
 heads are frozen (the paper's anchor network). Given preferences r and a cost weight c, the edge
 hypernetwork says which stream's features each block and head reads, and the weight hypernetwork
-shifts γ and β of every batch norm, those of the heads included.
+shifts γ and β of every norm, those of the heads included.
 
 While the edge hypernetwork learns, a block of stream i reads Σ_j d_ij y_j, a mix of all streams'
 features by a Gumbel softmax d of its logits. Otherwise each block reads one stream, that of the
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gatesearch.cost.sizes import node_sizes
-from gatesearch.methods.dymu.blocks import StreamBlock, blocks_of, norms_of
+from gatesearch.methods.dymu.blocks import Norm, StreamBlock, blocks_of, channels_of, norms_of
 from gatesearch.methods.dymu.draws import Draws
 from gatesearch.methods.dymu.hypernetworks import EdgeHypernetwork, WeightHypernetwork
 from gatesearch.methods.dymu.options import DymuOptions
@@ -35,7 +35,7 @@ from gatesearch.models.heads import Heads
 from gatesearch.models.mixing import mixing_sum
 from gatesearch.models.nodes import Size
 
-# Path of a batch norm's weight or bias -> the shifted one.
+# Path of a norm's weight or bias -> the shifted one.
 Shifted = dict[str, Tensor]
 
 
@@ -59,9 +59,10 @@ class DymuNet(nn.Module):
     def __init__(self, parts: Parts, options: DymuOptions) -> None:
         super().__init__()
         self.tasks = parts.tasks
-        self.graph = parts.graph
+        # Without what is computed for heads that read several stages.
+        self.graph = parts.graph.trunk()
         self.head_specs = dict(parts.heads)
-        self.blocks = blocks_of(parts.graph)
+        self.blocks = blocks_of(self.graph)
         self.streams = nn.ModuleDict({task: parts.encoder(task) for task in self.tasks})
         self.heads = parts.all_heads()
         self.temperature = options.temperature[0]
@@ -153,7 +154,7 @@ class DymuNet(nn.Module):
     def shifts(
         self, preference: Tensor, cost: Tensor, tree: Tree | None = None
     ) -> dict[int, Shifted]:
-        """Compute the shifted γ and β of batch norms for (r, c).
+        """Compute the shifted γ and β of norms for (r, c).
 
         Args:
             preference: (T,) r.
@@ -206,7 +207,7 @@ class DymuNet(nn.Module):
             for t, task in enumerate(self.tasks)
         }
 
-    def _norms(self, item: int) -> dict[str, nn.BatchNorm2d]:
+    def _norms(self, item: int) -> dict[str, Norm]:
         block, task = divmod(item, len(self.tasks))
         if block < len(self.blocks):
             return self._stream_blocks[block][task].norms()
@@ -214,17 +215,17 @@ class DymuNet(nn.Module):
 
     def _norm_channels(self) -> list[int]:
         items = range((len(self.blocks) + 1) * len(self.tasks))
-        return [sum(n.num_features for n in self._norms(item).values()) for item in items]
+        return [sum(channels_of(n) for n in self._norms(item).values()) for item in items]
 
     def _shifted(self, item: int, delta: Tensor | None) -> Shifted:
         if delta is None:
             return {}
         shifted, start = {}, 0
         for path, norm in self._norms(item).items():
-            part = slice(start, start + norm.num_features)
-            shifted[f"{path}.weight"] = norm.weight + delta[0, part]
-            shifted[f"{path}.bias"] = norm.bias + delta[1, part]
-            start += norm.num_features
+            part = slice(start, start + channels_of(norm))
+            shifted[f"{path}.weight"] = cast(Tensor, norm.weight) + delta[0, part]
+            shifted[f"{path}.bias"] = cast(Tensor, norm.bias) + delta[1, part]
+            start += channels_of(norm)
         return shifted
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from gatesearch.errors import UsageError
 from gatesearch.models import Parts
+from gatesearch.models.graph import Graph
 from gatesearch.models.heads import ASPP_RATES
 from gatesearch.models.model_factory import HeadSpec
 
@@ -61,6 +62,23 @@ SLIMMABLE_HEADS: Mapping[str, SlimmableHead] = {
         params=lambda head: (head.inputs + 1) * head.outputs,
     ),
 }
+
+
+def check_graph(graph: Graph) -> None:
+    """Refuse an encoder whose first channels at any width are not a network of their own.
+
+    Raises:
+        UsageError: It joins, splits or shuffles channels, or has groups of several, as heads.
+    """
+    for node in graph:
+        if node.routes is not None or 1 < node.groups < node.outputs:
+            what = "joins or divides channels" if node.routes is not None else "has groups of them"
+            raise UsageError(
+                "'ecmt' keeps the first channels of every layer, which must then be those of "
+                f"narrower layers; found {node.name}, which {what}: set model.backbone to a "
+                "network of dense and depthwise layers, as resnet18 or timm:convnext_atto, or "
+                "leave ecmt out"
+            )
 
 
 def check_heads(parts: Parts) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gatesearch.cost import Budget, Cost
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, single_task_start, training_of
-from gatesearch.methods.ecmt.heads import check_heads
+from gatesearch.methods.ecmt.heads import check_graph, check_heads
 from gatesearch.methods.ecmt.slimmable import (
     SlimmableNet,
     Widths,
@@ -81,9 +81,10 @@ def build(parts: Parts, options: ECMTOptions) -> MultiTaskNet:
     """Build the whole network.
 
     Raises:
-        UsageError: A head cannot be made narrower.
+        UsageError: A head, or the encoder, cannot be made narrower.
     """
     check_heads(parts)
+    check_graph(parts.graph)
     return MultiTaskNet(parts)
 
 

@@ -1,6 +1,7 @@
 """At which layer each decoder reads, and the networks that follow from that."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,14 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gatesearch.cost.sizes import node_sizes
+from gatesearch.errors import UsageError
 from gatesearch.methods.lomt.sparse_nets import SparseNets, group_norms
 from gatesearch.models import Parts
-from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import Encoder
+from gatesearch.models.filters import filters_of
 from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import HeadSpec
 from gatesearch.models.nodes import INPUT
 from gatesearch.pruning import CompactNet, HeadAt, Stream, compact_streams
+
+# Of an image, (H, W), by which maps are told from other values and from single pixels.
+ANY_SIZE = (256, 256)
 
 
 def last_layer(encoder: Encoder) -> str:
@@ -31,9 +37,8 @@ def last_layer(encoder: Encoder) -> str:
     Args:
         encoder: An encoder after group-sparse training.
     """
-    graph = encoder.graph
-    carried = set(_projections(graph))
-    layers = [node.name for node in graph.weighted_nodes if node.name not in carried]
+    carried = set(_projections(encoder.graph))
+    layers = [name for name in _layers(encoder) if name not in carried]
     seen = _channels_that_see_the_image(encoder)
     alive = [name for name in layers if seen[name].any()]
     return alive[-1] if alive else layers[0]
@@ -54,16 +59,16 @@ def reading_node(graph: Graph, layer: str) -> str:
 
 
 def kept_inputs(encoder: Encoder) -> dict[str, NDArray[np.int64]]:
-    """Return dense convolution -> its input channels that have weights, ascending.
+    """Return dense convolution or linear layer -> its input channels that have weights, ascending.
 
     A layer that is gone keeps its first input, whose weights are zero: behind its norm it still
     gives constants, which other layers may read.
     """
     kept = {}
     for node in encoder.graph.weighted_nodes:
-        layer = encoder.layer(node.name)
-        if isinstance(layer, ConvNorm) and not node.channelwise:
-            norms = group_norms(layer.conv, layer.conv.weight.detach())
+        filters = filters_of(encoder.layer(node.name))
+        if filters is not None and node.groups == 1 and not node.channelwise:
+            norms = group_norms(filters, filters.weight.detach())
             alive = np.flatnonzero(norms.cpu().numpy() > 0)
             kept[node.name] = alive if len(alive) else np.zeros(1, dtype=np.int64)
     return kept
@@ -118,9 +123,39 @@ def _head_at(parts: Parts, task: str, node: str) -> HeadAt:
 
 
 def _projections(graph: Graph) -> list[str]:
-    """Names of the nodes with weights on skip connections, the second source of a sum."""
-    skips = [node.sources[1] for node in graph if len(node.sources) == 2]
-    return [node.name for node in graph.weighted_nodes if node.name in skips]
+    """Names of the nodes with weights that are computed for a shortcut alone."""
+    found = []
+    for block, shortcut in graph.shortcuts.items():
+        (source,) = graph.branch(block)[-1:]
+        found += [n.name for n in graph.alone(shortcut, source.name) if n.has_weights]
+    return found
+
+
+def check_graph(graph: Graph) -> None:
+    """Refuse an encoder with other values than maps, which decoders cannot read.
+
+    Raises:
+        UsageError: There is such a value.
+    """
+    sizes = node_sizes(graph, ANY_SIZE)
+    for node in graph:
+        if len(sizes[node.name]) != 2 or (node.whole_groups and len(node.sources) > 1):
+            raise UsageError(
+                "lomt lets a decoder read the encoder at any layer, which must then give a map "
+                f"(B, C, H, W); found {node.name}, which gives tokens or windows of them: set "
+                "model.backbone to a network of convolutions, as resnet18 or "
+                "timm:mobilenetv3_small_100, or leave lomt out"
+            )
+
+
+def _layers(encoder: Encoder) -> list[str]:
+    """Names of the convolutions and linear layers, but those that compute one pixel, as gates."""
+    sizes = node_sizes(encoder.graph, ANY_SIZE)
+    return [
+        node.name
+        for node in encoder.graph.weighted_nodes
+        if filters_of(encoder.layer(node.name)) is not None and math.prod(sizes[node.name]) > 1
+    ]
 
 
 def _channels_that_see_the_image(encoder: Encoder) -> dict[str, Tensor]:
@@ -128,16 +163,19 @@ def _channels_that_see_the_image(encoder: Encoder) -> dict[str, Tensor]:
     seen: dict[str, Tensor] = {INPUT: torch.ones(3, dtype=torch.bool)}
     for node in encoder.graph:
         inputs = [seen[source] for source in node.sources]
-        if not node.has_weights:
+        filters = filters_of(encoder.layer(node.name)) if node.has_weights else None
+        if node.routes is not None:
+            seen[node.name] = torch.stack([inputs[source][c] for source, c in node.routes])
+        elif filters is not None:
+            weights = filters.weight.detach().cpu() != 0
+            # (groups, C of a group, inputs of a group, pixels of the kernel)
+            weights = weights.reshape(node.groups, -1, weights.shape[1], weights[0, 0].numel())
+            by_group = weights.any(3)
+            read = inputs[0].view(node.groups, 1, -1)
+            seen[node.name] = (by_group & read).any(2).flatten()
+        elif node.channelwise:
             seen[node.name] = torch.stack(inputs).any(0)
-            continue
-        layer = encoder.layer(node.name)
-        if not isinstance(layer, ConvNorm):
-            seen[node.name] = inputs[0].any().expand(node.outputs)
-            continue
-        weights = (layer.conv.weight.detach().cpu() != 0).flatten(2).any(2)  # (C, inputs)
-        if node.channelwise:
-            seen[node.name] = weights[:, 0] & inputs[0]
-        else:
-            seen[node.name] = (weights & inputs[0]).any(1)
+        else:  # a norm over channels, or attention
+            read = torch.stack([x.view(node.groups, -1).any(1) for x in inputs]).any(0)
+            seen[node.name] = read.repeat_interleave(node.outputs // node.groups)
     return seen

@@ -19,6 +19,7 @@ from gatesearch.events import Log
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, refuse_stage_heads, training_of
 from gatesearch.methods.lomt.layers import (
+    check_graph,
     cut_sparse,
     last_layer,
     layer_optimized,
@@ -69,9 +70,10 @@ def build(parts: Parts, options: LOMTOptions) -> SparseNets:
     """Build the network of the first phase.
 
     Raises:
-        UsageError: A head reads several stages.
+        UsageError: A head reads several stages, or the encoder has other values than maps.
     """
     refuse_stage_heads(parts, "lomt")
+    check_graph(parts.graph)
     return SparseNets(parts)
 
 

@@ -1,8 +1,8 @@
 """Single-task networks under group-sparse proximal training: LOMT's first phase.
 
-A group is the weights of one input channel of a convolution of an encoder. After each step of the
-optimizer, the proximal operator of λ Σ_g sqrt(n_g) |w_g| is applied: a group whose norm is below a
-threshold becomes zero, any other is shortened by it.
+A group is the weights of one input channel of a convolution or linear layer of an encoder. After
+each step of the optimizer, the proximal operator of λ Σ_g sqrt(n_g) |w_g| is applied: a group whose
+norm is below a threshold becomes zero, any other is shortened by it.
 """
 
 import math
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from gatesearch.methods.stl import SingleTaskNets
 from gatesearch.models import Parts
-from gatesearch.models.conv_norm import ConvNorm
+from gatesearch.models.channel_ops import at_positions
 from gatesearch.models.encoder import Encoder
+from gatesearch.models.filters import Filters, filters_of
 
 Metric = Literal["adam", "plain"]
 
@@ -61,8 +62,8 @@ class SparseNets(nn.Module):
         """Return a task's encoder."""
         return cast(Encoder, self.encoders[task])
 
-    def convolutions(self) -> list[nn.Conv2d]:
-        """List the convolutions of all encoders."""
+    def convolutions(self) -> list[Filters]:
+        """List the convolutions and linear layers of all encoders."""
         return [conv for task in self.encoders for conv in convolutions_of(self.encoder(task))]
 
     @torch.no_grad()
@@ -113,50 +114,57 @@ class SparseNets(nn.Module):
         return {f"sparsity.{task}": share for task, share in shares.items()}
 
 
-def convolutions_of(encoder: Encoder) -> list[nn.Conv2d]:
-    """List the convolutions of an encoder, in the order of execution."""
-    layers = encoder.layers.values()
-    return [layer.conv for layer in layers if isinstance(layer, ConvNorm)]
+def convolutions_of(encoder: Encoder) -> list[Filters]:
+    """List the convolutions and linear layers of an encoder, in the order of execution."""
+    found = map(filters_of, encoder.layers.values())
+    return [filters for filters in found if filters is not None]
 
 
-def group_count(conv: nn.Conv2d) -> int:
-    """Count the groups of a convolution: one for each input channel."""
-    return conv.in_channels
+def group_count(conv: Filters) -> int:
+    """Count the groups of a layer: one for each input channel."""
+    return conv.in_features if isinstance(conv, nn.Linear) else conv.in_channels
 
 
-def group_size(conv: nn.Conv2d) -> int:
+def group_size(conv: Filters) -> int:
     """Count the weights of a group, n_g."""
-    return conv.weight.numel() // conv.in_channels
+    return conv.weight.numel() // group_count(conv)
 
 
-def group_norms(conv: nn.Conv2d, values: Tensor) -> Tensor:
+def group_norms(conv: Filters, values: Tensor) -> Tensor:
     """Compute the norm of every group, (G,).
 
     Args:
-        conv: A convolution, dense or depthwise.
+        conv: A convolution or linear layer.
         values: Its weights, or their gradient.
     """
     # Summing over filters first is several times as fast as torch's norm over three dimensions, and
     # in the order of memory, which is channels-last, ten times as fast as in the other.
     squares = values * values
-    if conv.groups > 1:
+    if isinstance(conv, nn.Linear):
+        return squares.sum(0).sqrt()
+    if conv.groups == len(squares) > 1:
         return squares.flatten(1).sum(1).sqrt()
+    if conv.groups > 1:
+        by_group = torch.unflatten(squares.flatten(2).sum(2), 0, (conv.groups, -1))
+        return by_group.sum(1).flatten().sqrt()
     if squares.is_contiguous():
         return squares.sum(0).flatten(1).sum(1).sqrt()
     return squares.permute(0, 2, 3, 1).sum(0).flatten(0, 1).sum(0).sqrt()
 
 
-def shrink_groups(conv: nn.Conv2d, threshold: Tensor) -> None:
+def shrink_groups(conv: Filters, threshold: Tensor) -> None:
     """Shorten every group by its threshold: w_g <- w_g max(0, |w_g| - t_g) / |w_g|.
 
     Args:
-        conv: The convolution; its weights are changed.
+        conv: The layer; its weights are changed.
         threshold: (G,) t_g.
     """
     norms = group_norms(conv, conv.weight)
     factors = (1 - threshold / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(min=0)
-    shape = (-1, 1, 1, 1) if conv.groups > 1 else (1, -1, 1, 1)
-    conv.weight.mul_(factors.view(shape))
+    groups = 1 if isinstance(conv, nn.Linear) else conv.groups
+    # (C, inputs of a group), the same for all filters of a group.
+    rows = factors.view(groups, 1, -1).expand(-1, len(conv.weight) // groups, -1).flatten(0, 1)
+    conv.weight.mul_(at_positions(rows, conv.weight))
 
 
 def sparsity_of(encoder: Encoder) -> float:

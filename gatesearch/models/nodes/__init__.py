@@ -9,7 +9,7 @@ from gatesearch.models.nodes.add import Add, AddStep
 from gatesearch.models.nodes.attention import Attention, AttentionStep, PositionBias
 from gatesearch.models.nodes.batch_norm import BatchNorm, BatchNormStep
 from gatesearch.models.nodes.class_token import ClassToken, ClassTokenStep
-from gatesearch.models.nodes.conv import Conv, ConvStep, RepeatedConvStep
+from gatesearch.models.nodes.conv import Conv, ConvStep
 from gatesearch.models.nodes.global_response_norm import (
     GlobalResponseNorm,
     GlobalResponseNormStep,
@@ -25,6 +25,7 @@ from gatesearch.models.nodes.opaque import Opaque, OpaqueStep
 from gatesearch.models.nodes.pool import AnyPoolStep, Pool, Windows
 from gatesearch.models.nodes.position_embedding import PositionEmbedding, PositionEmbeddingStep
 from gatesearch.models.nodes.rearrange import Rearrange, RearrangeStep
+from gatesearch.models.nodes.repeated import RepeatedStep
 from gatesearch.models.nodes.route import Route, concatenation
 from gatesearch.models.nodes.scale import Scale, ScaleStep
 from gatesearch.models.nodes.shift import Shift, ShiftStep
@@ -70,7 +71,7 @@ __all__ = [
     "PositionEmbeddingStep",
     "Rearrange",
     "RearrangeStep",
-    "RepeatedConvStep",
+    "RepeatedStep",
     "Route",
     "Scale",
     "ScaleStep",
@@ -86,7 +87,7 @@ __all__ = [
 
 NodeStep = (
     ConvStep
-    | RepeatedConvStep
+    | RepeatedStep
     | AddStep
     | PoolStep
     | BatchNormStep

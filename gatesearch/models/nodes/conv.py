@@ -214,10 +214,6 @@ class ConvStep(Step):
         """Convolve the channels read."""
         return cast(Tensor, weights.layers[self.name](readers[0](tensors)))
 
-    def again(self, source: ChannelSource) -> "RepeatedConvStep":
-        """Return the same convolution, with the same weights, of other channels."""
-        return RepeatedConvStep(of=self.name, source=source, outputs=self.outputs)
-
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         table: dict[str, Any] = serialize(self)
@@ -225,46 +221,3 @@ class ConvStep(Step):
             if getattr(self, name) == type(self).model_fields[name].default:
                 table.pop(name, None)
         return table
-
-
-class RepeatedConvStep(Step):
-    """A convolution with the weights of an earlier `ConvStep`, in a compact network.
-
-    Attributes:
-        of: Name of that step.
-    """
-
-    op: Literal["conv_again"] = "conv_again"
-    of: StepName
-    source: ChannelSource
-    outputs: Channels
-
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels convolved."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """Output channels."""
-        return self.outputs
-
-    def check_repeats(self, convs: Mapping[str, ConvStep]) -> None:
-        """Refuse a step that does not fit the one whose weights it uses.
-
-        Args:
-            convs: Name -> each convolution before it.
-
-        Raises:
-            ValueError: It is refused.
-        """
-        if self.of not in convs:
-            raise ValueError(f"must repeat a convolution before it, found {self.of[:100]}")
-        first = convs[self.of]
-        found, fitting = (channel_count(self.source), self.outputs), (first.inputs, first.outputs)
-        if found != fitting:
-            raise ValueError(f"must have {fitting} inputs and outputs, found {found}")
-
-    def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
-        """Convolve the channels read."""
-        return cast(Tensor, weights.layers[self.of](readers[0](tensors)))

@@ -155,7 +155,7 @@ def test_it_is_written_and_read_again(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"of": "conv9"}, "must repeat a convolution before it, found conv9"),
+        ({"of": "conv9"}, "must repeat a layer before it, found conv9"),
         ({"of": "conv1"}, "must have .3, 3. inputs and outputs, found "),
         ({"outputs": 7}, "inputs and outputs, found "),
         ({"source": [{"tensor": 1, "start": 0, "stop": 1}]}, "inputs and outputs, found .1, "),
