@@ -67,6 +67,7 @@ def live_channels(
     outputs: dict[str, Tensor] = {}
     elements: dict[str, Tensor] = {}
     mixes: dict[str, Tensor] = {}
+    differs = _raw_differences(graph, gates, mixed) if _may_equal(graph, gates) else None
     for node in reversed(graph.nodes):
         need = needed.pop(node.name, None)
         if need is None:  # a feature that no head and no other node reads
@@ -74,7 +75,8 @@ def live_channels(
         if node.name in gates:
             gate = gates[node.name].to(need.dtype)
             if node.name in mixed and tasks > 1:
-                mixes[node.name] = need[..., -1:, :] * _any(gate)
+                chosen = gate if differs is None else gate * differs[node.name][..., :-1, :]
+                mixes[node.name] = need[..., -1:, :] * _any(chosen)
             need = _before_gates(need, gate, mixed=node.name in mixed)
         need = node.computed(need)
         (outputs if node.has_weights else elements)[node.name] = need
@@ -104,14 +106,28 @@ def distinct_elements(
     Returns:
         Node without weights -> (...) channels.
     """
+    routed = {node.name for node in graph if node.routes is not None}
+    distinct: dict[str, Tensor] = {}
+    for name, other in _raw_differences(graph, gates, mixed).items():
+        if name in elements and name not in routed:
+            need = elements[name]
+            others = (need * other).sum(-2)
+            distinct[name] = (others + _any(need * (1 - other))[..., 0, :]).sum(-1)
+    return distinct
+
+
+def _raw_differences(
+    graph: Graph, gates: Mapping[str, Tensor], mixed: Collection[str]
+) -> dict[str, Tensor]:
+    """Return node -> (..., T+1, C): where its value before the gate is not the shared one."""
     first = next(iter(gates.values()))
     tasks = first.shape[-2]
-    # Node -> (..., T+1, C): where consumers in a stream read another value than the shared one
-    # before the gate. The mix of a single task is the task's value, so then nobody does.
+    # The same behind the gate: where consumers in a stream read another value. The mix of a
+    # single task is the task's value, so then nobody does.
     differs: dict[str, Tensor] = {
         INPUT: torch.zeros(tasks + 1, IMAGE_CHANNELS, device=first.device)
     }
-    distinct: dict[str, Tensor] = {}
+    raw: dict[str, Tensor] = {}
     for node in graph:
         inputs = [differs[source] for source in node.sources]
         if node.has_weights:
@@ -121,16 +137,28 @@ def distinct_elements(
             other = torch.stack([inputs[i][..., c] for i, c in node.routes], -1)
         else:
             other = _in_groups(node, inputs)
-            need = elements[node.name]
-            others = (need * other).sum(-2)
-            distinct[node.name] = (others + _any(need * (1 - other))[..., 0, :]).sum(-1)
+        raw[node.name] = other
         if node.name in gates:
-            gate = gates[node.name].to(other.dtype)
+            gate = gates[node.name].to(other.dtype) * other[..., :-1, :]
             if tasks == 1:
                 gate = gate * (node.name not in mixed)
             other = torch.cat([gate, _any(gate) * (tasks > 1)], -2)
         differs[node.name] = other
-    return distinct
+    return raw
+
+
+def _may_equal(graph: Graph, gates: Mapping[str, Tensor]) -> bool:
+    """Whether a gate can choose between equal values: behind a sum of gated features, say."""
+    always = set[str]()  # nodes whose values differ between streams whatever the gates
+    for node in graph:
+        sources = [source in always for source in node.sources]
+        apart = node.has_weights or (any if node.routes is None else all)(sources)
+        if node.name in gates:
+            if not apart:
+                return True
+        elif apart:
+            always.add(node.name)
+    return False
 
 
 def _in_groups(node: Node, inputs: Sequence[Tensor]) -> Tensor:

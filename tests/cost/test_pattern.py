@@ -10,7 +10,7 @@ from gatesearch.cost import Budget, PatternCost, count_macs
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Graph
-from gatesearch.models.nodes import INPUT, Conv
+from gatesearch.models.nodes import INPUT, Add, Conv
 from gatesearch.pruning import extract
 from tests.pruning.test_extract import parts, put
 
@@ -101,3 +101,21 @@ def test_overrun_is_a_hinge() -> None:
     assert tight.item() == pytest.approx(0.5)
     tight.backward()
     assert all(gate.grad.abs().sum() > 0 for gate in half.values())
+
+
+def test_open_gates_between_equal_values_mix_nothing() -> None:
+    """Sums of features that all tasks read from the shared stream are equal, whatever the gates."""
+    nodes = (
+        Conv("one", INPUT, 3, 4, 1),
+        Conv("two", "one", 4, 4, 1),
+        Add("sum", "two", "one", 4),
+        Conv("three", "sum", 4, 4, 1, stage=1, ends_block=True),
+    )
+    model = GatedSupernet(parts(Graph(nodes, stride=1), 2), granularity="block")
+    cost = PatternCost.of(model, (1, 3, 8, 8))
+    closed = {name: torch.zeros(2, 4, dtype=torch.bool) for name in model.gated}
+    opened = closed | {"sum": torch.ones(2, 4, dtype=torch.bool)}
+    assert set(closed) == {"one", "two", "sum", "three"}
+    assert cost.params(opened) == cost.params(closed)
+    model.set_gates(opened)
+    assert count_macs(extract(model), (1, 3, 8, 8)).params == int(cost.params(opened))
