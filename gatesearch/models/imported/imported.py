@@ -1,7 +1,8 @@
 """An imported network: its graph, and where its weights come from."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,7 +19,11 @@ from gatesearch.models.imported.fusing import renamed, simplified, with_names
 from gatesearch.models.imported.recording import record
 from gatesearch.models.imported.stages import staged
 from gatesearch.models.imported.unfilled import Unfilled
-from gatesearch.models.nodes import INPUT, Node, Size
+from gatesearch.models.nodes import INPUT, Node, Rearrange, Size
+from gatesearch.models.nodes.position_operations import Reshape, Take
+
+# Most tokens in front of those of patches: a class token, one for distillation, registers.
+MOST_IN_FRONT = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +93,14 @@ def _with_features(
     Elsewhere, as inside a transformer, they are the module's outputs, or of one output the last
     maps of each size; always its outputs if `as_returned`.
     """
-    strides = strides_of(nodes)
-    order = {node.name: i for i, node in enumerate(nodes)}
-    graph = Graph(tuple(nodes), strides[nodes[-1].name])
     sizes: dict[str, Size] = {INPUT: image_size}
     for node in nodes:
         sizes[node.name] = node.output_size(sizes)
+    graph = Graph(tuple(nodes), strides_of(nodes)[nodes[-1].name])
     stages = [graph.stage(i) for i in range(1, graph.stages - 1)]
     ends = [stage[-1].name for stage in stages if stage]
+    strides = strides_of(nodes)
+    order = {node.name: i for i, node in enumerate(nodes)}
     if not as_returned and all(len(sizes[end]) == 2 for end in ends):
         outputs = [*ends, nodes[-1].name]
     elif not as_returned and len(outputs) == 1:  # the last map of each size, as before a patch
@@ -109,6 +114,45 @@ def _with_features(
         graph.stride,
         features,
         tuple(strides[name] for name in features),
+    )
+
+
+def with_maps(imported: Imported, image_size: Size) -> Imported:
+    """Return a backbone that ends in tokens with maps of those of patches, which heads read.
+
+    Its features are then the maps of the ends of stages.
+
+    Raises:
+        UsageError: The tokens are those of no map.
+    """
+    graph, sizes = imported.graph, {INPUT: image_size}
+    for node in graph:
+        sizes[node.name] = node.output_size(sizes)
+    if len(sizes[graph.nodes[-1].name]) == 2:
+        return imported
+    ends = [graph.stage(i)[-1] for i in range(1, graph.stages) if graph.stage(i)]
+    maps = [_as_map(end, graph.nodes, sizes) for end in ends]
+    nodes = (*graph.nodes, *maps)
+    strides = strides_of(nodes)
+    names = tuple(node.name for node in maps)
+    read = Graph(nodes, graph.stride, names, tuple(strides[name] for name in names))
+    return replace(imported, graph=read)
+
+
+def _as_map(source: Node, nodes: Sequence[Node], sizes: Mapping[str, Size]) -> Node:
+    """Return a node that makes the map of a transformer's tokens, without those in front."""
+    tokens = math.prod(sizes[source.name])
+    for node in reversed(nodes):
+        size = sizes[node.name]
+        if len(size) == 2 and 0 <= tokens - math.prod(size) <= MOST_IN_FRONT:
+            take = Take(axis=0, start=tokens - math.prod(size))
+            return Rearrange(
+                f"{source.name}.map", source.name, source.outputs, (take, Reshape(sizes=size)),
+                stage=source.stage,
+            )  # fmt: skip
+    raise UsageError(
+        f"a backbone must give maps (B, C, h, w), found {tokens} tokens behind {source.name}, which "
+        "are those of no map; return a map"
     )
 
 
@@ -180,7 +224,7 @@ def _import(
         weights={
             f"layers.{module_key(node.name)}.{entry}": constant
             for node in graph
-            for entry, constant in draft.weights[node.name].items()
+            for entry, constant in draft.weights.get(node.name, {}).items()
         },
         build=build,
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from gatesearch.errors import UsageError, nearest, unknown
 from gatesearch.models.imported.calls import Recording, Reference
-from gatesearch.models.imported.imported import Imported, import_module
+from gatesearch.models.imported.imported import Imported, import_module, with_maps
 from gatesearch.models.imported.stages import EVEN_STAGES
 
 Build = Callable[[], nn.Module]
@@ -67,13 +67,16 @@ def _imported(
     name: str, build: Build | None, image_size: tuple[int, int], output_stride: int | None
 ) -> Imported:
     if build is not None:
-        return import_module(name, build, image_size, output_stride=output_stride, as_returned=True)
+        found = import_module(
+            name, build, image_size, output_stride=output_stride, as_returned=True
+        )
+        return with_maps(found, image_size)
     source, colon, network = name.partition(":")
     if not colon or source not in _SOURCES:
         raise unknown(
             "backbone", name, [*REGISTERED, *(f"{key}:{network or 'NAME'}" for key in _SOURCES)]
         )
-    return _SOURCES[source](network, image_size, output_stride)
+    return with_maps(_SOURCES[source](network, image_size, output_stride), image_size)
 
 
 def _from_timm(network: str, image_size: tuple[int, int], output_stride: int | None) -> Imported:
