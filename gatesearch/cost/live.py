@@ -134,7 +134,8 @@ def _raw_differences(
             other = torch.ones(tasks + 1, node.outputs, device=first.device)
             other[-1] = 0
         elif node.routes is not None:
-            other = torch.stack([inputs[i][..., c] for i, c in node.routes], -1)
+            columns = [inputs[i][..., c] for i, c in node.routes]
+            other = torch.stack(torch.broadcast_tensors(*columns), -1)
         else:
             other = _in_groups(node, inputs)
         raw[node.name] = other

@@ -10,7 +10,7 @@ from gatesearch.cost import Budget, PatternCost, count_macs
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Graph
-from gatesearch.models.nodes import INPUT, Add, Conv
+from gatesearch.models.nodes import INPUT, Add, Conv, Route
 from gatesearch.pruning import extract
 from tests.pruning.test_extract import parts, put
 
@@ -119,3 +119,19 @@ def test_open_gates_between_equal_values_mix_nothing() -> None:
     assert cost.params(opened) == cost.params(closed)
     model.set_gates(opened)
     assert count_macs(extract(model), (1, 3, 8, 8)).params == int(cost.params(opened))
+
+
+def test_patterns_at_once_are_priced_where_gates_meet_a_route() -> None:
+    """One source of the route differs by pattern, the other in none."""
+    nodes = (
+        Conv("one", INPUT, 3, 2, 1),
+        Route("both", ("one", INPUT), (2, 3), ((0, 0), (0, 1), (1, 0))),
+        Conv("two", "both", 3, 3, 1),
+        Add("sum", "two", "both", 3),
+        Conv("three", "sum", 3, 3, 1, stage=1, ends_block=True),
+    )
+    model = GatedSupernet(parts(Graph(nodes, stride=1), 2), granularity="block")
+    cost = PatternCost.of(model, (1, 3, 8, 8))
+    many = {n: torch.stack([g, ~g]) for n, g in model.hard_gates().items()}
+    each = [cost.macs({n: g[i] for n, g in many.items()}) for i in range(2)]
+    assert cost.macs(many).tolist() == [int(x) for x in each]
