@@ -17,6 +17,7 @@ gate decides together).
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -134,8 +135,7 @@ def _raw_differences(
             other = torch.ones(tasks + 1, node.outputs, device=first.device)
             other[-1] = 0
         elif node.routes is not None:
-            columns = [inputs[i][..., c] for i, c in node.routes]
-            other = torch.stack(torch.broadcast_tensors(*columns), -1)
+            other = _routed(node, inputs)
         else:
             other = _in_groups(node, inputs)
         raw[node.name] = other
@@ -160,6 +160,15 @@ def _may_equal(graph: Graph, gates: Mapping[str, Tensor]) -> bool:
         elif apart:
             always.add(node.name)
     return False
+
+
+def _routed(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+    """Renumber channels: (..., C) per source -> (..., outputs)."""
+    assert node.routes is not None
+    shape = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+    joined = torch.cat([x.expand(*shape, x.shape[-1]) for x in inputs], -1)
+    starts = [0, *accumulate(node.input_channels)]
+    return joined[..., [starts[i] + c for i, c in node.routes]]
 
 
 def _in_groups(node: Node, inputs: Sequence[Tensor]) -> Tensor:

@@ -151,7 +151,7 @@ def _as_map(source: Node, nodes: Sequence[Node], sizes: Mapping[str, Size]) -> N
                 stage=source.stage,
             )  # fmt: skip
     raise UsageError(
-        f"a backbone must give maps (B, C, h, w), found {tokens} tokens behind {source.name}, which "
+        f"a backbone must give maps (B, C, h, w), found {tokens} tokens behind {source.name} that "
         "are those of no map; return a map"
     )
 
