@@ -76,7 +76,7 @@ def live_channels(
         if node.name in gates:
             gate = gates[node.name].to(need.dtype)
             if node.name in mixed and tasks > 1:
-                chosen = gate if differs is None else gate * differs[node.name][..., :-1, :]
+                chosen = gate if differs is None else gate * _from_shared(differs[node.name])
                 mixes[node.name] = need[..., -1:, :] * _any(chosen)
             need = _before_gates(need, gate, mixed=node.name in mixed)
         need = node.computed(need)
@@ -140,12 +140,20 @@ def _raw_differences(
             other = _in_groups(node, inputs)
         raw[node.name] = other
         if node.name in gates:
-            gate = gates[node.name].to(other.dtype) * other[..., :-1, :]
+            gate = gates[node.name].to(other.dtype) * _from_shared(other)
             if tasks == 1:
                 gate = gate * (node.name not in mixed)
             other = torch.cat([gate, _any(gate) * (tasks > 1)], -2)
         differs[node.name] = other
     return raw
+
+
+def _from_shared(other: Tensor) -> Tensor:
+    """Whether each task's value is not what the shared stream has: (..., T+1, C) -> (..., T, C).
+
+    The shared stream may read a mix where a task reads what was shared before the mix.
+    """
+    return _either(other[..., :-1, :], other[..., -1:, :])
 
 
 def _may_equal(graph: Graph, gates: Mapping[str, Tensor]) -> bool:

@@ -144,7 +144,7 @@ def test_a_head_must_fit_its_task(tmp_path) -> None:
         ("tasks.light.head=light", r"task light of kind 'regression' needs a head of one "
          r"prediction per image \(pooled\), found tasks.light.head = 'light'"),
         ("tasks.room.head=pooled", r"task room of kind 'semseg' needs a head of values per pixel "
-         r"\(deeplabv3, light\), found tasks.room.head = 'pooled'"),
+         r"\(deeplabv3, light, fpn, segformer, dpt\), found tasks.room.head = 'pooled'"),
         ("model.head=pooled", r"found model.head = 'pooled'; set tasks.room.head"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=message):
