@@ -88,11 +88,11 @@ def _read(weights: str) -> Mapping[str, Tensor]:
         return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
     except FileRefusedError as error:
         raise UsageError(f"model.weights: {error}") from error
-    # torch.load raises nearly anything of a damaged file.
+    # torch.load raises nearly anything of a damaged file, and advises to let it run code.
     except Exception as error:
         raise UsageError(
-            f"model.weights: {path} must be a .safetensors file, or a state dict that torch.save "
-            f"wrote, found: {first_line(error)[:200]}"
+            f"model.weights: {path} must be a .safetensors file, or a state dict of tensors "
+            f"that torch.save wrote, found another or a damaged file ({type(error).__name__})"
         ) from error
 
 
