@@ -25,7 +25,8 @@ class Encoder(nn.Module):
 
     def apply_node(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """Compute one node from the values of its sources."""
-        return node.run(inputs, self.layers[module_key(node.name)] if node.has_weights else None)
+        has_module = node.has_weights or node.drops_images
+        return node.run(inputs, self.layers[module_key(node.name)] if has_module else None)
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the features of the last node."""

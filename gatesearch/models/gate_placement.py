@@ -86,10 +86,11 @@ def _chain_end(node: Node, readers: Mapping[str, Sequence[Node]], ends: Sequence
     """Name the node behind which the gates of a layer lie.
 
     It ends the chain of nodes that each compute every channel from the same channel of the one
-    before alone, and are its only readers: batch norm, activation, layer scale, stochastic depth,
-    position embedding. A sum has two sources and ends the chain before it. A convolution fused with
-    its norm, and a linear layer, has its gates right behind it, unless weights follow in the chain:
-    these gates are fused with it in training, and before an activation they choose the same.
+    before alone, and are its only readers: batch norm, activation, layer scale, position embedding,
+    and stochastic depth where one of these follows it. A sum has two sources and ends the chain
+    before it. A convolution fused with its norm, and a linear layer, has its gates right behind it,
+    unless weights follow in the chain: these gates are fused with it in training, and before an
+    activation they choose the same.
     """
     chain = [node]
     while chain[-1].name not in ends and len(readers[chain[-1].name]) == 1:
@@ -97,6 +98,8 @@ def _chain_end(node: Node, readers: Mapping[str, Sequence[Node]], ends: Sequence
         if not reader.channelwise or len(reader.sources) != 1 or reader.takes_gates:
             break
         chain.append(reader)
+    while chain[-1].drops_images and len(chain) > 1:
+        chain.pop()
     fused = (node.ends_in_norm or node.is_linear) and not any(
         behind.has_weights for behind in chain[1:]
     )

@@ -28,6 +28,7 @@ from gatesearch.models.gates import ESTIMATORS, hard
 from gatesearch.models.graph import Graph, execute
 from gatesearch.models.model_factory import Parts, below
 from gatesearch.models.nodes import INPUT, Node
+from gatesearch.models.nodes.drop_path import DropPathLayer, dropped_alike
 from gatesearch.models.nodes.linear import LinearLayer
 
 
@@ -130,10 +131,16 @@ class GatedSupernet(nn.Module):
             sources = cast(list[Tensor], inputs[0])
             gated, shared = linear_gate_and_mix(sources, linears, *self._gate(node.name))
             return [*gated, shared]
-        values = [
-            None if any(x is None for x in xs) else encoder.apply_node(node, cast(list[Tensor], xs))
-            for encoder, *xs in zip(encoders, *inputs, strict=True)
-        ]
+        if node.drops_images:
+            layer = cast(DropPathLayer, encoders[0].layer(node.name))
+            values = dropped_alike(layer, inputs[0])
+        else:
+            values = [
+                None
+                if any(x is None for x in xs)
+                else encoder.apply_node(node, cast(list[Tensor], xs))
+                for encoder, *xs in zip(encoders, *inputs, strict=True)
+            ]
         if node.name not in self.gated:
             return values
         gated, shared = gate_and_mix(cast(list[Tensor], values), *self._gate(node.name))

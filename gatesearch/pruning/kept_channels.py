@@ -151,10 +151,11 @@ def _add_steps(
     sources = _Sources()
     for node in graph:
         outputs = np.flatnonzero(live[node.name])
+        if not len(outputs):
+            sources.store(node.name, outputs, 0, node.outputs)
+            continue
         if node.routes is not None:
             sources.route(node)
-            continue
-        if not len(outputs):
             continue
         needed = node.needed_inputs(torch.from_numpy(live[node.name]).float())
         inputs = [np.flatnonzero(channels.numpy()) for channels in needed]

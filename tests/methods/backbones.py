@@ -51,7 +51,7 @@ class Inverted(nn.Module):
 
 
 class Modern(nn.Module):
-    """Depthwise, layer norm over channels, two linear layers and a layer scale, and a shortcut."""
+    """Depthwise, layer norm, linear layers, layer scale, stochastic depth, and a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,11 +60,26 @@ class Modern(nn.Module):
         self.wide = nn.Linear(channels, 2 * channels)
         self.narrow = nn.Linear(2 * channels, channels)
         self.scale = nn.Parameter(torch.full((channels,), 0.5))
+        self.drop = DropPath(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.depth(x).permute(0, 2, 3, 1))
         y = self.narrow(nn.functional.gelu(self.wide(y))) * self.scale
-        return y.permute(0, 3, 1, 2) + x
+        return self.drop(y.permute(0, 3, 1, 2)) + x
+
+
+class DropPath(nn.Module):
+    """Stochastic depth, as timm has it."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.drop_prob = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop_prob
+        return x * kept / (1 - self.drop_prob)
 
 
 class SmallTransformer(nn.Module):

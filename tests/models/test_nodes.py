@@ -24,6 +24,7 @@ from gatesearch.models.nodes import (
     BatchNorm,
     ClassToken,
     Conv,
+    DropPath,
     GlobalResponseNorm,
     GroupNorm,
     Interpolate,
@@ -103,6 +104,7 @@ NODES = {
     "batch norm": BatchNorm("node", "x", 4),
     "activation": Activation("node", "x", 4, "gelu"),
     "activation with numbers": Activation("node", "x", 4, "clamp", (0.25, 0.75)),
+    "stochastic depth": DropPath("node", "x", 4, 0.5),
     "product": Multiply("node", "x", "y", 4),
     "average": Pool(
         "node", "x", 4, Windows(kind="average", kernel=(1, 2), strides=(1, 2), padding=(0, 1))
@@ -172,7 +174,7 @@ def source_fields(node: Node) -> list[str]:
 
 def layer_of(node: Node) -> nn.Module | None:
     layer = node.build()
-    assert (layer is not None) == node.has_weights
+    assert (layer is not None) == (node.has_weights or node.drops_images)
     return None if layer is None else scattered(layer)
 
 
@@ -298,7 +300,7 @@ def test_only_the_shape_decides_the_latency(node: Node) -> None:
 
 @every_node
 def test_half_the_width_is_half_the_channels(node: Node) -> None:
-    if node.routes:
+    if isinstance(node, Route):
         with pytest.raises(UsageError, match=r"found model\.width = 0\.5 at node; leave it at 1"):
             node.scaled(0.5)
         return

@@ -71,8 +71,9 @@ def check_graph(graph: Graph) -> None:
         UsageError: It joins, splits or shuffles channels, or has groups of several, as heads.
     """
     for node in graph:
-        if node.routes is not None or 1 < node.groups < node.outputs:
-            what = "joins or divides channels" if node.routes is not None else "has groups of them"
+        joins = node.routes is not None and not node.channelwise
+        if joins or 1 < node.groups < node.outputs:
+            what = "joins or divides channels" if joins else "has groups of them"
             raise UsageError(
                 "'ecmt' keeps the first channels of every layer, which must then be those of "
                 f"narrower layers; found {node.name}, which {what}: set model.backbone to a "

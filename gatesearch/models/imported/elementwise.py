@@ -10,7 +10,15 @@ from gatesearch.models.imported.alignment import aligned
 from gatesearch.models.imported.builder import Builder, Handler, Value
 from gatesearch.models.imported.constants import Constant
 from gatesearch.models.imported.layout import CHANNEL_AXIS, Factor, View, cut, full_axis
-from gatesearch.models.nodes import Activation, Add, Multiply, PositionEmbedding, Scale, Shift
+from gatesearch.models.nodes import (
+    Activation,
+    Add,
+    DropPath,
+    Multiply,
+    PositionEmbedding,
+    Scale,
+    Shift,
+)
 
 Number = int | float
 
@@ -66,6 +74,11 @@ def clamp(b: Builder, input: View, min: float | None = None, max: float | None =
     if min is not None and max is None:
         return activation(b, input, "relu") if min == 0 else activation(b, input, "clamp", min)
     return activation(b, input, "clamp", -infinity if min is None else min, float(max or 0))
+
+
+def drop_path(b: Builder, input: View, probability: float) -> View:
+    """Stochastic depth, image by image."""
+    return input.of(b.add(DropPath(b.new_name(), input.name, input.channels, probability)))
 
 
 def add(b: Builder, input: Value, other: Value, *, alpha: Number = 1) -> Value:
@@ -207,6 +220,7 @@ HANDLERS: Mapping[str, Handler] = {
     "softplus": softplus,
     "hardtanh": hardtanh,
     "clamp": clamp,
+    "drop_path": drop_path,
     "clamp_min": clamp,
     "add": add,
     "__add__": add,

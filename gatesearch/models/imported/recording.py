@@ -31,6 +31,7 @@ from gatesearch.models.imported.calls import (
     is_opaque,
 )
 from gatesearch.models.imported.constants import Constant, State, entry, fixed
+from gatesearch.models.imported.stochastic_depth import drop_probability
 
 # Images of the recorded batch. Above 1, so that the batch axis is told from axes of length 1.
 BATCH = 2
@@ -180,7 +181,11 @@ class Recorder(TorchFunctionMode):
     @contextmanager
     def whole_modules(self, whole: Callable[[nn.Module], bool]) -> Iterator[None]:
         """Record some modules as one call each."""
-        chosen = [inner for inner in self.module.modules() if whole(inner) or is_opaque(inner)]
+        chosen = [
+            inner
+            for inner in self.module.modules()
+            if whole(inner) or is_opaque(inner) or drop_probability(inner)
+        ]
         for inner in chosen:
             inner.forward = self._recorded_whole(inner, inner.forward)
         try:
@@ -192,12 +197,18 @@ class Recorder(TorchFunctionMode):
     def _recorded_whole(self, inner: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **keywords: Any) -> Any:
             before, self._silent = self._silent, True
+            probability = 0.0 if is_opaque(inner) else drop_probability(inner)
             try:
                 result = forward(*arguments, **keywords)
+                if probability:  # what is returned as it is becomes a tensor of its own
+                    result = result.view_as(result)
             finally:
                 self._silent = before
             if not self._silent:
                 self.site = Site(self._stack[-1], _place())
+                if probability:
+                    self._note("drop_path", (*arguments, probability), keywords, result)
+                    return result
                 name = "opaque" if is_opaque(inner) else type(inner).__name__
                 self._note(f"module:{name}", arguments, keywords, result)
             return result

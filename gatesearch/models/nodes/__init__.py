@@ -10,6 +10,7 @@ from gatesearch.models.nodes.attention import Attention, AttentionStep, Position
 from gatesearch.models.nodes.batch_norm import BatchNorm, BatchNormStep
 from gatesearch.models.nodes.class_token import ClassToken, ClassTokenStep
 from gatesearch.models.nodes.conv import Conv, ConvStep
+from gatesearch.models.nodes.drop_path import DropPath
 from gatesearch.models.nodes.global_response_norm import (
     GlobalResponseNorm,
     GlobalResponseNormStep,
@@ -47,6 +48,7 @@ __all__ = [
     "ClassTokenStep",
     "Conv",
     "ConvStep",
+    "DropPath",
     "GlobalResponseNorm",
     "GlobalResponseNormStep",
     "GroupNorm",

@@ -70,6 +70,10 @@ class Node(Protocol):
         """Whether its module is a `LinearLayer`, with whose backward pass gates are fused."""
 
     @property
+    def drops_images(self) -> bool:
+        """Whether its module is a `DropPathLayer`, whose draws all streams share."""
+
+    @property
     def takes_gates(self) -> bool:
         """Whether it is a layer behind which gates lie: a convolution or linear layer."""
 
@@ -94,7 +98,10 @@ class Node(Protocol):
 
     @property
     def routes(self) -> tuple[tuple[int, int], ...] | None:
-        """(source, channel) that each output is, if the node only renumbers channels; else None."""
+        """(source, channel) that each output is, if the node only renumbers channels; else None.
+
+        So it is in evaluation, in which compact networks are built.
+        """
 
     @property
     def params_per_channel(self) -> int | Fraction:
@@ -135,7 +142,7 @@ class Node(Protocol):
         """
 
     def build(self) -> nn.Module | None:
-        """Build its module, a `Layer` with fresh weights; None for a node without weights."""
+        """Build its module, a `Layer` with fresh weights; None for a node that needs none."""
 
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
         """Compute the node, (B, outputs, *positions), from its sources' values with its module."""
@@ -164,6 +171,7 @@ class Grouped:
 
     ends_in_norm: ClassVar[bool] = False
     is_linear: ClassVar[bool] = False
+    drops_images: ClassVar[bool] = False
     whole_groups: ClassVar[bool] = False
     symmetric: ClassVar[bool] = False
     routes: ClassVar[None] = None

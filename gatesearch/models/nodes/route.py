@@ -37,6 +37,7 @@ class Route:
     takes_gates: ClassVar[bool] = False
     ends_in_norm: ClassVar[bool] = False
     is_linear: ClassVar[bool] = False
+    drops_images: ClassVar[bool] = False
     symmetric: ClassVar[bool] = False
     groups: ClassVar[int] = 1
     whole_groups: ClassVar[bool] = False
