@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.methods.base import Method
+from gatesearch.methods.stage_maps import check_maps
 from gatesearch.models.conv_norm import ConvNorm
 from gatesearch.models.encoder import Encoder
-from gatesearch.models.graph import Graph, expect_map
+from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import Parts
 from gatesearch.strict import Strict
 
@@ -50,6 +51,7 @@ class AttentionNet(nn.Module):
     def __init__(self, parts: Parts, *, reduction: int = 4) -> None:
         super().__init__()
         graph = parts.graph
+        check_maps(graph, "mtan")
         self.encoder: Encoder = parts.encoder()
         stages = range(1, graph.stages)
         widths = [graph.stage(i)[-1].outputs for i in stages]
@@ -86,8 +88,6 @@ class AttentionNet(nn.Module):
             if feature is not None:
                 end = self.encoder.feature(feature, end)
                 read = self.encoder.feature(feature, read)
-            if stage:
-                expect_map(end, "mtan")
             inputs.append(read if read.dim() == end.dim() else end)
             outputs.append(end)
         return {

@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
 from gatesearch.methods.space import Range
+from gatesearch.methods.stage_maps import check_maps
 from gatesearch.models import Parts, parts_of
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.filters import filters_of
-from gatesearch.models.graph import Graph, expect_map
+from gatesearch.models.graph import Graph
 from gatesearch.models.mixing import mixing_sum
 from gatesearch.strict import Strict
 from gatesearch.training import Hooks
@@ -73,6 +74,7 @@ class SluiceNet(nn.Module):
 
     def __init__(self, parts: Parts, *, diagonal: float = 0.9, last: float = 0.9) -> None:
         super().__init__()
+        check_maps(parts.graph, "sluice")
         self.encoders = nn.ModuleDict({task: parts.encoder(task) for task in parts.tasks})
         count, stages = len(parts.tasks), parts.graph.stages - 1
         size = SUBSPACES * count
@@ -128,7 +130,6 @@ class SluiceNet(nn.Module):
             x = streams[t]
             if stage in self.maps:
                 x = encoder.feature(self.maps[stage], x)
-            expect_map(x, "sluice")
             features.append(shrunk(x, self.shrinks[stage - 1]))
         return mixed_channels(features, self.beta[t])
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
-from torch import Tensor
-
 from gatesearch.errors import UsageError
 from gatesearch.models.gate_placement import gate_units
 from gatesearch.models.nodes import INPUT, Add, Node
@@ -230,20 +228,6 @@ class Graph:
                         f"{', '.join(set(node.sources) - known)}: set model.backbone to another"
                     )
             before = nodes[-1].name
-
-
-def expect_map(x: Tensor, method: str) -> None:
-    """Refuse tokens where a method computes convolutions.
-
-    Raises:
-        UsageError: x is none of (B, C, H, W).
-    """
-    if x.dim() != 4:
-        raise UsageError(
-            f"{method} needs maps (B, C, H, W) at the end of every stage, found tokens of shape "
-            f"{tuple(map(int, x.shape))}; set model.backbone to a network that gives such a map "
-            f"of every stage, as those of timm, or leave {method} out"
-        )
 
 
 def stage_ends(nodes: Sequence[Node]) -> tuple[str, ...]:

@@ -103,6 +103,13 @@ class SmallTransformer(nn.Module):
         return maps
 
 
+class OneMap(SmallTransformer):
+    """The same with a map behind the last block alone."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image)[-1]
+
+
 class Block(nn.Module):
     """Attention and an MLP, each behind a layer norm and before a sum."""
 

@@ -10,7 +10,7 @@ from gatesearch.study import Study
 from gatesearch.trials.context import open_context
 from gatesearch.trials.costs import costs
 from gatesearch.trials.trial import train_network
-from tests.methods.backbones import SmallConvolutions, SmallTransformer
+from tests.methods.backbones import OneMap, SmallConvolutions, SmallTransformer
 from tests.methods.test_every_method import PHASES, chain_of, check_kept
 from tests.methods.toys import random_image
 from tests.search.tiny import tiny
@@ -33,6 +33,13 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(REGISTERED, name, build)
 
 
+# Method -> words of the reason for which it is refused where stages end in tokens.
+NEED_MAPS = {
+    name: rf"{name} needs maps \(B, C, H, W\) at the end of every stage; found .* of stage 1, which"
+    for name in ("mtan", "sluice")
+}
+
+
 def study_of(backbone: str, folder, *overrides: str) -> Study:
     model = (f"model.backbone={backbone}", "model.width=1", "model.output_stride=8")
     return check_study(tiny(folder, *model, *PHASES, *overrides))
@@ -42,6 +49,18 @@ def study_of(backbone: str, folder, *overrides: str) -> Study:
 def test_what_does_not_fit_is_refused_with_the_reason(name: str, tmp_path) -> None:
     with pytest.raises(UsageError, match=f"(?s){REFUSED[name]}.* or leave {name} out"):
         build_model(study_of("small-transformer", tmp_path), name)
+
+
+@pytest.mark.parametrize("name", NEED_MAPS)
+def test_stages_without_maps_are_refused_when_built(
+    name: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTERED, "one-map", OneMap)
+    study = study_of("one-map", tmp_path)
+    for method in METHODS.keys() - NEED_MAPS.keys() - REFUSED.keys():
+        build_model(study, method, pretrained=False)
+    with pytest.raises(UsageError, match=f"{NEED_MAPS[name]}.* or leave {name} out"):
+        build_model(study, name)
 
 
 @pairs

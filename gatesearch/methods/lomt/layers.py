@@ -13,6 +13,7 @@ from torch import Tensor
 from gatesearch.cost.sizes import node_sizes
 from gatesearch.errors import UsageError
 from gatesearch.methods.lomt.sparse_nets import SparseNets, group_norms
+from gatesearch.methods.stage_maps import ANY_SIZE
 from gatesearch.models import Parts
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.filters import filters_of
@@ -20,9 +21,6 @@ from gatesearch.models.graph import Graph
 from gatesearch.models.model_factory import HeadSpec
 from gatesearch.models.nodes import INPUT
 from gatesearch.pruning import CompactNet, HeadAt, Stream, compact_streams
-
-# Of an image, (H, W), by which maps are told from other values and from single pixels.
-ANY_SIZE = (256, 256)
 
 
 def last_layer(encoder: Encoder) -> str:
