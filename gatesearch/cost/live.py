@@ -10,8 +10,13 @@ s reads channel c of node l on behalf of some head, and G_t the gates behind a g
 and a live output needs the channels that its node names (`Node.computed`, `Node.needed_inputs`).
 With a ∧ b = a b
 and a ∨ b = 1 - (1 - a)(1 - b) the same lines are exact for G in {0, 1}, and for G in (0, 1) give
-the expectation if gates were drawn independently (up to the dependence between channels that one
-gate decides together).
+the expectation if gates were drawn independently, up to the dependence between channels that one
+gate decides about together.
+
+Where channels share gates (`firsts`), this dependence is heeded in two ways. Channels that share a
+gate count once in "any of a group" (`gatesearch.cost.events`). And m_t is not computed from n_t and
+n_shared, of which a gate before may let happen one or the other: T more streams carry
+n_t ∨ n_shared, which is m_t ∨ ⋁_{u≠t} (m_u ∧ ¬G_u) before a gate.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +27,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from gatesearch.cost.events import ALL, Firsts
 from gatesearch.models.graph import Graph
 from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node
 
@@ -48,6 +54,7 @@ def live_channels(
     *,
     mixed: Collection[str],
     heads: Sequence[Sequence[str]] | None = None,
+    firsts: Firsts = ALL,
 ) -> Live:
     """Compute the live channels of patterns.
 
@@ -56,6 +63,7 @@ def live_channels(
         gates: Gated node -> (..., T, C), 0 or 1, or probabilities.
         mixed: Gated nodes whose mixed shared features some pattern reads.
         heads: For each task, the nodes that its head reads; the last node when None.
+        firsts: Channels that count once where several share a gate.
     """
     first = next(iter(gates.values()))
     *batch, tasks, _ = first.shape
@@ -64,24 +72,27 @@ def live_channels(
     for name in {name: None for names in heads for name in names}:
         ends = torch.zeros(*batch, tasks + 1, graph.channels(name), device=first.device)
         ends[..., [t for t, names in enumerate(heads) if name in names], :] = 1
-        needed[name] = ends
+        needed[name] = ends if firsts is ALL else torch.cat([ends, ends[..., :-1, :]], -2)
     outputs: dict[str, Tensor] = {}
     elements: dict[str, Tensor] = {}
     mixes: dict[str, Tensor] = {}
-    differs = _raw_differences(graph, gates, mixed) if _may_equal(graph, gates) else None
+    differs = _raw_differences(graph, gates, mixed, firsts) if _may_equal(graph, gates) else None
     for node in reversed(graph.nodes):
         need = needed.pop(node.name, None)
         if need is None:  # a feature that no head and no other node reads
-            need = torch.zeros(*batch, tasks + 1, node.outputs, device=first.device)
+            streams = tasks + 1 if firsts is ALL else 2 * tasks + 1
+            need = torch.zeros(*batch, streams, node.outputs, device=first.device)
         if node.name in gates:
             gate = gates[node.name].to(need.dtype)
             if node.name in mixed and tasks > 1:
                 chosen = gate if differs is None else gate * _from_shared(differs[node.name])
-                mixes[node.name] = need[..., -1:, :] * _any(chosen)
+                mixes[node.name] = need[..., tasks : tasks + 1, :] * _any(chosen)
             need = _before_gates(need, gate, mixed=node.name in mixed)
-        need = node.computed(need)
-        (outputs if node.has_weights else elements)[node.name] = need
-        for source, channels in zip(node.sources, node.needed_inputs(need), strict=True):
+        once = _once(need, firsts.needed.get(node.name))
+        need = node.computed(once if node.whole_groups else need)
+        (outputs if node.has_weights else elements)[node.name] = need[..., : tasks + 1, :]
+        once = _once(need, firsts.computed.get(node.name)) if node.whole_groups else once
+        for source, channels in zip(node.sources, node.needed_inputs(once), strict=True):
             _add_need(needed, source, channels)
     return Live(outputs, elements, mixes)
 
@@ -92,6 +103,7 @@ def distinct_elements(
     elements: Mapping[str, Tensor],
     *,
     mixed: Collection[str],
+    firsts: Firsts = ALL,
 ) -> dict[str, Tensor]:
     """Count the values of nodes without weights that a compact network computes.
 
@@ -103,13 +115,14 @@ def distinct_elements(
         gates: Gated node -> (..., T, C).
         elements: `Live.elements` under these gates.
         mixed: Gated nodes whose mixed shared features some pattern reads.
+        firsts: Channels that count once where several share a gate.
 
     Returns:
         Node without weights -> (...) channels.
     """
     routed = {node.name for node in graph if node.routes is not None}
     distinct: dict[str, Tensor] = {}
-    for name, other in _raw_differences(graph, gates, mixed).items():
+    for name, other in _raw_differences(graph, gates, mixed, firsts).items():
         if name in elements and name not in routed:
             need = elements[name]
             others = (need * other).sum(-2)
@@ -118,7 +131,7 @@ def distinct_elements(
 
 
 def _raw_differences(
-    graph: Graph, gates: Mapping[str, Tensor], mixed: Collection[str]
+    graph: Graph, gates: Mapping[str, Tensor], mixed: Collection[str], firsts: Firsts
 ) -> dict[str, Tensor]:
     """Return node -> (..., T+1, C): where its value before the gate is not the shared one."""
     first = next(iter(gates.values()))
@@ -137,7 +150,8 @@ def _raw_differences(
         elif node.routes is not None:
             other = _routed(node, inputs)
         else:
-            other = _in_groups(node, inputs)
+            masks = firsts.differing.get(node.name, (None,) * len(inputs))
+            other = _in_groups(node, [_once(x, m) for x, m in zip(inputs, masks, strict=True)])
         raw[node.name] = other
         if node.name in gates:
             gate = gates[node.name].to(other.dtype) * _from_shared(other)
@@ -146,6 +160,11 @@ def _raw_differences(
             other = torch.cat([gate, _any(gate) * (tasks > 1)], -2)
         differs[node.name] = other
     return raw
+
+
+def _once(channels: Tensor, first: Tensor | None) -> Tensor:
+    """(..., C) probabilities, but 0 for a channel whose event another of its group stands for."""
+    return channels if first is None else channels * first.to(channels)
 
 
 def _from_shared(other: Tensor) -> Tensor:
@@ -189,11 +208,29 @@ def _in_groups(node: Node, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def _before_gates(need: Tensor, gates: Tensor, *, mixed: bool) -> Tensor:
-    """Return which channels of each stream are needed before the gate."""
-    tasks = need[..., :-1, :]
+    """Return which channels of each stream are needed before the gate.
+
+    Args:
+        need: (..., T+1, C) behind it, or (..., 2T+1, C) with n_t ∨ n_shared of every task.
+        gates: (..., T, C).
+        mixed: Whether some pattern reads the mix of the tasks' features.
+    """
+    count = gates.shape[-2]
+    tasks = need[..., :count, :]
+    if need.shape[-2] > count + 1:
+        tasks = need[..., count + 1 :, :]
+        shared = tasks * (1 - gates)
+        others = [_any(_without(shared, t)) for t in range(count)]
+        either = _either(tasks, torch.cat(others, -2))
+        return torch.cat([tasks * gates, _any(shared), either], -2)
     if mixed:
         tasks = _either(tasks, need[..., -1:, :])
     return torch.cat([tasks * gates, _any(tasks * (1 - gates))], -2)
+
+
+def _without(streams: Tensor, t: int) -> Tensor:
+    """(..., T, C) -> (..., T - 1, C) all streams but one."""
+    return torch.cat([streams[..., :t, :], streams[..., t + 1 :, :]], -2)
 
 
 def _either(one: Tensor, other: Tensor) -> Tensor:

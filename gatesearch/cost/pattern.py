@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gatesearch.cost.budget import Budget
+from gatesearch.cost.events import ALL, Firsts, first_of_events
 from gatesearch.cost.latency import LatencyTable
 from gatesearch.cost.live import Live, distinct_elements, live_channels
 from gatesearch.cost.macs import count_macs
@@ -42,6 +43,7 @@ class PatternCost:
         head_params: Parameters of all heads.
         heads: For each task, the nodes that its head reads.
         latency: Measured layers, which estimates of latency need.
+        firsts: Channels that count once where several share a gate.
     """
 
     graph: Graph
@@ -55,6 +57,7 @@ class PatternCost:
     head_params: int
     heads: tuple[tuple[str, ...], ...]
     latency: LatencyTable | None = None
+    firsts: Firsts = ALL
 
     @classmethod
     def of(
@@ -68,6 +71,7 @@ class PatternCost:
         whole = count_macs(supernet, input_shape, cross_check=False)
         sizes = node_sizes(supernet.graph, (input_shape[2], input_shape[3]))
         weighted = supernet.graph.weighted_nodes
+        heads = nodes_read(supernet.graph, supernet.head_specs)
         return cls(
             graph=supernet.graph,
             gated=supernet.gated,
@@ -80,13 +84,16 @@ class PatternCost:
             params_per_channel={n.name: n.params_per_channel for n in weighted},
             head_macs=whole.macs - whole.backbone_macs,
             head_params=sum(p.numel() for p in supernet.heads.parameters()),
-            heads=nodes_read(supernet.graph, supernet.head_specs),
+            heads=heads,
             latency=latency,
+            firsts=first_of_events(supernet.graph, supernet.units, heads),
         )
 
     def live(self, gates: Mapping[str, Tensor]) -> Live:
         """Compute the live channels of patterns; `gates` as for `macs`."""
-        return live_channels(self.graph, gates, mixed=self.mixed, heads=self.heads)
+        return live_channels(
+            self.graph, gates, mixed=self.mixed, heads=self.heads, firsts=self.firsts
+        )
 
     def macs(self, gates: Mapping[str, Tensor]) -> Tensor:
         """Count the multiply-adds of the whole network, heads included.
@@ -143,7 +150,9 @@ class PatternCost:
         return total
 
     def _distinct(self, live: Live, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return distinct_elements(self.graph, gates, live.elements, mixed=self.mixed)
+        return distinct_elements(
+            self.graph, gates, live.elements, mixed=self.mixed, firsts=self.firsts
+        )
 
     def _params(self, live: Live) -> Tensor:
         total = self.head_params + _total(live.outputs, self.params_per_channel)

@@ -19,6 +19,7 @@ from gatesearch.cost import (
     project,
     rounded,
 )
+from gatesearch.cost.events import ALL
 from gatesearch.cost.projection import LEAST, _price, _unit_prices
 from gatesearch.models import GatedSupernet
 from gatesearch.models.channel_units import Units
@@ -108,6 +109,32 @@ def test_a_gate_costs_what_the_layer_before_it_does() -> None:
     assert _price(cost, "map") == 1  # a norm over channels alone is free
     heads = PatternCost.of(supernet(), SHAPE)
     assert _unit_prices(heads, "qkv", 24) == [12 * 7 * 8] * 2
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_the_expected_cost_is_the_mean_over_drawn_heads(tasks: int, share: float) -> None:
+    model = supernet(tasks)
+    cost = PatternCost.of(model, SHAPE)
+    torch.manual_seed(0)
+    open_ = {n: torch.full((tasks, len(set(u))), share) for n, u in model.units.items()}
+    for x in open_.values():
+        x.requires_grad_()
+
+    def of_channels(values: Pattern) -> Pattern:
+        return {n: x[..., torch.tensor(model.units[n])] for n, x in values.items()}
+
+    drawn = of_channels({n: x.detach().expand(4000, -1, -1).bernoulli() for n, x in open_.items()})
+    apart = replace(cost, firsts=ALL)  # as if every channel had a gate of its own
+    for measure in ("macs", "params"):
+        costs = getattr(cost, measure)(drawn)
+        assert torch.equal(costs, getattr(apart, measure)(drawn))
+        expected = getattr(cost, measure)(of_channels(open_))
+        assert expected.item() == pytest.approx(costs.mean().item(), rel=0.01)
+    if tasks > 1 and share < 0.5:
+        assert apart.macs(of_channels(open_)).item() > 1.05 * cost.macs(of_channels(open_)).item()
+    expected.backward()
+    assert all(x.grad.isfinite().all() for x in open_.values())
 
 
 def test_rounding_leaves_heads_and_rounds_the_rest() -> None:

@@ -121,3 +121,9 @@ def test_the_ends_are_plain_networks() -> None:
         ours = count_macs(extract(model), SHAPE, cross_check=False)
         theirs = count_macs(plain, SHAPE, cross_check=False)
         assert (ours.macs, ours.params) == (theirs.macs, theirs.params)
+
+
+def test_heads_share_gates_without_data_too() -> None:
+    with torch.device("meta"):
+        model = GatedSupernet(parts(vit(), 2), granularity="head")
+    assert model.units == supernet().units

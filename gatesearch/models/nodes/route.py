@@ -68,7 +68,7 @@ class Route:
         for source, channels in enumerate(self.input_channels):
             outputs = [i for i, (read, _) in enumerate(self.routes) if read == source]
             index = torch.tensor([self.routes[i][1] for i in outputs], device=needed.device)
-            not_needed = torch.ones(*needed.shape[:-1], channels).to(needed)
+            not_needed = needed.new_ones(*needed.shape[:-1], channels)
             index = index.long().expand(*needed.shape[:-1], -1)
             needs.append(
                 1 - not_needed.scatter_reduce(-1, index, 1 - needed[..., outputs], reduce="prod")
