@@ -72,9 +72,9 @@ def export(
 ) -> None:
     """Write a trained network into a file that runs elsewhere.
 
-    The file has the normalisation of images, names of outputs and a card of the tasks; batch size,
-    height and width stay open. It is checked against PyTorch on the study's frames, or on noise
-    where there are none, before it is put in place.
+    The file has the normalisation of images, names of outputs and a card of the tasks; batch size
+    stays open, and so do height and width where the network takes others. It is checked against
+    PyTorch on the study's frames, or on noise where there are none, before it is put in place.
     """
     check_names(to=to)
     store, record = record_of(study, out, storage_url(storage, storage_file))

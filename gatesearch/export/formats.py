@@ -102,7 +102,12 @@ def _onnx(network: nn.Module, card: Card, path: Path) -> None:
 
 
 def _program(network: nn.Module, card: Card) -> torch.export.ExportedProgram:
-    """Trace the network so that it takes any batch size, and any height and width it can take."""
+    """Trace the network so that it takes any batch size, and any height and width it can take.
+
+    torch.export tells axes of length 1 from others, so a program refuses images that make a map
+    inside the network one pixel high or wide, unless those that it is traced with do. Its option
+    `backed_size_oblivious` lifts this, but then ConvNeXt refuses a batch of one image.
+    """
     auto = torch.export.Dim.AUTO
     side = torch.export.Dim.STATIC if _takes_one_size(network) else auto
     shipped = Shipped(network, tuple(card.tasks)).eval()
