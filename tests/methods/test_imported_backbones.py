@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from gatesearch.errors import UsageError
 from gatesearch.methods import METHODS, Context, build_model, check_study
@@ -11,8 +12,8 @@ from gatesearch.trials.context import open_context
 from gatesearch.trials.costs import costs
 from gatesearch.trials.trial import train_network
 from tests.methods.backbones import OneMap, SmallConvolutions, SmallTransformer
-from tests.methods.test_every_method import PHASES, chain_of, check_kept
-from tests.methods.toys import random_image
+from tests.methods.test_every_method import PHASES, chain_of, check_kept, check_resumes
+from tests.methods.toys import count_steps, random_image
 from tests.search.tiny import tiny
 
 BACKBONES = {"small-convolutions": SmallConvolutions, "small-transformer": SmallTransformer}
@@ -102,6 +103,27 @@ def test_it_trains_and_is_read_again(name: str, backbone: str, tmp_path, data) -
         )
         assert result.state == "complete", result
     check_kept(result, context, tmp_path / "out")
+
+
+@pytest.mark.slow("trains")
+def test_a_transformer_that_drops_images_resumes_to_the_bit(
+    tmp_path, data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTERED, "vit", vit)
+    study = study_of("vit", tmp_path, "interrogate.granularity=head")
+    assert any(node.drops_images for node in import_backbone("vit", (16, 16)).graph)
+    context: Context = open_context(study, data=data, stored=None, emit=lambda event: None)
+    check_resumes("interrogate", study, context, tmp_path, count_steps(monkeypatch))
+
+
+def vit() -> nn.Module:
+    """timm's ViT-tiny with two narrow blocks, for images of 16x16."""
+    timm = pytest.importorskip("timm")
+    module = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=12, depth=2, drop_path_rate=0.5
+    )
+    module.forward = lambda image: module.forward_features(image)[:, 1:].mT.unflatten(2, (2, 2))
+    return module
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
