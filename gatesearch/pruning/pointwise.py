@@ -10,34 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
-from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
-from gatesearch.models.nodes import Step, StepName, StepWeights
+from gatesearch.models.nodes import StepWeights
+from gatesearch.models.nodes.layered import LayeredStep
 
 
-class PointwiseStep(Step):
+class PointwiseStep(LayeredStep):
     """max(0, W x + b) at every position, over the channels read."""
 
     op: Literal["pointwise"] = "pointwise"
-    name: StepName
-    source: ChannelSource
-    inputs: Channels
-    outputs: Channels
-
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels combined."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """Output channels."""
-        return self.outputs
-
-    def check(self, widths: Sequence[int]) -> None:
-        """Refuse wrong inputs also; see `Step.check`."""
-        super().check(widths)
-        if self.inputs != channel_count(self.source):
-            raise ValueError(f"must have {channel_count(self.source)} inputs, found {self.inputs}")
 
     def add_weights(self, weights: StepWeights) -> None:
         """Add a convolution."""

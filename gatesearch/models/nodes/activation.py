@@ -1,9 +1,9 @@
 """Element-wise functions of one value, by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
-from gatesearch.models.channel_source import ChannelSource, channel_count
-from gatesearch.models.nodes.elementwise import Elementwise
-from gatesearch.models.nodes.node import scaled_channels
-from gatesearch.models.nodes.step import Step, StepWeights
+from gatesearch.models.channel_source import ChannelSource
+from gatesearch.models.nodes.elementwise import OfOne, OfOneStep, Weightless
+from gatesearch.models.nodes.step import StepWeights
 
 # Name -> function of a tensor and of numbers. Files name functions; they hold no code.
 FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
@@ -47,7 +46,7 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Activation(Elementwise):
+class Activation(Weightless, OfOne):
     """An element-wise function.
 
     Attributes:
@@ -55,35 +54,12 @@ class Activation(Elementwise):
         arguments: Numbers that the function takes beside the value, in its order.
     """
 
-    name: str
-    source: str
-    outputs: int
     function: str
     arguments: tuple[float, ...] = ()
-    stage: int = 0
-    ends_block: bool = False
-    stride: ClassVar[int] = 1
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
 
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
         """Apply the function."""
         return FUNCTIONS[self.function](inputs[0], *self.arguments)
-
-    def scaled(self, width: float) -> Self:
-        """Return it with its channels times `width`."""
-        return self.narrowed(scaled_channels(self.outputs, width))
-
-    def narrowed(self, outputs: int) -> Self:
-        """Return it with so many channels."""
-        return replace(self, outputs=outputs)
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
 
     def step(
         self, *, name: str, sources: Sequence[ChannelSource], outputs: int
@@ -93,23 +69,12 @@ class Activation(Elementwise):
         return ActivationStep(source=source, function=self.function, arguments=self.arguments)
 
 
-class ActivationStep(Step):
+class ActivationStep(OfOneStep):
     """An element-wise function, in a compact network."""
 
     op: Literal["activation"] = "activation"
-    source: ChannelSource
     function: str = Field(max_length=100)
     arguments: tuple[float, ...] = Field(default=(), max_length=2)
-
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels that it is applied to."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """As many channels as are read."""
-        return channel_count(self.source)
 
     def check(self, widths: Sequence[int]) -> None:
         """Refuse unknown functions also; see `Step.check`."""

@@ -1,6 +1,6 @@
 """The residual sum."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, cast
 
@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors, in_inference
-from gatesearch.models.channel_source import ChannelSource, channel_count
-from gatesearch.models.nodes.elementwise import Elementwise, larger
-from gatesearch.models.nodes.node import Size, scaled_channels
-from gatesearch.models.nodes.step import Step, StepWeights
+from gatesearch.models.channel_source import ChannelSource
+from gatesearch.models.nodes.elementwise import Elementwise
+from gatesearch.models.nodes.pair import PairStep
+from gatesearch.models.nodes.step import StepWeights
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,10 @@ class Add(Elementwise):
         """Branch and skip connection."""
         return (self.source, self.skip)
 
-    def output_size(self, sizes: Mapping[str, Size]) -> Size:
-        """That of the larger side."""
-        return larger(sizes[self.source], sizes[self.skip])
-
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
         """Add both sources."""
         total = inputs[0] + inputs[1]
         return F.relu(total) if self.relu else total
-
-    def scaled(self, width: float) -> Self:
-        """Return it with its channels times `width`."""
-        return self.narrowed(scaled_channels(self.outputs, width))
-
-    def narrowed(self, outputs: int) -> Self:
-        """Return it with so many channels."""
-        return replace(self, outputs=outputs)
 
     def anonymous(self) -> Self:
         """Return it without names and place in the graph."""
@@ -68,30 +56,11 @@ class Add(Elementwise):
         return AddStep(left=left, right=right, relu=self.relu)
 
 
-class AddStep(Step):
+class AddStep(PairStep):
     """A sum and, if `relu`, its ReLU, in a compact network."""
 
     op: Literal["add"] = "add"
-    left: ChannelSource
-    right: ChannelSource
     relu: bool = True
-
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """Both sides."""
-        return (self.left, self.right)
-
-    @property
-    def width(self) -> int:
-        """As many channels as either side has."""
-        return channel_count(self.left)
-
-    def check(self, widths: Sequence[int]) -> None:
-        """Refuse sides of different widths also; see `Step.check`."""
-        super().check(widths)
-        left, right = map(channel_count, self.sources)
-        if left != right:
-            raise ValueError(f"must add as many channels on both sides, found {left} and {right}")
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Add what is read on both sides."""

@@ -1,17 +1,16 @@
 """Batch norm apart from a convolution."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from gatesearch.models.channel_ops import Read, Tensors
-from gatesearch.models.channel_source import ChannelSource, channel_count
+from gatesearch.models.channel_source import ChannelSource
 from gatesearch.models.layer import LayerSlice
-from gatesearch.models.nodes.node import Grouped, Size, scaled_channels
-from gatesearch.models.nodes.step import Step, StepName, StepWeights
+from gatesearch.models.nodes.per_channel import PerChannel, PerChannelStep
+from gatesearch.models.nodes.step import StepName
 
 
 class BatchNormLayer(nn.BatchNorm2d):
@@ -33,84 +32,26 @@ class BatchNormLayer(nn.BatchNorm2d):
 
 
 @dataclass(frozen=True)
-class BatchNorm(Grouped):
+class BatchNorm(PerChannel):
     """Batch norm apart from a convolution, as behind a concatenation."""
 
-    name: str
-    source: str
-    outputs: int
-    stage: int = 0
-    ends_block: bool = False
-    stride: ClassVar[int] = 1
-    has_weights: ClassVar[bool] = True
     params_per_channel: ClassVar[int] = 2
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
-
-    @property
-    def input_channels(self) -> tuple[int, ...]:
-        """As many as outputs."""
-        return (self.outputs,)
-
-    @property
-    def groups(self) -> int:
-        """Each channel is a group."""
-        return self.outputs
-
-    def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
-        """None by the convention of published FLOPs."""
-        return 0
 
     def build(self) -> BatchNormLayer:
         """Build the norm with fresh weights."""
         return BatchNormLayer(self.outputs)
 
-    def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
-        """Run its module."""
-        return cast(Tensor, cast(nn.Module, layer)(inputs[0]))
-
-    def scaled(self, width: float) -> Self:
-        """Return it with its channels times `width`."""
-        return self.narrowed(scaled_channels(self.outputs, width))
-
-    def narrowed(self, outputs: int) -> Self:
-        """Return it with so many channels."""
-        return replace(self, outputs=outputs)
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
-
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "BatchNormStep":
         """Return the norm of some channels."""
-        (source,) = sources
-        return BatchNormStep(name=name, source=source)
+        return BatchNormStep(name=name, source=sources[0])
 
 
-class BatchNormStep(Step):
+class BatchNormStep(PerChannelStep):
     """A batch norm apart from a convolution, in a compact network."""
 
     op: Literal["batch_norm"] = "batch_norm"
     name: StepName
-    source: ChannelSource
 
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels normed."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """As many channels as are read."""
-        return channel_count(self.source)
-
-    def add_weights(self, weights: StepWeights) -> None:
-        """Add the norm."""
-        weights.layers[self.name] = BatchNormLayer(self.width)
-
-    def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
-        """Norm the channels read."""
-        return cast(Tensor, weights.layers[self.name](readers[0](tensors)))
+    def build(self) -> BatchNormLayer:
+        """Build the norm."""
+        return BatchNormLayer(self.width)

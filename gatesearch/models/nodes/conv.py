@@ -3,24 +3,23 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
-from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
-from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
 from gatesearch.models.conv_norm import BareConv, ConvNorm, both, conv_layer
-from gatesearch.models.nodes.node import INPUT, Grouped, Size, scaled_channels
-from gatesearch.models.nodes.step import Step, StepName, StepWeights
+from gatesearch.models.nodes.layered import Layered, LayeredStep
+from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.step import StepWeights
 
 Kernel = Annotated[int, Field(ge=1, le=127)]
 Padding = Annotated[int, Field(ge=0, le=1024)]
 
 
 @dataclass(frozen=True)
-class Conv(Grouped):
+class Conv(Layered):
     """Convolution, batch norm if `norm` and, if `relu`, ReLU.
 
     Attributes:
@@ -50,7 +49,6 @@ class Conv(Grouped):
     bias: bool = False
     split: int = 1
     padding: int | tuple[int, int] | None = None
-    has_weights: ClassVar[bool] = True
     takes_gates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -60,16 +58,6 @@ class Conv(Grouped):
                 f"{self.inputs} inputs and {self.outputs} outputs in {self.split} groups; leave "
                 "model.width at 1"
             )
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
-
-    @property
-    def input_channels(self) -> tuple[int, ...]:
-        """Channels of the source."""
-        return (self.inputs,)
 
     @property
     def groups(self) -> int:
@@ -109,15 +97,6 @@ class Conv(Grouped):
         """Build convolution, norm and ReLU with fresh weights."""
         return conv_layer(self)
 
-    def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
-        """Run its module."""
-        return cast(Tensor, cast(nn.Module, layer)(inputs[0]))
-
-    def scaled(self, width: float) -> Self:
-        """Return it with both channel counts times `width`, but for the image's."""
-        inputs = self.inputs if self.source == INPUT else scaled_channels(self.inputs, width)
-        return replace(self, inputs=inputs, outputs=scaled_channels(self.outputs, width))
-
     def narrowed(self, outputs: int) -> Self:
         """Return it with fewer outputs: it reads all inputs, a depthwise one as many as outputs.
 
@@ -128,10 +107,6 @@ class Conv(Grouped):
         outputs_each, inputs_each = self.outputs // self.split, self.inputs // self.split
         kept = -(-outputs // outputs_each)
         return replace(self, inputs=kept * inputs_each, outputs=kept * outputs_each, split=kept)
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
 
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "ConvStep":
         """Return a convolution of some channels with the same kernel."""
@@ -158,7 +133,7 @@ class Conv(Grouped):
         return (1 if self.depthwise else self.inputs // self.split) * math.prod(both(self.kernel))
 
 
-class ConvStep(Step):
+class ConvStep(LayeredStep):
     """A convolution, its batch norm and, if `relu`, ReLU, in a compact network.
 
     The last fields have defaults because files written before they existed lack them. Those since
@@ -166,10 +141,6 @@ class ConvStep(Step):
     """
 
     op: Literal["conv"] = "conv"
-    name: StepName
-    source: ChannelSource
-    inputs: Channels
-    outputs: Channels
     kernel: Kernel | tuple[Kernel, Kernel]
     stride: int = Field(ge=1, le=16)
     dilation: int = Field(ge=1, le=64)
@@ -181,21 +152,9 @@ class ConvStep(Step):
     split: Channels = 1
     padding: Padding | tuple[Padding, Padding] | None = None
 
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels convolved."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """Output channels."""
-        return self.outputs
-
     def check(self, widths: Sequence[int]) -> None:
-        """Refuse wrong inputs also; see `Step.check`."""
+        """Refuse impossible groups also; see `Step.check`."""
         super().check(widths)
-        if self.inputs != channel_count(self.source):
-            raise ValueError(f"must have {channel_count(self.source)} inputs, found {self.inputs}")
         if self.depthwise and self.outputs != self.inputs:
             raise ValueError(
                 f"a depthwise convolution must have {self.inputs} outputs, found {self.outputs}"
@@ -209,10 +168,6 @@ class ConvStep(Step):
     def add_weights(self, weights: StepWeights) -> None:
         """Add its module."""
         weights.layers[self.name] = conv_layer(self)
-
-    def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
-        """Convolve the channels read."""
-        return cast(Tensor, weights.layers[self.name](readers[0](tensors)))
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

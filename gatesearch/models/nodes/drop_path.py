@@ -1,20 +1,19 @@
 """Stochastic depth: residual branches that are left out of some images in training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Never, Self, cast
+from typing import ClassVar, Never, cast
 
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import at_positions
 from gatesearch.models.channel_source import ChannelSource
-from gatesearch.models.nodes.elementwise import Elementwise
-from gatesearch.models.nodes.node import scaled_channels
+from gatesearch.models.nodes.elementwise import OfOne, Weightless
 
 
 @dataclass(frozen=True)
-class DropPath(Elementwise):
+class DropPath(Weightless, OfOne):
     """Stochastic depth (Huang et al., ECCV 2016, https://arxiv.org/abs/1603.09382).
 
     In training all values of an image are 0 with `probability` p, and else divided by 1 - p; in
@@ -26,19 +25,8 @@ class DropPath(Elementwise):
         probability: p, in [0, 1].
     """
 
-    name: str
-    source: str
-    outputs: int
     probability: float
-    stage: int = 0
-    ends_block: bool = False
-    stride: ClassVar[int] = 1
     drops_images: ClassVar[bool] = True
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
 
     @cached_property
     def routes(self) -> tuple[tuple[int, int], ...]:  # type: ignore[override]
@@ -52,18 +40,6 @@ class DropPath(Elementwise):
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
         """Run its module."""
         return cast(Tensor, cast(nn.Module, layer)(inputs[0]))
-
-    def scaled(self, width: float) -> Self:
-        """Return it with its channels times `width`."""
-        return self.narrowed(scaled_channels(self.outputs, width))
-
-    def narrowed(self, outputs: int) -> Self:
-        """Return it with so many channels."""
-        return replace(self, outputs=outputs)
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
 
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> Never:
         """Refuse: readers read the source itself."""

@@ -1,24 +1,24 @@
 """Resizing of maps by interpolation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
-from gatesearch.models.channel_source import ChannelSource, channel_count
-from gatesearch.models.nodes.elementwise import Elementwise
-from gatesearch.models.nodes.node import Size, scaled_channels
-from gatesearch.models.nodes.step import Step, StepWeights
+from gatesearch.models.channel_source import ChannelSource
+from gatesearch.models.nodes.elementwise import OfOne, OfOneStep, Weightless
+from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.step import StepWeights
 
 Mode = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
-class Interpolate(Elementwise):
+class Interpolate(Weightless, OfOne):
     """A map resized to a fixed size, or by a factor.
 
     Attributes:
@@ -28,21 +28,10 @@ class Interpolate(Elementwise):
         align_corners: As torch's; None for modes that have no corners.
     """
 
-    name: str
-    source: str
-    outputs: int
     mode: Mode
     size: tuple[int, int] | None = None
     scale: float = 1.0
     align_corners: bool | None = None
-    stage: int = 0
-    ends_block: bool = False
-    stride: ClassVar[int] = 1
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
 
     def output_size(self, sizes: Mapping[str, Size]) -> Size:
         """The size asked for."""
@@ -53,18 +42,6 @@ class Interpolate(Elementwise):
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None = None) -> Tensor:
         """Resize the source."""
         return resized(inputs[0], self)
-
-    def scaled(self, width: float) -> Self:
-        """Return it with its channels times `width`."""
-        return self.narrowed(scaled_channels(self.outputs, width))
-
-    def narrowed(self, outputs: int) -> Self:
-        """Return it with so many channels."""
-        return replace(self, outputs=outputs)
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
 
     def step(
         self, *, name: str, sources: Sequence[ChannelSource], outputs: int
@@ -80,25 +57,14 @@ class Interpolate(Elementwise):
         )
 
 
-class InterpolateStep(Step):
+class InterpolateStep(OfOneStep):
     """A map resized, in a compact network."""
 
     op: Literal["interpolate"] = "interpolate"
-    source: ChannelSource
     mode: Mode
     size: tuple[Annotated[int, Field(ge=1, le=2**16)], ...] | None = None
     scale: float = Field(default=1.0, gt=0, le=64)
     align_corners: bool | None = None
-
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels resized."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """As many channels as are read."""
-        return channel_count(self.source)
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Resize the channels read."""

@@ -8,15 +8,15 @@ from typing import ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from gatesearch.models.channel_ops import Read, Tensors
-from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
+from gatesearch.models.channel_source import ChannelSource, channel_count
 from gatesearch.models.layer import LayerSlice
-from gatesearch.models.nodes.node import INPUT, Grouped, Size, scaled_channels
-from gatesearch.models.nodes.step import Step, StepName, StepWeights
+from gatesearch.models.nodes.layered import Layered, LayeredStep
+from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.step import StepWeights
 
 
 @dataclass(frozen=True)
-class Linear(Grouped):
+class Linear(Layered):
     """W x + b at every position, on maps, tokens, or vectors (B, C).
 
     Attributes:
@@ -33,18 +33,7 @@ class Linear(Grouped):
     ends_block: bool = False
     stride: ClassVar[int] = 1
     groups: ClassVar[int] = 1
-    has_weights: ClassVar[bool] = True
     is_linear: ClassVar[bool] = True
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
-
-    @property
-    def input_channels(self) -> tuple[int, ...]:
-        """Channels of the source."""
-        return (self.inputs,)
 
     @property
     def params_per_channel(self) -> int:
@@ -59,22 +48,9 @@ class Linear(Grouped):
         """Build it with fresh weights."""
         return LinearLayer(self.inputs, self.outputs, bias=self.bias)
 
-    def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
-        """Run its module."""
-        return cast(Tensor, cast(LinearLayer, layer)(inputs[0]))
-
-    def scaled(self, width: float) -> Self:
-        """Return it with both channel counts times `width`, but for the image's."""
-        inputs = self.inputs if self.source == INPUT else scaled_channels(self.inputs, width)
-        return replace(self, inputs=inputs, outputs=scaled_channels(self.outputs, width))
-
     def narrowed(self, outputs: int) -> Self:
         """Return it with fewer outputs; it reads all inputs."""
         return replace(self, outputs=outputs)
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
 
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "LinearStep":
         """Return a linear layer of some channels."""
@@ -88,39 +64,15 @@ class Linear(Grouped):
         )
 
 
-class LinearStep(Step):
+class LinearStep(LayeredStep):
     """A linear layer in a compact network."""
 
     op: Literal["linear"] = "linear"
-    name: StepName
-    source: ChannelSource
-    inputs: Channels
-    outputs: Channels
     bias: bool
-
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels combined."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """Output channels."""
-        return self.outputs
-
-    def check(self, widths: Sequence[int]) -> None:
-        """Refuse wrong inputs also; see `Step.check`."""
-        super().check(widths)
-        if self.inputs != channel_count(self.source):
-            raise ValueError(f"must have {channel_count(self.source)} inputs, found {self.inputs}")
 
     def add_weights(self, weights: StepWeights) -> None:
         """Add a `LinearLayer`."""
         weights.layers[self.name] = LinearLayer(self.inputs, self.outputs, bias=self.bias)
-
-    def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
-        """Combine the channels read."""
-        return cast(Tensor, weights.layers[self.name](readers[0](tensors)))
 
 
 class LinearLayer(nn.Module):

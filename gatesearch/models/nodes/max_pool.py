@@ -10,10 +10,10 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors, in_inference
-from gatesearch.models.channel_source import ChannelSource, channel_count
-from gatesearch.models.nodes.elementwise import Elementwise
-from gatesearch.models.nodes.node import Size, scaled_channels
-from gatesearch.models.nodes.step import Step, StepWeights
+from gatesearch.models.channel_source import ChannelSource
+from gatesearch.models.nodes.elementwise import Elementwise, OfOneStep
+from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.step import StepWeights
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,6 @@ class MaxPool(Elementwise):
         """Pool the source."""
         return _max_pool(inputs[0], self.ceil_mode)
 
-    def scaled(self, width: float) -> Self:
-        """Return it with its channels times `width`."""
-        return self.narrowed(scaled_channels(self.outputs, width))
-
-    def narrowed(self, outputs: int) -> Self:
-        """Return it with so many channels."""
-        return replace(self, outputs=outputs)
-
     def anonymous(self) -> Self:
         """Return it without names and place in the graph."""
         return replace(self, name="", source="", stage=0)
@@ -64,25 +56,14 @@ class MaxPool(Elementwise):
         return PoolStep(source=source, ceil_mode=self.ceil_mode)
 
 
-class PoolStep(Step):
+class PoolStep(OfOneStep):
     """The 3x3 max-pooling of stride 2 of a ResNet's stem, in a compact network.
 
     `ceil_mode` has a default because files written before it existed lack it.
     """
 
     op: Literal["maxpool"] = "maxpool"
-    source: ChannelSource
     ceil_mode: bool = False
-
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels pooled."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """As many channels as are read."""
-        return channel_count(self.source)
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Pool the channels read."""

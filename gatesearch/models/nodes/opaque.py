@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import ClassVar, Literal, Self, cast
@@ -16,7 +16,8 @@ from gatesearch.errors import UsageError
 from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import Channels, ChannelSource
 from gatesearch.models.layer import LayerSlice
-from gatesearch.models.nodes.node import Grouped, Size
+from gatesearch.models.nodes.layered import Layered
+from gatesearch.models.nodes.node import Size
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 MODULES: dict[str, nn.Module] = {}
@@ -27,7 +28,7 @@ Argument = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Opaque(Grouped):
+class Opaque(Layered):
     """A module of one value: every output reads all inputs, and all or none are computed.
 
     Attributes:
@@ -48,17 +49,6 @@ class Opaque(Grouped):
     stride: ClassVar[int] = 1
     groups: ClassVar[int] = 1
     whole_groups: ClassVar[bool] = True
-    has_weights: ClassVar[bool] = True
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
-
-    @property
-    def input_channels(self) -> tuple[int, ...]:
-        """Channels of the source."""
-        return (self.inputs,)
 
     @property
     def params_per_channel(self) -> Fraction:
@@ -80,10 +70,6 @@ class Opaque(Grouped):
         """Copy the module, with fresh weights where its parts can draw them."""
         return OpaqueLayer(self.module, self.channels_last, self.arguments)
 
-    def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
-        """Run the module."""
-        return cast(Tensor, cast(nn.Module, layer)(inputs[0]))
-
     def scaled(self, width: float) -> Self:
         """Refuse: a module has its own width.
 
@@ -98,10 +84,6 @@ class Opaque(Grouped):
     def narrowed(self, outputs: int) -> Self:
         """Return it as it is: it is computed whole."""
         return self
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
 
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "OpaqueStep":
         """Return the whole module."""

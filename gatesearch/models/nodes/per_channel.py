@@ -1,9 +1,9 @@
 """What nodes of one source with as many outputs as inputs share: node, step and module."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self, cast
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,35 +11,13 @@ from torch import Tensor, nn
 from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import ChannelSource, channel_count
 from gatesearch.models.layer import LayerSlice
-from gatesearch.models.nodes.node import Grouped, Size, scaled_channels
+from gatesearch.models.nodes.elementwise import OfOne
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 
 @dataclass(frozen=True)
-class PerChannel(Grouped, ABC):
-    """A node of one source that has as many outputs as inputs, and no multiply-adds that count."""
-
-    name: str
-    source: str
-    outputs: int
-    stage: int = field(default=0, kw_only=True)
-    ends_block: bool = field(default=False, kw_only=True)
-    stride: ClassVar[int] = 1
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
-
-    @property
-    def input_channels(self) -> tuple[int, ...]:
-        """As many as there are outputs."""
-        return (self.outputs,)
-
-    @property
-    def groups(self) -> int:
-        """Each channel is a group."""
-        return self.outputs
+class PerChannel(OfOne):
+    """A node of one source with parameters for each channel, and as many outputs as inputs."""
 
     @property
     def has_weights(self) -> bool:
@@ -51,10 +29,6 @@ class PerChannel(Grouped, ABC):
     def params_per_channel(self) -> int:
         """Parameters of one channel."""
 
-    def macs_per_channel(self, sizes: Mapping[str, Size]) -> int:
-        """None by the convention of published FLOPs."""
-        return 0
-
     @abstractmethod
     def build(self) -> nn.Module | None:
         """Build its module, with fresh weights."""
@@ -62,18 +36,6 @@ class PerChannel(Grouped, ABC):
     def run(self, inputs: Sequence[Tensor], layer: nn.Module | None) -> Tensor:
         """Run its module."""
         return cast(Tensor, cast(nn.Module, layer)(inputs[0]))
-
-    def scaled(self, width: float) -> Self:
-        """Return it with its channels times `width`."""
-        return self.narrowed(scaled_channels(self.outputs, width))
-
-    def narrowed(self, outputs: int) -> Self:
-        """Return it with so many channels."""
-        return replace(self, outputs=outputs)
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
 
 
 class PerChannelStep(Step):

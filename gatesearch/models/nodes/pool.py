@@ -1,18 +1,18 @@
 """Pooling: averages or maxima over windows, or over a fixed number of windows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
-from gatesearch.models.channel_source import ChannelSource, channel_count
-from gatesearch.models.nodes.elementwise import Elementwise
-from gatesearch.models.nodes.node import Size, scaled_channels
-from gatesearch.models.nodes.step import Step, StepWeights
+from gatesearch.models.channel_source import ChannelSource
+from gatesearch.models.nodes.elementwise import OfOne, OfOneStep, Weightless
+from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.step import StepWeights
 from gatesearch.strict import Strict
 
 Side = Annotated[int, Field(ge=1, le=4096)]
@@ -77,24 +77,14 @@ class Windows(Strict):
 
 
 @dataclass(frozen=True)
-class Pool(Elementwise):
+class Pool(Weightless, OfOne):
     """Pooling of a map, channel by channel.
 
     Attributes:
         windows: What it takes together.
     """
 
-    name: str
-    source: str
-    outputs: int
     windows: Windows
-    stage: int = 0
-    ends_block: bool = False
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
 
     @property
     def stride(self) -> int:
@@ -109,40 +99,17 @@ class Pool(Elementwise):
         """Pool the source."""
         return self.windows.pooled(inputs[0])
 
-    def scaled(self, width: float) -> Self:
-        """Return it with its channels times `width`."""
-        return self.narrowed(scaled_channels(self.outputs, width))
-
-    def narrowed(self, outputs: int) -> Self:
-        """Return it with so many channels."""
-        return replace(self, outputs=outputs)
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
-
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "AnyPoolStep":
         """Return the same pooling of some channels."""
         (source,) = sources
         return AnyPoolStep(source=source, windows=self.windows)
 
 
-class AnyPoolStep(Step):
+class AnyPoolStep(OfOneStep):
     """A pooling, in a compact network."""
 
     op: Literal["pool"] = "pool"
-    source: ChannelSource
     windows: Windows
-
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels pooled."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """As many channels as are read."""
-        return channel_count(self.source)
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Pool the channels read."""

@@ -2,34 +2,29 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
-from gatesearch.models.channel_source import ChannelSource, channel_count
-from gatesearch.models.nodes.elementwise import Elementwise
-from gatesearch.models.nodes.node import Size, scaled_channels
+from gatesearch.models.channel_source import ChannelSource
+from gatesearch.models.nodes.elementwise import OfOne, OfOneStep, Weightless
+from gatesearch.models.nodes.node import Size
 from gatesearch.models.nodes.position_operations import PositionOperation, Reshape, Take
-from gatesearch.models.nodes.step import Step, StepWeights
+from gatesearch.models.nodes.step import StepWeights
 
 
 @dataclass(frozen=True)
-class Rearrange(Elementwise):
+class Rearrange(Weightless, OfOne):
     """(B, C, *positions) -> (B, C, *other positions), by operations one after the other.
 
     Attributes:
         operations: See `gatesearch.models.nodes.position_operations`.
     """
 
-    name: str
-    source: str
-    outputs: int
     operations: tuple[PositionOperation, ...]
-    stage: int = field(default=0, kw_only=True)
-    ends_block: bool = field(default=False, kw_only=True)
 
     @property
     def stride(self) -> int:
@@ -44,11 +39,6 @@ class Rearrange(Elementwise):
                 size = operation.output_size(size)
         return round(math.sqrt(kept_one_of))
 
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The one node read."""
-        return (self.source,)
-
     def output_size(self, sizes: Mapping[str, Size]) -> Size:
         """Positions after the last operation."""
         size = sizes[self.source]
@@ -60,39 +50,16 @@ class Rearrange(Elementwise):
         """Rearrange the source."""
         return rearranged(inputs[0], self.operations)
 
-    def scaled(self, width: float) -> Self:
-        """Return it with its channels times `width`."""
-        return self.narrowed(scaled_channels(self.outputs, width))
-
-    def narrowed(self, outputs: int) -> Self:
-        """Return it with so many channels."""
-        return replace(self, outputs=outputs)
-
-    def anonymous(self) -> Self:
-        """Return it without names and place in the graph."""
-        return replace(self, name="", source="", stage=0, ends_block=False)
-
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "RearrangeStep":
         """Return the same operations on some channels."""
         return RearrangeStep(source=sources[0], operations=self.operations)
 
 
-class RearrangeStep(Step):
+class RearrangeStep(OfOneStep):
     """Positions moved about, in a compact network."""
 
     op: Literal["rearrange"] = "rearrange"
-    source: ChannelSource
     operations: tuple[PositionOperation, ...] = Field(max_length=64)
-
-    @property
-    def sources(self) -> tuple[ChannelSource, ...]:
-        """The channels rearranged."""
-        return (self.source,)
-
-    @property
-    def width(self) -> int:
-        """As many channels as are read."""
-        return channel_count(self.source)
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Rearrange the channels read."""
