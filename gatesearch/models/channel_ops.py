@@ -14,6 +14,7 @@ from gatesearch.models.channel_source import (
     ChannelSlice,
     ChannelSource,
     Positions,
+    channel_count,
     channel_positions,
 )
 
@@ -21,6 +22,8 @@ Tensors = Sequence[Tensor | None]
 
 # Slices of a tensor, on average, from which on channels are faster read one by one.
 MANY_SLICES = 4
+# Slices that exported programs read by an operator each at most.
+MOST_EXPORTED = 16
 
 
 class Indexed(nn.Module):
@@ -43,7 +46,7 @@ class Indexed(nn.Module):
     def forward(self, tensors: Tensors) -> Tensor:
         """Read (B, C, *positions)."""
         chosen = [cast(Tensor, tensors[tensor]) for tensor in self.tensors]
-        x = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
+        x = chosen[0] if len(chosen) == 1 else together(chosen)
         if torch.compiler.is_exporting():
             return x.index_select(1, self.get_buffer("index"))
         return _chosen(x, self.get_buffer("index"))
@@ -62,21 +65,25 @@ class Read(nn.Module):
         self.source = source
         self.in_place = len(source) == 1 and source[0].channels is None
         self.indexed = Indexed(channel_positions(source), widths) if len(source) > 2 else None
-        self.scattered = len(source) > MANY_SLICES * len({piece.tensor for piece in source})
+        tensors = {piece.tensor for piece in source}
+        self.scattered = len(source) > MANY_SLICES * len(tensors)
+        copied = sum(channel_count((piece,)) for piece in source if not _is_whole(piece, widths))
+        joined = sum(widths[tensor] for tensor in tensors) if len(tensors) > 1 else 0
+        self.exported_indexed = len(source) > MOST_EXPORTED or joined <= copied
         for i, piece in enumerate(source):
             if piece.channels is not None:
                 self.register_buffer(f"index{i}", torch.tensor(piece.channels), persistent=False)
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Read (B, C, *positions)."""
-        if self.indexed is not None and torch.compiler.is_exporting():
+        if self.indexed and self.exported_indexed and torch.compiler.is_exporting():
             return cast(Tensor, self.indexed(tensors))
         pieces = self.pieces(tensors)
         if len(pieces) == 1:
             return pieces[0]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             pieces = [cast(Tensor, _DenseGradient.apply(piece)) for piece in pieces]
-        return torch.cat(pieces, 1)
+        return together(pieces)
 
     def pieces(self, tensors: Tensors) -> list[Tensor]:
         """Read one tensor (B, C, *positions) for each slice of the source; one of many slices."""
@@ -89,6 +96,11 @@ class Read(nn.Module):
         if piece.channels is not None:
             return _chosen(x, self.get_buffer(f"index{i}"))
         return x if piece.stop - piece.start == x.shape[1] else _run(x, piece.start, piece.stop)
+
+
+def _is_whole(piece: ChannelSlice, widths: Sequence[int]) -> bool:
+    """Whether a slice is all of its tensor."""
+    return piece.channels is None and piece.stop - piece.start == widths[piece.tensor]
 
 
 class _DenseGradient(torch.autograd.Function):
@@ -105,6 +117,17 @@ class _DenseGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad.movedim(1, -1).contiguous().movedim(-1, 1) if ctx.last else grad.contiguous()
+
+
+def together(pieces: Sequence[Tensor]) -> Tensor:
+    """Concatenate channels, (B, C, *positions), in the memory format of the first piece.
+
+    Torch does so for images only; of channels-last tokens it makes ones in the other format.
+    """
+    exported_image = torch.compiler.is_exporting() and pieces[0].dim() > 3
+    if pieces[0].stride(1) != 1 or exported_image:
+        return torch.cat(list(pieces), 1)
+    return torch.cat([piece.movedim(1, -1) for piece in pieces], -1).movedim(-1, 1)
 
 
 def in_inference(x: Tensor) -> bool:

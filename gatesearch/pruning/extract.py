@@ -129,7 +129,7 @@ class _Plan:
         self.values = values
         self.heads_read = nodes_read(supernet.graph, supernet.head_specs)
         self.live = live_values(supernet.graph, values, self.heads_read)
-        self.ranks = {node.name: self._ranks(node.name) for node in supernet.graph}
+        self.gate_ranks = self._gate_ranks()
         self.steps: list[Step] = []
         self.slices: dict[str, list[LayerSlice]] = {}
         self.mixes: dict[str, Tensor] = {}
@@ -174,15 +174,14 @@ class _Plan:
             rows, columns = {}, []
             for stream in streams:
                 outputs = np.flatnonzero(self.live[self.values.raw[node.name, stream]])
-                by_rank = np.argsort(self.ranks[node.name][outputs], kind="stable")
-                rows[stream] = outputs[by_rank]
+                rows[stream] = outputs[self._gate_order(node.name, outputs)]
                 order = np.argsort(self.values.read[source, stream])
                 read = self.values.read[source, stream][order]
                 columns.append(order[np.searchsorted(read, inputs)])
             self._add_layer(node, [inputs], rows, columns)
 
     def _in_groups(self, node: Node) -> None:
-        """Add one layer for all streams; a stream's groups are in the order of their inputs."""
+        """Add one layer for all streams; a stream's groups are in the order of gates or inputs."""
         rows: dict[int, Ids] = {}
         inputs: list[list[Ids]] = [[] for _ in node.sources]
         for stream in self._live_streams(node):
@@ -192,8 +191,11 @@ class _Plan:
                 self.values.read[source, stream].reshape(node.groups, -1)[groups]
                 for source in node.sources
             ]
-            order = self._stored_order(read[0][:, 0])
             numbers = np.arange(node.outputs).reshape(node.groups, -1)
+            if node.name in self.gate_ranks:
+                order = self._gate_order(node.name, numbers[groups, 0])
+            else:
+                order = self._stored_order(read[0][:, 0])
             rows[stream] = numbers[groups[order]].ravel()
             for ids, found in zip(inputs, read, strict=True):
                 ids.append(found[order].ravel())
@@ -250,10 +252,12 @@ class _Plan:
         alive = np.flatnonzero(self.live[found.outputs].any(1))
         if not len(alive):
             return
-        # By readers first, then in the order of the arguments: both sides read in runs.
-        stored = np.stack([self.positions[ids[alive, 0]] for ids in found.inputs], 1)
+        # By readers first, then in the order of the argument that leaves the fewest runs to read.
+        stored = [self.positions[ids[alive, 0]] for ids in found.inputs]
         readers = self._readers(node.name, found.outputs[alive, 0])
-        alive = alive[np.lexsort((stored[:, 0, 1], *stored[:, ::-1, 0].T, readers))]
+        orders = [np.lexsort((by[:, 1], by[:, 0], readers)) for by in stored]
+        order = min(orders, key=lambda order: sum(_run_count(by[order]) for by in stored))
+        alive = alive[order]
         apart = node.whole_groups and node.groups == 1
         for groups in alive[:, None] if apart else [alive]:
             inputs = [ids[groups].ravel() for ids in found.inputs]
@@ -270,7 +274,7 @@ class _Plan:
             return
         ids = np.array(list(mixes), dtype=np.int64)
         channels = np.array([channel for _, channel in mixes.values()])
-        order = np.argsort(self.ranks[name][channels], kind="stable")
+        order = self._gate_order(name, channels)
         ids, channels = ids[order], channels[order]
         arguments = np.stack([mixes[value][0] for value in ids.tolist()])
         # Tasks that chose the same value add it once, at the first of them, with all their weights.
@@ -293,6 +297,29 @@ class _Plan:
         self.steps.append(step)
         self.mixes[step.name] = weights
         self._store(ids)
+
+    def _gate_ranks(self) -> dict[str, Ids]:
+        """Node -> (C,) ranks of its channels by its gates, or else by the gates behind it.
+
+        These are the gates of a channelwise reader, such as a batch norm or an activation, which
+        then reads what is in its own order. Nodes with neither are left out.
+        """
+        ranks: dict[str, Ids] = {}
+        for node in reversed(self.supernet.graph.nodes):
+            if node.name in self.supernet.units:
+                ranks[node.name] = self._ranks(node.name)
+            if node.channelwise and node.name in ranks:
+                ranks[node.sources[0]] = ranks[node.name]
+        return ranks
+
+    def _gate_order(self, name: str, channels: Ids) -> Ids:
+        """Indices that sort some channels of a node by its ranks, if it has any."""
+        ranks = self.gate_ranks.get(name)
+        return (
+            np.arange(len(channels))
+            if ranks is None
+            else np.argsort(ranks[channels], kind="stable")
+        )
 
     def _ranks(self, name: str) -> Ids:
         """(C,) rank of each channel by which tasks have their own: one order for all streams.
@@ -358,6 +385,11 @@ def _slices_of(tensor: int, channels: Ids) -> list[ChannelSlice]:
 def _runs(numbers: Ids) -> list[Ids]:
     """Numbers cut where the next is not one more."""
     return np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1) if len(numbers) else []
+
+
+def _run_count(positions: Ids) -> int:
+    """Count the runs in which (n, 2) channels are stored."""
+    return 1 + int((np.diff(positions, axis=0) != (0, 1)).any(1).sum())
 
 
 def _gray_ranks(bits: NDArray[np.bool_]) -> Ids:

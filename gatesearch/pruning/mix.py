@@ -1,13 +1,14 @@
 """The mix of all tasks' features into the shared stream, in a compact network."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gatesearch.models.channel_ops import Indexed, Tensors, at_positions
+from gatesearch.models.channel_ops import Indexed, Read, Tensors, at_positions, in_inference
 from gatesearch.models.channel_source import (
     MOST_CHANNELS,
     Channels,
@@ -88,19 +89,24 @@ class MixStep(Step):
         mix = weights.mixes[self.name]
         if torch.compiler.is_exporting():
             return cast(Tensor, whole(tensors, mix))
-        return self.mixed([read(tensors) for read in terms], mix)
+        return self.mixed(cast(Sequence[Read], terms), tensors, mix)
 
-    def mixed(self, terms: Sequence[Tensor], weights: Tensor) -> Tensor:
-        """Compute the mix, (B, C, *positions), from its terms' features and the weights, (T, C).
+    def mixed(self, readers: Sequence[Read], tensors: Tensors, weights: Tensor) -> Tensor:
+        """Compute the mix, (B, C, *positions), of what the terms read, with weights (T, C).
 
         Unlike in `mixing_sum`, a term adds to a run of the channels only.
         """
-        weights = at_positions(weights, terms[0]).to(terms[0].dtype)
-        first, *others = self.terms
-        total = terms[0] * weights[first.task]
-        for term, x in zip(others, terms[1:], strict=True):
-            run = slice(term.start, term.stop)
-            total[:, run].addcmul_(x, weights[term.task, run])
+        total = readers[0](tensors)
+        weights = at_positions(weights, total).to(total.dtype)
+        overwrites = in_inference(total) and not readers[0].in_place
+        total = torch.mul(total, weights[self.terms[0].task], out=total if overwrites else None)
+        for term, read in zip(self.terms[1:], readers[1:], strict=True):
+            start = term.start
+            pieces = read.pieces(tensors) if in_inference(total) else [read(tensors)]
+            for piece in pieces:
+                run = slice(start, start + piece.shape[1])
+                total[:, run].addcmul_(piece, weights[term.task, run])
+                start = run.stop
         return total
 
 
@@ -121,7 +127,7 @@ class WholeMix(nn.Module):
         weights = weights * self.get_buffer("adds")
         read = [row(tensors) for row in self.rows]
         parts = [x * at_positions(w, x) for x, w in zip(read, weights, strict=True)]
-        return torch.stack(parts).sum(0)
+        return reduce(torch.add, parts)
 
 
 def _whole_rows(step: MixStep) -> list[Positions]:

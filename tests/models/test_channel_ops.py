@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gatesearch.models.channel_ops import MANY_SLICES, Read, _chosen
+from gatesearch.models.channel_ops import MANY_SLICES, Read, _chosen, together
 from gatesearch.models.channel_source import ChannelSlice
 from gatesearch.models.nodes.max_pool import pooled
 
@@ -98,3 +98,19 @@ def test_many_slices_take_few_operators() -> None:
     with torch.profiler.profile() as profile:
         read([torch.randn(1, 1000, 2, 2)] * 2)
     assert sum(event.count for event in profile.key_averages()) < 50
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_pieces_together_keep_the_memory_format_of_images(memory_format) -> None:
+    x = torch.randn(2, 5, 3, 4).contiguous(memory_format=memory_format)
+    joined = together([x[:, :2], x[:, 3:]])
+    assert torch.equal(joined, torch.cat([x[:, :2], x[:, 3:]], 1))
+    assert joined.is_contiguous(memory_format=memory_format)
+
+
+def test_pieces_of_channels_last_tokens_stay_channels_last() -> None:
+    """As attention's fast kernels and linear layers want them."""
+    x = torch.randn(2, 5, 4).movedim(-1, 1)
+    joined = together([x[:, :1], x[:, 2:]])
+    assert torch.equal(joined, torch.cat([x[:, :1], x[:, 2:]], 1))
+    assert joined.movedim(1, -1).is_contiguous()

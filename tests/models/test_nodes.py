@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gatesearch.cost import PatternCost, count_macs
 from gatesearch.errors import UsageError
+from gatesearch.models.channel_ops import Read
 from gatesearch.models.channel_source import ChannelSlice, ChannelSource
 from gatesearch.models.gated_supernet import GatedSupernet
 from gatesearch.models.graph import Graph
@@ -45,6 +46,7 @@ from gatesearch.models.nodes import (
     Windows,
     concatenation,
 )
+from gatesearch.models.nodes.activation import FUNCTIONS, OVERWRITING, ActivationStep
 from gatesearch.models.nodes.elementwise import Elementwise
 from gatesearch.models.nodes.position_operations import Pad, Permute, Reshape, Roll, Take
 from gatesearch.pruning import extract
@@ -338,3 +340,18 @@ def test_a_pooling_step_is_written_as_before_it_could_round_up() -> None:
     assert set(step.model_dump(mode="json")) == {"op", "source"}
     rounded = MaxPool("node", "x", 4, ceil_mode=True).step(name="step", sources=source, outputs=4)
     assert rounded.model_dump(mode="json")["ceil_mode"] is True
+
+
+@pytest.mark.parametrize("function", sorted(OVERWRITING))
+def test_overwriting_functions_are_the_same_and_spare_what_is_stored(function) -> None:
+    stored = torch.randn(2, 4, 3, 5)
+    kept = stored.clone()
+    for pieces in ([(0, 4)], [(0, 1), (2, 4)]):
+        source = tuple(ChannelSlice(tensor=0, start=start, stop=stop) for start, stop in pieces)
+        step = ActivationStep(source=source, function=function)
+        read = Read(source, widths=[4])
+        with torch.inference_mode():
+            found = step.run([stored], [read], StepWeights(nn.ModuleDict(), nn.ParameterDict()))
+        expected = FUNCTIONS[function](torch.cat([kept[:, slice(*piece)] for piece in pieces], 1))
+        assert torch.equal(found, expected)
+        assert torch.equal(stored, kept)

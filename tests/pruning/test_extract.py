@@ -19,12 +19,13 @@ from gatesearch.files import FileRefusedError
 from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.stl import SingleTaskNets
 from gatesearch.models.backbones import BACKBONES
+from gatesearch.models.channel_source import channel_positions
 from gatesearch.models.encoder import Encoder, module_key
 from gatesearch.models.gated_supernet import SHARED, GatedSupernet
 from gatesearch.models.graph import Graph
 from gatesearch.models.heads import Head, deeplabv3, light
 from gatesearch.models.model_factory import HeadSpec, Parts
-from gatesearch.models.nodes import INPUT, Add, Conv, ConvStep
+from gatesearch.models.nodes import INPUT, Activation, Add, BatchNorm, Conv, ConvStep
 from gatesearch.models.nodes.attention import BiasTable
 from gatesearch.models.nodes.linear import LinearLayer
 from gatesearch.models.nodes.per_channel import ChannelParameters
@@ -621,3 +622,22 @@ def test_compact_is_trained_like_any_network(compact: CompactNet) -> None:
     # every weight that was kept matters
     still = [n for n, p in compact.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
+
+
+def test_gated_channelwise_layers_are_stored_as_they_are_read() -> None:
+    """A depthwise convolution reads any channels; behind it tasks and mixes read few runs."""
+    nodes = (
+        Conv("wide", INPUT, 3, 64, 1, relu=False),
+        Conv("deep", "wide", 64, 64, 3, depthwise=True, relu=False),
+        BatchNorm("norm", "deep", 64),
+        Activation("act", "norm", 64, "gelu"),
+        Conv("out", "act", 64, 8, 1, ends_block=True),
+    )
+    model = GatedSupernet(parts(Graph(nodes, stride=1), tasks=2), granularity="conv")
+    draw = torch.Generator().manual_seed(0)
+    gates = model.hard_gates().items()
+    model.set_gates({name: torch.rand(x.shape, generator=draw) > 0.5 for name, x in gates})
+    reads = {step.op: step.sources for step in extract(model).description.steps}
+    for source in (*reads["mix"], *reads["batch_norm"]):  # the mix of the activation
+        places = np.array(channel_positions(source))
+        assert np.count_nonzero((np.diff(places, axis=0) != (0, 1)).any(1)) < 4

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from gatesearch.models.channel_ops import Read, Tensors
+from gatesearch.models.channel_ops import Read, Tensors, in_inference
 from gatesearch.models.channel_source import ChannelSource
 from gatesearch.models.nodes.elementwise import OfOne, OfOneStep, Weightless
 from gatesearch.models.nodes.step import StepWeights
@@ -42,6 +42,20 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "softplus": F.softplus,
     "sqrt": torch.sqrt,
     "tanh": torch.tanh,
+}
+
+# The same, written over the tensor. Fresh memory costs a processor more than the function.
+OVERWRITING: Mapping[str, Callable[..., Tensor]] = {
+    "gelu": torch.ops.aten.gelu_.default,
+    "gelu_tanh": partial(torch.ops.aten.gelu_.default, approximate="tanh"),
+    "hardsigmoid": partial(F.hardsigmoid, inplace=True),
+    "hardswish": partial(F.hardswish, inplace=True),
+    "mish": partial(F.mish, inplace=True),
+    "relu": partial(F.relu, inplace=True),
+    "relu6": partial(F.relu6, inplace=True),
+    "sigmoid": torch.sigmoid_,
+    "silu": partial(F.silu, inplace=True),
+    "tanh": torch.tanh_,
 }
 
 
@@ -83,5 +97,7 @@ class ActivationStep(OfOneStep):
             raise ValueError(f"must be one of {', '.join(FUNCTIONS)}, found {self.function}")
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
-        """Apply the function to the channels read."""
-        return FUNCTIONS[self.function](readers[0](tensors), *self.arguments)
+        """Apply the function to the channels read, over their copy if they were copied."""
+        x = readers[0](tensors)
+        overwrites = self.function in OVERWRITING and in_inference(x) and not readers[0].in_place
+        return (OVERWRITING if overwrites else FUNCTIONS)[self.function](x, *self.arguments)

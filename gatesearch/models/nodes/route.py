@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.errors import UsageError
+from gatesearch.models.channel_ops import together
 from gatesearch.models.channel_source import ChannelSource
 from gatesearch.models.nodes.node import Size
 
@@ -82,10 +83,10 @@ class Route:
         """Read the channels."""
         if len(self.runs) <= MOST_RUNS * len(self.sources):
             pieces = [inputs[source][:, start:stop] for source, start, stop in self.runs]
-            return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+            return pieces[0] if len(pieces) == 1 else together(pieces)
         offsets = [sum(self.input_channels[:i]) for i in range(len(self.sources))]
         index = [offsets[source] + channel for source, channel in self.routes]
-        whole = inputs[0] if len(inputs) == 1 else torch.cat(list(inputs), 1)
+        whole = inputs[0] if len(inputs) == 1 else together(inputs)
         return whole.index_select(1, torch.tensor(index, device=whole.device))
 
     def scaled(self, width: float) -> Self:
