@@ -4,6 +4,7 @@ With separate operations, gating a linear layer takes about twenty passes over i
 than a plain one. Here the gradient of a gate comes from that of the weight, which is computed
 anyway: Σ h y = Σ_i W_i (Σ h x_i) for the outputs y = W x of a channel and their gradients h, summed
 over positions. The ungated outputs are overwritten, and gates scale weights in place of outputs.
+Operations on the same values follow each other, so that a processor still has these in its cache.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatesearch.models.gated_norm import channel_dot
+from gatesearch.models.gated_norm import channel_dots
 from gatesearch.models.mixing import mixing_sum
 
 
@@ -50,12 +51,11 @@ class _LinearGateMix(torch.autograd.Function):
         dtype = inputs[0].dtype
         cast = [None if p is None else p.to(dtype) for p in parameters]
         with torch.autocast(inputs[0].device.type, enabled=False):
-            outputs = [
-                F.linear(x, weight, bias)
-                for x, weight, bias in zip(inputs, cast[::2], cast[1::2], strict=True)
+            shared = F.linear(inputs[-1], *cast[-2:])
+            gated = [
+                F.linear(inputs[t], *cast[2 * t : 2 * t + 2]).lerp_(shared, keep)
+                for t, keep in enumerate((1 - gates).to(dtype))
             ]
-        shared = outputs.pop()
-        gated = [y.lerp_(shared, k) for y, k in zip(outputs, (1 - gates).to(dtype), strict=True)]
         ctx.save_for_backward(gates, mix, *inputs, *cast, shared, *([] if mix is None else gated))
         ctx.dtypes = [None if p is None else p.dtype for p in parameters]
         if mix is None:
@@ -69,31 +69,34 @@ class _LinearGateMix(torch.autograd.Function):
         inputs, saved = [_flat(x) for x in saved[: tasks + 1]], saved[tasks + 1 :]
         parameters, saved = saved[: 2 * tasks + 2], saved[2 * tasks + 2 :]
         shared, gated = _flat(saved[0]), [_flat(x) for x in saved[1:]]
-        total = None
+        dot, total = channel_dots(shared), None
         if mix is not None:
             total = _filled(grads[-1], shared)
             mix_rows = mix.to(shared.dtype)
         keep = (1 - gates).to(shared.dtype)
         grad_gates, grad_mix, grad_inputs, grad_parameters = [], [], [], []
-        grad_shared = torch.zeros_like(shared)
+        grad_shared = None
         for t in range(tasks):
             grad = _filled(grads[t], shared)
             if total is not None:
                 grad = torch.addcmul(grad, total, mix_rows[t])
-                grad_mix.append(channel_dot(total, gated[t]))
-            grad_shared.addcmul_(grad, keep[t])
+                grad_mix.append(dot(total, gated[t]))
+            grad_shared = (
+                grad * keep[t] if grad_shared is None else grad_shared.addcmul_(grad, keep[t])
+            )
+            found = -dot(grad, shared)
             weight, bias = parameters[2 * t : 2 * t + 2]
             ungated = grad.T @ inputs[t]
             gate = gates[t].to(weight.dtype)
             precise = torch.promote_types(weight.dtype, torch.float32)
-            found = (ungated.to(precise) * weight).sum(1) - channel_dot(grad, shared)
+            found += (ungated.to(precise) * weight).sum(1)
             grad_inputs.append(grad @ (weight * gate[:, None]))
-            grad_parameters.append(ungated * gate[:, None])
+            grad_parameters.append(ungated.mul_(gate[:, None]))
             if bias is None:
                 grad_parameters.append(None)
             else:
                 one = grad.sum(0)
-                found = found + one.to(precise) * bias
+                found += one.to(precise) * bias
                 grad_parameters.append(one * gate)
             grad_gates.append(found)
         weight, bias = parameters[-2:]

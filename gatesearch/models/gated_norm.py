@@ -7,7 +7,7 @@ yields the sums over a feature map that the gates' gradient needs. So a training
 more time and memory than T+1 plain streams (`benchmarks/` has the ratios).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,17 +67,17 @@ class _GateMix(torch.autograd.Function):
         gates, mix, *streams = ctx.saved_tensors
         *own, shared = streams
         total = None if mix is None else grads[-1]
-        keep = 1 - gates
+        keep, dot = 1 - gates, channel_dots(shared)
         grad_gates, grad_mix, grad_streams = [], [], []
         rows, keep_rows = _rows(gates, shared), _rows(keep, shared)
         grad_shared = None
         if total is not None:
-            total_shared = channel_dot(total, shared)
+            total_shared = dot(total, shared)
             grad_shared = total * _rows((keep * mix).sum(0), shared)
             through = _rows(gates * mix, shared)
         for t, x in enumerate(own):
             grad = _filled(grads[t], shared)
-            difference = channel_dot(grad, x) - channel_dot(grad, shared)
+            difference = dot(grad, x) - dot(grad, shared)
             found = grad * rows[t]
             grad_shared = (
                 grad * keep_rows[t]
@@ -85,7 +85,7 @@ class _GateMix(torch.autograd.Function):
                 else grad_shared.addcmul_(grad, keep_rows[t])
             )
             if total is not None:
-                total_own = channel_dot(total, x)
+                total_own = dot(total, x)
                 difference = difference + mix[t] * (total_own - total_shared)
                 grad_mix.append(gates[t] * total_own + keep[t] * total_shared)
                 found.addcmul_(total, through[t])
@@ -179,11 +179,12 @@ class _NormGateMix(torch.autograd.Function):
         affine, saved = saved[: 2 * n], saved[2 * n :]
         statistics, gated = saved[: 2 * n], saved[2 * n :]
 
+        dot = channel_dots(outputs[0])
         grad_gated = [_filled(g, outputs[0]) for g in grads[:count]]
         grad_mix = None
         if mix is not None:
             grad_total = _filled(grads[count], outputs[0])
-            grad_mix = torch.stack([channel_dot(grad_total, x) for x in gated])
+            grad_mix = torch.stack([dot(grad_total, x) for x in gated])
             rows = mix.to(grad_total.dtype)[:, :, None, None]
             grad_gated = [
                 torch.addcmul(g, grad_total, row) for g, row in zip(grad_gated, rows, strict=True)
@@ -217,9 +218,9 @@ class _NormGateMix(torch.autograd.Function):
             dx, sum_xhat, sum_one = _norm_backward(
                 through, outputs[t], weight * gate.to(weight.dtype), mean, inverse, ctx.eps[t]
             )
-            grad_gate = weight * sum_xhat + bias * sum_one - channel_dot(grad, shared)
+            grad_gate = weight * sum_xhat + bias * sum_one - dot(grad, shared)
             if ctx.relu and ctx.ceiling is not None:  # the gate scales values at the limit too
-                grad_gate = grad_gate + channel_dot(grad - through, ungated)
+                grad_gate = grad_gate + dot(grad - through, ungated)
             grad_gates.append(grad_gate)
             grad_outputs.append(dx)
             grad_affine += [sum_xhat * gate, sum_one * gate]
@@ -253,18 +254,22 @@ def _norm_backward(
     )
 
 
-def channel_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return Σ over all but the channels of a * b, (B, C, *positions) or (rows, C) -> (C,) in fp32.
+def channel_dots(like: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function Σ over all but the channels of a * b, in fp32.
 
-    Batch norm's own reduction with zero mean and unit deviation: one pass, no product kept.
+    For a and b of (B, C, *positions) or (rows, C), like `like`, it returns (C,). It is batch norm's
+    own reduction with zero mean and unit deviation: one pass, no product kept.
     """
-    if a.dim() not in (2, 4):  # tokens: one row of channels each
-        a, b = (x.movedim(1, -1).reshape(-1, x.shape[1]) for x in (a, b))
-    dtype = torch.promote_types(a.dtype, torch.float32)
-    zero = torch.zeros(a.shape[1], dtype=dtype, device=a.device)
-    one = torch.ones_like(zero)
-    # Without a weight CUDA gives no gradient of one.
-    dot: Tensor = torch.ops.aten.native_batch_norm_backward(
-        a, b, one, None, None, zero, one, True, 0.0, [False, True, False]
-    )[1]
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    zero = torch.zeros(like.shape[1], dtype=dtype, device=like.device)
+    one = torch.ones_like(zero)  # without a weight CUDA gives no gradient of one
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        if a.dim() not in (2, 4):  # tokens: one row of channels each
+            a, b = (x.movedim(1, -1).reshape(-1, x.shape[1]) for x in (a, b))
+        found: Tensor = torch.ops.aten.native_batch_norm_backward(
+            a, b, one, None, None, zero, one, True, 0.0, [False, True, False]
+        )[1]
+        return found
+
     return dot

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from gatesearch.models.channel_ops import at_positions
@@ -13,5 +12,5 @@ def mixing_sum(features: Sequence[Tensor], weights: Tensor) -> Tensor:
     rows = at_positions(weights.to(features[0].dtype), features[0])
     total = features[0] * rows[0]
     for x, row in zip(features[1:], rows[1:], strict=True):
-        total = torch.addcmul(total, x, row)
+        total.addcmul_(x, row)
     return total
