@@ -75,15 +75,16 @@ class _LinearGateMix(torch.autograd.Function):
             mix_rows = mix.to(shared.dtype)
         keep = (1 - gates).to(shared.dtype)
         grad_gates, grad_mix, grad_inputs, grad_parameters = [], [], [], []
-        grad_shared = None
+        grad_shared = torch.empty_like(shared)
         for t in range(tasks):
             grad = _filled(grads[t], shared)
             if total is not None:
                 grad = torch.addcmul(grad, total, mix_rows[t])
                 grad_mix.append(dot(total, gated[t]))
-            grad_shared = (
-                grad * keep[t] if grad_shared is None else grad_shared.addcmul_(grad, keep[t])
-            )
+            if t == 0:
+                torch.mul(grad, keep[t], out=grad_shared)
+            else:
+                grad_shared.addcmul_(grad, keep[t])
             found = -dot(grad, shared)
             weight, bias = parameters[2 * t : 2 * t + 2]
             ungated = grad.T @ inputs[t]
