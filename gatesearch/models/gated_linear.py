@@ -74,7 +74,8 @@ class _LinearGateMix(torch.autograd.Function):
             total = _filled(grads[-1], shared)
             mix_rows = mix.to(shared.dtype)
         keep = (1 - gates).to(shared.dtype)
-        grad_gates, grad_mix, grad_inputs, grad_parameters = [], [], [], []
+        grad_gates, grad_mix, grad_inputs = [], [], []
+        grad_parameters: list[Tensor | None] = []
         grad_shared = torch.empty_like(shared)
         for t in range(tasks):
             grad = _filled(grads[t], shared)
