@@ -1,6 +1,7 @@
 """Latency of compact networks of imported ones against their FLOPs, at half of the gates.
 
-As `compact`, in torch and in onnxruntime; ratios are to the single-task networks as they ship.
+As `compact`, in torch and in onnxruntime; ratios are to the single-task networks as they ship. Half
+of each layer's gates is on, drawn at random, or aligned between tasks (`interrogate.align`).
 """
 
 import tempfile
@@ -32,23 +33,27 @@ def measure() -> list[Figure]:
         supernet = gs.build_model(study, "interrogate")
         assert isinstance(supernet, GatedSupernet)
         shape = (1, 3, *SIZE)
-        half = some_on(supernet, 0.5, multiple=1, align=False)
-        all_on = {node: torch.ones_like(gates) for node, gates in half.items()}
-        networks = []
-        for gates in (half, all_on):
-            supernet.set_gates(gates)
-            networks.append(gs.extract(supernet))
-        ours, whole = networks
-        flops = gs.count_macs(ours, shape).macs / gs.count_macs(whole, shape).macs
-        for where, bar, (compact, single) in (
-            ("torch, nchw", BAR, [_in_torch(x, shape, "nchw") for x in networks]),
-            ("onnxruntime, nchw", BAR, [_in_onnxruntime(x, shape) for x in networks]),
-            ("torch, nhwc", None, [_in_torch(x, shape, "nhwc") for x in networks]),
-        ):
-            ratio, a, b = in_turns(compact, single, rounds=ROUNDS, clock=time.process_time)
-            detail = f"{1e3 * a:.1f} ms / {1e3 * b:.1f} ms = {ratio:.3f}, FLOPs {flops:.3f}"
-            figures.append(Figure(f"{name}, {where}", ratio / flops, bar, "x", detail))
+        all_on = {node: torch.ones_like(gates) for node, gates in supernet.hard_gates().items()}
+        whole = _extracted(supernet, all_on)
+        for layout, align in (("random", False), ("aligned", True)):
+            ours = _extracted(supernet, some_on(supernet, 0.5, multiple=1, align=align))
+            flops = gs.count_macs(ours, shape).macs / gs.count_macs(whole, shape).macs
+            networks = ours, whole
+            for where, bar, (compact, single) in (
+                ("torch, nchw", BAR, [_in_torch(x, shape, "nchw") for x in networks]),
+                ("onnxruntime, nchw", BAR, [_in_onnxruntime(x, shape) for x in networks]),
+                ("torch, nhwc", None, [_in_torch(x, shape, "nhwc") for x in networks]),
+            ):
+                ratio, a, b = in_turns(compact, single, rounds=ROUNDS, clock=time.process_time)
+                detail = f"{1e3 * a:.1f} ms / {1e3 * b:.1f} ms = {ratio:.3f}, FLOPs {flops:.3f}"
+                label = f"{name}, {layout}, {where}"
+                figures.append(Figure(label, ratio / flops, bar, "x", detail))
     return figures
+
+
+def _extracted(supernet: GatedSupernet, gates: dict[str, torch.Tensor]) -> nn.Module:
+    supernet.set_gates(gates)
+    return gs.extract(supernet)
 
 
 def _in_torch(network: nn.Module, shape: tuple[int, ...], layout: str) -> Callable[[], object]:

@@ -24,7 +24,7 @@ def image_batch(study: Study, runtime: Runtime) -> Tensor:
 
 
 def _adamw(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=True)
+    return torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)  # as in training
 
 
 @dataclass(frozen=True)
