@@ -10,6 +10,7 @@ from torch import Tensor
 from gatesearch.cost.latency import LatencyTable, Points, median_latency, median_seconds, noise
 from gatesearch.cost.sizes import node_sizes
 from gatesearch.models import GatedSupernet
+from gatesearch.models.channel_ops import Read
 from gatesearch.models.channel_source import ChannelSlice
 from gatesearch.models.heads import Heads
 from gatesearch.models.model_factory import HeadSpec, OwnHead, nodes_read
@@ -108,8 +109,9 @@ class _Layers:
         ]
         step = MixStep(name="mix", terms=tuple(terms), tasks=tasks, channels=channels)
         features = [self._noise(channels, size) for _ in range(tasks)]
+        readers = [Read(term.source, [channels] * tasks) for term in terms]
         weights = torch.ones(tasks, channels, device=features[0].device)
-        return self._seconds(step.mixed, features, weights) / channels
+        return self._seconds(step.mixed, readers, features, weights) / channels
 
     def _head(self, spec: HeadSpec | OwnHead, sizes: tuple[Size, ...], image: Size) -> float:
         head = spec.build()
