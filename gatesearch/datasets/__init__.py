@@ -27,6 +27,7 @@
 | `pascal.py` | PASCAL-Context with five tasks |
 | `celeba.py` | CelebA with forty attributes |
 | `utkface.py` | UTKFace with age, gender and race |
+| `multi_fashion.py` | two garments of Fashion-MNIST in one image |
 | `release.py` | opens releases: folders, archives, official lists |
 | `image_files.py` | reads image files from untrusted sources: formats, sizes, broken metadata |
 | `orientation.py` | turns images upright as their EXIF orientation says |
@@ -40,13 +41,22 @@
 | `tar_stream.py`, `gunzip.py` | read tar and gzip within bounds |
 """
 
-from gatesearch.datasets import celeba, folder, nyud, pascal, ready_pack, scenes, utkface
+from gatesearch.datasets import (
+    celeba,
+    folder,
+    multi_fashion,
+    nyud,
+    pascal,
+    ready_pack,
+    scenes,
+    utkface,
+)
 from gatesearch.datasets.dataset import Dataset, PackRequest, ensure_pack
 from gatesearch.datasets.pack_reader import Pack, check_pack, open_pack
 
 DATASETS: dict[str, Dataset] = {
     module.DATASET.name: module.DATASET
-    for module in (scenes, nyud, pascal, celeba, utkface, folder, ready_pack)
+    for module in (scenes, nyud, pascal, celeba, utkface, multi_fashion, folder, ready_pack)
 }
 
 __all__ = ["DATASETS", "Dataset", "Pack", "PackRequest", "check_pack", "ensure_pack", "open_pack"]

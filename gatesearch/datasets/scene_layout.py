@@ -17,6 +17,8 @@ from gatesearch.datasets.raycast import Camera, Floats, Ints, Solids
 CLASSES = ("floor", "ceiling", "wall", "picture", "table", "cabinet", "box", "ball")
 _FLOOR, _CEILING, _WALL, _PICTURE, _TABLE, _CABINET, _BOX, _BALL = range(len(CLASSES))
 FACES = 6
+# By `Paints.kind`.
+TEXTURES = ("plain", "checker", "stripes", "noise")
 
 
 @dataclass(frozen=True)

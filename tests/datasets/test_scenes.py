@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gatesearch import load_study
 from gatesearch.datasets import DATASETS, PackRequest, ensure_pack, open_pack, scenes
-from gatesearch.datasets.raycast import cast
-from gatesearch.datasets.scene_layout import CLASSES, random_scene
+from gatesearch.datasets.raycast import Camera, Solids, cast
+from gatesearch.datasets.scene_layout import CLASSES, TEXTURES, Paints, Scene, random_scene
 from gatesearch.errors import UsageError
 from gatesearch.events import Warned
 
@@ -133,6 +133,80 @@ def test_a_frame_is_its_index_whatever_is_asked_for(tmp_path):
             packs[0].array("train", field), packs[1].array("train", field)[:3]
         )
     assert packs[0].name != packs[1].name
+
+
+def test_frames_stay_as_they_were_with_and_without_further_labels():
+    # of gatesearch at version 1 of the scenes, before there were further labels
+    before = "f0432cd86aa3335c4a0c75dd7ae3d72b4b5291ce2d0385a0828769206cce82a5"
+    frame = scenes.render(3, split="train")
+    assert digest(frame) == before
+    more = scenes.render(3, split="train", further=("texture", "light", "reflectance"))
+    assert more.keys() - frame.keys() == scenes.FURTHER.keys()
+    assert digest({key: more[key] for key in frame}) == before
+
+
+def empty_room(*, kind, lamps, camera=(0.0, -1.0, 0.0)):
+    """A room of 4 x 2 x 4 metres whose walls have one paint, seen straight ahead."""
+    none = np.zeros((0, 3), np.float32)
+    return Scene(
+        solids=Solids(
+            room=np.array([(-2, -2, -2), (2, 0, 2)], np.float32),
+            centres=none, halves=none, yaws=none[:, 0], balls=none, radii=none[:, 0],
+        ),
+        camera=Camera(np.array(camera, np.float32), np.eye(3, dtype=np.float32), np.pi / 2),
+        pictures=np.zeros((0, 2, 3), np.float32),
+        classes=np.full(6, CLASSES.index("wall"), np.uint8),
+        paint=np.zeros(6, np.intp),
+        paints=Paints(
+            kind=np.array([kind]),
+            # (2, 3, 1): dark 0.1, 0.2, 0.3 and light 0.7, 0.8, 0.9
+            colours=np.array([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9]], np.float32)[..., None],
+            waves=np.ones((3, 1), np.float32),
+            phase=np.zeros((3, 1), np.float32),
+        ),
+        lights=np.array(lamps, np.float32),
+        strengths=np.ones((len(lamps), 3), np.float32),
+        ambient=0.3,
+    )  # fmt: skip
+
+
+def test_reflectance_and_texture_of_a_checkered_wall():
+    # The wall ahead is 2 metres off. Pixels of a 4 x 4 frame look at x = -1.5, -0.5, 0.5, 1.5 and
+    # y = -1 + (-1.5 ... 1.5): the upper and the lower row meet ceiling and floor. Cells of 1 metre.
+    scene = empty_room(kind=TEXTURES.index("checker"), lamps=[(0, -1.9, 0)])
+    labels, _ = scenes.trace(scene, (4, 4), ("texture", "reflectance"))
+    assert (labels["texture"] == TEXTURES.index("checker")).all()
+    # floor of (x, y, z) = (-1.5, -1.5, 2) is (-2, -2, 2), of sum -2, which is even: the dark one
+    wall = np.array([[0.2, 0.8, 0.2, 0.8], [0.8, 0.2, 0.8, 0.2]])
+    np.testing.assert_allclose(labels["reflectance"][1:3], wall, atol=1e-6)
+    assert "light" not in labels
+    plain, _ = scenes.trace(empty_room(kind=0, lamps=[(0, -1.9, 0)]), (4, 4), ("reflectance",))
+    np.testing.assert_allclose(plain["reflectance"], 0.2, atol=1e-6)
+
+
+def test_light_comes_from_the_lamp_or_from_between_two():
+    # the middle pixel of 3 x 3 meets the wall at (0, -1, 2); the lamp is 1 to the right, 2 nearer
+    one, _ = scenes.trace(empty_room(kind=0, lamps=[(1, -1, 0)]), (3, 3), ("light",))
+    np.testing.assert_allclose(one["light"][1, 1], np.array([1, 0, -2]) / 5**0.5, atol=1e-6)
+    both = [(1, -1, 0), (-1, -1, 0)]
+    two, _ = scenes.trace(empty_room(kind=0, lamps=both), (3, 3), ("light",))
+    np.testing.assert_allclose(two["light"][1, 1], (0, 0, -1), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(two["light"], axis=-1), 1, atol=1e-5)
+
+
+def test_a_pack_has_the_further_labels_that_a_study_has_tasks_for(tmp_path):
+    extra = ["tasks.texture.kind=semseg", "tasks.texture.classes=4"]
+    extra += ["tasks.lamp.kind=normals", "tasks.lamp.label=light"]
+    study = load_study("scenes", [*SMALL, *extra])
+    pack = ensure_pack(DATASETS["scenes"], study, data=tmp_path, emit=lambda event: None)
+    assert pack.name == "scenes-v1-8x8-2-1-light-texture"
+    assert {*pack.label_fields} == {"semseg", "depth", "normals", "edges", "light", "texture"}
+    assert pack.entry("texture").class_names == TEXTURES
+    usual = ensure_pack(
+        DATASETS["scenes"], load_study("scenes", SMALL), data=tmp_path, emit=lambda event: None
+    )
+    assert usual.name == "scenes-v1-8x8-2-1"
+    assert {*usual.label_fields} == {"semseg", "depth", "normals", "edges"}
 
 
 def test_no_frame_is_in_both_splits():

@@ -80,6 +80,20 @@ def test_output_stride_and_width(name: str, channels: int, stride: int) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("name", "depth"), [("cnn4", 1), ("cnn8", 2)])
+def test_plain_convolutions_halve_the_size_at_each_stage(name: str, depth: int) -> None:
+    graph = BACKBONES[name](output_stride=8, width=1 / 32)
+    assert [node.outputs for node in graph] == [c for c in (2, 4, 8, 16) for _ in range(depth)]
+    assert (graph.stages, graph.strides) == (4, (4, 8, 8))
+    maps = Encoder(graph).eval().features(torch.zeros(1, 3, 36, 36), graph.features)
+    assert [tuple(x.shape[1:]) for x in maps] == [(4, 9, 9), (8, 5, 5), (16, 5, 5)]
+    # the last stage would have halved the size: what follows reaches twice as far instead
+    assert [n.dilation for n in graph.stage(3)] == [1, 2][:depth]
+    undilated = BACKBONES[name](output_stride=32)
+    assert undilated.strides == (4, 8, 16)
+
+
+@torch.no_grad()
 def test_deeplabs_resnet_rounds_up_and_dilates_whole_stages() -> None:
     graph = BACKBONES["deeplab_resnet34"](output_stride=8, width=0.05)
     # 224: 112 behind the stem, 57 behind the pooling (112 / 2 + 1), then 29
@@ -212,6 +226,16 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     save_file(named, tmp_path / "less.safetensors")
     with pytest.raises(UsageError, match=r"lacks the weights of layers.layer3_1_conv2.bn.runn"):
         load_pretrained("resnet18", str(tmp_path / "less.safetensors"), graph)
+
+
+def test_weights_of_a_backbone_without_published_ones(tmp_path: Path) -> None:
+    graph = BACKBONES["cnn4"](width=0.05)
+    ours = Encoder(graph).state_dict()
+    save_file(ours, tmp_path / "w.safetensors")
+    loaded = load_pretrained("cnn4", str(tmp_path / "w.safetensors"), graph)
+    assert all(torch.equal(loaded[name], ours[name]) for name in ours)
+    with pytest.raises(UsageError, match=r"must be a .safetensors file.*init=scratch"):
+        load_pretrained("cnn4", "imagenet", graph)
 
 
 def test_weights_that_are_none(tmp_path: Path) -> None:

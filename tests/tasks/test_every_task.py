@@ -38,6 +38,8 @@ def labels(kind: str, generator: torch.Generator) -> Tensor:
         return torch.cat([places, torch.ones(SHAPE[0], 4, 1)], -1)
     if kind == "depth":
         return torch.rand(SHAPE, generator=generator) * 9 + 0.5
+    if kind == "reflectance":
+        return torch.rand(SHAPE, generator=generator) * 0.9 + 0.05
     if kind == "normals":
         vectors = torch.randn(SHAPE[0], 3, *SHAPE[1:], generator=generator)
         return vectors / vectors.norm(dim=1, keepdim=True)
@@ -149,11 +151,12 @@ def test_better_predictions_have_better_figures(kind, task, target, prediction) 
         right = heat_maps(target, SHAPE[1:], 0.1)
     else:
         right = target[:, None].float()
-        right = right if kind == "depth" else right * 40 - 20
+        right = right if kind in ("depth", "reflectance") else right * 40 - 20
     ours, theirs = (measured(task, p, target, 6) for p in (right, prediction))
     assert (ours > theirs) is task.higher_is_better
     assert task.loss(right, target) < task.loss(prediction, target)
-    perfect = {"%": 100.0}.get(task.unit, float(task.metric == "maxIoU"))
+    best = 100.0 if task.unit == "%" else float(task.metric == "maxIoU")
+    perfect = best if task.higher_is_better else 0.0
     assert ours == pytest.approx(perfect, abs=1e-5)
 
 

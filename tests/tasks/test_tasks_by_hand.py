@@ -13,6 +13,7 @@ from gatesearch.tasks import Task, Warp, build_tasks
 from gatesearch.tasks.depth import Depth
 from gatesearch.tasks.edges import Edges
 from gatesearch.tasks.normals import Normals
+from gatesearch.tasks.reflectance import Reflectance
 from gatesearch.tasks.saliency import Saliency
 from gatesearch.tasks.semseg import Semseg
 
@@ -80,6 +81,25 @@ def test_depth_loss_skips_unknown_pixels() -> None:
     prediction = torch.tensor([[[[1.0, 5.0], [2.0, 0.0]]]])
     target = torch.tensor([[[1.5, 0.0], [4.0, 0.25]]])
     assert Depth().loss(prediction, target).item() == pytest.approx((0.5 + 2 + 0.25) / 3)
+
+
+def test_reflectance_is_in_percent_of_the_light_over_known_pixels() -> None:
+    # errors 0.1 and 0.3; the third pixel is not known
+    prediction = torch.tensor([[[[0.3, 0.5, 9.0]]]])
+    target = torch.tensor([[[0.2, 0.8, 0.0]]])
+    assert Reflectance().loss(prediction, target).item() == pytest.approx(0.2)
+    meter = Reflectance().meter()
+    meter.update(prediction, target)
+    assert meter.compute().item() == pytest.approx(20, rel=1e-5)
+    assert meter.details() == {"RMSE": pytest.approx(100 * 0.05**0.5, rel=1e-5)}
+
+
+def test_reflectances_of_files_lie_between_0_and_1() -> None:
+    stored = Reflectance().encode(np.array([[0.5, np.nan], [1.0, 0.0]]))
+    assert stored.tolist() == [[0.5, 0.0], [1.0, 0.0]]
+    for value in (128.0, -0.5):
+        with pytest.raises(ValueError, match=f"must be 0 to 1, found {value:g}; scale the files"):
+            Reflectance().encode(np.array([[value]]))
 
 
 def test_rmse_weighs_pixels_alike_over_unequal_batches() -> None:
