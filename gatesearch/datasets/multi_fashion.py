@@ -3,10 +3,10 @@
     {train,t10k}-images-idx3-ubyte[.gz]   60,000 and 10,000 grey images of 28 x 28
     {train,t10k}-labels-idx1-ubyte[.gz]   their classes, 0 to 9
 
-After the data sets of Lin et al. (Pareto Multi-Task Learning, NeurIPS 2019), of Fashion-MNIST (Xiao,
-Rasul, Vollgraf, 2017): one garment lies to the upper left of 36 x 36 pixels, another one to the
-lower right, and a pixel has the brighter of both. Theirs are two files of pairs that were drawn
-once, of which the code is not public; here pairs are drawn anew, each garment once on either side.
+After the data set of Lin et al. (Pareto Multi-Task Learning, NeurIPS 2019), made of Fashion-MNIST
+(Xiao, Rasul, Vollgraf, 2017): one garment lies to the upper left of 36 x 36 pixels, another one to
+the lower right, and a pixel has the brighter of both. Theirs is a file of pairs drawn once; here
+pairs are drawn anew, each garment once on either side, so that figures are not comparable.
 """
 
 import math

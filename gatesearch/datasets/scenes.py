@@ -229,7 +229,7 @@ Command  none needed: `gatesearch run --study scenes` renders what it lacks.
 
 DATASET = Dataset(
     name="scenes",
-    summary="rooms rendered on the spot, exact labels for semseg, depth, normals, edges and three more",
+    summary="rooms rendered on the spot, exact labels for semseg, depth, normals, edges and more",
     automatic=True,
     info=_info,
     pack_name=_pack_name,

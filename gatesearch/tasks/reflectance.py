@@ -27,7 +27,7 @@ class Reflectance(Kind):
     higher_is_better: ClassVar[bool] = False
     storage: ClassVar[Storage] = Storage("<f4")
     unknown_value: ClassVar[float] = 0.0
-    output_meaning: ClassVar[str] = "share of the light that is reflected, 0 to 1"
+    output_meaning: ClassVar[str] = "share of light reflected"
     drawing: ClassVar[str] = "range"
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:

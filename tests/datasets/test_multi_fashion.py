@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from gatesearch import load_study
 from gatesearch.datasets import DATASETS, PackRequest, check_pack
 from gatesearch.datasets.multi_fashion import OFFICIAL, overlap, pairs, read_idx
 from gatesearch.errors import DataError
+from gatesearch.methods import build_model
+from gatesearch.trials.data import open_data
 from tests.nyud_layouts import packed
 
 MULTI_FASHION = DATASETS["multi-fashion"]
@@ -140,3 +144,31 @@ def test_real_garments(tmp_path, real_garments):
     np.testing.assert_array_equal(pack.array("test", "lower_right"), labels[partners[chosen]])
     bright = pack.array("test", "image")[..., 0].mean((1, 2))
     assert 40 < bright.mean() < 90  # of garments of 73 on average that cover 28 x 28 of 36 x 36
+
+
+def test_a_step_of_the_study_lowers_the_loss_of_both_tasks(tmp_path):
+    torch.manual_seed(0)
+    small = ["data.train_frames=0", "data.validation=2", "training.batch_size=2"]
+    study = load_study("multi-fashion", small)
+    source = write_fashion(tmp_path / "fashion")
+    MULTI_FASHION.prepare(
+        folder=tmp_path / "data",
+        source=source,
+        request=PackRequest(study.protocol.size),
+        emit=lambda event: None,
+    )
+    opened = open_data(study, data=tmp_path / "data", emit=lambda event: None)
+    batch = next(opened.train.in_order(len(opened.train)))
+    network = build_model(study, "mtl")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    history = []
+    for _ in range(10):
+        predictions = network(batch["image"].float() / 255)
+        losses = {
+            name: task.loss(predictions[name], batch[name]) for name, task in opened.tasks.items()
+        }
+        history.append({name: float(loss.detach()) for name, loss in losses.items()})
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert all(history[-1][task] < history[0][task] for task in ("upper_left", "lower_right"))
