@@ -5,6 +5,7 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from gatesearch.datasets.raycast import Camera, Solids, cast
 from gatesearch.datasets.scene_layout import CLASSES, TEXTURES, Paints, Scene, random_scene
 from gatesearch.errors import UsageError
 from gatesearch.events import Warned
+from gatesearch.methods import build_model
+from gatesearch.trials.data import open_data
 
 
 def digest(frame):
@@ -277,3 +280,25 @@ def test_wrong_use(tmp_path):
     study = load_study("scenes", [*SMALL, "tasks.semseg.classes=5"])
     with pytest.raises(UsageError, match="has 8 classes, the study asks for 5"):
         ensure_pack(dataset, study, data=tmp_path, emit=given["emit"])
+
+
+def test_steps_of_the_study_scenes_rich_lower_the_loss_of_every_task(tmp_path):
+    torch.manual_seed(0)
+    small = ["data.train_frames=6", "data.test_frames=1", "data.validation=2"]
+    small += ["training.batch_size=4"]
+    study = load_study("scenes-rich", small)
+    opened = open_data(study, data=tmp_path, emit=lambda event: None)
+    batch = next(opened.train.in_order(len(opened.train)))
+    network = build_model(study, "mtl")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    history = []
+    for _ in range(10):
+        predictions = network(batch["image"].float() / 255)
+        losses = {
+            name: task.loss(predictions[name], batch[name]) for name, task in opened.tasks.items()
+        }
+        history.append({name: float(loss.detach()) for name, loss in losses.items()})
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert {task for task in study.tasks if history[-1][task] < history[0][task]} == {*study.tasks}
