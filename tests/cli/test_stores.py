@@ -107,8 +107,7 @@ def test_an_unknown_name_lists_studies_and_stores(here, name) -> None:
     (here / "runs" / "no store").mkdir()
     with pytest.raises(UsageError) as refused:
         find_store(name, None)
-    known = "pascal, scenes, scenes-rich, utkface-small; stores in runs: mine); a file"
-    assert known in str(refused.value)
+    assert "scenes, utkface-small; stores in runs: mine); a file" in str(refused.value)
     assert ("did you mean 'mine'?" in str(refused.value)) == (name == "mien")
 
 
