@@ -18,10 +18,10 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
         path: The report's PDF.
         as_json: Whether to print one JSON object instead of the tables.
     """
-    from gatesearch.results import STATES, summary
-    from gatesearch.store.steering import controllability
+    from gatesearch.report.document import whole_summary
+    from gatesearch.results import STATES
 
-    result = summary(record, path, [row.to_json() for row in controllability(record)])
+    result = whole_summary(record, path)
     if as_json:
         print_json(result)
         return

@@ -132,7 +132,8 @@ def training_ratio(record: StudyRecord, result: Result) -> float:
     if result.method == SINGLE_TASK:
         return math.nan
     for other in record.baselines:
-        if is_uniform(other) and (other.method, other.seed) == (result.method, result.seed):
+        same = (other.method, other.seed, other.width) == (result.method, result.seed, result.width)
+        if is_uniform(other) and same:
             return result.train_pflops / other.train_pflops if other.train_pflops else math.nan
     return math.nan
 

@@ -103,7 +103,8 @@ def _too_costly(
 
 
 def _ends(record: StudyRecord) -> dict[str, Cost]:
-    return {r.method: cost_of(r) for r in record.baselines if r.state == "complete"}
+    finished = [r for r in record.baselines if r.state == "complete" and r.width == 1]
+    return {r.method: cost_of(r) for r in finished}
 
 
 def _parsed(record: StudyRecord, budgets: Sequence[str], run: str) -> list[Budget]:
