@@ -1,4 +1,4 @@
-"""Compare a network with single-task networks (Δ_MTL) and with other methods (mean rank)."""
+"""Compare a network with single-task networks (Δ_MTL) and others (mean rank); write its cost."""
 
 import math
 from collections.abc import Mapping
@@ -158,3 +158,14 @@ def _cost(value: float, higher: bool) -> float:
     if math.isnan(value):
         return math.inf
     return -value if higher else value
+
+
+def shown_gflops(value: float) -> str:
+    """Write GFLOPs with three decimals, and with three digits where these would say little.
+
+    >>> shown_gflops(1150.0), shown_gflops(0.379), shown_gflops(0.0000824)
+    ('1,150.000', '0.379', '0.0000824')
+    """
+    if not 0 < value < 0.01:
+        return f"{value:,.3f}"
+    return f"{value:.{2 - math.floor(math.log10(value))}f}"

@@ -123,9 +123,11 @@ def _to_json(row: "Timing") -> dict[str, Any]:
 
 
 def _cells(row: "Timing") -> list[str]:
+    from gatesearch.measures import shown_gflops
+
     height, width = row.card.size
     card = [row.card.network, str(row.file), row.runtime, f"{height} x {width}",
-            f"{row.card.gflops:,.3f}", f"{row.card.params_m:,.3f}"]  # fmt: skip
+            shown_gflops(row.card.gflops), f"{row.card.params_m:,.3f}"]  # fmt: skip
     if row.figures is None:
         return [*card, "failed", "", "", "", ""]
     figures = row.figures

@@ -44,6 +44,7 @@ def flops(
     definition = load_study(study, settings(set_))
     chosen = list(names(method, "--method")) if method else []
 
+    from gatesearch.measures import shown_gflops
     from gatesearch.methods import check_study
     from gatesearch.trials.costs import costs, unpriced
 
@@ -78,7 +79,7 @@ def flops(
     print_table(
         ["method", "GFLOPs", "backbone GFLOPs", "parameters (M)"],
         [
-            [name, f"{c.gflops:,.3f}", f"{c.backbone_gflops:,.3f}", f"{c.params_m:,.3f}"]
+            [name, shown_gflops(c.gflops), shown_gflops(c.backbone_gflops), f"{c.params_m:,.3f}"]
             for name, c in counted.items()
         ],
         numbers_from=1,

@@ -67,6 +67,7 @@ def _heading(task: "TaskInfo") -> str:
 
 
 def _row(point: dict[str, Any], tasks: tuple["TaskInfo", ...]) -> list[str]:
+    from gatesearch.measures import shown_gflops
     from gatesearch.results import network_name
 
     return [
@@ -75,7 +76,7 @@ def _row(point: dict[str, Any], tasks: tuple["TaskInfo", ...]) -> list[str]:
         else network_name(point["method"], point["weighting"], point.get("width", 1)),
         *(_number(point["metrics"].get(task.name), 3) for task in tasks),
         _number(point["delta_mtl"], 2, sign="+"),
-        _number(point["gflops"], 3),
+        shown_gflops(point["gflops"]),
         _number(point["params_m"], 3),
     ]
 

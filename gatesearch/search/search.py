@@ -10,7 +10,7 @@ from gatesearch.events import Emit, Log, NetworkTrained, Progress, Warned
 from gatesearch.execution.jobs import SPEC, Job, forget_result, read_result, read_spec
 from gatesearch.execution.pool import WorkerPool
 from gatesearch.execution.worker import failed
-from gatesearch.measures import Gain, gain
+from gatesearch.measures import Gain, gain, shown_gflops
 from gatesearch.methods import METHODS, NetworkSpec, start_of
 from gatesearch.methods.specification import SCALAR, trial_folder
 from gatesearch.plugins import loaded_plugins
@@ -456,7 +456,7 @@ class Search:
         if gained is not None:
             shown = "undefined, " if gained.fault else f"{gained.percent:+.2f} %, "
             shown = f"Δ_MTL {shown}"
-        return f"{label}: {shown}{result.gflops:.3f} GFLOPs, validation {metrics}"
+        return f"{label}: {shown}{shown_gflops(result.gflops)} GFLOPs, validation {metrics}"
 
 
 def _clear_checkpoints(job: Job) -> None:
