@@ -1,8 +1,8 @@
 """Latency of compact networks of imported ones against their FLOPs, at half of the gates.
 
 As `compact`, in torch and in onnxruntime; ratios are to the single-task networks as they ship. Half
-of each layer's gates is on: drawn at random, aligned between tasks (`interrogate.align`), or drawn at
-random with a shared stream that continues from itself (`interrogate.mix = "shared"`).
+of each layer's gates is on: drawn at random, aligned between tasks (`interrogate.align`), or drawn
+at random with a shared stream that continues from itself (`interrogate.mix = "shared"`).
 """
 
 import tempfile
@@ -22,6 +22,12 @@ from gatesearch.models import GatedSupernet
 from gatesearch.training import resolve_runtime
 
 BAR = 1.10
+# Name -> (what the shared stream continues from, whether gates are aligned).
+LAYOUTS = (
+    ("random", "tasks", False),
+    ("aligned", "tasks", True),
+    ("random, nothing mixed", "shared", False),
+)
 SIZE = (224, 224)
 ROUNDS = 15
 
@@ -31,9 +37,7 @@ def measure() -> list[Figure]:
     figures = []
     for name in NETWORKS:
         shape = (1, 3, *SIZE)
-        for layout, mix, align in (
-            ("random", "tasks", False), ("aligned", "tasks", True), ("random, nothing mixed", "shared", False),
-        ):  # fmt: skip
+        for layout, mix, align in LAYOUTS:
             study = imported_study(name, size=SIZE, mix=mix)
             supernet = gs.build_model(study, "interrogate")
             assert isinstance(supernet, GatedSupernet)
