@@ -181,7 +181,7 @@ def test_live_channels_are_those_with_a_gradient(granularity, backbone, mix, see
 
 
 @pytest.mark.parametrize("granularity", ["conv", "block"])
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("backbone", ["cnn8", "resnet18", "resnet50", "efficientnet_lite0"])
 def test_ends_cost_exactly_stl_and_mtl(backbone: str, granularity: str) -> None:
     graph = BACKBONES[backbone](output_stride=8, width=0.05)
     supernet = GatedSupernet(parts(graph, 2), granularity=granularity)
