@@ -51,15 +51,32 @@ class NarrowCost:
         Args:
             kept: (G,) bool, so that every node keeps a channel.
         """
+        (macs, params), (head_macs, head_params) = self._parts_of(kept)
+        return Cost(macs=macs + head_macs, backbone_macs=macs, params=params + head_params)
+
+    def share(self, kept: Kept, budgets: Sequence[Budget], *, encoder: float = 1.0) -> float:
+        """Return the largest share of any budget that the network takes.
+
+        Args:
+            kept: As for `of`.
+            budgets: Of FLOPs and parameters.
+            encoder: Share of what a budget leaves beside the heads that the encoder may take; at
+                most 1 is returned where it keeps to that.
+        """
+        (macs, params), (head_macs, head_params) = self._parts_of(kept)
+        whole = {
+            "macs": head_macs + macs / encoder,
+            "params": head_params + params / encoder,
+        }
+        return max(whole[budget.measure] / budget.limit for budget in budgets)
+
+    def _parts_of(self, kept: Kept) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Count (multiply-adds, parameters) of the encoder, and of the heads."""
         channels = self.groups.channels(kept)
         narrow = narrowed_graph(self.parts.graph, channels)
         macs = sum(len(channels[node.name]) * node.macs_per_channel(self._sizes) for node in narrow)
-        head_macs, head_params = self._heads_of(channels)
-        return Cost(
-            macs=int(macs) + head_macs,
-            backbone_macs=int(macs),
-            params=sum(node.params for node in narrow.weighted_nodes) + head_params,
-        )
+        params = sum(node.params for node in narrow.weighted_nodes)
+        return (int(macs), params), self._heads_of(channels)
 
     @cached_property
     def prices(self) -> Worth:
@@ -230,11 +247,6 @@ def widest(
         if (taken := share(more)) <= 1:
             best, best_share = more, taken
     return best, best_share
-
-
-def largest_share(cost: Cost, budgets: Sequence[Budget]) -> float:
-    """Return the largest share of any budget of FLOPs or parameters that a network takes."""
-    return max(budget.share(cost) for budget in budgets)
 
 
 def _layers(groups: ChannelGroups) -> list[Ids]:

@@ -23,6 +23,9 @@ from gatesearch.models.nodes.node import Ids
 
 Kept = NDArray[np.bool_]
 
+# Why the channels of the image cannot be removed.
+IMAGE = "the image"
+
 
 @dataclass(frozen=True)
 class ChannelGroups:
@@ -78,7 +81,7 @@ def channel_groups(
     """
     unions = _Unions()
     found = {INPUT: unions.fresh(IMAGE_CHANNELS)}
-    stay: dict[str, list[Ids]] = {"the image": [found[INPUT]]}
+    stay: dict[str, list[Ids]] = {IMAGE: [found[INPUT]]}
     for node in graph:
         inputs = [found[source] for source in node.sources]
         found[node.name] = _outputs(node, inputs, unions)

@@ -113,7 +113,7 @@ def narrowed_head_state(
     found = dict(state)
     for index, name in enumerate(graph.read_by(bool(spec.features))):
         kept = torch.from_numpy(channels[name])
-        for entry, axis in _axes(spec, index).items():
+        for entry, axis in channel_axes(spec, index).items():
             found[entry] = found[entry].index_select(axis, kept.to(found[entry].device))
     return found
 
@@ -199,7 +199,7 @@ def _narrowed_head(spec: HeadSpec, graph: Graph, channels: Mapping[str, Ids]) ->
     return replace(spec, inputs=widths[-1], features=features)
 
 
-def _axes(spec: HeadSpec, index: int) -> dict[str, int]:
+def channel_axes(spec: HeadSpec, index: int) -> dict[str, int]:
     """Return entry of a head's state dict -> its axis of the channels of a feature it reads."""
     features = [
         Feature(feature.channels + (i == index), feature.stride)

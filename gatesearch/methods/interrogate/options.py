@@ -63,6 +63,11 @@ class InterroGateOptions(Strict):
             stream, without changing how many each opens (see `align_tasks`). The compact network
             then computes and copies less. False in the paper. Patterns of the one-shot search are
             not changed.
+        ranking: Share of `training.epochs`, behind the warm-up and at least one, in which a trial
+            under a budget below the multi-task network's cost trains as one and ranks channels; the
+            encoder is then narrowed. Ours; trials under other budgets have no such epochs.
+        shared: Share of what such a budget leaves beside the heads that the narrowed encoder takes
+            with all gates closed. The rest is for channels of tasks' own.
         round_to: The numbers of live channels of every convolution are rounded to multiples of
             this; 1 leaves them. FLOPs and latency without and with rounding are logged.
     """
@@ -77,6 +82,8 @@ class InterroGateOptions(Strict):
     finetune: float = Field(default=0.0, ge=0, lt=1)
     spread: Literal["learned", "even"] = "learned"
     align: bool = False
+    ranking: float = Field(default=0.1, gt=0, le=1)
+    shared: float = Field(default=0.8, gt=0, le=1)
     round_to: int = Field(default=1, ge=1, le=10**6)
 
     @model_validator(mode="after")
