@@ -39,6 +39,9 @@ FULL = Result(
 )
 
 
+LATER_THAN_7 = ("control", "of", "width", "gates")
+
+
 class TestResultOnDisk:
     @pytest.mark.parametrize("result", [FULL, Result("stl", 0), Result("mtl", 1, state="failed")])
     def test_round_trip_through_text_is_exact(self, result):
@@ -50,21 +53,31 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, 3, 5, 8, None, "4", "6", "7"])
+    @pytest.mark.parametrize("version", [0, 2, 3, 5, 9, None, "4", "6", "7", "8"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 4, 6 or 7, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 4, 6, 7 or 8, found"):
             Result.from_json(stored)
 
     def test_results_of_format_6_have_no_further_figures(self):
         stored = dataclasses.replace(FULL, details={}).to_json() | {"format": 6}
-        del stored["details"]
+        for name in ("details", *LATER_THAN_7):
+            del stored[name]
         for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
             assert read(stored) == dataclasses.replace(FULL, details={})
             with pytest.raises(
                 StudyRefusedError, match=r"of format 6, found unknown \['details'\]"
             ):
                 read(stored | {"details": {}})
+
+    def test_results_of_format_7_are_of_no_control(self):
+        stored = FULL.to_json() | {"format": 7}
+        for name in LATER_THAN_7:
+            del stored[name]
+        for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
+            assert read(stored) == FULL
+            with pytest.raises(StudyRefusedError, match=r"of format 7, found unknown \['of'\]"):
+                read(stored | {"of": 3})
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = FULL.to_json() | {"extra": 1}
@@ -140,7 +153,7 @@ class TestFormat4:
 
     def test_what_is_read_is_written_in_the_new_format(self):
         stored = Result.from_json(json.loads(FORMAT_4)).to_json()
-        assert (stored["format"], stored["state"], stored["details"]) == (7, "stopped", {})
+        assert (stored["format"], stored["state"], stored["details"]) == (8, "stopped", {})
         assert "role" not in stored
 
     @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}, {"role": [1]}])
@@ -154,6 +167,15 @@ class TestFormat4:
     def test_damaged_parameters_are_refused(self, params):
         with pytest.raises(StudyRefusedError, match="a stored result is damaged: params"):
             Result.from_json(json.loads(FORMAT_4) | {"params": params})
+
+    def test_results_of_format_7_are_of_no_control(self):
+        stored = FULL.to_json() | {"format": 7}
+        for name in LATER_THAN_7:
+            del stored[name]
+        for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
+            assert read(stored) == FULL
+            with pytest.raises(StudyRefusedError, match=r"of format 7, found unknown \['of'\]"):
+                read(stored | {"of": 3})
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = json.loads(FORMAT_4) | {"extra": 1}
@@ -276,8 +298,8 @@ class TestRecord:
         assert json.loads(text)["trials"] == {"complete": 2, "failed": 1, "pruned": 0}
         assert [item["trial"] for item in found["front"]] == [0]
         assert list(found) == [
-            "study", "fingerprint", "protocol", "trials", "front", "baselines", "controllability",
-            "report",
+            "study", "fingerprint", "protocol", "trials", "front", "baselines", "controls",
+            "comparisons", "controllability", "report",
         ]  # fmt: skip
 
 

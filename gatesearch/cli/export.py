@@ -45,8 +45,8 @@ def export(
         str,
         typer.Option(
             metavar="best|N|NAME",
-            help="Network: the best on validation, a trial by its number, or a baseline by its "
-            "name, as 'mtl' or 'mtl + pcgrad'.",
+            help="Network: the best on validation, a trial by its number, or a baseline or control "
+            "by its name, as 'mtl' or 'mtl@B of trial 3'.",
         ),
     ] = "best",
     format_: Annotated[
@@ -62,7 +62,9 @@ def export(
     ] = "",
     seed: Annotated[
         int | None,
-        typer.Option(min=0, metavar="S", help="Seed of a baseline. Default: the store's first."),
+        typer.Option(
+            min=0, metavar="S", help="Seed of a baseline or control. Default: the store's first."
+        ),
     ] = None,
     out: OutOption = None,
     storage: StorageOption = "",
@@ -81,6 +83,7 @@ def export(
     use_plugins(plugin, store=store)
 
     from gatesearch.export import card_of, choose, ship
+    from gatesearch.methods import at_width
     from gatesearch.study import Study
     from gatesearch.trials.kept_networks import as_compact, kept_network
 
@@ -88,7 +91,8 @@ def export(
     result = choose(record, trial, budget=budget, seed=seed)
     card = card_of(record, result)
     definition = Study.from_definition(record.definition)
-    network = as_compact(kept_network(result, definition, out=store), result.method, definition)
+    network = kept_network(result, definition, out=store)
+    network = as_compact(network, result.method, at_width(definition, result.width))
     difference = ship(network, card, to, form=form, frames=study_frames(record, card))
     if json:
         print_json({"file": str(to), "parity": difference, "card": card.model_dump(mode="json")})
