@@ -7,9 +7,10 @@ from gatesearch.events import Log
 from gatesearch.methods import NetworkSpec, start_of
 from gatesearch.methods.controls import CONTROL, OTHER_SEED, drawn_kinds, kinds_of
 from gatesearch.methods.specification import ControlSpec
-from gatesearch.results import SINGLE_TASK, Result
+from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result
 from gatesearch.search.search import Search
 from gatesearch.store.names import search_name
+from gatesearch.trials.costs import costs
 
 
 def train_controls(
@@ -41,7 +42,11 @@ def train_controls(
         if trial is None:
             continue
         repeats = [_repeat(trial, budgets, seed) for seed in seeds[1:]]
-        kinds = [*kinds_of(trial.gates), *drawn_kinds(headroom if trial.gates else 0)]
+        below_mtl = trial.gflops < costs(search.context.study, (MULTI_TASK,))[MULTI_TASK].gflops
+        kinds = [
+            *kinds_of(trial.gates, below_mtl=below_mtl),
+            *drawn_kinds(headroom if trial.gates else 0),
+        ]
         if _affordable(search, trial, len(kinds) * len(seeds), wanted):
             search.train_controls(repeats)
             learned = [trial, *filter(None, map(search.known, repeats))]

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from gatesearch.cost import PatternCost, count_macs
+from gatesearch.cost import Budget, PatternCost, count_macs
 from gatesearch.errors import UsageError
 from gatesearch.methods.base import Method, NoOptions, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.branch import branched, pattern_at
@@ -30,6 +30,7 @@ from gatesearch.methods.controls import patterns
 from gatesearch.methods.definitions import at_width, options_of
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
+from gatesearch.methods.mtl_at import mtl_parts_at
 from gatesearch.methods.specification import ControlSpec, NetworkSpec
 from gatesearch.models import GatedSupernet, Parts, parts_of
 from gatesearch.pruning import (
@@ -60,8 +61,16 @@ _DRAWN = "pattern"
 _NARROWEST, _WIDEST = 0.05, 8.0
 
 
-def kinds_of(gates: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """List the kinds of controls of a trial: those of its pattern need one."""
+def kinds_of(gates: Mapping[str, Sequence[str]], *, below_mtl: bool = False) -> tuple[str, ...]:
+    """List the kinds of controls of a trial: those of its pattern need one.
+
+    Args:
+        gates: Its pattern.
+        below_mtl: Whether it costs less than the multi-task network, of which all others share at
+            least the whole encoder.
+    """
+    if below_mtl:
+        return (WIDENED,)
     return tuple(kind for kind in KINDS if gates or kind not in _OF_PATTERN)
 
 
@@ -121,9 +130,7 @@ def _closed(parts: Parts) -> dict[str, torch.Tensor]:
 def _cut(request: TrainingRequest, control: ControlSpec) -> TrainedNetwork:
     study, seed = request.study, request.spec.seed
     if control.kind == WIDENED:
-        factor = 1.0 if control.from_single_task else width_of(study, control.macs)
-        parts = parts_of(at_width(study, factor), seed=seed, stl=request.start_state())
-        return TrainedNetwork(branched(parts, _closed(parts)))
+        return TrainedNetwork(branched(parts := _multi_task(request, control), _closed(parts)))
     parts = parts_of(study, seed=seed, stl=request.start_state())
     supernet = _supernet(parts, request, control)
     cost = PatternCost.of(supernet, request.context.input_shape)
@@ -139,6 +146,23 @@ def _cut(request: TrainingRequest, control: ControlSpec) -> TrainedNetwork:
     with torch.random.fork_rng(devices=[]):
         network = extract(supernet)
     return TrainedNetwork(network, layers, shares, pattern_as_text(gates))
+
+
+def _multi_task(request: TrainingRequest, control: ControlSpec) -> Parts:
+    """Return the parts of the multi-task network of the trial's cost.
+
+    Where the width is fixed, a network that costs more is narrowed channel by channel.
+    """
+    study, seed, stl = request.study, request.spec.seed, request.start_state()
+    factor = 1.0 if control.from_single_task else width_of(study, control.macs)
+    parts = parts_of(at_width(study, factor), seed=seed, stl=stl)
+    if factor == 1.0:
+        closed = branched(parts, _closed(parts))
+        cost = count_macs(closed, request.context.input_shape, cross_check=False)
+        budget = Budget(f"{2e-9 * control.macs:.4g}G", "macs", control.macs)
+        if budget.share(cost) > 1:
+            return mtl_parts_at(study, budget, seed=seed, stl=stl).parts
+    return parts
 
 
 def _supernet(parts: Parts, request: TrainingRequest, control: ControlSpec) -> GatedSupernet:

@@ -97,7 +97,8 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
             describe=narrowing.describe,
             rebuild=narrowing.rebuild,
         ),
-        compact,
+        # Its pattern is of the narrower encoder, which a stored pattern does not tell.
+        replace(compact, begin=lambda before: replace(compact.begin(before), gates={})),
     ]
 
 

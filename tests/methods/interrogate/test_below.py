@@ -77,7 +77,7 @@ def test_importance_is_the_slope_of_the_loss_in_a_group() -> None:
     # conv2 of a block alone reads this group: a factor on its column is one on the channel.
     group = groups.numbers["layer2.1.conv1"][3]
     column = network.encoder.layer("layer2.1.conv2").conv.weight.data[:, 3]
-    found, step = [], 1e-2  # heads give float32
+    found, step = [], 1e-3  # heads give float32
     for sign in (1, -1):
         kept = column.clone()
         column *= 1 + sign * step
@@ -85,7 +85,7 @@ def test_importance_is_the_slope_of_the_loss_in_a_group() -> None:
             found.append(float(loss()))
         column.copy_(kept)
     assert float(network.importance[group]) == pytest.approx(
-        abs(found[0] - found[1]) / (2 * step), rel=1e-2
+        abs(found[0] - found[1]) / (2 * step), rel=0.02
     )
     heads = network.importance[groups.numbers["layer4.1"]]
     assert (heads > 0).all()
