@@ -249,6 +249,28 @@ def widest(
     return best, best_share
 
 
+def rounded_down(groups: ChannelGroups, kept: Kept, order: KeepOrder, *, multiple: int) -> Kept:
+    """Remove more groups, so that layers keep multiples of a number of them.
+
+    Those of a layer that come last in the order go. A layer that then kept less than every network
+    does stays as it is.
+
+    Args:
+        groups: The coupled channel groups.
+        kept: (G,) bool.
+        order: Which groups go first.
+        multiple: The number; 1 changes nothing.
+    """
+    fewer, place = kept.copy(), np.argsort(order.order)
+    for members in _layers(groups):
+        last_first = members[kept[members]]
+        last_first = last_first[np.argsort(-place[last_first])]
+        going = last_first[: len(last_first) % multiple]
+        if (place[going] >= order.always).all():
+            fewer[going] = False
+    return fewer
+
+
 def _layers(groups: ChannelGroups) -> list[Ids]:
     """List the groups that each node is the first to make, but those that cannot be removed."""
     members: dict[str, list[int]] = {}

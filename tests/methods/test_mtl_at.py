@@ -13,6 +13,7 @@ from gatesearch.cost.narrowing import (
     ONE_IN,
     NarrowCost,
     priced_order,
+    rounded_down,
     uniform_order,
     widest,
 )
@@ -104,6 +105,20 @@ def test_prices_are_what_a_channel_adds() -> None:
         without[group] = False
         saved = cost.of(every).backbone_macs - cost.of(without).backbone_macs
         assert cost.prices[group] == saved
+
+
+def test_layers_keep_multiples_where_that_leaves_enough() -> None:
+    whole = parts(BACKBONES["resnet18"](output_stride=32, width=0.25))
+    cost = NarrowCost(whole, SIZE)
+    draw = np.random.default_rng(1)
+    order = priced_order(cost.groups, draw.random(cost.groups.count), cost.prices)
+    kept = order.kept(order.always + 250)
+    assert (rounded_down(cost.groups, kept, order, multiple=1) == kept).all()
+    fewer = rounded_down(cost.groups, kept, order, multiple=8)
+    assert (fewer <= kept).all()
+    before, after = (narrowed_parts(whole, cost.groups, k).graph for k in (kept, fewer))
+    for most, node in zip(before, after, strict=True):
+        assert node.outputs == (most.outputs // 8 * 8 or most.outputs)
 
 
 @pytest.mark.slow("imports a network")

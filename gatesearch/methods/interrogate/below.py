@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gatesearch.cost import Budget, Cost, name_of
-from gatesearch.cost.narrowing import NarrowCost, Worth, priced_order, widest
+from gatesearch.cost.narrowing import NarrowCost, Worth, priced_order, rounded_down, widest
 from gatesearch.errors import UsageError
 from gatesearch.events import Log
 from gatesearch.methods.base import Json, Phase, TrainedNetwork, TrainingRequest
@@ -59,7 +59,12 @@ def least_cost(study: Study) -> Cost:
 
 
 def kept_within(
-    cost: NarrowCost, worth: Worth, budgets: Sequence[Budget], *, shared: float
+    cost: NarrowCost,
+    worth: Worth,
+    budgets: Sequence[Budget],
+    *,
+    shared: float,
+    multiple: int = 1,
 ) -> Kept:
     """Choose the groups that a network keeps, those of the highest worth for a multiply-add.
 
@@ -68,6 +73,7 @@ def kept_within(
         worth: (G,) importance of each group.
         budgets: Of FLOPs and parameters.
         shared: Share of what a budget leaves beside the heads that the encoder takes.
+        multiple: Layers keep multiples of it, where that leaves them enough.
 
     Returns:
         (G,) bool. Where even the narrowest encoder takes more than that share, it may take all.
@@ -80,7 +86,7 @@ def kept_within(
     if taken > 1:
         kept, taken = widest(order, lambda kept: cost.share(kept, budgets))
     if taken <= 1:
-        return kept
+        return rounded_down(cost.groups, kept, order, multiple=multiple)
     raise UsageError(
         f"budgets must be at least what the narrowest network costs, found {taken:.4g} of "
         f"{', '.join(budget.text for budget in budgets)} taken; raise the budget"
@@ -144,7 +150,13 @@ class Narrowing:
         ranked, cost, budgets = _ranked(before.module), self._cost, self._budgets
         try:
             shared = self._options.shared if len(cost.parts.tasks) > 1 else 1.0
-            self._kept = kept_within(cost, importance_of(ranked), budgets, shared=shared)
+            self._kept = kept_within(
+                cost,
+                importance_of(ranked),
+                budgets,
+                shared=shared,
+                multiple=self._options.round_to,
+            )
         except UsageError as error:
             raise TrainingError(str(error)) from error
         state = narrowed_multi_task_state(

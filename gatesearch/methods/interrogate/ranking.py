@@ -14,10 +14,11 @@ weights reads has importance 0.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gatesearch.methods.mtl import MultiTaskNet
@@ -54,7 +55,7 @@ class RankedNet(nn.Module):
         groups: Number G of coupled channel groups.
 
     Attributes:
-        importance: (G,) sum over steps of each group's, float64; in the state dict.
+        importance: (G,) sum over steps of each group's; in the state dict.
     """
 
     importance: Tensor
@@ -63,7 +64,7 @@ class RankedNet(nn.Module):
         super().__init__()
         network = MultiTaskNet(parts)
         self.encoder, self.heads = network.encoder, network.heads
-        self.register_buffer("importance", torch.zeros(groups, dtype=torch.float64))
+        self.register_buffer("importance", torch.zeros(groups))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Image (B, 3, H, W) -> task -> (B, channels, H, W)."""
@@ -88,7 +89,7 @@ class RankedNet(nn.Module):
             gradient = reader.weight.grad
             if gradient is not None:  # else no frame of the batch had labels of the task
                 products = (weight * gradient).movedim(reader.axis, 0).flatten(1).sum(1)
-                slopes.index_add_(0, reader.groups.to(slopes.device), products.to(slopes))
+                slopes.index_add_(0, reader.groups, products.to(slopes))
         self.importance += slopes.abs()
 
 
@@ -129,8 +130,11 @@ def ranking_hooks(network: RankedNet, parts: Parts, groups: ChannelGroups) -> Ho
         groups: Its coupled channel groups.
     """
     readers = [
-        *encoder_readers(network.encoder, groups),
-        *head_readers(network.heads, parts, groups),
+        replace(reader, groups=reader.groups.to(network.importance.device))
+        for reader in (
+            *encoder_readers(network.encoder, groups),
+            *head_readers(network.heads, parts, groups),
+        )
     ]
     weights: list[Tensor] = []
 
@@ -140,6 +144,6 @@ def ranking_hooks(network: RankedNet, parts: Parts, groups: ChannelGroups) -> Ho
     return Hooks(before_step=keep_weights, after_step=lambda: network.record(readers, weights))
 
 
-def importance_of(network: RankedNet) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def importance_of(network: RankedNet) -> NDArray[np.float64]:
     """(G,) importance of each group, in any unit."""
-    return network.importance.cpu().numpy()
+    return network.importance.double().cpu().numpy()
