@@ -185,11 +185,19 @@ def test_a_narrowed_encoder_computes_what_the_whole_does_with_zeros(name: str, s
 
 @pytest.mark.slow("imports networks")
 @pytest.mark.parametrize(
-    "name", ["mobilenetv3_small_100", "convnext_atto", "densenet121", "vit_tiny_patch16_224"]
+    "name",
+    [
+        "timm:mobilenetv3_small_100",
+        "timm:convnext_atto",
+        "timm:densenet121",
+        "timm:vit_tiny_patch16_224",
+        "timm:ghostnet_100",
+        "torchvision:shufflenet_v2_x0_5",
+    ],
 )
 def test_so_does_an_imported_one(name: str) -> None:
     pytest.importorskip("timm", reason="networks of timm need pip install 'gatesearch[timm]'")
-    graph = import_backbone(f"timm:{name}", (32, 32), None).graph
+    graph = import_backbone(name, (32, 32), None).graph
     assert largest_gap(graph, (32, 32), seed=1) < 1e-9
 
 
