@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.imported import largest_gap, parts_of_graph, scatter
 from gatesearch.cost import Budget, PatternCost, count_macs, project
-from gatesearch.cost.narrowing import NarrowCost, priced_order, uniform_order, widest
+from gatesearch.cost.narrowing import NarrowCost, relative_order, uniform_order, widest
 from gatesearch.methods.interrogate.below import kept_within
 from gatesearch.models import GatedSupernet, Parts
 from gatesearch.models.backbones import BACKBONES
@@ -82,7 +82,7 @@ def measured(name: str, budgets: int, exact: int) -> Row:
     mtl, whole = cost.of(every).macs, pattern_cost(parts)
     stl = float(whole.macs({n: torch.ones(2, whole.graph.channels(n)) for n in whole.gated}))
     nothing = np.zeros(cost.groups.count)
-    least = cost.of(priced_order(cost.groups, nothing, cost.prices).narrowest).macs
+    least = cost.of(relative_order(cost.groups, nothing).narrowest).macs
     uniform = uniform_order(cost.groups, nothing)
     draw, began = random.Random(0), time.perf_counter()
     taken, plain, differences, equal, below = [], [], [0.0], True, 0

@@ -79,18 +79,6 @@ class NarrowCost:
         return (int(macs), params), self._heads_of(channels)
 
     @cached_property
-    def prices(self) -> Worth:
-        """(G,) multiply-adds of the layers that make or read a group's channels; at least 1."""
-        prices = np.zeros(self.groups.count)
-        for node in self.parts.graph:
-            macs = float(node.macs_per_channel(self._sizes))
-            np.add.at(prices, self.groups.numbers[node.name], macs)
-            if node.coupling == "free":
-                (source,), (inputs,) = node.sources, node.input_channels
-                np.add.at(prices, self.groups.numbers[source], macs * node.outputs / inputs)
-        return np.maximum(prices, 1.0)
-
-    @cached_property
     def _sizes(self) -> dict[str, Size]:
         return node_sizes(self.parts.graph, self.size)
 
@@ -203,15 +191,21 @@ def uniform_order(groups: ChannelGroups, worth: Worth) -> KeepOrder:
     return _ordered(groups, worth, first=-shares)
 
 
-def priced_order(groups: ChannelGroups, worth: Worth, prices: Worth) -> KeepOrder:
-    """Order groups by what they are worth for each multiply-add.
+def relative_order(groups: ChannelGroups, worth: Worth) -> KeepOrder:
+    """Order groups by their worth over the mean worth of their layer.
+
+    So all layers are narrowed, the more so where worth is spread evenly. Worth itself, or worth for
+    each multiply-add, empties a few layers and leaves the others whole, which trains worse
+    (docs/explanation/recipe.md).
 
     Args:
         groups: The coupled channel groups.
         worth: (G,) at least 0.
-        prices: (G,) multiply-adds.
     """
-    return _ordered(groups, worth, first=worth / prices)
+    relative = np.zeros(groups.count)
+    for members in _layers(groups):
+        relative[members] = worth[members] / max(worth[members].mean(), np.finfo(float).tiny)
+    return _ordered(groups, worth, first=relative)
 
 
 def widest(

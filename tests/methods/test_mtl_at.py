@@ -12,7 +12,7 @@ from gatesearch.cost.narrowing import (
     FEWEST,
     ONE_IN,
     NarrowCost,
-    priced_order,
+    relative_order,
     rounded_down,
     uniform_order,
     widest,
@@ -88,30 +88,31 @@ def test_every_layer_keeps_its_least() -> None:
     whole = parts(BACKBONES["resnet18"](output_stride=32, width=0.5))
     cost = NarrowCost(whole, SIZE)
     worth = np.random.default_rng(0).random(cost.groups.count)
-    narrow = narrowed_parts(
-        whole, cost.groups, priced_order(cost.groups, worth, cost.prices).narrowest
-    )
+    narrow = narrowed_parts(whole, cost.groups, relative_order(cost.groups, worth).narrowest)
     for node, few in zip(whole.graph, narrow.graph, strict=True):
         assert few.outputs == max(FEWEST, -(-node.outputs // ONE_IN))
 
 
-def test_prices_are_what_a_channel_adds() -> None:
-    whole = parts(BACKBONES["resnet18"](output_stride=32, width=0.125))
+def test_layers_of_even_worth_are_narrowed_more() -> None:
+    whole = parts(BACKBONES["resnet18"](output_stride=32, width=0.25))
     cost = NarrowCost(whole, SIZE)
-    every = np.ones(cost.groups.count, dtype=bool)
-    for name in ("layer2.1.conv1", "layer4.0.conv1"):
-        group = cost.groups.numbers[name][1]
-        without = every.copy()
-        without[group] = False
-        saved = cost.of(every).backbone_macs - cost.of(without).backbone_macs
-        assert cost.prices[group] == saved
+    worth = np.ones(cost.groups.count)
+    few = cost.groups.numbers["layer3.0.conv1"]  # 64 channels
+    worth[few[:16]] = 100
+    kept = relative_order(cost.groups, worth).kept(cost.groups.count // 2)
+    channels = cost.groups.channels(kept)
+    assert set(range(16)) <= set(channels["layer3.0.conv1"])
+    assert len(channels["layer3.0.conv1"]) < len(channels["layer3.1.conv1"])
+    # The scale of a layer's worth does not count.
+    worth[few] *= 1e6
+    assert (relative_order(cost.groups, worth).kept(cost.groups.count // 2) == kept).all()
 
 
 def test_layers_keep_multiples_where_that_leaves_enough() -> None:
     whole = parts(BACKBONES["resnet18"](output_stride=32, width=0.25))
     cost = NarrowCost(whole, SIZE)
     draw = np.random.default_rng(1)
-    order = priced_order(cost.groups, draw.random(cost.groups.count), cost.prices)
+    order = relative_order(cost.groups, draw.random(cost.groups.count))
     kept = order.kept(order.always + 250)
     assert (rounded_down(cost.groups, kept, order, multiple=1) == kept).all()
     fewer = rounded_down(cost.groups, kept, order, multiple=8)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gatesearch.cost import Budget, Cost, name_of
-from gatesearch.cost.narrowing import NarrowCost, Worth, priced_order, rounded_down, widest
+from gatesearch.cost.narrowing import NarrowCost, Worth, relative_order, rounded_down, widest
 from gatesearch.errors import UsageError
 from gatesearch.events import Log
 from gatesearch.methods.base import Json, Phase, TrainedNetwork, TrainingRequest
@@ -54,7 +54,7 @@ def counted(budgets: Sequence[Budget]) -> list[Budget]:
 def least_cost(study: Study) -> Cost:
     """Count the cost of the narrowest multi-task network: every layer keeps least."""
     cost = NarrowCost(parts_of(study, pretrained=False), study.protocol.size)
-    order = priced_order(cost.groups, np.zeros(cost.groups.count), cost.prices)
+    order = relative_order(cost.groups, np.zeros(cost.groups.count))
     return cost.of(order.narrowest)
 
 
@@ -66,7 +66,7 @@ def kept_within(
     shared: float,
     multiple: int = 1,
 ) -> Kept:
-    """Choose the groups that a network keeps, those of the highest worth for a multiply-add.
+    """Choose the groups that a network keeps, those of the highest worth in their layers.
 
     Args:
         cost: Of narrower networks.
@@ -81,7 +81,7 @@ def kept_within(
     Raises:
         UsageError: Even the narrowest network exceeds a budget.
     """
-    order = priced_order(cost.groups, worth, cost.prices)
+    order = relative_order(cost.groups, worth)
     kept, taken = widest(order, lambda kept: cost.share(kept, budgets, encoder=shared))
     if taken > 1:
         kept, taken = widest(order, lambda kept: cost.share(kept, budgets))

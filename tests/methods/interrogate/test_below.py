@@ -213,4 +213,4 @@ def test_a_budget_below_the_narrowest_is_refused() -> None:
     whole = parts(BACKBONES["resnet18"](output_stride=32, width=0.25))
     cost = NarrowCost(whole, (32, 32))
     with pytest.raises(UsageError, match="at least what the narrowest network costs, found"):
-        kept_within(cost, cost.prices, [Budget("1K", "macs", 1e3)], shared=0.8)
+        kept_within(cost, np.ones(cost.groups.count), [Budget("1K", "macs", 1e3)], shared=0.8)
