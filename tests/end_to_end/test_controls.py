@@ -10,7 +10,7 @@ pytestmark = pytest.mark.end_to_end
 
 RUN = (
     *("run", "--study", TINY, "--methods", "mtl", "--n-trials", 1, "--budget", "1.4xMTL"),
-    *("--seeds", "3,0", "--headroom", 1, "--set", "baselines.widths=[0.5]"),
+    *("--seeds", "3,0", "--set", "baselines.widths=[0.5]"),
     *("--set", "model.width=0.125"),
 )
 
@@ -27,8 +27,7 @@ def controlled(tmp_path_factory, environment):
 def test_every_seed_has_every_control_at_the_cost_of_its_network(controlled) -> None:
     _, done = controlled
     found = {(c["control"], c["seed"]): c for c in done.json["controls"]}
-    kinds = [*KINDS, "pattern1"]
-    assert found.keys() == {(k, s) for k in kinds for s in (3, 0)} | {("repeat", 0)}
+    assert found.keys() == {(k, s) for k in KINDS for s in (3, 0)} | {("repeat", 0)}
     (trial,) = done.json["front"]
     assert (trial["seed"], trial["trial"]) == (3, 0)
     learned = {3: trial, 0: found["repeat", 0]}
@@ -43,9 +42,7 @@ def test_every_seed_has_every_control_at_the_cost_of_its_network(controlled) -> 
 def test_differences_are_of_two_pairs(controlled) -> None:
     _, done = controlled
     rows = {(row["a"], row["b"]): row for row in done.json["comparisons"]}
-    assert {b for a, b in rows if a == "trial 0"} == {
-        f"{kind} of trial 0" for kind in (*KINDS, "pattern1")
-    }
+    assert {b for a, b in rows if a == "trial 0"} == {f"{kind} of trial 0" for kind in KINDS}
     for row in rows.values():
         assert (row["n"], row["metric"]) == (2, "delta_mtl")
         low, high = row["interval"]
