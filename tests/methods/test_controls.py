@@ -125,6 +125,10 @@ def test_only_a_pattern_has_controls_of_a_pattern() -> None:
     assert kinds_of({}) == ("mtl@B", "branch")
 
 
+def test_below_the_multi_task_network_nothing_else_can_be_shared() -> None:
+    assert kinds_of({"conv1": ["0"]}, below_mtl=True) == ("mtl@B",)
+
+
 @pytest.fixture(scope="module")
 def context(tmp_path_factory):
     folder = tmp_path_factory.mktemp("controls")
@@ -165,6 +169,14 @@ class TestTraining:
             channels = {name: gate.shape[1] for name, gate in trial[0].items()}
             again = pattern_of_text(network.gates, channels)
             assert all(torch.equal(again[name], trial[0][name]) for name in again)
+
+    def test_trained_weights_are_narrowed_to_a_lower_cost(self, context, trial) -> None:
+        stl = build_model(context.study, "stl").state_dict()
+        mtl = count_macs(build_model(context.study, "mtl"), context.input_shape).macs
+        spec = self.spec("mtl@B", trial, from_single_task=True, macs=round(0.9 * mtl))
+        (phase,) = phases_of(TrainingRequest(spec, context, lambda: stl, ignore))
+        cost = count_macs(phase.begin(None).module, context.input_shape)
+        assert 0.75 * mtl < cost.macs <= 0.9 * mtl
 
     def test_it_starts_where_the_trial_does(self, context, trial) -> None:
         assert start_of(self.spec("random", trial), context.study) is None
