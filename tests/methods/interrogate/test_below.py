@@ -91,32 +91,32 @@ def test_importance_is_the_slope_of_the_loss_in_a_group() -> None:
     assert (heads > 0).all()
 
 
-def supernet_within(
-    whole: Parts, size: tuple[int, int], budget: Budget, seed: int, shared: float = 0.8
-) -> tuple[GatedSupernet, PatternCost]:
-    """The supernet of a trial under a budget, with random importance."""
+def pattern_cost_within(
+    whole: Parts, size: tuple[int, int], budget: Budget, seed: int
+) -> PatternCost:
+    """Cost of the patterns of a trial under a budget, with random importance."""
     cost = NarrowCost(whole, size)
-    full = np.ones(cost.groups.count, dtype=bool)
-    if budget.share(cost.of(full)) > 1:
+    if budget.share(cost.of(np.ones(cost.groups.count, dtype=bool))) > 1:
         worth = np.random.default_rng(seed).random(cost.groups.count)
-        kept = kept_within(cost, worth, [budget], shared=shared)
+        kept = kept_within(cost, worth, [budget], shared=0.8)
         whole = narrowed_parts(whole, cost.groups, kept)
-    supernet = GatedSupernet(whole)
-    return supernet, PatternCost.of(supernet, (1, 3, *size))
+    with torch.device("meta"):
+        supernet = GatedSupernet(whole)
+    return PatternCost.of(supernet, (1, 3, *size))
 
 
 def shares_of_random_budgets(graph: Graph, size: tuple[int, int], count: int) -> list[float]:
     """What is taken of random budgets from 0.25xMTL to 1xSTL, by extracted networks' cost."""
     heads = {task: HeadSpec("light", graph.outputs, 16, n) for task, n in (("a", 5), ("b", 1))}
     whole = Parts(graph, heads)
-    _, ends = supernet_within(whole, size, Budget("x", "macs", 1e15), 0)
+    ends = pattern_cost_within(whole, size, Budget("x", "macs", 1e15), 0)
     gates = {name: torch.zeros(2, graph.channels(name)) for name in ends.gated}
     mtl = float(ends.macs(gates))
     stl = float(ends.macs({name: on + 1 for name, on in gates.items()}))
     draw, shares = random.Random(0), []
     for seed in range(count):
         budget = Budget("x", "macs", draw.uniform(0.25 * mtl, stl))
-        _, cost = supernet_within(whole, size, budget, seed)
+        cost = pattern_cost_within(whole, size, budget, seed)
         generator = torch.Generator().manual_seed(seed)
         alpha = {
             name: torch.randn(2, cost.graph.channels(name), generator=generator)
@@ -130,7 +130,7 @@ def shares_of_random_budgets(graph: Graph, size: tuple[int, int], count: int) ->
 @pytest.mark.slow("projects patterns")
 def test_budgets_are_used_up() -> None:
     graph = BACKBONES["resnet18"](output_stride=32, width=0.25)
-    shares = shares_of_random_budgets(graph, (64, 64), 4)
+    shares = shares_of_random_budgets(graph, (64, 64), 3)
     assert min(shares) >= 0.98
     assert max(shares) <= 1
 
