@@ -44,6 +44,7 @@ class PatternCost:
         heads: For each task, the nodes that its head reads.
         latency: Measured layers, which estimates of latency need.
         firsts: Channels that count once where several share a gate.
+        continued: Gated nodes behind which the shared stream continues from itself and is read.
     """
 
     graph: Graph
@@ -58,6 +59,7 @@ class PatternCost:
     heads: tuple[tuple[str, ...], ...]
     latency: LatencyTable | None = None
     firsts: Firsts = ALL
+    continued: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -87,13 +89,15 @@ class PatternCost:
             heads=heads,
             latency=latency,
             firsts=first_of_events(supernet.graph, supernet.units, heads),
+            continued=supernet.continued,
         )
 
     def live(self, gates: Mapping[str, Tensor]) -> Live:
         """Compute the live channels of patterns; `gates` as for `macs`."""
         return live_channels(
-            self.graph, gates, mixed=self.mixed, heads=self.heads, firsts=self.firsts
-        )
+            self.graph, gates, mixed=self.mixed, continued=self.continued, heads=self.heads,
+            firsts=self.firsts,
+        )  # fmt: skip
 
     def macs(self, gates: Mapping[str, Tensor]) -> Tensor:
         """Count the multiply-adds of the whole network, heads included.
@@ -151,8 +155,9 @@ class PatternCost:
 
     def _distinct(self, live: Live, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return distinct_elements(
-            self.graph, gates, live.elements, mixed=self.mixed, firsts=self.firsts
-        )
+            self.graph, gates, live.elements, mixed=self.mixed, continued=self.continued,
+            firsts=self.firsts,
+        )  # fmt: skip
 
     def _params(self, live: Live) -> Tensor:
         total = self.head_params + _total(live.outputs, self.params_per_channel)

@@ -63,6 +63,9 @@ class InterroGateOptions(Strict):
             stream, without changing how many each opens (see `align_tasks`). The compact network
             then computes and copies less. False in the paper. Patterns of the one-shot search are
             not changed.
+        mix: What the shared stream continues from behind its gates: `tasks` = the mix of all tasks'
+            features with the weights β (the paper, equation 3), `shared` = its own features (ours).
+            Then no stream needs the channels of all tasks, and the compact network has no mixes.
         ranking: Share of `training.epochs`, behind the warm-up and at least one, in which a trial
             under a budget below the multi-task network's cost trains as one and ranks channels; the
             encoder is then narrowed. Ours; trials under other budgets have no such epochs.
@@ -82,6 +85,7 @@ class InterroGateOptions(Strict):
     finetune: float = Field(default=0.0, ge=0, lt=1)
     spread: Literal["learned", "even"] = "learned"
     align: bool = False
+    mix: Literal["tasks", "shared"] = "tasks"
     ranking: float = Field(default=0.1, gt=0, le=1)
     shared: float = Field(default=0.8, gt=0, le=1)
     round_to: int = Field(default=1, ge=1, le=10**6)
