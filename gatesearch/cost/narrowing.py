@@ -108,7 +108,7 @@ class NarrowCost:
         """
         whole = self._whole_widths
         numbers = [self.groups.numbers[name] for name in self.parts.graph.features]
-        free = [bool(self.groups.removable[ids].any()) for ids in numbers]
+        free = [len(ids) > 1 and bool(self.groups.removable[ids].any()) for ids in numbers]
         at_whole = self._counted_heads(whole)
         slopes = []
         for i in range(len(whole)):
