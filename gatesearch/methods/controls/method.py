@@ -27,7 +27,7 @@ from gatesearch.errors import UsageError
 from gatesearch.methods.base import Method, NoOptions, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.branch import branched, pattern_at
 from gatesearch.methods.controls import patterns
-from gatesearch.methods.definitions import at_width, options_of
+from gatesearch.methods.definitions import options_of
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.mtl import MultiTaskNet
@@ -45,6 +45,7 @@ from gatesearch.pruning import (
 )
 from gatesearch.results import SINGLE_TASK
 from gatesearch.study import Study, TrainingSpec
+from gatesearch.training import TrainingError
 from gatesearch.training.weightings import WEIGHTINGS
 
 WIDENED = "mtl@B"
@@ -58,8 +59,6 @@ _OF_PATTERN: Mapping[str, patterns.Order] = {
 KINDS = (WIDENED, "random", "even", "branch", "swapped", "fresh")
 # Prefix of the kinds of patterns drawn over shares per task and stage; behind it their number.
 _DRAWN = "pattern"
-# Factors of the width between which that of `mtl@B` is sought.
-_NARROWEST, _WIDEST = 0.05, 8.0
 
 
 def kinds_of(gates: Mapping[str, Sequence[str]], *, below_mtl: bool = False) -> tuple[str, ...]:
@@ -100,32 +99,6 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
     ]
 
 
-def width_of(study: Study, macs: int) -> float:
-    """Find the widest multi-task network within a cost, as a factor of the study's width.
-
-    Returns:
-        The factor; 1 where the width is fixed: by pretrained weights, by those of trained
-        single-task networks, or by an imported backbone that has one width only.
-    """
-    if study.model.init != "scratch" or not _fits(study, _NARROWEST, macs):
-        return 1.0
-    low, high = _NARROWEST, _WIDEST
-    while high / low > 1.005:
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if _fits(study, middle, macs) else (low, middle)
-    return low
-
-
-def _fits(study: Study, factor: float, macs: int) -> bool:
-    with torch.device("meta"):
-        try:
-            parts = parts_of(at_width(study, factor), pretrained=False)
-        except UsageError:  # this backbone has one width
-            return False
-        network = MultiTaskNet(parts)
-    return count_macs(network, (1, 3, *study.protocol.size), cross_check=False).macs <= macs
-
-
 def _closed(parts: Parts) -> Mapping[str, torch.Tensor]:
     return pattern_at(parts.graph, parts.graph.nodes[-1].name, tasks=len(parts.tasks))
 
@@ -154,18 +127,22 @@ def _cut(request: TrainingRequest, control: ControlSpec) -> TrainedNetwork:
 def _multi_task(request: TrainingRequest, control: ControlSpec) -> Parts:
     """Return the parts of the multi-task network of the trial's cost.
 
-    Where the width is fixed, a network that costs more is narrowed channel by channel.
+    Where the width is fixed, by weights or by an imported backbone, it is no wider than that.
+
+    Raises:
+        TrainingError: Even the narrowest multi-task network costs more.
     """
     study, seed, stl = request.study, request.spec.seed, request.start_state()
-    factor = 1.0 if control.from_single_task else width_of(study, control.macs)
-    parts = parts_of(at_width(study, factor), seed=seed, stl=stl)
-    if factor == 1.0:
+    budget = Budget(f"{2e-9 * control.macs:.4g}G", "macs", control.macs)
+    try:
+        return mtl_parts_at(study, budget, seed=seed, stl=stl).parts
+    except UsageError as error:
+        parts = parts_of(study, seed=seed, stl=stl)
         network = MultiTaskNet(parts)
         cost = count_macs(network, request.context.input_shape, cross_check=False)
-        budget = Budget(f"{2e-9 * control.macs:.4g}G", "macs", control.macs)
         if budget.share(cost) > 1:
-            return mtl_parts_at(study, budget, seed=seed, stl=stl).parts
-    return parts
+            raise TrainingError(str(error)) from error
+        return parts
 
 
 def _supernet(parts: Parts, request: TrainingRequest, control: ControlSpec) -> GatedSupernet:
