@@ -135,7 +135,9 @@ def select(
         )
         return
     _print_network(record, result, _named(result), selection.gain, weights)
-    rival = "baseline or control" if is_found(result) else "trial"
+    rival = "baseline" if is_found(result) else "trial"
+    if other is not None:
+        rival = _kind(other)
     bounds = " within the bounds" if budgets else ""
     compared = f"no {rival} is{bounds}" if bounds else f"there is no finished {rival}"
     if other is not None:

@@ -7,9 +7,10 @@ from gatesearch.events import Log
 from gatesearch.methods import NetworkSpec, start_of
 from gatesearch.methods.controls import CONTROL, OTHER_SEED, drawn_kinds, kinds_of
 from gatesearch.methods.specification import ControlSpec
-from gatesearch.results import SINGLE_TASK, Result
+from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result
 from gatesearch.search.search import Search
 from gatesearch.store.names import search_name
+from gatesearch.trials.costs import costs
 
 
 def train_controls(
@@ -31,8 +32,8 @@ def train_controls(
         methods: Methods that were searched.
         budgets: Upper bounds on every trial's cost.
         seeds: The seeds; that of the trials first.
-        wanted: Whether controls are wanted; None trains them where they cost at most as much as
-            all training of the store so far.
+        wanted: Whether controls are wanted; None trains them where they cost at most half of all
+            training of the store so far.
         headroom: Number of drawn patterns that are trained too.
     """
     for method in methods:
@@ -41,7 +42,11 @@ def train_controls(
         if trial is None:
             continue
         repeats = [_repeat(trial, budgets, seed) for seed in seeds[1:]]
-        kinds = [*kinds_of(trial.gates), *drawn_kinds(headroom if trial.gates else 0)]
+        below_mtl = trial.gflops < costs(search.context.study, (MULTI_TASK,))[MULTI_TASK].gflops
+        kinds = [
+            *kinds_of(trial.gates, below_mtl=below_mtl),
+            *drawn_kinds(headroom if trial.gates else 0),
+        ]
         if _affordable(search, trial, len(kinds) * len(seeds), wanted):
             search.train_controls(repeats)
             learned = [trial, *filter(None, map(search.known, repeats))]
@@ -65,14 +70,14 @@ def _affordable(search: Search, trial: Result, count: int, wanted: bool | None) 
         return wanted is not False
     cost = (count - known) * each
     so_far = search.store.record().training_pflops
-    afforded = wanted or cost <= so_far
+    afforded = wanted or cost <= so_far / 2
     networks = f"{count - known} controls of trial {trial.trial}, each at its training cost,"
     if afforded:
         search.emit(Log(f"{networks} take {cost:.3g} PFLOPs; --no-controls leaves them out"))
     else:
         search.emit(
             Log(
-                f"{networks} would take {cost:.3g} PFLOPs, more than all training so far "
+                f"{networks} would take {cost:.3g} PFLOPs, more than half of all training so far "
                 f"({so_far:.3g}); --controls trains them"
             )
         )

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from gatesearch.cost import PatternCost, count_macs
-from gatesearch.methods import NetworkSpec, TrainingRequest, at_width, build_model, start_of
+from gatesearch.methods import NetworkSpec, TrainingRequest, build_model, start_of
 from gatesearch.methods.controls import CONTROL, KINDS, kinds_of
-from gatesearch.methods.controls.method import width_of
 from gatesearch.methods.controls.patterns import (
     branch,
     even,
@@ -104,25 +103,13 @@ def test_a_branch_shares_up_to_one_layer_for_all_tasks_alike(searched) -> None:
     assert torch.equal(partly[1], partly[1].sort().values)
 
 
-class TestWidth:
-    def test_it_is_the_widest_within_the_cost(self, tmp_path) -> None:
-        study = tiny(tmp_path, "model.width=0.25")
-        plain = count_macs(build_model(study, "mtl"), (1, 3, 16, 16)).macs
-        for share in (0.5, 1.7):
-            factor = width_of(study, round(share * plain))
-            at = count_macs(build_model(at_width(study, factor), "mtl"), (1, 3, 16, 16)).macs
-            assert 0.85 * share <= at / plain <= share
-            assert (factor < 1) == (share < 1)
-
-    def test_weights_that_have_one_width_keep_it(self, tmp_path) -> None:
-        study = tiny(tmp_path)
-        model = study.model.model_copy(update={"init": "stl"})
-        assert width_of(study.model_copy(update={"model": model}), 10**9) == 1.0
-
-
 def test_only_a_pattern_has_controls_of_a_pattern() -> None:
     assert kinds_of({"conv1": ["0"]}) == KINDS
     assert kinds_of({}) == ("mtl@B", "branch")
+
+
+def test_below_the_multi_task_network_nothing_else_can_be_shared() -> None:
+    assert kinds_of({"conv1": ["0"]}, below_mtl=True) == ("mtl@B",)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +134,16 @@ class TestTraining:
         )
         return NetworkSpec(CONTROL.name, 1, control=dataclasses.replace(control, **values))
 
+    def test_a_multi_task_network_of_weights_that_have_one_width_keeps_it(
+        self, context, trial
+    ) -> None:
+        stl = build_model(context.study, "stl", seed=1).state_dict()
+        spec = self.spec("mtl@B", trial, from_single_task=True)
+        (phase,) = phases_of(TrainingRequest(spec, context, lambda: stl, ignore))
+        plain = count_macs(build_model(context.study, "mtl"), context.input_shape)
+        cut = count_macs(phase.begin(None).module, context.input_shape)
+        assert (cut.macs, cut.params) == (plain.macs, plain.params)
+
     @pytest.mark.parametrize("kind", [*KINDS, "pattern2"])
     def test_it_is_cut_before_training_and_spends_what_the_trial_did(
         self, kind, context, trial
@@ -155,7 +152,7 @@ class TestTraining:
         (phase,) = phases_of(TrainingRequest(spec, context, None, ignore))
         network = phase.begin(None)
         cost = count_macs(network.module, context.input_shape)
-        assert 0.8 * trial[1] < cost.macs <= trial[1]
+        assert 0.9 * trial[1] < cost.macs <= trial[1]
         epochs = phase.span[1]
         assert phase.training.epochs == epochs > 3
         spent = 3 * cost.gflops * len(context.train) * epochs / 1e6
@@ -165,6 +162,14 @@ class TestTraining:
             channels = {name: gate.shape[1] for name, gate in trial[0].items()}
             again = pattern_of_text(network.gates, channels)
             assert all(torch.equal(again[name], trial[0][name]) for name in again)
+
+    def test_trained_weights_are_narrowed_to_a_lower_cost(self, context, trial) -> None:
+        stl = build_model(context.study, "stl").state_dict()
+        mtl = count_macs(build_model(context.study, "mtl"), context.input_shape).macs
+        spec = self.spec("mtl@B", trial, from_single_task=True, macs=round(0.9 * mtl))
+        (phase,) = phases_of(TrainingRequest(spec, context, lambda: stl, ignore))
+        cost = count_macs(phase.begin(None).module, context.input_shape)
+        assert 0.75 * mtl < cost.macs <= 0.9 * mtl
 
     def test_it_starts_where_the_trial_does(self, context, trial) -> None:
         assert start_of(self.spec("random", trial), context.study) is None

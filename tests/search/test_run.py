@@ -148,6 +148,25 @@ def test_an_interrupted_run_ends_as_one_in_one_go(finished, data, tmp_path) -> N
     assert untimed(record) == untimed(whole)
 
 
+def test_a_run_below_the_multi_task_network_goes_on_in_its_narrowed_supernet(
+    data, tmp_path
+) -> None:
+    study = tiny(tmp_path, "model.width=0.125", "training.epochs=3", 'methods=["stl"]')
+    options = {"n_trials": 1, "budgets": ("0.5xMTL",), "data": data}
+    whole = run(study, out=tmp_path / "whole", emit=ignore, controls=True, **options)
+    stop = interrupted_at("trial 0", 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, out=tmp_path / "out", emit=stop, reuse=tmp_path / "whole", **options)
+    again = run(study, out=tmp_path / "out", emit=ignore, controls=False, **options)
+    assert untimed(again) == untimed(whole)
+    (trial,), mtl = whole.trials, costs(study, ("mtl",))["mtl"]
+    assert 0.98 <= 2 * trial.gflops / mtl.gflops <= 1
+    # Its only control has its cost too.
+    (control,) = whole.controls
+    assert control.control == "mtl@B"
+    assert 0.9 <= control.gflops / trial.gflops <= 1
+
+
 def test_given_configurations_are_tried_first_and_once(finished, data, tmp_path) -> None:
     folder, study, record, _ = finished
     out = tmp_path / "out"

@@ -27,7 +27,7 @@ HERE = ExecutionOptions()
 @pytest.mark.parametrize(
     ("overrides", "budgets", "message"),
     [
-        ((), ["9G"], r"budget 9G is 9 GFLOPs, out of reach: .* \(mtl\) to .* \(stl\)"),
+        ((), ["9G"], r"budget 9G is 9 GFLOPs, out of reach: .* \(interrogate\) to .* \(stl\)"),
         ((), ["1.2xMTL", "fast"], "a budget must be a number with a unit"),
         (('search.regulariser=["flops"]',), [], "add --budget, such as 1.3xMTL"),
         (("model.init=pretrained", "model.weights=none.safetensors"), [], "no file none.safeten"),

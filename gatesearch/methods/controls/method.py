@@ -22,15 +22,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from gatesearch.cost import PatternCost, count_macs
+from gatesearch.cost import Budget, Cost, PatternCost, count_macs
 from gatesearch.errors import UsageError
 from gatesearch.methods.base import Method, NoOptions, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.branch import branched, pattern_at
 from gatesearch.methods.controls import patterns
-from gatesearch.methods.definitions import at_width, options_of
+from gatesearch.methods.definitions import options_of
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.mtl import MultiTaskNet
+from gatesearch.methods.mtl_at import mtl_parts_at
 from gatesearch.methods.specification import ControlSpec, NetworkSpec
 from gatesearch.models import GatedSupernet, Parts, parts_of
 from gatesearch.pruning import (
@@ -44,6 +45,7 @@ from gatesearch.pruning import (
 )
 from gatesearch.results import SINGLE_TASK
 from gatesearch.study import Study, TrainingSpec
+from gatesearch.training import TrainingError
 from gatesearch.training.weightings import WEIGHTINGS
 
 WIDENED = "mtl@B"
@@ -57,12 +59,18 @@ _OF_PATTERN: Mapping[str, patterns.Order] = {
 KINDS = (WIDENED, "random", "even", "branch", "swapped", "fresh")
 # Prefix of the kinds of patterns drawn over shares per task and stage; behind it their number.
 _DRAWN = "pattern"
-# Factors of the width between which that of `mtl@B` is sought.
-_NARROWEST, _WIDEST = 0.05, 8.0
 
 
-def kinds_of(gates: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """List the kinds of controls of a trial: those of its pattern need one."""
+def kinds_of(gates: Mapping[str, Sequence[str]], *, below_mtl: bool = False) -> tuple[str, ...]:
+    """List the kinds of controls of a trial: those of its pattern need one.
+
+    Args:
+        gates: Its pattern.
+        below_mtl: Whether it costs less than the multi-task network, of which all others share at
+            least the whole encoder.
+    """
+    if below_mtl:
+        return (WIDENED,)
     return tuple(kind for kind in KINDS if gates or kind not in _OF_PATTERN)
 
 
@@ -76,43 +84,19 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
     control = request.spec.control
     assert control is not None
     network = _cut(request, control)
-
+    cost = count_macs(network.module, request.context.input_shape, cross_check=False)
+    training = _training(request, control, cost)
     return [
         Phase(
             name="control",
-            span=(0, (training := _training(request, control, network.module)).epochs),
+            span=(0, training.epochs),
             begin=lambda before: network,
             training=training,
+            forward_gflops=lambda module: cost.gflops,
             describe=describe_compact,
             rebuild=rebuild_compact,
         )
     ]
-
-
-def width_of(study: Study, macs: int) -> float:
-    """Find the widest multi-task network within a cost, as a factor of the study's width.
-
-    Returns:
-        The factor; 1 where the width is fixed: by pretrained weights, by those of trained
-        single-task networks, or by an imported backbone that has one width only.
-    """
-    if study.model.init != "scratch" or not _fits(study, _NARROWEST, macs):
-        return 1.0
-    low, high = _NARROWEST, _WIDEST
-    while high / low > 1.005:
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if _fits(study, middle, macs) else (low, middle)
-    return low
-
-
-def _fits(study: Study, factor: float, macs: int) -> bool:
-    with torch.device("meta"):
-        try:
-            parts = parts_of(at_width(study, factor), pretrained=False)
-        except UsageError:  # this backbone has one width
-            return False
-        network = MultiTaskNet(parts)
-    return count_macs(network, (1, 3, *study.protocol.size), cross_check=False).macs <= macs
 
 
 def _closed(parts: Parts) -> Mapping[str, torch.Tensor]:
@@ -122,9 +106,7 @@ def _closed(parts: Parts) -> Mapping[str, torch.Tensor]:
 def _cut(request: TrainingRequest, control: ControlSpec) -> TrainedNetwork:
     study, seed = request.study, request.spec.seed
     if control.kind == WIDENED:
-        factor = 1.0 if control.from_single_task else width_of(study, control.macs)
-        parts = parts_of(at_width(study, factor), seed=seed, stl=request.start_state())
-        return TrainedNetwork(branched(parts, _closed(parts)))
+        return TrainedNetwork(branched(parts := _multi_task(request, control), _closed(parts)))
     parts = parts_of(study, seed=seed, stl=request.start_state())
     supernet = _supernet(parts, request, control)
     cost = PatternCost.of(supernet, request.context.input_shape)
@@ -142,6 +124,27 @@ def _cut(request: TrainingRequest, control: ControlSpec) -> TrainedNetwork:
     return TrainedNetwork(network, layers, shares, pattern_as_text(gates))
 
 
+def _multi_task(request: TrainingRequest, control: ControlSpec) -> Parts:
+    """Return the parts of the multi-task network of the trial's cost.
+
+    Where the width is fixed, by weights or by an imported backbone, it is no wider than that.
+
+    Raises:
+        TrainingError: Even the narrowest multi-task network costs more.
+    """
+    study, seed, stl = request.study, request.spec.seed, request.start_state()
+    budget = Budget(f"{2e-9 * control.macs:.4g}G", "macs", control.macs)
+    try:
+        return mtl_parts_at(study, budget, seed=seed, stl=stl).parts
+    except UsageError as error:
+        parts = parts_of(study, seed=seed, stl=stl)
+        network = MultiTaskNet(parts)
+        cost = count_macs(network, request.context.input_shape, cross_check=False)
+        if budget.share(cost) > 1:
+            raise TrainingError(str(error)) from error
+        return parts
+
+
 def _supernet(parts: Parts, request: TrainingRequest, control: ControlSpec) -> GatedSupernet:
     """Build the supernet of the trial, whose gates lie where the trial's did."""
     gated = control.method in (INTERROGATE.name, ONE_SHOT.name)
@@ -150,11 +153,10 @@ def _supernet(parts: Parts, request: TrainingRequest, control: ControlSpec) -> G
         return GatedSupernet(parts, granularity=granularity)
 
 
-def _training(request: TrainingRequest, control: ControlSpec, network: nn.Module) -> TrainingSpec:
+def _training(request: TrainingRequest, control: ControlSpec, cost: Cost) -> TrainingSpec:
     """Return the settings of the trial's method, with the epochs that its training cost buys."""
     settings = request.study.training_of(control.method)
     context = request.context
-    cost = count_macs(network, context.input_shape, cross_check=False)
     entry = WEIGHTINGS[request.spec.weighting]
     passes = 3 + entry.passes(len(context.tasks), cost.backbone_gflops / cost.gflops)
     epoch = passes * cost.gflops * len(context.train) / 1e6

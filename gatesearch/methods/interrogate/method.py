@@ -7,6 +7,7 @@ fine-tuned. Warm-up and fine-tuning are ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from gatesearch.cost import LatencyTable, PatternCost, measure_layers
 from gatesearch.errors import UsageError
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, single_task_start, training_of
+from gatesearch.methods.interrogate.below import Narrowing, least_cost, narrowing_of
 from gatesearch.methods.interrogate.gate_loss import GateLoss
 from gatesearch.methods.interrogate.gate_selection import select_gates
 from gatesearch.methods.interrogate.options import SPACE, InterroGateOptions
@@ -57,29 +59,47 @@ def start_of(spec: NetworkSpec, study: Study) -> NetworkSpec | None:
 
 
 def phases(request: TrainingRequest) -> Sequence[Phase]:
-    """Plan the only phase of the warm-up, or the two of a trial: gates, then compact network."""
+    """Plan the only phase of the warm-up, or those of a trial: gates, then compact network.
+
+    Under a budget below the multi-task network's cost, channels are ranked before; see `below`.
+    """
     study = request.study
     options = options_of(study, INTERROGATE)
     epochs = training_of(study, INTERROGATE).epochs
     warm, gates = options.phases(epochs)
     if request.spec.part == WARM_UP:
         return [warm_up_phase(request, epochs=warm)]
+    compact = compact_phase(
+        request,
+        options,
+        span=(gates, epochs),
+        begin=lambda before: supernet_of(_module(before)),
+        tried=False,
+    )
+    learned = Phase(
+        name="gates",
+        span=(warm, gates),
+        begin=lambda before: TrainedNetwork(untrained_supernet(request, warmed=warm > 0)),
+        hooks=lambda module: _gate_hooks(supernet_of(module), request, options),
+        groups=lambda module: gate_groups(supernet_of(module), rate=options.lr),
+        current_gflops=lambda module: _pruned_gflops(supernet_of(module), request),
+    )
+    cost = narrowing_of(request)
+    if cost is None:
+        return [learned, compact]
+    narrowing = Narrowing(request, options, cost, lambda parts: build(parts, options))
+    ranked = min(gates, warm + max(1, round(options.ranking * epochs)))
     return [
-        Phase(
-            name="gates",
-            span=(warm, gates),
-            begin=lambda before: TrainedNetwork(untrained_supernet(request, warmed=warm > 0)),
-            hooks=lambda module: _gate_hooks(supernet_of(module), request, options),
-            groups=lambda module: gate_groups(supernet_of(module), rate=options.lr),
-            current_gflops=lambda module: _pruned_gflops(supernet_of(module), request),
+        narrowing.ranking_phase((warm, ranked), warmed=warm > 0),
+        replace(
+            learned,
+            span=(ranked, gates),
+            begin=narrowing.narrowed,
+            describe=narrowing.describe,
+            rebuild=narrowing.rebuild,
         ),
-        compact_phase(
-            request,
-            options,
-            span=(gates, epochs),
-            begin=lambda before: supernet_of(_module(before)),
-            tried=False,
-        ),
+        # Its pattern is of the narrower encoder, which a stored pattern does not tell.
+        replace(compact, begin=lambda before: replace(compact.begin(before), gates={})),
     ]
 
 
@@ -240,9 +260,11 @@ INTERROGATE = Method(
     phases=phases,
     space=SPACE,
     bounds=frozenset({"macs", "params", "latency"}),
+    least_cost=least_cost,
     baseline=False,
     outline=(
         "warm-up as a multi-task network, once per seed (option)",
+        "channels ranked and the encoder narrowed (budgets below mtl's cost)",
         "gates and weights",
         "compact network, fine-tuned (option)",
     ),

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gatesearch.cost import Budget, count_macs
+from gatesearch.cost import Budget, Cost, count_macs
+from gatesearch.cost.budget import read_budget, reference_of
+from gatesearch.errors import UsageError
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, single_task_start
 from gatesearch.methods.interrogate.gate_selection import apply_open_shares
@@ -190,11 +192,20 @@ def _build(parts: Parts, options: OneShotOptions) -> nn.Module:
 
 
 def _check(study: Study, budgets: Sequence[str]) -> None:
-    """Refuse gates that the backbone cannot have.
+    """Refuse gates that the backbone cannot have, and budgets below the multi-task network.
 
     Raises:
-        UsageError: `interrogate.granularity` is `head`, and the backbone has no attention.
+        UsageError: `interrogate.granularity` is `head`, and the backbone has no attention; or a
+            budget is less than 1xMTL.
     """
+    one = Cost(macs=1, backbone_macs=1, params=1)
+    for text in budgets:
+        if reference_of(text) == "mtl" and read_budget(text, mtl=one, stl=one).limit < 1:
+            raise UsageError(
+                "budgets of 'one_shot' must be at least 1xMTL, as one supernet for all budgets has "
+                f"one width, found {text}; raise the budget, or tune interrogate, which narrows "
+                "the encoder below that"
+            )
     graph_of(study).gated(options_of(study, INTERROGATE).granularity)
 
 

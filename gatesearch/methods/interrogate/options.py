@@ -66,6 +66,11 @@ class InterroGateOptions(Strict):
         mix: What the shared stream continues from behind its gates: `tasks` = the mix of all tasks'
             features with the weights β (the paper, equation 3), `shared` = its own features (ours).
             Then no stream needs the channels of all tasks, and the compact network has no mixes.
+        ranking: Share of `training.epochs`, behind the warm-up and at least one, in which a trial
+            under a budget below the multi-task network's cost trains as one and ranks channels; the
+            encoder is then narrowed. Ours; trials under other budgets have no such epochs.
+        shared: Share of what such a budget leaves beside the heads that the narrowed encoder takes
+            with all gates closed. The rest is for channels of tasks' own.
         round_to: The numbers of live channels of every convolution are rounded to multiples of
             this; 1 leaves them. FLOPs and latency without and with rounding are logged.
     """
@@ -81,6 +86,8 @@ class InterroGateOptions(Strict):
     spread: Literal["learned", "even"] = "learned"
     align: bool = False
     mix: Literal["tasks", "shared"] = "tasks"
+    ranking: float = Field(default=0.1, gt=0, le=1)
+    shared: float = Field(default=0.8, gt=0, le=1)
     round_to: int = Field(default=1, ge=1, le=10**6)
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from gatesearch.errors import UsageError
 from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
 from gatesearch.models.conv_norm import BareConv, ConvNorm, both, conv_layer
 from gatesearch.models.nodes.layered import Layered, LayeredStep
-from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.node import Ids, Size
 from gatesearch.models.nodes.step import StepWeights
 
 Kernel = Annotated[int, Field(ge=1, le=127)]
@@ -107,6 +107,11 @@ class Conv(Layered):
         outputs_each, inputs_each = self.outputs // self.split, self.inputs // self.split
         kept = -(-outputs // outputs_each)
         return replace(self, inputs=kept * inputs_each, outputs=kept * outputs_each, split=kept)
+
+    def cut(self, inputs: Sequence[Ids], outputs: Ids) -> Self:
+        """Return it with the inputs and outputs that are kept, whole groups of a grouped one."""
+        split = len(outputs) * self.split // self.outputs if self.split > 1 else 1
+        return replace(self, inputs=len(inputs[0]), outputs=len(outputs), split=split)
 
     def step(self, *, name: str, sources: Sequence[ChannelSource], outputs: int) -> "ConvStep":
         """Return a convolution of some channels with the same kernel."""

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gatesearch.models.channel_source import ChannelSource
+from gatesearch.models.nodes.node import Coupling
 from gatesearch.models.nodes.per_channel import ChannelParameters, PerChannel, PerChannelStep
 
 
@@ -32,6 +33,11 @@ class GroupNorm(PerChannel):
     def groups(self) -> int:
         """`split`."""
         return self.split
+
+    @property
+    def coupling(self) -> Coupling:
+        """Whole groups; single channels where one group is all of them."""
+        return "channel" if self.split == 1 or self.channelwise else "group"
 
     @property
     def has_weights(self) -> bool:

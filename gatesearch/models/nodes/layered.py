@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
-from gatesearch.models.nodes.node import INPUT, Grouped, scaled_channels
+from gatesearch.models.nodes.node import INPUT, Grouped, Ids, scaled_channels
 from gatesearch.models.nodes.step import Step, StepName, StepWeights
 
 
@@ -40,6 +40,11 @@ class Layered(Grouped, ABC):
         inputs = self.inputs if self.source == INPUT else scaled_channels(self.inputs, width)
         outputs = scaled_channels(self.outputs, width)
         return cast(Self, replace(cast(Any, self), inputs=inputs, outputs=outputs))
+
+    def cut(self, inputs: Sequence[Ids], outputs: Ids) -> Self:
+        """Return it with the inputs and outputs that are kept."""
+        kept = {"inputs": len(inputs[0]), "outputs": len(outputs)}
+        return cast(Self, replace(cast(Any, self), **kept))
 
     def anonymous(self) -> Self:
         """Return it without names and place in the graph."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Literal, Protocol, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gatesearch.models.channel_source import ChannelSource
@@ -14,6 +16,15 @@ IMAGE_CHANNELS = 3
 
 # Positions of a value: height and width of a map in pixels, or the number of tokens.
 Size = tuple[int, ...]
+
+# Which channels can be removed from the network only together:
+# `free`     any of the sources, whatever the outputs (a dense layer);
+# `channel`  output c and channel c of every source;
+# `group`    the outputs of a group and that group of every source (`Node.groups`);
+# `route`    an output and the channel that it is (`Node.routes`);
+# `fixed`    none can be removed.
+Coupling = Literal["free", "channel", "group", "route", "fixed"]
+Ids = NDArray[np.int64]
 
 
 class Node(Protocol):
@@ -104,6 +115,10 @@ class Node(Protocol):
         """
 
     @property
+    def coupling(self) -> Coupling:
+        """Which of its channels can be removed only together."""
+
+    @property
     def params_per_channel(self) -> int | Fraction:
         """Parameters for each output channel; a fraction where channels share some."""
 
@@ -153,6 +168,14 @@ class Node(Protocol):
     def narrowed(self, outputs: int) -> Self:
         """Return the node with fewer outputs, and inputs as a compact network would have them."""
 
+    def cut(self, inputs: Sequence[Ids], outputs: Ids) -> Self:
+        """Return the node without the channels that were removed from the network.
+
+        Args:
+            inputs: (n,) channels kept of each source, ascending.
+            outputs: (m,) channels kept of its own, ascending; removed ones as `coupling` says.
+        """
+
     def anonymous(self) -> Self:
         """Return what decides its latency: equal for nodes that take equally long."""
 
@@ -164,6 +187,9 @@ class Node(Protocol):
             sources: Channels that it reads, for each source.
             outputs: How many channels it computes.
         """
+
+
+NodeType = TypeVar("NodeType", bound=Node)
 
 
 class Grouped:
@@ -187,6 +213,15 @@ class Grouped:
         return self.groups == self.outputs and set(self.input_channels) == {self.outputs}
 
     @property
+    def coupling(self: Node) -> Coupling:
+        """As its channels are read: one by one, in whole groups, or all for each output."""
+        if self.routes is not None:
+            return "route"
+        if self.channelwise or (self.symmetric and self.groups == 1):
+            return "channel"
+        return "group" if self.whole_groups else "free"
+
+    @property
     def params(self: Node) -> int:
         """Parameters of all channels."""
         return int(self.outputs * self.params_per_channel)
@@ -201,6 +236,10 @@ class Grouped:
             return needed
         some = _any(needed.unflatten(-1, (self.groups, -1)))
         return some.expand(*some.shape[:-1], self.outputs // self.groups).flatten(-2)
+
+    def cut(self: NodeType, inputs: Sequence[Ids], outputs: Ids) -> NodeType:
+        """Return it with fewer outputs, where its inputs follow from these."""
+        return self.narrowed(len(outputs))
 
     def needed_inputs(self: Node, needed: Tensor) -> tuple[Tensor, ...]:
         """A group of outputs of which some are needed needs its group of every source."""

@@ -48,6 +48,7 @@ class Opaque(Layered):
     ends_block: bool = False
     stride: ClassVar[int] = 1
     groups: ClassVar[int] = 1
+    coupling: ClassVar[Literal["fixed"]] = "fixed"
     whole_groups: ClassVar[bool] = True
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Never, Self
+from typing import ClassVar, Literal, Never, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError
 from gatesearch.models.channel_ops import together
 from gatesearch.models.channel_source import ChannelSource
-from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.node import Ids, Size
 
 # Channels in more runs than this are read by a list of their numbers.
 MOST_RUNS = 16
@@ -43,6 +43,7 @@ class Route:
     groups: ClassVar[int] = 1
     whole_groups: ClassVar[bool] = False
     channelwise: ClassVar[bool] = False
+    coupling: ClassVar[Literal["route"]] = "route"
     params_per_channel: ClassVar[int] = 0
     params: ClassVar[int] = 0
 
@@ -103,6 +104,16 @@ class Route:
     def narrowed(self, outputs: int) -> Self:
         """Return its first outputs."""
         return replace(self, routes=self.routes[:outputs])
+
+    def cut(self, inputs: Sequence[Ids], outputs: Ids) -> Self:
+        """Return the route of the channels that are kept, by their new numbers."""
+        new = [{channel: i for i, channel in enumerate(kept.tolist())} for kept in inputs]
+        routes = (self.routes[output] for output in outputs.tolist())
+        return replace(
+            self,
+            input_channels=tuple(map(len, inputs)),
+            routes=tuple((source, new[source][channel]) for source, channel in routes),
+        )
 
     def anonymous(self) -> Self:
         """Return it without names and place in the graph."""
