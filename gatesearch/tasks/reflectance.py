@@ -12,9 +12,9 @@ from gatesearch.tasks.task import Kind, Meter
 
 
 class Reflectance(Kind):
-    """L1 over known pixels; mean absolute error in percent of the light.
+    """L1 over known pixels; mean absolute error as a share of the light.
 
-    Further figure: RMSE, in percent too. Both are of reflectances as they are, without a scale that
+    Further figure: RMSE, likewise. Both are of reflectances as they are, without a scale that
     is fitted to each image, as some papers on intrinsic images do.
 
     Target: (B, H, W) float32, from 0 (black) to 1 (white), 0 = unknown. Nearest resampling
@@ -23,7 +23,7 @@ class Reflectance(Kind):
 
     channels: ClassVar[int] = 1
     metric: ClassVar[str] = "MAE"
-    unit: ClassVar[str] = "%"
+    unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = False
     storage: ClassVar[Storage] = Storage("<f4")
     unknown_value: ClassVar[float] = 0.0
@@ -47,7 +47,7 @@ class Reflectance(Kind):
             (total, total, torch.zeros(()).long()),
             measure=reflectance_errors,
             value=mean_error,
-            details=lambda errors, squares, count: {"RMSE": float(100 * (squares / count).sqrt())},
+            details=lambda errors, squares, count: {"RMSE": float((squares / count).sqrt())},
         )
 
     def resize_labels(self, target: Tensor, size: Size) -> Tensor:
@@ -76,5 +76,5 @@ def reflectance_errors(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tens
 
 
 def mean_error(errors: Tensor, squares: Tensor, count: Tensor) -> Tensor:
-    """Mean absolute error, percent; NaN when no pixel was known."""
-    return 100 * errors / count
+    """Mean absolute error; NaN when no pixel was known."""
+    return errors / count

@@ -155,8 +155,7 @@ def test_better_predictions_have_better_figures(kind, task, target, prediction) 
     ours, theirs = (measured(task, p, target, 6) for p in (right, prediction))
     assert (ours > theirs) is task.higher_is_better
     assert task.loss(right, target) < task.loss(prediction, target)
-    best = 100.0 if task.unit == "%" else float(task.metric == "maxIoU")
-    perfect = best if task.higher_is_better else 0.0
+    perfect = {"%": 100.0}.get(task.unit, float(task.metric == "maxIoU"))
     assert ours == pytest.approx(perfect, abs=1e-5)
 
 

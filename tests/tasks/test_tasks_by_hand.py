@@ -83,15 +83,15 @@ def test_depth_loss_skips_unknown_pixels() -> None:
     assert Depth().loss(prediction, target).item() == pytest.approx((0.5 + 2 + 0.25) / 3)
 
 
-def test_reflectance_is_in_percent_of_the_light_over_known_pixels() -> None:
+def test_reflectance_error_is_a_share_of_the_light_over_known_pixels() -> None:
     # errors 0.1 and 0.3; the third pixel is not known
     prediction = torch.tensor([[[[0.3, 0.5, 9.0]]]])
     target = torch.tensor([[[0.2, 0.8, 0.0]]])
     assert Reflectance().loss(prediction, target).item() == pytest.approx(0.2)
     meter = Reflectance().meter()
     meter.update(prediction, target)
-    assert meter.compute().item() == pytest.approx(20, rel=1e-5)
-    assert meter.details() == {"RMSE": pytest.approx(100 * 0.05**0.5, rel=1e-5)}
+    assert meter.compute().item() == pytest.approx(0.2, rel=1e-5)
+    assert meter.details() == {"RMSE": pytest.approx(0.05**0.5, rel=1e-5)}
 
 
 def test_reflectances_of_files_lie_between_0_and_1() -> None:
