@@ -10,6 +10,7 @@ from gatesearch.pruning.compact import (
 from gatesearch.pruning.extract import describe_pattern, extract, sharing
 from gatesearch.pruning.kept_channels import HeadAt, Stream, compact_streams
 from gatesearch.pruning.liveness import live_values, number_values
+from gatesearch.pruning.subnetwork import subnetwork
 
 __all__ = [
     "CompactNet",
@@ -25,4 +26,5 @@ __all__ = [
     "rebuild_compact",
     "save_compact",
     "sharing",
+    "subnetwork",
 ]
