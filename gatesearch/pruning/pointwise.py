@@ -10,24 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
+from gatesearch.models.conv_norm import copy_filters
 from gatesearch.models.layer import LayerSlice
 from gatesearch.models.nodes import StepWeights
 from gatesearch.models.nodes.layered import LayeredStep
-
-
-class PointwiseLayer(nn.Conv2d):
-    """A 1x1 convolution with a bias."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 1)
-
-    def copy_channels(self, slices: Sequence[LayerSlice]) -> None:
-        """Take over channels of larger layers of this kind, one slice after the other."""
-        layers = [cast(PointwiseLayer, part.layer) for part in slices]
-        pairs = list(zip(layers, slices, strict=True))
-        self.weight.copy_(torch.cat([x.weight[p.outputs][:, p.inputs] for x, p in pairs]))
-        assert self.bias is not None
-        self.bias.copy_(torch.cat([cast(Tensor, x.bias)[p.outputs] for x, p in pairs]))
 
 
 class PointwiseStep(LayeredStep):
@@ -37,11 +23,15 @@ class PointwiseStep(LayeredStep):
 
     def add_weights(self, weights: StepWeights) -> None:
         """Add a convolution."""
-        weights.layers[self.name] = PointwiseLayer(self.inputs, self.outputs)
+        weights.layers[self.name] = nn.Conv2d(self.inputs, self.outputs, 1)
+
+    def copy_weights(self, layer: nn.Module, part: LayerSlice) -> None:
+        """Take over channels of a larger convolution."""
+        copy_filters(cast(nn.Conv2d, layer), [cast(nn.Conv2d, part.layer)], [part])
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Combine the channels read."""
-        conv = cast(PointwiseLayer, weights.layers[self.name])
+        conv = cast(nn.Conv2d, weights.layers[self.name])
         return at_pixels(lambda x: torch.relu_(conv(x)), readers[0](tensors))
 
 

@@ -29,14 +29,12 @@ class StepCut:
     Attributes:
         step: Name of the step whose weights it takes.
         outputs: (n,) outputs of that step that are kept.
-        groups: Number of that step's groups of channels.
-        inputs: Channels that that step reads.
+        inputs: (m,) inputs of its filters, all of them: those of a group in a grouped layer.
     """
 
     step: str
     outputs: Ids
-    groups: int
-    inputs: int
+    inputs: Ids
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,14 @@ def subnetwork(network: CompactNet, tasks: Iterable[str]) -> CompactNet:
         if (parameter := next(network.convs.parameters(), None)) is not None:
             own.convs.to(parameter.dtype)
             own.mixes.to(parameter.dtype)
-        for name, part in cut.steps.items():
+        for step in cut.description.steps:
+            name = getattr(step, "name", None)
+            if name is None:
+                continue
+            part = cut.steps[name]
             if part.step in network.convs:
                 layer = cast(Layer, network.convs[part.step])
-                # A filter of a group has that group's inputs.
-                within = np.arange(part.inputs // part.groups)
-                kept = LayerSlice(layer, part.outputs, within)
-                cast(Layer, own.convs[name]).copy_channels([kept])
+                step.copy_weights(own.convs[name], LayerSlice(layer, part.outputs, part.inputs))
             elif part.step in network.mixes:
                 own.mixes[name].copy_(network.mixes[part.step][:, part.outputs])
     return own.eval()
@@ -136,8 +135,8 @@ def cut_description(description: Description, tasks: Sequence[str]) -> Cut:
                 own = _unused(name, cuts)
                 part = part.model_copy(update={"name": own})
                 repeatable[name, outputs.tobytes()] = own
-                inputs = channel_count(step.sources[0])
-                cuts[own] = StepCut(name, outputs, step.channel_groups, inputs)
+                inputs = channel_count(step.sources[0]) // step.channel_groups
+                cuts[own] = StepCut(name, outputs, np.arange(inputs))
         kept.append(part)
         places[index + 1][outputs] = np.stack(
             [np.full(len(outputs), len(kept)), np.arange(len(outputs))], 1

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import ChannelSource, channel_count, check_source
+from gatesearch.models.layer import Layer, LayerSlice
 from gatesearch.strict import Strict
 
 # Name of a step, under which its weights are kept; torch allows no dots in it.
@@ -111,6 +112,15 @@ class Step(Strict):
 
     def add_weights(self, weights: StepWeights) -> None:
         """Add fresh weights under the step's name; nothing for a step without weights."""
+
+    def copy_weights(self, layer: nn.Module, part: LayerSlice) -> None:
+        """Take over the weights of some channels of a larger layer of its kind.
+
+        Args:
+            layer: Its module, which `add_weights` added.
+            part: The larger layer, and the channels that are kept.
+        """
+        cast(Layer, layer).copy_channels([part])
 
     def readers(self, widths: Sequence[int]) -> nn.ModuleList:
         """Build the modules that `run` reads its arguments with.
