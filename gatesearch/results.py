@@ -30,7 +30,7 @@ SINGLE_TASK = "stl"
 MULTI_TASK = "mtl"
 
 # Raised by 1 whenever the JSON format of a Result changes.
-FORMAT = 7
+FORMAT = 8
 
 
 def _freeze(values: Sequence[float]) -> tuple[float, ...]:
@@ -122,6 +122,9 @@ class Result:
         backbone_gflops: The same without the heads.
         params_m: Parameters, millions.
         latency_ms: Median latency for one image; None where no budget bounds latency.
+        task_gflops: Task, or two tasks joined by `+` -> GFLOPs of what their outputs alone need of
+            the network, heads included; pairs of few tasks only. Empty for networks that are not
+            compact, and in results of earlier versions.
         uncounted: Operator that could not be counted -> number of its calls.
         epochs: Epochs trained, those of a warm-up and of fine-tuning included.
         train_seconds: Wall-clock seconds of training, those of the networks that it started from
@@ -158,6 +161,7 @@ class Result:
     backbone_gflops: Amount = 0.0
     params_m: Amount = 0.0
     latency_ms: Amount | None = None
+    task_gflops: Mapping[str, Amount] = field(default_factory=dict)
     uncounted: Mapping[str, Count] = field(default_factory=dict)
     epochs: Count = 0
     train_seconds: Amount = 0.0
@@ -198,22 +202,22 @@ class Result:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Result":
-        """Read the record that `to_json` wrote, also in formats 4 (gatesearch 0.1.0) and 6.
+        """Read the record that `to_json` wrote, also in formats 4 (gatesearch 0.1.0), 6 and 7.
 
         Raises:
             StudyRefusedError: Another format, other keys than those of its format, or a value of a
                 wrong type or out of its range.
         """
         version = stored.get("format")
-        if version not in (4, 6, FORMAT):
+        if version not in (4, 6, 7, FORMAT):
             raise StudyRefusedError(
-                f"a stored result must have format 4, 6 or {FORMAT}, found {version!r}; "
+                f"a stored result must have format 4, 6, 7 or {FORMAT}, found {version!r}; "
                 "read it with the gatesearch that wrote it, or start a new --out folder"
             )
         values = _from_format_4(stored) if version == 4 else stored
         expected = {item.name for item in fields(cls)}
-        if version != FORMAT:
-            expected -= {"details"}
+        newer = {name: old for name, (since, old) in _LATER_FIELDS.items() if version < since}
+        expected -= newer.keys()
         keys = set(values) - {"format"}
         if keys != expected:
             raise StudyRefusedError(
@@ -221,11 +225,11 @@ class Result:
                 f"unknown {sorted(keys - expected)} and missing {sorted(expected - keys)}; "
                 "the store is damaged: start a new --out folder"
             )
-        return cls.from_text(json.dumps({"details": {}, **values, "format": FORMAT}))
+        return cls.from_text(json.dumps({**newer, **values, "format": FORMAT}))
 
     @classmethod
     def from_text(cls, text: str) -> "Result":
-        """Read the record from the text of its JSON, in format 6 or that of this version.
+        """Read the record from the text of its JSON, in format 6, 7 or that of this version.
 
         Raises:
             StudyRefusedError: The text is no such record.
@@ -233,7 +237,7 @@ class Result:
         try:
             stored = vars(_stored_form().model_validate_json(text))
         except ValidationError as error:
-            if (older := _of_format_6(text)) is not None:
+            if (older := _of_older_format(text)) is not None:
                 return cls.from_json(older)
             raise StudyRefusedError(
                 f"a stored result is damaged: {first_fault(error)}; the store is damaged: start a "
@@ -393,6 +397,7 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
         "gflops": _or_null(result.gflops),
         "backbone_gflops": _or_null(result.backbone_gflops),
         "params_m": _or_null(result.params_m),
+        **({"task_gflops": dict(result.task_gflops)} if result.task_gflops else {}),
         "metrics": {task: _or_null(v) for task, v in result.metrics.get(split, {}).items()},
         "details": {
             task: {name: _or_null(value) for name, value in figures.items()}
@@ -432,6 +437,9 @@ def summary(
     }
 
 
+# Field -> (the first format that has it, its value in results of earlier ones).
+_LATER_FIELDS: Mapping[str, tuple[int, Any]] = {"details": (7, {}), "task_gflops": (8, {})}
+
 # `role` of a format-4 record -> `part` of a format-6 one.
 PARTS_OF_ROLES = {
     "network": "", "warmup": "warm-up", "supernet_warmup": "warm-up", "supernet": "supernet",
@@ -463,13 +471,13 @@ def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _of_format_6(text: str) -> dict[str, Any] | None:
-    """Parse the text of a record if it is of format 6; None for anything else."""
+def _of_older_format(text: str) -> dict[str, Any] | None:
+    """Parse the text of a record if it is of format 6 or 7; None for anything else."""
     try:
         stored = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return stored if isinstance(stored, dict) and stored.get("format") == 6 else None
+    return stored if isinstance(stored, dict) and stored.get("format") in (6, 7) else None
 
 
 def without_classes(options: Mapping[str, Any]) -> dict[str, Any]:

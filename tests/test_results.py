@@ -30,6 +30,7 @@ FULL = Result(
     metrics={"validation": {"depth": 0.1}, "test": {"depth": 2e-17}},
     details={"validation": {"depth": {"abs rel": 0.25}}, "test": {}},
     gflops=12.5,
+    task_gflops={"depth": 7.5},
     uncounted={"aten::sort": 2},
     curves={"loss.depth": (1.5, 0.7)},
     layers=("stem", "layer1.0"),
@@ -50,21 +51,31 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, 3, 5, 8, None, "4", "6", "7"])
+    @pytest.mark.parametrize("version", [0, 2, 3, 5, 9, None, "4", "6", "7", "8"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 4, 6 or 7, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 4, 6, 7 or 8, found"):
             Result.from_json(stored)
 
     def test_results_of_format_6_have_no_further_figures(self):
-        stored = dataclasses.replace(FULL, details={}).to_json() | {"format": 6}
-        del stored["details"]
+        plain = dataclasses.replace(FULL, details={}, task_gflops={})
+        stored = plain.to_json() | {"format": 6}
+        del stored["details"], stored["task_gflops"]
         for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
-            assert read(stored) == dataclasses.replace(FULL, details={})
+            assert read(stored) == plain
             with pytest.raises(
                 StudyRefusedError, match=r"of format 6, found unknown \['details'\]"
             ):
                 read(stored | {"details": {}})
+
+    def test_results_of_format_7_have_no_costs_of_tasks(self):
+        plain = dataclasses.replace(FULL, task_gflops={})
+        stored = plain.to_json() | {"format": 7}
+        del stored["task_gflops"]
+        for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
+            assert read(stored) == plain
+            with pytest.raises(StudyRefusedError, match=r"format 7, found unknown \['task_gf"):
+                read(stored | {"task_gflops": {}})
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = FULL.to_json() | {"extra": 1}
@@ -140,7 +151,7 @@ class TestFormat4:
 
     def test_what_is_read_is_written_in_the_new_format(self):
         stored = Result.from_json(json.loads(FORMAT_4)).to_json()
-        assert (stored["format"], stored["state"], stored["details"]) == (7, "stopped", {})
+        assert (stored["format"], stored["state"], stored["details"]) == (8, "stopped", {})
         assert "role" not in stored
 
     @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}, {"role": [1]}])
@@ -154,6 +165,15 @@ class TestFormat4:
     def test_damaged_parameters_are_refused(self, params):
         with pytest.raises(StudyRefusedError, match="a stored result is damaged: params"):
             Result.from_json(json.loads(FORMAT_4) | {"params": params})
+
+    def test_results_of_format_7_have_no_costs_of_tasks(self):
+        plain = dataclasses.replace(FULL, task_gflops={})
+        stored = plain.to_json() | {"format": 7}
+        del stored["task_gflops"]
+        for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
+            assert read(stored) == plain
+            with pytest.raises(StudyRefusedError, match=r"format 7, found unknown \['task_gf"):
+                read(stored | {"task_gflops": {}})
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = json.loads(FORMAT_4) | {"extra": 1}

@@ -145,6 +145,13 @@ def cut_description(description: Description, tasks: Sequence[str]) -> Cut:
     return Cut(Description(steps=cast(tuple[AnyStep, ...], tuple(kept)), heads=described), cuts)
 
 
+def live_outputs(description: Description, tasks: Sequence[str]) -> list[int]:
+    """Count for every step of the whole network the outputs that some tasks need."""
+    heads = [description.heads[task] for task in tasks]
+    live = _live_channels(_without_repeats(description.steps), heads)
+    return [int(outputs.sum()) for outputs in live[1:]]
+
+
 def _without_repeats(steps: Sequence[Step]) -> list[Step]:
     """Replace steps that use the weights of another one by that one, on their own channels."""
     layers: dict[str, Step] = {}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gatesearch.cost import PatternCost, count_macs
+from gatesearch.cost import PatternCost, count_macs, macs_of_tasks
 from gatesearch.cost.events import first_of_events
 from gatesearch.errors import UsageError
 from gatesearch.models.channel_source import ChannelSlice, ChannelSource
@@ -209,3 +209,23 @@ def test_other_tasks_are_refused(tasks: list[str], fault: str) -> None:
     whole = extract(GatedSupernet(parts(cnn(), 2)))
     with pytest.raises(UsageError, match=fault):
         subnetwork(whole, tasks)
+
+
+@pytest.mark.slow("traces subnetworks")
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+def test_costs_of_tasks_are_those_of_their_subnetworks(kind) -> None:
+    whole = extract(pruned((kind, "conv"), 3))
+    cost = count_macs(whole, SHAPE, cross_check=False)
+    found = macs_of_tasks(whole, SHAPE, whole=cost.macs)
+    assert list(found) == ["a", "b", "c", "a+b", "a+c", "b+c"]
+    # Where torch does not count what fvcore does, each subnetwork is counted by fvcore.
+    assert macs_of_tasks(whole, SHAPE, whole=cost.macs + 1) == found
+    assert macs_of_tasks(nn.Conv2d(3, 3, 1), SHAPE, whole=1) == {}
+
+
+def test_a_repeated_layer_counts_each_time() -> None:
+    whole = repeating()
+    cost = count_macs(whole, SHAPE, cross_check=False)
+    found = macs_of_tasks(whole, SHAPE, whole=cost.macs)
+    pixels = 8 * 12
+    assert found["b"] - found["c"] == pixels * (3 * 4 - (4 + 2)) * 9  # heads are alike

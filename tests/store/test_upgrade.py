@@ -176,6 +176,7 @@ class TestWhatIsKept:
             assert (one.pop("format"), other.pop("format")) == (4, FORMAT)
             assert other.pop("files") == {}, "networks of 0.1.0 have no checksums"
             assert other.pop("details") == {}, "results of 0.1.0 have no further figures"
+            assert other.pop("task_gflops") == {}
             methods = one.pop("method"), other.pop("method")
             called[role, one["trial"] in (4, 5)] = (part, *methods)
             assert one == other
@@ -483,7 +484,7 @@ read_store(Path({str(out)!r}))
         (
             "UPDATE study_user_attributes SET value_json = replace(value_json,"
             " '\"format\": 4', '\"format\": 3')",
-            "a stored result must have format 4, 6 or 7, found 3",
+            "a stored result must have format 4, 6, 7 or 8, found 3",
         ),
     ],
     ids=["an unknown key", "an unknown task", "an older result"],

@@ -1,0 +1,52 @@
+"""What one task costs, from the search to the exported file."""
+
+import torch
+
+from gatesearch.cost import count_macs
+from gatesearch.export import read_model
+from gatesearch.export.reader import read_exported
+
+STORE = ("--study", "runs/tiny")
+
+
+def test_a_task_alone_is_exported_and_read(cli, own_tiny) -> None:
+    whole = cli("export", *STORE, "--to", "whole.safetensors", "--json")
+    done = cli("export", *STORE, "--to", "depth.safetensors", "--tasks", "depth", "--json")
+    assert done.code == 0, done.stderr
+    assert done.json["tasks"] == ["depth"]
+    assert "tasks" not in whole.json
+    assert done.json["parity"] < 1e-4
+    card = done.json["card"]
+    assert card["network"] == f"{whole.json['card']['network']}: depth"
+    assert list(card["tasks"]) == ["depth"]
+    network = read_exported(own_tiny / "depth.safetensors")
+    cost = count_macs(network, (1, 3, 32, 32), cross_check=False)
+    assert (card["gflops"], card["params_m"]) == (cost.gflops, cost.params_m)
+    image = torch.rand(2, 3, 32, 32) * 255
+    ours, theirs = (read_model(own_tiny / f"{n}.safetensors") for n in ("depth", "whole"))
+    both = dict(zip(theirs.card.tasks, theirs.run(image.numpy()), strict=True))
+    assert torch.allclose(*map(torch.from_numpy, (*ours.run(image.numpy()), both["depth"])))
+    stl = cli("export", *STORE, "--trial", "stl", "--to", "stl.safetensors", "--tasks", "semseg")
+    assert stl.code == 0, stl.stderr
+    assert list(read_model(own_tiny / "stl.safetensors").card.tasks) == ["semseg"]
+
+
+def test_other_tasks_are_refused(cli, own_tiny) -> None:
+    done = cli("export", *STORE, "--to", "x.safetensors", "--tasks", "depht")
+    known = "unknown task 'depht'; did you mean 'depth'? (known: semseg, depth)"
+    assert known in done.refused(2)
+    assert not (own_tiny / "x.safetensors").exists()
+
+
+def test_a_task_alone_is_timed(cli, own_tiny) -> None:
+    assert cli("export", *STORE, "--to", "whole.safetensors").code == 0
+    done = cli(
+        *("bench", "--model", "whole.safetensors", "--tasks", "depth", "--runtime", "eager"),
+        *("--seconds", "0", "--json"),
+    )
+    assert done.code == 0, done.stderr
+    (row,) = done.json["rows"]
+    assert done.json["tasks"] == ["depth"]
+    assert row["file"] == "whole.safetensors"
+    assert row["network"].endswith(": depth")
+    assert row["median_ms"] > 0
