@@ -30,7 +30,11 @@ SINGLE_TASK = "stl"
 MULTI_TASK = "mtl"
 
 # Raised by 1 whenever the JSON format of a Result changes.
-FORMAT = 8
+FORMAT = 9
+# Format -> what later formats added to it; format 4 has other keys (`_from_format_4`).
+_LATER = {8: {"task_gflops"}}
+_LATER[7] = {*_LATER[8], "control", "of", "width", "gates"}
+_LATER[6] = {*_LATER[7], "details"}
 
 
 def _freeze(values: Sequence[float]) -> tuple[float, ...]:
@@ -54,6 +58,7 @@ Metrics = Annotated[Mapping[str, float], AfterValidator(_with_one_nan)]
 Numbers = Annotated[Sequence[float], AfterValidator(_freeze)]
 Names = Annotated[Sequence[str], AfterValidator(tuple)]
 FileName = Annotated[str, Field(pattern=r"^model\.[a-z]+$")]
+Patterns = Annotated[Sequence[Annotated[str, Field(pattern=r"^[0-9a-f]+$")]], AfterValidator(tuple)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -144,6 +149,12 @@ class Result:
         attempts: Number of times that its training was begun or resumed from a checkpoint.
         files: Name of each file of the kept network -> its SHA-256; empty where no network is kept,
             and for networks of gatesearch 0.1.0, which wrote none.
+        control: What a control network controls for, as `random`; empty for any other network.
+        of: Number of the trial that a control is compared with; None for any other network.
+        width: Factor of the study's `model.width`; 1 but for baselines at other widths.
+        gates: Gated node -> per task, in the study's order, its channels' gates as hexadecimal
+            digits, a bit each, 1 where the task has a channel of its own; the first channel is the
+            highest bit. Empty for networks that were not cut by a gate pattern.
     """
 
     method: str
@@ -176,13 +187,19 @@ class Result:
     environment: Mapping[str, str] = field(default_factory=dict)
     attempts: Count = 1
     files: Mapping[FileName, Sha256] = field(default_factory=dict)
+    control: str = ""
+    of: Count | None = None
+    width: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    gates: Mapping[str, Patterns] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """Name as `trial 3`, `mtl` or `mtl + pcgrad`; the same for all seeds of a baseline."""
+        """Name as `trial 3`, `mtl`, `mtl + pcgrad`, `random of trial 3`; one for all seeds."""
+        if self.of is not None:
+            return control_name(self.control, self.of)
         if self.trial is not None:
             return f"trial {self.trial}"
-        return network_name(self.method, self.weighting)
+        return network_name(self.method, self.weighting, self.width)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -202,22 +219,21 @@ class Result:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Result":
-        """Read the record that `to_json` wrote, also in formats 4 (gatesearch 0.1.0), 6 and 7.
+        """Read the record that `to_json` wrote, also in formats 4 (gatesearch 0.1.0) and 6 to 8.
 
         Raises:
             StudyRefusedError: Another format, other keys than those of its format, or a value of a
                 wrong type or out of its range.
         """
         version = stored.get("format")
-        if version not in (4, 6, 7, FORMAT):
+        if version not in (4, *_LATER, FORMAT):
             raise StudyRefusedError(
-                f"a stored result must have format 4, 6, 7 or {FORMAT}, found {version!r}; "
+                f"a stored result must have format 4, 6, 7, 8 or {FORMAT}, found {version!r}; "
                 "read it with the gatesearch that wrote it, or start a new --out folder"
             )
         values = _from_format_4(stored) if version == 4 else stored
-        expected = {item.name for item in fields(cls)}
-        newer = {name: old for name, (since, old) in _LATER_FIELDS.items() if version < since}
-        expected -= newer.keys()
+        later = _LATER.get(6 if version == 4 else version, set())
+        expected = {item.name for item in fields(cls)} - later
         keys = set(values) - {"format"}
         if keys != expected:
             raise StudyRefusedError(
@@ -225,11 +241,12 @@ class Result:
                 f"unknown {sorted(keys - expected)} and missing {sorted(expected - keys)}; "
                 "the store is damaged: start a new --out folder"
             )
-        return cls.from_text(json.dumps({**newer, **values, "format": FORMAT}))
+        unused = {name: value for name, value in cls("", 0).to_json().items() if name in later}
+        return cls.from_text(json.dumps({**unused, **values, "format": FORMAT}))
 
     @classmethod
     def from_text(cls, text: str) -> "Result":
-        """Read the record from the text of its JSON, in format 6, 7 or that of this version.
+        """Read the record from the text of its JSON, in format 6 to 8 or that of this version.
 
         Raises:
             StudyRefusedError: The text is no such record.
@@ -257,9 +274,11 @@ class StudyRecord:
         protocol: Name of the protocol: classes, size, encodings and metrics of the data set.
         published: Table of published results under the same protocol: `nyud`, `pascal` or empty.
         tasks: The tasks, in the study's order.
-        baselines: All baselines of all seeds and weightings.
+        baselines: All baselines of all seeds, weightings and widths.
         trials: Trials of all searches but those for weights of losses, in every state, by number.
         starts: The start networks, one per method, seed and `Result.part`.
+        controls: Networks that trials are compared with at equal cost, one per trial, kind and
+            seed; of the kind `repeat`, the trial's own training with another seed.
         data: Description of the data: pack, its SHA-256, number of frames per split, notes.
         predictions: .npz of images, labels and predictions; None where there is none.
         untaken: Numbers of trials that have a result in their folder and none in the database,
@@ -275,6 +294,7 @@ class StudyRecord:
     baselines: tuple[Result, ...] = ()
     trials: tuple[Result, ...] = ()
     starts: tuple[Result, ...] = ()
+    controls: tuple[Result, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     predictions: Path | None = None
     untaken: tuple[int, ...] = ()
@@ -308,8 +328,8 @@ class StudyRecord:
 
     @property
     def trained(self) -> tuple[Result, ...]:
-        """Baselines, starts and trials of every state."""
-        return (*self.baselines, *self.starts, *self.trials)
+        """Baselines, starts, trials and controls of every state."""
+        return (*self.baselines, *self.starts, *self.trials, *self.controls)
 
     @property
     def training_seconds(self) -> float:
@@ -327,20 +347,30 @@ class StudyRecord:
         return sum(r.train_pflops - r.reused_pflops for r in self.trained)
 
 
-def network_name(method: str, weighting: str) -> str:
-    """Name the combination of a method and a weighting.
+def network_name(method: str, weighting: str, width: float = 1.0) -> str:
+    """Name the combination of a method, a weighting and a factor of the width.
 
-    >>> network_name("mtl", "pcgrad")
-    'mtl + pcgrad'
+    >>> network_name("mtl", "pcgrad"), network_name("mtl", "uniform", 0.5)
+    ('mtl + pcgrad', 'mtl x0.5')
     """
-    return method if weighting == "uniform" else f"{method} + {weighting}"
+    at_width = method if width == 1 else f"{method} x{width:g}"
+    return at_width if weighting == "uniform" else f"{at_width} + {weighting}"
+
+
+def control_name(kind: str, of: int) -> str:
+    """Name a control network.
+
+    >>> control_name("random", 3)
+    'random of trial 3'
+    """
+    return f"{kind} of trial {of}"
 
 
 def reference(record: StudyRecord, result: Result, split: Split) -> Mapping[str, float] | None:
     """Find the metrics of the single-task networks of the same seed; None where there are none."""
     for other in record.baselines:
         single_task = other.method == SINGLE_TASK and other.state == "complete"
-        if single_task and other.seed == result.seed:
+        if single_task and other.width == 1 and other.seed == result.seed:
             return other.metrics.get(split) or None
     return None
 
@@ -386,6 +416,8 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
     split = result.split
     network: dict[str, Any] = (
         {"method": result.method, "weighting": result.weighting}
+        | ({"width": result.width} if result.width != 1 else {})
+        | ({"control": result.control, "of": result.of} if result.of is not None else {})
         if result.trial is None
         else {"trial": result.trial}
         | ({"budget": result.budget} if result.budget else {})
@@ -408,7 +440,10 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
 
 
 def summary(
-    record: StudyRecord, report: Path, controllability: Sequence[Mapping[str, Any]] = ()
+    record: StudyRecord,
+    report: Path,
+    controllability: Sequence[Mapping[str, Any]] = (),
+    comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Make the object that `gatesearch run --json` and `gatesearch report --json` print.
 
@@ -416,6 +451,7 @@ def summary(
         record: Contents of a store.
         report: The report's PDF.
         controllability: An entry per method that can be steered, as plain JSON values.
+        comparisons: An entry per trial and control, in the same form.
     """
     states = [trial.state for trial in record.trials]
     fronts = {m: [point(record, t) for t in trials] for m, trials in record.fronts.items()}
@@ -432,13 +468,12 @@ def summary(
         "front": [point(record, trial) for trial in front(record)],
         **({"fronts": fronts} if len(fronts) > 1 else {}),
         "baselines": [point(record, result) for result in record.baselines],
+        "controls": [point(record, result) for result in record.controls],
+        "comparisons": list(comparisons),
         "controllability": list(controllability),
         "report": str(report),
     }
 
-
-# Field -> (the first format that has it, its value in results of earlier ones).
-_LATER_FIELDS: Mapping[str, tuple[int, Any]] = {"details": (7, {}), "task_gflops": (8, {})}
 
 # `role` of a format-4 record -> `part` of a format-6 one.
 PARTS_OF_ROLES = {
@@ -477,7 +512,7 @@ def _of_older_format(text: str) -> dict[str, Any] | None:
         stored = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return stored if isinstance(stored, dict) and stored.get("format") in (6, 7) else None
+    return stored if isinstance(stored, dict) and stored.get("format") in _LATER else None
 
 
 def without_classes(options: Mapping[str, Any]) -> dict[str, Any]:

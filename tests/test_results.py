@@ -30,7 +30,6 @@ FULL = Result(
     metrics={"validation": {"depth": 0.1}, "test": {"depth": 2e-17}},
     details={"validation": {"depth": {"abs rel": 0.25}}, "test": {}},
     gflops=12.5,
-    task_gflops={"depth": 7.5},
     uncounted={"aten::sort": 2},
     curves={"loss.depth": (1.5, 0.7)},
     layers=("stem", "layer1.0"),
@@ -38,6 +37,9 @@ FULL = Result(
     environment={"torch": "2.15.0"},
     files={"model.safetensors": "0f" * 32},
 )
+
+
+LATER_THAN_7 = ("control", "of", "width", "gates", "task_gflops")
 
 
 class TestResultOnDisk:
@@ -51,31 +53,37 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, 3, 5, 9, None, "4", "6", "7", "8"])
+    @pytest.mark.parametrize("version", [0, 2, 3, 5, 10, None, "4", "6", "7", "8"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 4, 6, 7 or 8, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 4, 6, 7, 8 or 9, found"):
             Result.from_json(stored)
 
     def test_results_of_format_6_have_no_further_figures(self):
-        plain = dataclasses.replace(FULL, details={}, task_gflops={})
-        stored = plain.to_json() | {"format": 6}
-        del stored["details"], stored["task_gflops"]
+        stored = dataclasses.replace(FULL, details={}).to_json() | {"format": 6}
+        for name in ("details", *LATER_THAN_7):
+            del stored[name]
         for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
-            assert read(stored) == plain
+            assert read(stored) == dataclasses.replace(FULL, details={})
             with pytest.raises(
                 StudyRefusedError, match=r"of format 6, found unknown \['details'\]"
             ):
                 read(stored | {"details": {}})
 
-    def test_results_of_format_7_have_no_costs_of_tasks(self):
-        plain = dataclasses.replace(FULL, task_gflops={})
-        stored = plain.to_json() | {"format": 7}
+    def test_results_of_format_7_are_of_no_control(self):
+        stored = FULL.to_json() | {"format": 7}
+        for name in LATER_THAN_7:
+            del stored[name]
+        for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
+            assert read(stored) == FULL
+            with pytest.raises(StudyRefusedError, match=r"of format 7, found unknown \['of'\]"):
+                read(stored | {"of": 3})
+
+    def test_results_of_format_8_have_no_costs_of_tasks(self):
+        stored = FULL.to_json() | {"format": 8}
         del stored["task_gflops"]
         for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
-            assert read(stored) == plain
-            with pytest.raises(StudyRefusedError, match=r"format 7, found unknown \['task_gf"):
-                read(stored | {"task_gflops": {}})
+            assert read(stored) == FULL
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = FULL.to_json() | {"extra": 1}
@@ -151,7 +159,7 @@ class TestFormat4:
 
     def test_what_is_read_is_written_in_the_new_format(self):
         stored = Result.from_json(json.loads(FORMAT_4)).to_json()
-        assert (stored["format"], stored["state"], stored["details"]) == (8, "stopped", {})
+        assert (stored["format"], stored["state"], stored["details"]) == (9, "stopped", {})
         assert "role" not in stored
 
     @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}, {"role": [1]}])
@@ -166,14 +174,14 @@ class TestFormat4:
         with pytest.raises(StudyRefusedError, match="a stored result is damaged: params"):
             Result.from_json(json.loads(FORMAT_4) | {"params": params})
 
-    def test_results_of_format_7_have_no_costs_of_tasks(self):
-        plain = dataclasses.replace(FULL, task_gflops={})
-        stored = plain.to_json() | {"format": 7}
-        del stored["task_gflops"]
+    def test_results_of_format_7_are_of_no_control(self):
+        stored = FULL.to_json() | {"format": 7}
+        for name in LATER_THAN_7:
+            del stored[name]
         for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
-            assert read(stored) == plain
-            with pytest.raises(StudyRefusedError, match=r"format 7, found unknown \['task_gf"):
-                read(stored | {"task_gflops": {}})
+            assert read(stored) == FULL
+            with pytest.raises(StudyRefusedError, match=r"of format 7, found unknown \['of'\]"):
+                read(stored | {"of": 3})
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = json.loads(FORMAT_4) | {"extra": 1}
@@ -296,8 +304,8 @@ class TestRecord:
         assert json.loads(text)["trials"] == {"complete": 2, "failed": 1, "pruned": 0}
         assert [item["trial"] for item in found["front"]] == [0]
         assert list(found) == [
-            "study", "fingerprint", "protocol", "trials", "front", "baselines", "controllability",
-            "report",
+            "study", "fingerprint", "protocol", "trials", "front", "baselines", "controls",
+            "comparisons", "controllability", "report",
         ]  # fmt: skip
 
 

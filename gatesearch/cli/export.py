@@ -49,8 +49,8 @@ def export(
         str,
         typer.Option(
             metavar="best|N|NAME",
-            help="Network: the best on validation, a trial by its number, or a baseline by its "
-            "name, as 'mtl' or 'mtl + pcgrad'.",
+            help="Network: the best on validation, a trial by its number, or a baseline or control "
+            "by its name, as 'mtl' or 'mtl@B of trial 3'.",
         ),
     ] = "best",
     format_: Annotated[
@@ -66,7 +66,9 @@ def export(
     ] = "",
     seed: Annotated[
         int | None,
-        typer.Option(min=0, metavar="S", help="Seed of a baseline. Default: the store's first."),
+        typer.Option(
+            min=0, metavar="S", help="Seed of a baseline or control. Default: the store's first."
+        ),
     ] = None,
     tasks: TasksOption = None,
     out: OutOption = None,
@@ -86,6 +88,7 @@ def export(
     use_plugins(plugin, store=store)
 
     from gatesearch.export import card_of, choose, cut_to_tasks, ship
+    from gatesearch.methods import at_width
     from gatesearch.study import Study
     from gatesearch.trials.kept_networks import as_compact, kept_network
 
@@ -93,7 +96,8 @@ def export(
     result = choose(record, trial, budget=budget, seed=seed)
     card = card_of(record, result)
     definition = Study.from_definition(record.definition)
-    network = as_compact(kept_network(result, definition, out=store), result.method, definition)
+    network = kept_network(result, definition, out=store)
+    network = as_compact(network, result.method, at_width(definition, result.width))
     part = network
     if tasks:
         part, card = cut_to_tasks(network, card, names(tasks, "--tasks"))

@@ -18,10 +18,11 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
         path: The report's PDF.
         as_json: Whether to print one JSON object instead of the tables.
     """
-    from gatesearch.results import STATES, summary
-    from gatesearch.store.steering import controllability
+    from gatesearch.report.controls import sharing_sentences
+    from gatesearch.report.document import whole_summary
+    from gatesearch.results import STATES
 
-    result = summary(record, path, [row.to_json() for row in controllability(record)])
+    result = whole_summary(record, path)
     if as_json:
         print_json(result)
         return
@@ -51,6 +52,8 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
             f"baselines, then the front{'s' if len(fronts) > 1 else ''}",
         )
         out.print()
+    for sentence in sharing_sentences(record):
+        out.print(sentence, markup=False, soft_wrap=True)
     states = [trial.state for trial in record.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in STATES)
     out.print(f"trials: {counts}")
@@ -69,7 +72,7 @@ def _row(point: dict[str, Any], tasks: tuple["TaskInfo", ...]) -> list[str]:
     return [
         f"trial {point['trial']}{point['of']}"
         if "trial" in point
-        else network_name(point["method"], point["weighting"]),
+        else network_name(point["method"], point["weighting"], point.get("width", 1)),
         *(_number(point["metrics"].get(task.name), 3) for task in tasks),
         _number(point["delta_mtl"], 2, sign="+"),
         _number(point["gflops"], 3),

@@ -49,6 +49,8 @@ gatesearch run --study nyud-small --n-trials 0 --methods mtl --weightings unifor
 
 gatesearch run --study scenes --n-trials 4 --budget 1.3xMTL
 
+gatesearch run --study scenes --n-trials 6 --budget 1.3xMTL --seeds 0,1,2 --controls
+
 gatesearch run --study nyud-small --search one_shot --points 8
 
 gatesearch run --study nyud --n-trials 40 --workers 4
@@ -109,6 +111,32 @@ def run(
             help="Seed of first weights, data order and search. Default: the study's.",
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Seeds of the baselines; the first is that of the search, whose best trial is "
+            "trained again with the others.",
+        ),
+    ] = None,
+    controls: Annotated[
+        bool | None,
+        typer.Option(
+            "--controls/--no-controls",
+            help="Train networks of the best trial's cost that share in other ways. Default: if "
+            "they cost at most as much as all training before.",
+        ),
+    ] = None,
+    headroom: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=_MOST,
+            metavar="N",
+            help="Train N drawn patterns of the best trial's cost too, to see how far patterns "
+            "differ.",
+        ),
+    ] = 0,
     out: OutOption = None,
     reports: ReportsOption = Path("reports"),
     budget: Annotated[
@@ -209,6 +237,7 @@ def run(
         if search not in _MODES:
             raise unknown("value of --search", search, _MODES)
         chosen["tune"] = _MODES[search]
+    several = _seeds(seeds, seed)
     seeded = {} if seed is None else {"seed": seed}
     definition = load_study(study, settings(set_)).model_copy(update=chosen | seeded)
     wanted = preferences(prefer, definition.task_names)
@@ -242,6 +271,9 @@ def run(
                 ),
                 reuse=reuse,
                 retry_failed=retry_failed,
+                seeds=several,
+                controls=controls,
+                headroom=headroom,
             )
             with writing(reports, again):
                 path = write_report(record, folder=reports)
@@ -249,6 +281,30 @@ def run(
         err.print("interrupted; all that was finished is kept, the same command continues")
         raise
     print_result(record, path, as_json=json)
+
+
+def _seeds(text: str | None, seed: int | None) -> list[int]:
+    """Read --seeds; empty where it was not given.
+
+    Raises:
+        UsageError: It is no list of different seeds, or --seed was given too.
+    """
+    if text is None:
+        return []
+    if seed is not None:
+        raise UsageError("--seed and --seeds both name seeds; give one of them")
+    given = [part.strip() for part in text.split(",")]
+    numbers = [int(part) for part in given if part.isascii() and part.isdecimal()]
+    if (
+        len(numbers) < len(given)
+        or len(set(numbers)) < len(numbers)
+        or max(numbers) > _LARGEST_SEED
+    ):
+        raise UsageError(
+            f"--seeds must be different whole numbers from 0 to {_LARGEST_SEED}, as 0,1,2; found "
+            f"'{text}'"
+        )
+    return numbers
 
 
 def _check_chooses(tune: Sequence[str]) -> None:

@@ -90,6 +90,7 @@ def select(
     folder, record = record_of(study, out, storage_url(storage, storage_file))
 
     from gatesearch.results import point
+    from gatesearch.store.selection import is_found
     from gatesearch.store.selection import select as chosen
 
     weights = preferences(prefer, [task.name for task in record.tasks])
@@ -134,7 +135,7 @@ def select(
         )
         return
     _print_network(record, result, _named(result), selection.gain, weights)
-    rival = "trial" if result.trial is None else "baseline"
+    rival = "baseline or control" if is_found(result) else "trial"
     bounds = " within the bounds" if budgets else ""
     compared = f"no {rival} is{bounds}" if bounds else f"there is no finished {rival}"
     if other is not None:
@@ -207,13 +208,16 @@ def _print_network(
 
 
 def _kind(result: "Result") -> str:
+    if result.of is not None:
+        return "control"
     return "baseline" if result.trial is None else "trial"
 
 
 def _named(result: "Result") -> str:
-    return f"baseline {result.name}" if result.trial is None else result.name
+    return f"baseline {result.name}" if _kind(result) == "baseline" else result.name
 
 
 def _first_seed(record: "StudyRecord", result: "Result") -> int:
-    """Seed of the baseline that `export` takes by a name without a seed."""
-    return next(r.seed for r in record.baselines if r.state == "complete" and r.name == result.name)
+    """Seed of the baseline or control that `export` takes by a name without a seed."""
+    named = (*record.baselines, *record.controls)
+    return next(r.seed for r in named if r.state == "complete" and r.name == result.name)

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from gatesearch.cost.macs import count_macs
     from gatesearch.cost.of_tasks import macs_of_tasks
     from gatesearch.cost.pattern import PatternCost
-    from gatesearch.cost.projection import align_tasks, equalize_layer_shares, project
+    from gatesearch.cost.projection import (
+        align_tasks,
+        channel_price,
+        equalize_layer_shares,
+        project,
+    )
     from gatesearch.cost.rounding import rounded
 
 _HOMES = {
@@ -25,6 +30,7 @@ _HOMES = {
     "LatencyTable": "gatesearch.cost.latency",
     "PatternCost": "gatesearch.cost.pattern",
     "align_tasks": "gatesearch.cost.projection",
+    "channel_price": "gatesearch.cost.projection",
     "count_macs": "gatesearch.cost.macs",
     "equalize_layer_shares": "gatesearch.cost.projection",
     "fit_latency": "gatesearch.cost.fit",
@@ -44,6 +50,7 @@ __all__ = [
     "LatencyTable",
     "PatternCost",
     "align_tasks",
+    "channel_price",
     "count_macs",
     "equalize_layer_shares",
     "fit_latency",

@@ -140,7 +140,7 @@ def equalize_layer_shares(
         # Channels before a unit in its row, and half of the unit.
         middle = sizes[order].cumsum(1) - sizes[order] / 2
         quantile = (middle.double() / a.shape[1]).gather(1, order.argsort(dim=1))
-        price = 1 if cost is None else _price(cost, name)
+        price = 1 if cost is None else channel_price(cost, name)
         spread[name] = per_channel((1 - quantile / share) * price, index)
     return spread
 
@@ -327,11 +327,11 @@ def _between_counts(order: Tensor, width: int, multiple: int, opened: bool) -> l
 
 def _unit_prices(cost: PatternCost, name: str, channels: int) -> list[int]:
     """Multiply-adds of one task's channels of each gate, whatever else is live; at least 1."""
-    price = _price(cost, name)
+    price = channel_price(cost, name)
     return [price * size for size in unit_sizes(channels, unit_index(cost.units, name)).tolist()]
 
 
-def _price(cost: PatternCost, name: str) -> int:
+def channel_price(cost: PatternCost, name: str) -> int:
     """Multiply-adds of one task channel of a gated node, whatever else is live; at least 1.
 
     A node that costs nothing itself, such as a norm, an activation or a sum, costs what the nodes

@@ -29,7 +29,6 @@ from pydantic import ConfigDict, NonNegativeInt, PlainValidator, PositiveInt
 from typing_extensions import TypedDict
 
 from gatesearch.checksums import with_checksum, without_checksum
-from gatesearch.cost import Budget
 from gatesearch.errors import StudyRefusedError
 from gatesearch.files import FileRefusedError, parse_json, read_json, write_atomic
 from gatesearch.methods import NetworkSpec
@@ -108,14 +107,14 @@ class Job:
     @property
     def identity(self) -> str:
         """Digest of store, definition and network; results of other jobs have another one."""
-        parts = [self.store, self.definition, asdict(self.spec)]
+        parts = [self.store, self.definition, self.spec.to_json()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Convert the job to plain JSON values."""
         return {
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
-            "spec": asdict(self.spec),
+            "spec": self.spec.to_json(),
             "start": None if self.start is None else self.start.to_json(),
             "out": str(self.out.absolute()),
             "data": str(self.data.absolute()),
@@ -126,11 +125,9 @@ class Job:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Job":
         """Read the job that `to_json` wrote."""
-        spec = dict(stored["spec"])
-        spec["budgets"] = tuple(Budget(**budget) for budget in spec["budgets"])
         start = stored["start"]
         parsed = {
-            "spec": NetworkSpec(**spec),
+            "spec": NetworkSpec.from_json(stored["spec"]),
             "start": None if start is None else Result.from_json(start),
             "out": Path(stored["out"]),
             "data": Path(stored["data"]),
@@ -197,11 +194,11 @@ def read_result(job: Job) -> Result | None:
     except StudyRefusedError as error:
         raise _damaged(path, f"is damaged: {error}") from error
     spec = job.spec
-    expected = (spec.method, spec.seed, spec.trial, spec.part, spec.weighting, spec.budget)
-    found = (
-        result.method, result.seed, result.trial, result.part, result.weighting, result.budget,
-    )  # fmt: skip
-    if found != expected or dict(result.params) != dict(spec.params):
+    expected = (spec.method, spec.seed, spec.budget, job.folder)
+    folder = NetworkSpec.of(result).folder(job.out)
+    if (result.method, result.seed, result.budget, folder) != expected or dict(
+        result.params
+    ) != dict(spec.params):
         raise _damaged(path, f"holds the result of {result.name}, not that of {spec.label}")
     return result
 

@@ -200,6 +200,8 @@ def failed(spec: NetworkSpec, reason: str, attempts: int = 1) -> Result:
     return Result(
         spec.method, spec.seed, spec.trial, state="failed", reason=reason, part=spec.part,
         budget=spec.budget, params=dict(spec.params), weighting=spec.weighting, attempts=attempts,
+        width=spec.width, control="" if spec.control is None else spec.control.kind,
+        of=None if spec.control is None else spec.control.of,
     )  # fmt: skip
 
 

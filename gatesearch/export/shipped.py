@@ -133,9 +133,10 @@ def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None
     Args:
         record: Contents of the store.
         name: A trial's number; `best` for the trial of the front with the highest Δ_MTL on the
-            validation part; or a baseline as `mtl` or `mtl + pcgrad`.
+            validation part; or the name of a baseline or control, as `mtl`, `mtl + pcgrad` or
+            `mtl@B of trial 3`.
         budget: With `best`, only trials of the search under this budget.
-        seed: Seed of a baseline; by default the first in the store.
+        seed: Seed of a baseline or control; by default the first in the store.
 
     Raises:
         UsageError: There is no such network; the error lists those that there are.
@@ -143,7 +144,7 @@ def choose(record: StudyRecord, name: str, *, budget: str = "", seed: int | None
     trials = [r for r in record.trials if r.state == "complete"]
     named: Mapping[str, Result] = {str(r.trial): r for r in trials} | {
         r.name: r
-        for r in reversed(record.baselines)
+        for r in reversed((*record.baselines, *record.controls))
         if r.state == "complete" and seed in (None, r.seed)
     }
     if name == "best":

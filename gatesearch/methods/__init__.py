@@ -22,7 +22,9 @@ from gatesearch.methods.base import (
     TrainingRequest,
 )
 from gatesearch.methods.branch import BRANCH
+from gatesearch.methods.controls import CONTROL
 from gatesearch.methods.cross_stitch import CROSS_STITCH
+from gatesearch.methods.definitions import at_width
 from gatesearch.methods.den.method import DEN
 from gatesearch.methods.dymu.method import DYMU
 from gatesearch.methods.ecmt.method import ECMT
@@ -49,6 +51,7 @@ __all__ = [
     "Supernet",
     "TrainedNetwork",
     "TrainingRequest",
+    "at_width",
     "binding_methods",
     "build_model",
     "check_study",
@@ -68,11 +71,13 @@ METHODS: dict[str, Method[Any]] = {
 
 
 def method_of(name: str) -> Method[Any]:
-    """Look a method up in `METHODS`.
+    """Look a method up in `METHODS`; `control` is one too, which only the search asks for.
 
     Raises:
         UsageError: Unknown method.
     """
+    if name == CONTROL.name:
+        return CONTROL
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     return METHODS[name]

@@ -137,11 +137,14 @@ class TrainedNetwork:
         layers: Names of the gated layers, input first, for the report; empty for methods without.
         sharing: Task -> per gated layer, the share of its live channels that the task's own stream
             computes.
+        gates: The gate pattern that the network was cut by, in the form of `Result.gates`; empty
+            for methods without gates.
     """
 
     module: nn.Module
     layers: tuple[str, ...] = ()
     sharing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    gates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class Phase:
             learn, from other frames. They stand in place of `groups` and `data_part`.
         weighting: Balances the tasks in this phase in place of the weighting that the run asks for,
             where the method is itself a way to combine gradients.
+        training: Training settings of this phase; those of the method when None.
         data_part: (index, n): the phase trains on part `index` of n disjoint parts of the training
             data. (0, 1) is all of it.
         forward_gflops: Module -> mean GFLOPs of a forward pass in training, from which the cost of
@@ -214,6 +218,7 @@ class Phase:
     groups: Callable[[nn.Module], Sequence[ParameterGroup]] | None = None
     turns: Callable[[nn.Module], Sequence[Turn]] | None = None
     weighting: Entry | None = None
+    training: TrainingSpec | None = None
     data_part: tuple[int, int] = (0, 1)
     forward_gflops: Callable[[nn.Module], float] | None = None
     current_gflops: Callable[[nn.Module], Callable[[], float]] | None = None

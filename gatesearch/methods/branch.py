@@ -25,6 +25,7 @@ from gatesearch.pruning import (
     describe_pattern,
     extract,
     load_compact,
+    pattern_as_text,
     rebuild_compact,
     sharing,
 )
@@ -149,7 +150,7 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
         supernet = GatedSupernet(parts)
         supernet.set_gates(gates)
         layers, shares = sharing(supernet)
-        return TrainedNetwork(branched(parts, gates), layers, shares)
+        return TrainedNetwork(branched(parts, gates), layers, shares, pattern_as_text(gates))
 
     return [
         Phase(

@@ -49,7 +49,17 @@ def single_task_start(
 
     Methods without a `start_of` of their own use this.
     """
-    return NetworkSpec(SINGLE_TASK, spec.seed) if starts_from_single_task(study, method) else None
+    if not starts_from_single_task(study, method):
+        return None
+    return NetworkSpec(SINGLE_TASK, spec.seed, width=spec.width)
+
+
+def at_width(study: Study, factor: float) -> Study:
+    """Return the study with its backbone's channels times a factor."""
+    if factor == 1:
+        return study
+    model = study.model.model_copy(update={"width": study.model.width * factor})
+    return study.model_copy(update={"model": model})
 
 
 def checked(

@@ -10,6 +10,7 @@ from gatesearch.pruning.compact import (
 from gatesearch.pruning.extract import describe_pattern, extract, sharing
 from gatesearch.pruning.kept_channels import HeadAt, Stream, compact_streams
 from gatesearch.pruning.liveness import live_values, number_values
+from gatesearch.pruning.pattern_text import pattern_as_text, pattern_of_text
 from gatesearch.pruning.subnetwork import subnetwork
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "live_values",
     "load_compact",
     "number_values",
+    "pattern_as_text",
+    "pattern_of_text",
     "rebuild_compact",
     "save_compact",
     "sharing",

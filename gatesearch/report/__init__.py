@@ -4,6 +4,8 @@ document            `write_report`: the order of the sections, and the files
 summary_page        Δ MTL against compute: the front beside the baselines
 headline            the study in sentences, whose first says what was found
 comparison          the table of networks, in the form of the poster's
+controls            the best trials against networks of their cost that share in other ways
+controllability     how well methods that can be steered follow preferences
 sharing             the layers that each task has to itself
 history             the search by trial, and the effect of each parameter
 predictions         images beside truth and predictions

@@ -4,16 +4,18 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.style import context
 
+from gatesearch.comparisons import comparisons
 from gatesearch.errors import UsageError
 from gatesearch.report import (
     all_metrics,
     comparison,
-    control,
+    controls,
     curves,
     history,
     image_answers,
@@ -21,6 +23,9 @@ from gatesearch.report import (
     provenance,
     sharing,
     summary_page,
+)
+from gatesearch.report import (
+    controllability as controllability_page,
 )
 from gatesearch.report.layout import lay_out, number_pages
 from gatesearch.report.results_csv import results_table
@@ -30,8 +35,8 @@ from gatesearch.store.steering import controllability
 
 # One module per kind of section, in the order of the report.
 SECTIONS = (
-    summary_page, comparison, control, sharing, history, predictions, image_answers, all_metrics,
-    curves, provenance,
+    summary_page, comparison, controls, controllability_page, sharing, history, predictions,
+    image_answers, all_metrics, curves, provenance,
 )  # fmt: skip
 
 
@@ -53,12 +58,22 @@ def write_report(record: StudyRecord, *, folder: Path) -> Path:
     path = folder / f"{record.name}.pdf"
     document = _pdf(record)
     table = results_table(record).to_csv(index=False).encode()
-    whole = summary(record, path, [row.to_json() for row in controllability(record)])
+    whole = whole_summary(record, path)
     text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _write(path.with_name(f"{record.name}.csv"), table)
     _write(path.with_name(f"{record.name}.json"), text.encode())
     _write(path, document)
     return path
+
+
+def whole_summary(record: StudyRecord, path: Path) -> dict[str, Any]:
+    """Make the object of `gatesearch.results.summary` with all figures computed from a record."""
+    return summary(
+        record,
+        path,
+        [row.to_json() for row in controllability(record)],
+        [row.to_json() for row in comparisons(record)],
+    )
 
 
 def draw_pages(record: StudyRecord) -> list[Figure]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from gatesearch.report import style
+from gatesearch.report.controls import sharing_sentences
 from gatesearch.report.record_queries import (
     SeedGroup,
     baseline_groups,
@@ -55,8 +56,9 @@ def summary_sentences(record: StudyRecord, split: Split) -> list[str]:
         f"GFLOPs: {', '.join(comparisons) or 'no baseline beside it'}."
     )
     rival = rival_of(record, best, split)
+    more = [*sharing_sentences(record), *_plain_sharing(record, mtl, rival, split)]
     if rival is None:
-        return [f"{name.capitalize()}, {figures}", *_plain_sharing(record, mtl, rival, split)]
+        return [f"{name.capitalize()}, {figures}", *more]
     ahead = (
         f"{rival.label} (Δ MTL {style.signed(rival.mean(gain))} % on {split} at "
         f"{style.compact(rival.mean(gflops))} GFLOPs)"
@@ -65,7 +67,7 @@ def summary_sentences(record: StudyRecord, split: Split) -> list[str]:
         first = f"{ahead} is ahead of {name}, which {figures}"
     else:
         first = f"No network of the front gains more than {ahead}; {name}, {figures}"
-    return [first, *_plain_sharing(record, mtl, rival, split)]
+    return [first, *more]
 
 
 def leading_trial(record: StudyRecord) -> Result | None:

@@ -50,13 +50,18 @@ def network_styles(record: StudyRecord) -> Mapping[str, NetworkStyle]:
     several methods were searched, those of every other one have the colour of its baseline.
     """
     styles: dict[str, NetworkStyle] = {}
+    of_method: dict[str, NetworkStyle] = {}  # which all its widths have
     count = 0
     for group in baseline_groups(record):
+        if group.style_key in of_method:
+            styles[group.label] = of_method[group.style_key]
+            continue
         if group.style_key in _FIXED:
-            styles[group.label] = NetworkStyle(*_FIXED[group.style_key], "--")
+            look = NetworkStyle(*_FIXED[group.style_key], "--")
+            styles[group.label] = of_method[group.style_key] = look
             continue
         # Seven markers and ten colours have no common factor: 70 networks differ.
-        styles[group.label] = NetworkStyle(
+        styles[group.label] = of_method[group.style_key] = NetworkStyle(
             COLOURS[count % len(COLOURS)],
             MARKERS[count % len(MARKERS)],
             DASHES[count // len(COLOURS) % len(DASHES)],

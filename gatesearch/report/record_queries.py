@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gatesearch.comparisons import REPEAT, controlled_trials
 from gatesearch.results import SINGLE_TASK, Result, Split, StudyRecord, TaskInfo
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class SeedGroup:
     Attributes:
         label: Its name on the page.
         style_key: What its colour and marker depend on: the method's name for a method with
-            uniform weighting, else the label.
+            uniform weighting, at any width, else the label.
         results: One result per seed.
     """
 
@@ -72,7 +73,8 @@ def network_label(result: Result) -> str:
     if result.trial is not None:
         of = "" if result.method in GATED else f" · {display_name(result.method)}"
         return f"Trial {result.trial}{of}"
-    return display_name(result.method, "" if is_uniform(result) else result.weighting)
+    name = display_name(result.method, "" if is_uniform(result) else result.weighting)
+    return name if result.width == 1 else f"{name} · x{result.width:g}"
 
 
 def display_name(method: str, weighting: str = "") -> str:
@@ -108,8 +110,41 @@ def front_trials(record: StudyRecord) -> list[Result]:
 
 
 def front_groups(record: StudyRecord) -> list[SeedGroup]:
-    """List the networks of every searched method's own front, a group each."""
-    return [SeedGroup(network_label(t), t.method, (t,)) for t in front_trials(record)]
+    """List the networks of every searched method's own front, each with its other seeds."""
+    return [
+        SeedGroup(network_label(t), t.method, (t, *repeats_of(record, t)))
+        for t in front_trials(record)
+    ]
+
+
+def repeats_of(record: StudyRecord, trial: Result) -> list[Result]:
+    """List the complete repetitions of a trial's training with other seeds."""
+    return [
+        c
+        for c in record.controls
+        if (c.of, c.control, c.state) == (trial.trial, REPEAT, "complete")
+    ]
+
+
+def control_groups(record: StudyRecord) -> list[SeedGroup]:
+    """List the controls of the front's networks, a group for each kind and trial."""
+    on_front = {trial.trial for trial in front_trials(record)}
+    return [
+        SeedGroup(kind, kind, tuple(by_seed.values()))
+        for controlled in controlled_trials(record)
+        if controlled.trial.trial in on_front
+        for kind, by_seed in controlled.controls.items()
+    ]
+
+
+def width_curves(record: StudyRecord) -> list[list[SeedGroup]]:
+    """List the baselines that were trained at several widths, each ascending in GFLOPs."""
+    by_method: dict[str, list[SeedGroup]] = {}
+    for group in baseline_groups(record):
+        if group.is_uniform:
+            by_method.setdefault(group.style_key, []).append(group)
+    curves = [groups for groups in by_method.values() if len(groups) > 1]
+    return [sorted(groups, key=lambda g: g.mean(lambda r: r.gflops)) for groups in curves]
 
 
 def group_of_method(groups: Sequence[SeedGroup], method: str) -> SeedGroup | None:
@@ -132,7 +167,8 @@ def training_ratio(record: StudyRecord, result: Result) -> float:
     if result.method == SINGLE_TASK:
         return math.nan
     for other in record.baselines:
-        if is_uniform(other) and (other.method, other.seed) == (result.method, result.seed):
+        same = (other.method, other.seed, other.width) == (result.method, result.seed, result.width)
+        if is_uniform(other) and same:
             return result.train_pflops / other.train_pflops if other.train_pflops else math.nan
     return math.nan
 

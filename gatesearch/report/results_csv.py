@@ -6,10 +6,10 @@ from gatesearch.results import StudyRecord, delta, front
 
 
 def results_table(record: StudyRecord) -> pd.DataFrame:
-    """Tabulate baselines, then trials in order, of every state; undefined figures are empty.
+    """Tabulate baselines, trials in order, then controls, of every state.
 
-    Columns are flat: `<split>.<task>` for metrics, `<split>.<task>.<figure>` for further figures,
-    each parameter of a search by its own name.
+    Undefined figures are empty. Columns are flat: `<split>.<task>` for metrics,
+    `<split>.<task>.<figure>` for further figures, each parameter of a search by its own name.
     """
     on_front = {id(trial) for trial in front(record)}
     rows = [
@@ -20,6 +20,9 @@ def results_table(record: StudyRecord) -> pd.DataFrame:
             "method": result.method,
             "weighting": result.weighting,
             "trial": result.trial,
+            "control": result.control,
+            "of": result.of,
+            "width": result.width,
             "budget": result.budget,
             "seed": result.seed,
             "state": result.state,
@@ -48,7 +51,7 @@ def results_table(record: StudyRecord) -> pd.DataFrame:
                 for name, value in figures.items()
             },
         }
-        for result in (*record.baselines, *record.trials)
+        for result in (*record.baselines, *record.trials, *record.controls)
     ]
     table = pd.DataFrame(rows)
-    return table.astype({"trial": "Int64"}) if rows else table
+    return table.astype({"trial": "Int64", "of": "Int64"}) if rows else table

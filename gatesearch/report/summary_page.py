@@ -7,6 +7,7 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from gatesearch.comparisons import WIDENED
 from gatesearch.report import style
 from gatesearch.report.headline import gflops, leading_trial, rival_of, summary_sentences
 from gatesearch.report.layout import PAGE_HEIGHT, PAGE_WIDTH, WIDTH, Block, Box, Section, paragraph
@@ -18,6 +19,7 @@ from gatesearch.report.published import PublishedRow, published_rows
 from gatesearch.report.record_queries import (
     baseline_groups,
     complete_trials,
+    control_groups,
     count_trials,
     display_name,
     front_groups,
@@ -28,6 +30,7 @@ from gatesearch.report.record_queries import (
     network_label,
     partly_labelled,
     shown_split,
+    width_curves,
 )
 from gatesearch.report.text import SMALLEST, fit, line_height, wrap
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, Split, StudyRecord, delta, front
@@ -39,6 +42,7 @@ _LABEL = 0.18  # height of the name of the horizontal axis
 _TILE_PAD = 0.12
 _BIG, _SMALL = 14.0, 7.5  # sizes of a tile's text, points
 _TASKS_NAMED = 3  # with labels of some frames only
+_WIDENED = "#c2571a"  # MTL's
 _GATED, _PUBLISHED = "#8cc4bd", "#b9c0c8"  # published rows
 
 
@@ -75,7 +79,7 @@ def _floor(record: StudyRecord, split: Split, rows: Sequence[PublishedRow]) -> t
 
     Every labelled network is drawn; other trials far below them would flatten the chart.
     """
-    groups = [*baseline_groups(record), *front_groups(record)]
+    groups = [*baseline_groups(record), *front_groups(record), *control_groups(record)]
     results = [r for group in groups for r in group.results]
     gains = [delta(record, r, split) for r in results] + [row.delta_mtl for row in rows] + [0.0]
     finite = [gain for gain in gains if math.isfinite(gain)]
@@ -116,8 +120,25 @@ def _draw_chart(
     for group in chosen:
         x, y = group.mean(gflops), group.mean(gain)
         _scatter(axes, [(x, y)], color=styles[group.label].colour, size=46, zorder=4)
+        if len(group.results) > 1:
+            axes.errorbar(
+                x, y, yerr=group.deviation(gain), color=colours[group.style_key], capsize=3,
+                linewidth=1.2, zorder=3,
+            )  # fmt: skip
         number = str(group.results[0].trial)
         tags.append(PointLabel(x, y, number, color=colours[group.style_key]))
+    for curve in width_curves(record):
+        ends = [(g.mean(gflops), g.mean(gain)) for g in curve if math.isfinite(g.mean(gain))]
+        if ends:
+            colour = styles[curve[0].label].colour
+            axes.plot(*zip(*ends, strict=True), color=colour, linewidth=0.9, zorder=2)
+    for group in control_groups(record):
+        x, y = group.mean(gflops), group.mean(gain)
+        if math.isfinite(y):
+            colour = _WIDENED if group.label == WIDENED else style.MUTED
+            mark = "D" if group.label == WIDENED else "o"
+            axes.plot(x, y, mark, mfc="none", color=colour, markersize=5.5, zorder=3)
+            obstacles.append((x, y))
     baseline_tags = []
     for group in groups:
         x, y = group.mean(gflops), group.mean(gain)
@@ -287,6 +308,11 @@ def _legend(record: StudyRecord, split: Split, rows: Sequence[PublishedRow]) -> 
     gated = next((row.method.split()[0] for row in rows if row.family == "gates"), "")
     if gated:
         entries.append(Entry(f"Published {gated}", _GATED, marker="o", hollow=True))
+    kinds = {group.label for group in control_groups(record)}
+    if WIDENED in kinds:
+        entries.append(Entry("MTL at that cost (mtl@B)", _WIDENED, marker="D", hollow=True))
+    if kinds - {WIDENED}:
+        entries.append(Entry("Other controls", style.MUTED, marker="o", hollow=True))
     styles = network_styles(record)
     for group in baseline_groups(record):
         of_seeds = len(group.results) > 1 and group.is_uniform

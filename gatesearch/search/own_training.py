@@ -158,7 +158,7 @@ def search(
         running = Search(store, context, pool, status, data=folder, changed=changed)
         running.show_earlier([plan.name])
         shared = [method for method in study.methods if method != SINGLE_TASK]
-        running.train_bases([SINGLE_TASK, *shared])
+        running.train_bases([SINGLE_TASK, *shared], seed=study.seed)
         running.run_trials(plan, wanted)
         return store.record()
 

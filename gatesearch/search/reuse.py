@@ -7,7 +7,7 @@ from typing import Any
 
 from gatesearch.errors import UsageError
 from gatesearch.execution.jobs import SPEC, Job, keep_result, read_result, read_spec
-from gatesearch.methods import check_study, start_of, training_of
+from gatesearch.methods import at_width, check_study, start_of, training_of
 from gatesearch.results import Result
 from gatesearch.store.upgrade import upgrade_alone
 from gatesearch.study import Study, differences
@@ -33,7 +33,7 @@ def recipe(job: Job) -> dict[str, Any]:
     """Describe all that a baseline's result depends on, except code and chance, as JSON values."""
     study, spec = check_study(Study.from_definition(job.definition)), job.spec
     start = start_of(spec, study)
-    model = study.model.model_dump(mode="json")
+    model = at_width(study, spec.width).model.model_dump(mode="json")
     if start is None and model["init"] == "stl":
         # Single-task networks cannot start from themselves: they start from random weights.
         model["init"] = "scratch"

@@ -14,6 +14,7 @@ from gatesearch.execution.worker import perform
 from gatesearch.methods import Context, NetworkSpec, binding_methods, check_study
 from gatesearch.plugins import keep_plugins
 from gatesearch.results import SINGLE_TASK, Result, StudyRecord
+from gatesearch.search.controls import train_controls
 from gatesearch.search.plans import method_plan
 from gatesearch.search.predictions import check_frames, draw_predictions
 from gatesearch.search.reuse import check_reuse
@@ -47,6 +48,9 @@ def run(
     options: ExecutionOptions = HERE,
     reuse: Path | None = None,
     retry_failed: bool = False,
+    seeds: Sequence[int] = (),
+    controls: bool | None = None,
+    headroom: int = 0,
 ) -> StudyRecord:
     """Train a study's baselines, bring its searches to `n_trials` trials each, and measure on test.
 
@@ -69,6 +73,11 @@ def run(
             give the same networks.
         retry_failed: True to try the configurations of failed trials again, as new trials beyond
             `n_trials`. A configuration that was tried again with success is not tried once more.
+        seeds: Seeds of the baselines; the searches have the first, and the best trial of each is
+            trained again with the others. That of the study alone when empty.
+        controls: Whether the best trial of each search gets controls; None decides by their cost,
+            see `gatesearch.search.controls`.
+        headroom: Number of drawn patterns that are trained beside these controls.
 
     Returns:
         Everything in the store.
@@ -82,6 +91,8 @@ def run(
             for every method the start network of its trials.
         KeyboardInterrupt: The run was asked to stop; checkpoints of all trainings are kept.
     """
+    if seeds:
+        study = study.model_copy(update={"seed": seeds[0]})
     setup = check_run(study, budgets, options)
     study = setup.study
     trials = _numbers_of_trials(setup, n_trials)
@@ -118,7 +129,8 @@ def run(
             reuse=reuse, retry_failed=retry_failed,
         )  # fmt: skip
         search.show_earlier(search_name(name, name_of(setup.budgets)) for name in setup.tuned)
-        search.train_bases(setup.baselines)
+        for seed in seeds or [study.seed]:
+            search.train_bases(setup.baselines, seed=seed)
 
         def single_task() -> Result:
             result = search.known(NetworkSpec(SINGLE_TASK, study.seed))
@@ -140,6 +152,11 @@ def run(
                 if len(failures) == len(setup.tuned):
                     raise
                 emit(Warned(f"{error}; '{name}' has no new trials"))
+        if controls or any(trials.values()):
+            train_controls(
+                search, list(setup.tuned), setup.budgets, seeds=seeds or [study.seed],
+                wanted=controls, headroom=headroom,
+            )  # fmt: skip
         return _measure_chosen(context, store, emit)
 
 
@@ -243,16 +260,20 @@ def _context(setup: Setup, store: Store, opened: OpenedData, *, emit: Emit) -> C
 
 
 def _measure_chosen(context: Context, store: Store, emit: Emit) -> StudyRecord:
-    """Measure on the official test part, once for each baseline and each network of a front."""
+    """Measure on the official test part, once: baselines, controls and the networks of fronts."""
     record = store.record()
-    shown = [*record.baselines, *(t for trials in record.fronts.values() for t in trials)]
+    shown = [
+        *record.baselines,
+        *record.controls,
+        *(t for trials in record.fronts.values() for t in trials),
+    ]
     shown = [result for result in shown if result.state == "complete"]
     missing = [result for result in shown if "test" not in result.metrics]
     for done, result in enumerate(missing, start=1):
         figures = measure_on_test(result, context, out=store.folder)
         store.keep_test(result, figures.metrics, figures.details)
         emit(Progress("test part", done, len(missing), "networks"))
-    of_this_seed = [result for result in shown if result.seed == context.study.seed]
+    of_this_seed = [r for r in shown if r.seed == context.study.seed and r.of is None]
     try:
         draw_predictions(of_this_seed, context, out=store.folder)
     # All results are kept, and all of them can be reported without pictures.

@@ -84,30 +84,27 @@ class Search:
         self._bases = store.bases
 
     def known(self, spec: NetworkSpec) -> Result | None:
-        """Find the stored result of a baseline or a start network; None where there is none."""
-        key = (spec.method, spec.seed, spec.part, spec.weighting)
-        for result in self._bases:
-            if (result.method, result.seed, result.part, result.weighting) == key:
-                return result
-        return None
+        """Find the stored result of a baseline, a start or a control; None where there is none."""
+        folder = spec.folder(Path())
+        return next((r for r in self._bases if NetworkSpec.of(r).folder(Path()) == folder), None)
 
     def show_earlier(self, searches: Iterable[str]) -> None:
         """Show in the status which trials of these searches earlier runs ended."""
         for name in searches:
             self.status.search(self._outcome(result) for result in self.store.results(name))
 
-    def train_bases(self, methods: Sequence[str]) -> None:
+    def train_bases(self, methods: Sequence[str], *, seed: int) -> None:
         """Train the baselines that are missing or that failed in the last run.
 
         Args:
             methods: Methods, single-task networks first; all others are trained under every
                 weighting of the study, but those that balance by themselves (`Method.balances`).
+            seed: Of all of them.
 
         Raises:
             TrainingError: The single-task networks failed.
         """
         study, (single_task, *shared) = self.context.study, methods
-        seed = study.seed
         balanced = [name for name in study.weightings if name != SCALAR]
         wanted = [NetworkSpec(single_task, seed)]
         weighted = [m for m in shared if m not in METHODS or not METHODS[m].balances]
@@ -116,19 +113,39 @@ class Search:
             for method in shared
             for weighting in (balanced if method in weighted else ["uniform"])
         ]
-        missing = [s for s in wanted if (r := self.known(s)) is None or r.state != "complete"]
+        wanted += [
+            NetworkSpec(method, seed, width=width)
+            for width in dict.fromkeys(study.baselines.widths)
+            if width != 1
+            for method in dict.fromkeys([single_task, *study.baselines.methods])
+        ]
+        missing = self._missing(wanted)
         self.status.baselines(len(wanted) - len(missing), len(wanted))
-        for spec in missing:
-            if self.known(spec) is not None:
-                forget_result(self._job(spec))
         if self._reuse is not None:
             missing = [spec for spec in missing if not self._taken_over(spec, self._reuse)]
         self._train(self._with_starts(missing), stage="baselines")
         self.status.baselines(len(wanted), len(wanted))
-        self._warn_of_undefined_gains()
-        if SCALAR in study.weightings:
+        self._warn_of_undefined_gains(seed)
+        if SCALAR in study.weightings and seed == study.seed:
             for method in weighted:
                 self._search_weights(method)
+
+    def train_controls(self, specs: Sequence[NetworkSpec]) -> None:
+        """Train the controls that are missing or that failed in the last run.
+
+        Each of one seed is trained before those of the next.
+        """
+        for seed in dict.fromkeys(spec.seed for spec in specs):
+            missing = self._missing([spec for spec in specs if spec.seed == seed])
+            self._train(self._with_starts(missing), stage="controls")
+
+    def _missing(self, wanted: Sequence[NetworkSpec]) -> list[NetworkSpec]:
+        """List the networks without a complete result, and forget results of those that failed."""
+        missing = [s for s in wanted if (r := self.known(s)) is None or r.state != "complete"]
+        for spec in missing:
+            if self.known(spec) is not None:
+                forget_result(self._job(spec))
+        return missing
 
     def run_trials(self, plan: SearchPlan, n_trials: int) -> None:
         """Bring a search to a total number of ended trials.
@@ -212,7 +229,7 @@ class Search:
             self._keep(self._job(plan.first), failed(plan.first, str(error)))
             return
         tried = self.store.results(plan.name)
-        result = self._best(tried) or failed(
+        result = self.best(tried) or failed(
             plan.first, f"none of {len(tried)} trials came to an end; the last: {tried[-1].reason}"
         )
         if result.trial is not None:
@@ -233,7 +250,7 @@ class Search:
         return result is not None
 
     def _train(self, missing: Sequence[NetworkSpec], *, stage: str) -> None:
-        """Train baselines or start networks, each after the network that it starts from."""
+        """Train baselines, start networks or controls, each after the one that it starts from."""
         waiting = list(missing)
         done, total = 0, len(waiting)
         self._progress(stage, done, total, "networks")
@@ -247,7 +264,7 @@ class Search:
 
         begin_ready()
         for job, result in self.pool.results():
-            if stage == "baselines" and job.spec.part and result.state != "complete":
+            if stage != "start" and job.spec.part and result.state != "complete":
                 forget_result(job)
                 reason = f"{job.spec.label} of {job.spec.method} failed: {result.reason}"
                 self._fail_followers(job.spec, reason, waiting)
@@ -285,7 +302,7 @@ class Search:
             self._train([start], stage="start")
 
     def _keep(self, job: Job, result: Result) -> None:
-        """Keep the result of a baseline or a start network in the store.
+        """Keep the result of a baseline, a start network or a control in the store.
 
         Raises:
             TrainingError: The single-task networks failed.
@@ -293,7 +310,7 @@ class Search:
         """
         label = job.spec.label
         if result.state != "complete":
-            if result.method == SINGLE_TASK or result.part:
+            if (result.method == SINGLE_TASK and result.width == 1) or result.part:
                 forget_result(job)
                 error = StartFailedError if result.part else TrainingError
                 raise error(f"{label} failed: {result.reason}")
@@ -302,7 +319,7 @@ class Search:
         self._bases = self.store.bases
         self._changed()
 
-    def _best(self, results: Sequence[Result]) -> Result | None:
+    def best(self, results: Sequence[Result]) -> Result | None:
         """Choose the result of the highest Δ_MTL on validation, the first of equal ones."""
         gains = [(self._gain(r).percent, r) for r in results if r.state == "complete"]
         defined = [item for item in gains if math.isfinite(item[0])]
@@ -406,9 +423,9 @@ class Search:
         percent = self._gain(result).percent if result.state == "complete" else math.nan
         return TrialOutcome(result.trial or 0, result.state, percent, result.gflops)
 
-    def _warn_of_undefined_gains(self) -> None:
+    def _warn_of_undefined_gains(self, seed: int) -> None:
         """Warn where the single-task networks leave Δ_MTL of all other networks undefined."""
-        single_task = self.known(NetworkSpec(SINGLE_TASK, self.context.study.seed))
+        single_task = self.known(NetworkSpec(SINGLE_TASK, seed))
         fault = "" if single_task is None else self._gain(single_task).fault
         if fault:
             self.emit(

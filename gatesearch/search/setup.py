@@ -13,8 +13,10 @@ from gatesearch.execution.executors import check_executor
 from gatesearch.methods import (
     Method,
     Stopwatch,
+    at_width,
     build_model,
     check_study,
+    method_of,
     training_of,
     tuned_methods,
 )
@@ -94,6 +96,7 @@ def check_run(study: Study, budgets: Sequence[str], options: ExecutionOptions) -
     with torch.device("meta"):
         for name in {*study.methods, *study.options, *tuned}:
             build_model(study, name, pretrained=False)
+    _check_widths(study)
     for method in tuned.values():
         method.check(study, budgets)
         _check_bounds(method, budgets)
@@ -214,6 +217,31 @@ def task_infos(study: Study, tasks: Mapping[str, Task] | None = None) -> tuple[T
         )
         for name, task in (tasks or build_tasks(study.tasks)).items()
     )
+
+
+def _check_widths(study: Study) -> None:
+    """Refuse baselines at other widths that cannot be built.
+
+    Raises:
+        UsageError: The weights or the backbone have one width, or a method needs a search.
+    """
+    spec = study.baselines
+    widths = [width for width in spec.widths if width != 1]
+    if widths and study.model.init == "pretrained":
+        raise UsageError(
+            f"baselines.widths must be empty with pretrained weights, which have one width, found "
+            f"{widths}; leave it out, or set model.init to scratch"
+        )
+    for method in spec.methods:
+        if not method_of(method).baseline:
+            raise UsageError(
+                f"baselines.methods must be those that are trained without a search, found "
+                f"'{method}'; leave it out"
+            )
+    with torch.device("meta"):
+        for width in widths:
+            for method in (SINGLE_TASK, *spec.methods):
+                build_model(at_width(study, width), method, pretrained=False)
 
 
 def _check_bounds(method: Method[Any], budgets: Sequence[str]) -> None:

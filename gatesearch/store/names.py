@@ -28,10 +28,11 @@ PATTERN_METRICS = "metrics"
 METRICS = ["delta_mtl", "gflops"]
 
 # Folders of the files of all trainings, by kind (`NetworkSpec.folder`).
-JOB_FOLDERS = ("baselines", "starts", "trials")
+JOB_FOLDERS = ("baselines", "starts", "trials", "controls")
 
 BASELINE = "baseline"
 START = "start"
+CONTROL = "control"
 TEST = "test"
 PATTERNS = "patterns"
 _WEIGHTS = "scalar"
@@ -67,13 +68,16 @@ def pattern_count_key(method: str, seed: int) -> str:
 
 
 def result_key(result: "Result") -> str:
-    """Name the attribute that holds the result of a baseline or of a start network.
+    """Name the attribute that holds the result of a baseline, a start network or a control.
 
     A start network is one whose weights the trials of its seed start from.
     """
     if result.part:
         return f"{START}/{result.method}/{result.part}/{result.seed}"
-    return f"{BASELINE}/{result.method}/{result.weighting}/{result.seed}"
+    if result.of is not None:
+        return f"{CONTROL}/{result.of}/{result.control}/{result.seed}"
+    width = "" if result.width == 1 else f"/{result.width:g}"
+    return f"{BASELINE}/{result.method}/{result.weighting}/{result.seed}{width}"
 
 
 def test_key(trial: int) -> str:

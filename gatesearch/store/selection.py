@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from gatesearch.comparisons import REPEAT
 from gatesearch.cost.budget import Budget, parse_budget, read_budget, reference_of
 from gatesearch.cost.cost import Cost
 from gatesearch.errors import UsageError, shell_command
@@ -13,7 +14,7 @@ from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, gai
 
 @dataclass(frozen=True)
 class Selection:
-    """A chosen network, and the best one of the other kind: a trial against a baseline.
+    """A chosen network, and the best one of the other kind: found by a search, or not.
 
     Attributes:
         result: The network within the budgets that has the highest Δ_MTL on the validation part,
@@ -37,7 +38,7 @@ def select(
     prefer: Mapping[str, float] | None = None,
     run: str = "gatesearch run",
 ) -> Selection:
-    """Choose the best network of a store within budgets, of trials and baselines alike.
+    """Choose the best network of a store within budgets, of trials, baselines and controls alike.
 
     Args:
         record: Contents of a store.
@@ -51,7 +52,8 @@ def select(
             no Δ_MTL.
     """
     bounds = _parsed(record, budgets, run)
-    finished = [r for r in (*record.trials, *record.baselines) if r.state == "complete"]
+    networks = (*record.trials, *record.baselines, *record.controls)
+    finished = [r for r in networks if r.state == "complete"]
     if not finished:
         failed = [r for r in (*record.trials, *record.baselines) if r.state == "failed"]
         reason = f"; {failed[-1].name} failed: {failed[-1].reason}" if failed else ""
@@ -77,9 +79,14 @@ def select(
 
     chosen = best(within)
     assert chosen is not None
-    other = best([r for r in within if (r.trial is None) != (chosen.trial is None)])
+    other = best([r for r in within if is_found(r) != is_found(chosen)])
     other_gain = math.nan if other is None else gains[id(other)].percent
     return Selection(chosen, gains[id(chosen)].percent, other, other_gain)
+
+
+def is_found(result: Result) -> bool:
+    """Tell whether a search found the network: a trial, or a repetition of one."""
+    return result.trial is not None or result.control == REPEAT
 
 
 def _too_costly(
@@ -103,7 +110,8 @@ def _too_costly(
 
 
 def _ends(record: StudyRecord) -> dict[str, Cost]:
-    return {r.method: cost_of(r) for r in record.baselines if r.state == "complete"}
+    finished = [r for r in record.baselines if r.state == "complete" and r.width == 1]
+    return {r.method: cost_of(r) for r in finished}
 
 
 def _parsed(record: StudyRecord, budgets: Sequence[str], run: str) -> list[Budget]:

@@ -115,7 +115,8 @@ def _budget_shares(record: StudyRecord, budget: str, trials: Sequence[Result]) -
     Returns:
         A share per trial; empty if a baseline is missing of which a budget is a multiple.
     """
-    ends = {r.method: cost_of(r) for r in record.baselines if r.state == "complete"}
+    finished = [r for r in record.baselines if r.state == "complete" and r.width == 1]
+    ends = {r.method: cost_of(r) for r in finished}
     bounds: list[Budget] = []
     for text in budget.split("+"):
         bound = text.partition("@")[0]  # without the device of a latency

@@ -1,7 +1,8 @@
 """The store of a study, in one database of Optuna. Needs no torch.
 
-The main Optuna study has no trials. Its attributes are the definition, the results of baselines and
-start networks, and the test figures of trials (attributes of a finished trial cannot change).
+The main Optuna study has no trials. Its attributes are the definition, the results of baselines,
+start networks and controls, and the test figures of trials (attributes of a finished trial cannot
+change).
 
 Each search has an Optuna study of its own: one per method and set of budgets, because good
 hyperparameters of one say little of another's. Its trials carry their results.
@@ -242,7 +243,7 @@ class Store:
         self.handle.set_user_attr(name, seal(name, value))
 
     def keep_result(self, result: Result) -> None:
-        """Keep the result of a baseline or of a start network.
+        """Keep the result of a baseline, a start network or a control.
 
         It replaces an earlier result of the same `names.result_key`.
         """
@@ -254,7 +255,7 @@ class Store:
         metrics: Mapping[str, float],
         details: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     ) -> None:
-        """Keep the test figures of a baseline or a trial.
+        """Keep the test figures of a baseline, a control or a trial.
 
         Args:
             result: Its result.
@@ -321,28 +322,28 @@ class Store:
 
     @property
     def bases(self) -> list[Result]:
-        """Results of the baselines, then of the start networks."""
-        baselines, starts = self._bases(self._attributes)
-        return [*baselines, *starts]
+        """Results of the baselines, then of the start networks, then of the controls."""
+        return [result for results in self._bases(self._attributes) for result in results]
 
     @staticmethod
-    def _bases(attributes: Mapping[str, Any]) -> tuple[list[Result], list[Result]]:
-        """Parse the results of (baselines, start networks)."""
-        baselines, starts = (
+    def _bases(attributes: Mapping[str, Any]) -> tuple[list[Result], list[Result], list[Result]]:
+        """Parse the results of (baselines, start networks, controls)."""
+        baselines, starts, controls = (
             [
                 Result.from_json(value)
                 for name, value in attributes.items()
                 if name.startswith(f"{kind}/")
             ]
-            for kind in (names.BASELINE, names.START)
+            for kind in (names.BASELINE, names.START, names.CONTROL)
         )
         first = (SINGLE_TASK, MULTI_TASK)
         baselines.sort(
             key=lambda r: (
                 r.seed, [r.method != name for name in first], r.method, r.weighting != "uniform",
+                r.width,
             )
         )  # fmt: skip
-        return baselines, starts
+        return baselines, starts, controls
 
     @without_garbage_collection()
     def methods(self) -> set[str]:
@@ -359,7 +360,7 @@ class Store:
     def record(self) -> StudyRecord:
         """Read everything in the store, for reports."""
         attributes = self._attributes
-        baselines, starts = self._bases(attributes)
+        baselines, starts, controls = self._bases(attributes)
         trials = [
             _with_test_figures(self._result(trial), attributes)
             for name, search in self.searches.items()
@@ -382,6 +383,7 @@ class Store:
             baselines=tuple(baselines),
             trials=tuple(sorted(trials, key=lambda result: result.trial or 0)),
             starts=tuple(starts),
+            controls=tuple(controls),
             data=attributes.get("data", {}),
             predictions=predictions if is_regular(predictions) else None,
             untaken=_numbers_of_results(self.folder / "trials", besides=ended),

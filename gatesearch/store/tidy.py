@@ -15,7 +15,7 @@ from pathlib import Path
 from gatesearch.errors import StudyRefusedError
 from gatesearch.files import FileRefusedError, open_regular, refuse_irregular
 
-_FOLDERS = ("baselines", "starts", "trials")
+_FOLDERS = ("baselines", "starts", "trials", "controls")
 # Patterns are compiled when they are first used, since a status must come at once.
 # Files of a store and of its networks.
 _FILES = (

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_
 from gatesearch.errors import UsageError, nearest
 from gatesearch.strict import Strict
 from gatesearch.study.schema import (
+    BaselinesSpec,
     DataSpec,
     ExecutionSpec,
     MethodOptions,
@@ -71,6 +72,7 @@ class Study(Strict):
         weightings: Ways to balance the losses or gradients of the tasks, names in
             `gatesearch.training.weightings.WEIGHTINGS`. Every baseline is trained with each of
             them, except single-task networks, which have nothing to balance.
+        baselines: Baselines at other widths.
         options: Method -> its options.
         balance: Weighting -> its options, as `[balance.cagrad]` with `c = 0.5`.
         data: The data set; in a file, `[[data]]` several times gives several.
@@ -97,6 +99,7 @@ class Study(Strict):
     training: TrainingSpec
     search: SearchSpec = SearchSpec()
     execution: ExecutionSpec = ExecutionSpec()
+    baselines: BaselinesSpec = BaselinesSpec()
     options: dict[str, MethodOptions] = Field(default={})
     balance: dict[str, dict[str, Any]] = Field(default={})
     _folder: Path | None = PrivateAttr(default=None)
@@ -233,15 +236,17 @@ class Study(Strict):
         """Return all that changes results, as plain JSON values.
 
         Left out are the seed, which is kept with every result, and values that only add results to
-        a store: methods, tuned methods, weightings, first configurations, frames in the report,
-        names of classes. A task's keys `label` and `head` are left out where they are not given, as
-        in the definitions of stores that were begun before there were such keys.
+        a store: methods, tuned methods, weightings, widths of baselines, first configurations,
+        frames in the report, names of classes. A task's keys `label` and `head` are left out where
+        they are not given, as in the definitions of stores that were begun before there were such
+        keys.
         """
         kept = self.model_dump(
             mode="json",
             exclude={
                 "summary": True, "seed": True, "methods": True, "tune": True,
                 "weightings": True, "report_frames": True, "execution": True, "search": {"first"},
+                "baselines": True,
                 "options": {name: {"start"} for name, o in self.options.items() if o.start is None},
                 "data": _unused(self.data),
                 "more_data": {i: _unused(spec) for i, spec in enumerate(self.more_data)},

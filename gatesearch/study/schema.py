@@ -270,6 +270,19 @@ class TrainingSpec(Strict):
     augment: AugmentSpec = AugmentSpec()
 
 
+class BaselinesSpec(Strict):
+    """Baselines at other widths, by which the report draws curves.
+
+    Attributes:
+        widths: Factors of `model.width` at which they are trained too, single-task networks always
+            among them; 1 is trained in any case.
+        methods: Methods that are trained at these widths, beside `stl`.
+    """
+
+    widths: tuple[Annotated[float, Field(ge=0.01, le=100)], ...] = ()
+    methods: tuple[str, ...] = ("mtl",)
+
+
 class MethodOptions(BaseModel):
     """Options of one method. The method defines all keys but these (`Method.options`).
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gatesearch.checksums import file_checksum
 from gatesearch.errors import StudyRefusedError, UsageError
 from gatesearch.files import FileRefusedError, open_regular, write_atomic
-from gatesearch.methods import Context, NetworkSpec, build_model, method_of
+from gatesearch.methods import Context, NetworkSpec, at_width, build_model, method_of
 from gatesearch.models.model_factory import OWN
 from gatesearch.pruning import CompactNet
 from gatesearch.pruning.compact import compact_files, saved_state
@@ -106,6 +106,7 @@ def kept_network(result: Result, study: Study, *, out: Path) -> nn.Module:
             return read(folder / MODEL)
         except FileRefusedError as error:
             raise _refused(error.path, error.fault) from error
+    study = at_width(study, result.width)
     model = build_model(study, result.method, seed=result.seed, pretrained=False)
     model.load_state_dict(_read_state(result, out=out, expected=model.state_dict()))
     return model.eval()

@@ -118,7 +118,7 @@ def phases_of(request: TrainingRequest) -> Sequence[Phase]:
         state = request.start_state()
         return TrainedNetwork(build_model(request.study, spec.method, seed=spec.seed, stl=state))
 
-    epochs = training_of(request.study, request.spec.method).epochs
+    epochs = training_of(request.study, request.spec.trained_as).epochs
     return [Phase(name="whole", span=(0, epochs), begin=begin)]
 
 
@@ -135,6 +135,7 @@ def _context(phase: Phase, training: Training) -> dict[str, object]:
         "pflops": training.pflops,
         "layers": list(network.layers),
         "sharing": {task: list(shares) for task, shares in network.sharing.items()},
+        "gates": {node: list(rows) for node, rows in network.gates.items()},
     }
 
 
@@ -153,6 +154,8 @@ def _resumed(phases: Sequence[Phase], index: int, saved: Checkpoint) -> Training
         module,
         tuple(context["layers"]),
         {task: tuple(shares) for task, shares in context["sharing"].items()},
+        # Checkpoints of earlier versions have none.
+        {node: tuple(rows) for node, rows in context.get("gates", {}).items()},
     )
     return Training(network, History(**context["history"]), context["pflops"])
 
@@ -167,7 +170,7 @@ def _train(
     """Train the network through one phase, and add its history and PFLOPs to the training's."""
     spec, context, module = request.spec, request.context, training.network.module
     label = spec.label
-    training_spec = training_of(context.study, spec.method)
+    training_spec = phase.training or training_of(context.study, spec.trained_as)
     entry = phase.weighting or WEIGHTINGS[spec.weighting]
     gflops, passes = _step_cost(phase, entry, module, context)
 
@@ -224,7 +227,7 @@ def trainer_of(
         weighting=_weighting(spec, context)
         if phase.weighting is None
         else phase.weighting.build(Basis(context.weights, spec.seed, context.runtime.device)),
-        spec=training_of(context.study, spec.method),
+        spec=phase.training or training_of(context.study, spec.trained_as),
         runtime=context.runtime,
         seed=spec.seed,
         span=phase.span,

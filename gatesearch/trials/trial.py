@@ -14,6 +14,7 @@ from gatesearch.methods import (
     Context,
     NetworkSpec,
     TrainingRequest,
+    at_width,
     method_of,
     training_of,
 )
@@ -54,6 +55,8 @@ def train_network(
         TrainingError: The training cannot go on.
         Preempted: The training was asked to stop, and has kept a checkpoint.
     """
+    if spec.width != 1:
+        context = replace(context, study=at_width(context.study, spec.width))
     request = TrainingRequest(
         spec, context, None if start is None else lambda: network_state(start, out=out), emit
     )
@@ -86,6 +89,10 @@ def train_network(
         curves=history.curves,
         layers=network.layers,
         sharing=network.sharing,
+        gates=network.gates,
+        width=spec.width,
+        control="" if spec.control is None else spec.control.kind,
+        of=None if spec.control is None else spec.control.of,
         environment=_environment(context),
     )
     if verdict:
@@ -129,7 +136,7 @@ def _measured(
     size = context.study.training.batch_size
     recompute_statistics(
         network, context.train, runtime=context.runtime, batch_size=size,
-        augmented=context.augmented(training_of(context.study, spec.method)),
+        augmented=context.augmented(training_of(context.study, spec.trained_as)),
     )  # fmt: skip
     expected_cost = method_of(spec.method).expected_cost
     if expected_cost is None:

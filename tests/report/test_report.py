@@ -182,8 +182,8 @@ class TestProtocols:
 
 # Modules in the order of the report; summary, table and provenance are always there.
 KINDS = (
-    "summary_page", "comparison", "control", "sharing", "history", "predictions", "image_answers",
-    "all_metrics", "curves", "provenance",
+    "summary_page", "comparison", "controls", "controllability", "sharing", "history",
+    "predictions", "image_answers", "all_metrics", "curves", "provenance",
 )  # fmt: skip
 
 
@@ -192,38 +192,38 @@ KINDS = (
     [
         # Losses alone have curves: there are no gates.
         pytest.param(
-            lambda: record(trials=0), (1, 1, 0, 0, 0, 0, 0, 0, 1, 1), id="baselines alone"
+            lambda: record(trials=0), (1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1), id="baselines alone"
         ),
         pytest.param(
             lambda: record(trials=0, methods=()),
-            (1, 1, 0, 0, 0, 0, 0, 0, 0, 1),
+            (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1),
             id="nothing at all",
         ),
         pytest.param(
             lambda: record(trials=1, failed=(), tasks=("depth",), test=False),
-            (1, 1, 0, 1, 2, 0, 0, 0, 2, 1),
+            (1, 1, 0, 0, 1, 2, 0, 0, 0, 2, 1),
             id="one of all",
         ),
         pytest.param(
             lambda: record(trials=2, failed=(0, 1)),
-            (1, 1, 0, 0, 0, 0, 0, 0, 1, 1),
+            (1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1),
             id="every trial failed",
         ),
         # Without Δ MTL there is no front to draw.
         pytest.param(
             lambda: record(trials=2, failed=(), methods=()),
-            (1, 1, 0, 0, 0, 0, 0, 0, 0, 1),
+            (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1),
             id="no single-task networks",
         ),
         pytest.param(
             lambda: record(trials=2, failed=(), tasks=tuple(TASKS), seeds=(0, 1)),
-            (1, 1, 0, 1, 2, 0, 0, 0, 2, 1),
+            (1, 1, 0, 0, 1, 2, 0, 0, 0, 2, 1),
             id="six tasks",
         ),
         # Weightings have curves of their weights.
         pytest.param(
             lambda: record(trials=2, failed=(), seeds=(0, 1), weightings=NINE),
-            (1, 1, 0, 1, 2, 0, 0, 0, 3, 1),
+            (1, 1, 0, 0, 1, 2, 0, 0, 0, 3, 1),
             id="nine weightings",
         ),
     ],

@@ -128,7 +128,7 @@ def with_details(printed):
         name: [{**point, "details": {}} for point in printed[name]]
         for name in ("front", "baselines")
     }
-    return printed | points | {"controllability": []}
+    return printed | points | {"controls": [], "comparisons": [], "controllability": []}
 
 
 def untold(number) -> tuple[str, str]:
@@ -176,7 +176,8 @@ class TestWhatIsKept:
             assert (one.pop("format"), other.pop("format")) == (4, FORMAT)
             assert other.pop("files") == {}, "networks of 0.1.0 have no checksums"
             assert other.pop("details") == {}, "results of 0.1.0 have no further figures"
-            assert other.pop("task_gflops") == {}
+            later = [other.pop(name) for name in ("control", "of", "width", "gates", "task_gflops")]
+            assert later == ["", None, 1.0, {}, {}], "and are of no control"
             methods = one.pop("method"), other.pop("method")
             called[role, one["trial"] in (4, 5)] = (part, *methods)
             assert one == other
@@ -484,7 +485,7 @@ read_store(Path({str(out)!r}))
         (
             "UPDATE study_user_attributes SET value_json = replace(value_json,"
             " '\"format\": 4', '\"format\": 3')",
-            "a stored result must have format 4, 6, 7 or 8, found 3",
+            "a stored result must have format 4, 6, 7, 8 or 9, found 3",
         ),
     ],
     ids=["an unknown key", "an unknown task", "an older result"],

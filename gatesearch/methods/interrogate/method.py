@@ -26,6 +26,7 @@ from gatesearch.pruning import (
     describe_compact,
     extract,
     load_compact,
+    pattern_as_text,
     rebuild_compact,
     sharing,
 )
@@ -114,7 +115,8 @@ def compact_phase(
         cost = pattern_cost(supernet, request) if request.spec.budgets else None
         select_gates(supernet, request, options, cost, tried=tried)
         layers, shares = sharing(supernet)
-        return TrainedNetwork(extract(supernet), layers, shares)
+        gates = pattern_as_text(supernet.hard_gates())
+        return TrainedNetwork(extract(supernet), layers, shares, gates)
 
     return Phase(
         name="compact",

@@ -1,0 +1,122 @@
+"""Choose the trials that get controls, and specify these networks."""
+
+from collections.abc import Sequence
+
+from gatesearch.cost import Budget, name_of
+from gatesearch.events import Log
+from gatesearch.methods import NetworkSpec, start_of
+from gatesearch.methods.controls import CONTROL, OTHER_SEED, drawn_kinds, kinds_of
+from gatesearch.methods.specification import ControlSpec
+from gatesearch.results import SINGLE_TASK, Result
+from gatesearch.search.search import Search
+from gatesearch.store.names import search_name
+
+
+def train_controls(
+    search: Search,
+    methods: Sequence[str],
+    budgets: tuple[Budget, ...],
+    *,
+    seeds: Sequence[int],
+    wanted: bool | None,
+    headroom: int,
+) -> None:
+    """Train the controls of the best trial of each search, with every seed.
+
+    With the first seed the controls are those of the trial; with the others its training is
+    repeated, and the controls are those of the repetition.
+
+    Args:
+        search: The run's searches.
+        methods: Methods that were searched.
+        budgets: Upper bounds on every trial's cost.
+        seeds: The seeds; that of the trials first.
+        wanted: Whether controls are wanted; None trains them where they cost at most as much as
+            all training of the store so far.
+        headroom: Number of drawn patterns that are trained too.
+    """
+    for method in methods:
+        trials = search.store.results(search_name(method, name_of(budgets)))
+        trial = search.best([t for t in trials if t.seed == seeds[0]])
+        if trial is None:
+            continue
+        repeats = [_repeat(trial, budgets, seed) for seed in seeds[1:]]
+        kinds = [*kinds_of(trial.gates), *drawn_kinds(headroom if trial.gates else 0)]
+        if _affordable(search, trial, len(kinds) * len(seeds), wanted):
+            search.train_controls(repeats)
+            learned = [trial, *filter(None, map(search.known, repeats))]
+            search.train_controls(
+                [
+                    _control(kind, trial, of_seed, search)
+                    for of_seed in learned
+                    if of_seed.state == "complete"
+                    for kind in kinds
+                ]
+            )
+        else:
+            search.train_controls(repeats)
+
+
+def _affordable(search: Search, trial: Result, count: int, wanted: bool | None) -> bool:
+    """Decide whether to train controls, and say what they cost or would cost."""
+    each = trial.train_pflops
+    known = sum(r.of == trial.trial and r.control != OTHER_SEED for r in search.store.bases)
+    if wanted is False or count <= known:
+        return wanted is not False
+    cost = (count - known) * each
+    so_far = search.store.record().training_pflops
+    afforded = wanted or cost <= so_far
+    networks = f"{count - known} controls of trial {trial.trial}, each at its training cost,"
+    if afforded:
+        search.emit(Log(f"{networks} take {cost:.3g} PFLOPs; --no-controls leaves them out"))
+    else:
+        search.emit(
+            Log(
+                f"{networks} would take {cost:.3g} PFLOPs, more than all training so far "
+                f"({so_far:.3g}); --controls trains them"
+            )
+        )
+    return afforded
+
+
+def _repeat(trial: Result, budgets: tuple[Budget, ...], seed: int) -> NetworkSpec:
+    """Specify a trial's own training with another seed."""
+    assert trial.trial is not None
+    return NetworkSpec(
+        trial.method,
+        seed,
+        params=trial.params,
+        budgets=budgets,
+        weighting=trial.weighting,
+        control=ControlSpec(OTHER_SEED, trial.trial),
+    )
+
+
+def _control(kind: str, trial: Result, learned: Result, search: Search) -> NetworkSpec:
+    """Specify a control.
+
+    Args:
+        kind: Of the control.
+        trial: The trial.
+        learned: The trial, or its repetition with the control's seed.
+        search: Knows the network that both start from.
+    """
+    assert trial.trial is not None
+    start = NetworkSpec(trial.method, learned.seed)
+    while (before := start_of(start, search.context.study)) is not None:
+        start = before
+    single_task = search.known(start) if start.method == SINGLE_TASK else None
+    return NetworkSpec(
+        CONTROL.name,
+        learned.seed,
+        weighting=trial.weighting,
+        control=ControlSpec(
+            kind,
+            trial.trial,
+            method=trial.method,
+            macs=round(learned.gflops * 5e8),
+            pflops=learned.train_pflops - (single_task.train_pflops if single_task else 0.0),
+            from_single_task=single_task is not None,
+            gates=learned.gates,
+        ),
+    )
