@@ -5,6 +5,7 @@ import torch
 from gatesearch.cost import count_macs
 from gatesearch.export import read_model
 from gatesearch.export.reader import read_exported
+from tests.end_to_end.conftest import TINY
 
 STORE = ("--study", "runs/tiny")
 
@@ -50,3 +51,21 @@ def test_a_task_alone_is_timed(cli, own_tiny) -> None:
     assert row["file"] == "whole.safetensors"
     assert row["network"].endswith(": depth")
     assert row["median_ms"] > 0
+
+
+def test_a_search_keeps_to_a_budget_of_one_task(cli, tiny) -> None:
+    budgets = ("--budget", "1.6xMTL", "--budget", "depth:0.65xSTL")
+    run = cli(
+        *("run", "--study", TINY, "--data", tiny / "data", "--n-trials", 1, *budgets, "--json"),
+        *("--set", "interrogate.granularity=block"),
+    )
+    assert run.code == 0, run.stderr
+    (stl,) = (point for point in run.json["baselines"] if point["method"] == "stl")
+    (trial,) = run.json["front"]
+    assert trial["budget"] == "1.6xMTL+depth:0.65xSTL"
+    assert list(trial["task_gflops"]) == ["semseg", "depth", "semseg+depth"]
+    assert trial["task_gflops"]["depth"] <= 0.65 * stl["gflops"]
+    assert trial["task_gflops"]["semseg+depth"] == trial["gflops"]
+    selected = cli("select", "--study", "runs/tiny", "--budget", "depth:0.65xSTL", "--json")
+    assert selected.code == 0, selected.stderr
+    assert selected.json["network"]["trial"] == trial["trial"]
