@@ -37,9 +37,7 @@ def whole(cli, store, expected):
     assert (told["unfinished"], told["damage"], told["alive"]) == (0, None, False)
 
 
-@pytest.mark.parametrize(
-    ("whom", "workers"), [("coordinator", 1), ("coordinator", 2), ("worker", 2), ("both", 2)]
-)
+@pytest.mark.parametrize(("whom", "workers"), [("coordinator", 1), ("worker", 2), ("both", 2)])
 def test_sigkill_at_any_moment(cli, run, expected, workers, whom) -> None:
     chance = random.Random(f"{workers} {whom}")
     store = cli.folder / "runs" / "tiny"
@@ -67,7 +65,7 @@ def test_sigkill_at_any_moment(cli, run, expected, workers, whom) -> None:
     whole(cli, store, expected)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2] if KILLS > 1 else [2])
 def test_preemption_keeps_a_checkpoint_in_time(cli, run, expected, workers) -> None:
     store = cli.folder / "runs" / "tiny"
     for place in ("stl: 1/2", "trial 0: ", "trial 4: ") if KILLS > 1 else ("trial 1: ",):

@@ -10,7 +10,7 @@ from tests.end_to_end.conftest import ROOT
 
 pytestmark = pytest.mark.end_to_end
 
-CASES = int(os.environ.get("GATESEARCH_DAMAGES", "12"))
+CASES = int(os.environ.get("GATESEARCH_DAMAGES", "6"))
 
 
 def check(folder, environment, *, first, count):

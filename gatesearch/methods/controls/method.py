@@ -30,6 +30,7 @@ from gatesearch.methods.controls import patterns
 from gatesearch.methods.definitions import at_width, options_of
 from gatesearch.methods.interrogate.method import INTERROGATE
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
+from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.specification import ControlSpec, NetworkSpec
 from gatesearch.models import GatedSupernet, Parts, parts_of
 from gatesearch.pruning import (
@@ -98,7 +99,7 @@ def width_of(study: Study, macs: int) -> float:
     if study.model.init != "scratch" or not _fits(study, _NARROWEST, macs):
         return 1.0
     low, high = _NARROWEST, _WIDEST
-    while high / low > 1.002:
+    while high / low > 1.005:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if _fits(study, middle, macs) else (low, middle)
     return low
@@ -110,8 +111,8 @@ def _fits(study: Study, factor: float, macs: int) -> bool:
             parts = parts_of(at_width(study, factor), pretrained=False)
         except UsageError:  # this backbone has one width
             return False
-        closed = branched(parts, _closed(parts))
-    return count_macs(closed, (1, 3, *study.protocol.size), cross_check=False).macs <= macs
+        network = MultiTaskNet(parts)
+    return count_macs(network, (1, 3, *study.protocol.size), cross_check=False).macs <= macs
 
 
 def _closed(parts: Parts) -> dict[str, torch.Tensor]:
