@@ -61,9 +61,25 @@ def subnetwork(network: CompactNet, tasks: Iterable[str]) -> CompactNet:
         network: The whole network, which is not changed.
         tasks: Some of its tasks; they keep the order that they have in it.
 
+    Returns:
+        A plain module: image (B, 3, H, W) -> task -> what the task's head returns, for these tasks.
+
     Raises:
-        UsageError: No task, or one that the network does not have.
+        UsageError: No compact network, no task, or one that the network does not have.
+
+    >>> import torch
+    >>> import gatesearch as gs
+    >>> small = gs.encoder("resnet18", width=0.1, output_stride=32)
+    >>> head = lambda: torch.nn.Conv2d(small.channels, 1, kernel_size=1)
+    >>> net = gs.extract(gs.InterroGate(small, {"mask": head(), "depth": head()}))
+    >>> list(gs.subnetwork(net, ["depth"])(torch.randn(1, 3, 64, 64)))
+    ['depth']
     """
+    if not isinstance(network, CompactNet):
+        raise UsageError(
+            "subnetwork takes a compact network, as gs.extract and gs.load return it, found "
+            f"{type(network).__name__}"
+        )
     chosen = known_tasks(tasks, network.description.heads)
     cut = cut_description(network.description, chosen)
     with CopyOfComputed(), torch.no_grad():

@@ -211,6 +211,11 @@ def test_other_tasks_are_refused(tasks: list[str], fault: str) -> None:
         subnetwork(whole, tasks)
 
 
+def test_other_networks_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"takes a compact network, as gs.extract .* found Conv2d"):
+        subnetwork(nn.Conv2d(3, 3, 1), ["a"])
+
+
 @pytest.mark.slow("traces subnetworks")
 @pytest.mark.parametrize("kind", ["cnn", "vit"])
 def test_costs_of_tasks_are_those_of_their_subnetworks(kind) -> None:
