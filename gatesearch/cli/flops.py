@@ -82,7 +82,7 @@ def flops(
         print_json(counts | ({"tasks": list(alone)} if alone else {}))
         return
     height, width = definition.protocol.size
-    counts_of = ": ".join([definition.name, *([", ".join(alone)] if alone else [])])
+    subject = ": ".join([definition.name, *([", ".join(alone)] if alone else [])])
     print_table(
         ["method", "GFLOPs", "backbone GFLOPs", "parameters (M)"],
         [
@@ -90,5 +90,5 @@ def flops(
             for name, c in counted.items()
         ],
         numbers_from=1,
-        title=f"{counts_of}, one image of {height} x {width}, FLOPs = 2 x multiply-adds",
+        title=f"{subject}, one image of {height} x {width}, FLOPs = 2 x multiply-adds",
     )

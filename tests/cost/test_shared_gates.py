@@ -20,7 +20,7 @@ from gatesearch.cost import (
     rounded,
 )
 from gatesearch.cost.events import ALL
-from gatesearch.cost.projection import LEAST, _price, _unit_prices
+from gatesearch.cost.projection import LEAST, _unit_prices, channel_price
 from gatesearch.models import GatedSupernet
 from gatesearch.models.channel_units import Units
 from gatesearch.pruning import extract
@@ -104,9 +104,9 @@ def test_a_gate_costs_what_the_layer_before_it_does() -> None:
         ("conv", "scale1", 8), ("conv", "gelu", 8), ("conv", "scale2", 16), ("block", "sum2", 16),
     ):  # fmt: skip
         cost = PatternCost.of(supernet(granularity=granularity), SHAPE)
-        assert _price(cost, node) == 7 * inputs
-    assert _price(cost, "places") == 6 * 3 * 4 * 4
-    assert _price(cost, "map") == 1  # a norm over channels alone is free
+        assert channel_price(cost, node) == 7 * inputs
+    assert channel_price(cost, "places") == 6 * 3 * 4 * 4
+    assert channel_price(cost, "map") == 1  # a norm over channels alone is free
     heads = PatternCost.of(supernet(), SHAPE)
     assert _unit_prices(heads, "qkv", 24) == [12 * 7 * 8] * 2
 
