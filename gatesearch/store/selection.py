@@ -94,15 +94,16 @@ def _too_costly(
 ) -> UsageError:
     """Make the error that no network keeps to the budgets."""
     least = min(results, key=lambda r: r.gflops)
-    latency = ""
+    unmeasured = ""
     if any(budget.task for budget in bounds):
         counted = [r for r in results if r.task_gflops]
-        latency = (
-            f"; what each task costs alone was counted for {len(counted)} of them, pruned ones"
+        unmeasured = (
+            f"; what each task costs alone was counted for {len(counted)} of them, as it is of "
+            "compact networks when they are trained"
         )
     if any(budget.measure == "latency" for budget in bounds):
         measured = [r for r in results if r.latency_ms is not None]
-        latency += (
+        unmeasured += (
             f"; latency was measured for {len(measured)} of them, those that a budget of latency "
             "bounded"
         )
@@ -110,7 +111,7 @@ def _too_costly(
     return UsageError(
         f"none of {len(results)} finished networks, baselines included, keeps to "
         f"{', '.join(budgets)}; the cheapest, {least.name}, takes {least.gflops:.4g} GFLOPs and "
-        f"{least.params_m:.4g} M parameters{latency}; search under it: {run} {options}"
+        f"{least.params_m:.4g} M parameters{unmeasured}; search under it: {run} {options}"
     )
 
 
