@@ -1,7 +1,8 @@
 """Latency of compact networks of imported ones against their FLOPs, at half of the gates.
 
 As `compact`, in torch and in onnxruntime; ratios are to the single-task networks as they ship. Half
-of each layer's gates is on, drawn at random, or aligned between tasks (`interrogate.align`).
+of each layer's gates is on: drawn at random, aligned between tasks (`interrogate.align`), or drawn
+at random with a shared stream that continues from itself (`interrogate.mix = "shared"`).
 """
 
 import tempfile
@@ -21,6 +22,12 @@ from gatesearch.models import GatedSupernet
 from gatesearch.training import resolve_runtime
 
 BAR = 1.10
+# Name -> (what the shared stream continues from, whether gates are aligned).
+LAYOUTS = (
+    ("random", "tasks", False),
+    ("aligned", "tasks", True),
+    ("random, nothing mixed", "shared", False),
+)
 SIZE = (224, 224)
 ROUNDS = 15
 
@@ -29,13 +36,13 @@ def measure() -> list[Figure]:
     torch.set_num_threads(1)  # processor time of one thread can be compared on a busy machine
     figures = []
     for name in NETWORKS:
-        study = imported_study(name, size=SIZE)
-        supernet = gs.build_model(study, "interrogate")
-        assert isinstance(supernet, GatedSupernet)
         shape = (1, 3, *SIZE)
-        all_on = {node: torch.ones_like(gates) for node, gates in supernet.hard_gates().items()}
-        whole = _extracted(supernet, all_on)
-        for layout, align in (("random", False), ("aligned", True)):
+        for layout, mix, align in LAYOUTS:
+            study = imported_study(name, size=SIZE, mix=mix)
+            supernet = gs.build_model(study, "interrogate")
+            assert isinstance(supernet, GatedSupernet)
+            all_on = {node: torch.ones_like(gates) for node, gates in supernet.hard_gates().items()}
+            whole = _extracted(supernet, all_on)
             ours = _extracted(supernet, some_on(supernet, 0.5, multiple=1, align=align))
             flops = gs.count_macs(ours, shape).macs / gs.count_macs(whole, shape).macs
             networks = ours, whole

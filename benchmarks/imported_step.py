@@ -43,7 +43,10 @@ def measure() -> list[Figure]:
 
 
 def imported_study(
-    name: str, output_stride: int | str = "auto", size: tuple[int, int] = (96, 128)
+    name: str,
+    output_stride: int | str = "auto",
+    size: tuple[int, int] = (96, 128),
+    mix: str = "tasks",
 ) -> Study:
     """Three tasks, light heads."""
     changes = {
@@ -52,5 +55,6 @@ def imported_study(
         "model.output_stride": output_stride,
         "protocol.size": list(size),
         "protocol.name": "nyud-40",
+        "interrogate.mix": mix,
     }
     return gs.load_study("nyud-small", [f"{key}={value}" for key, value in changes.items()])

@@ -7,6 +7,8 @@ s reads channel c of node l on behalf of some head, and G_t the gates behind a g
     task_t = m_t ∧ G_t                    the task's own channel is live
     shared = ⋁_t (m_t ∧ ¬G_t)             the shared channel is live
 
+or, where the shared stream continues from itself (`continued`), m_t = n_t and
+shared = n_shared ∨ ⋁_t (m_t ∧ ¬G_t);
 and a live output needs the channels that its node names (`Node.computed`, `Node.needed_inputs`).
 With a ∧ b = a b
 and a ∨ b = 1 - (1 - a)(1 - b) the same lines are exact for G in {0, 1}, and for G in (0, 1) give
@@ -53,6 +55,7 @@ def live_channels(
     gates: Mapping[str, Tensor],
     *,
     mixed: Collection[str],
+    continued: Collection[str] = (),
     heads: Sequence[Sequence[str]] | None = None,
     firsts: Firsts = ALL,
 ) -> Live:
@@ -62,32 +65,39 @@ def live_channels(
         graph: The encoder.
         gates: Gated node -> (..., T, C), 0 or 1, or probabilities.
         mixed: Gated nodes whose mixed shared features some pattern reads.
+        continued: Gated nodes behind which the shared stream continues from itself and is read.
         heads: For each task, the nodes that its head reads; the last node when None.
         firsts: Channels that count once where several share a gate.
     """
     first = next(iter(gates.values()))
     *batch, tasks, _ = first.shape
     heads = heads or [graph.read_by(False)] * tasks
+    # With the streams that carry n_t ∨ n_shared.
+    streams = tasks + 1 if firsts is ALL or continued else 2 * tasks + 1
     needed: dict[str, Tensor] = {}
     for name in {name: None for names in heads for name in names}:
         ends = torch.zeros(*batch, tasks + 1, graph.channels(name), device=first.device)
         ends[..., [t for t, names in enumerate(heads) if name in names], :] = 1
-        needed[name] = ends if firsts is ALL else torch.cat([ends, ends[..., :-1, :]], -2)
+        extra = streams - tasks - 1
+        needed[name] = torch.cat([ends, ends[..., :extra, :]], -2) if extra else ends
     outputs: dict[str, Tensor] = {}
     elements: dict[str, Tensor] = {}
     mixes: dict[str, Tensor] = {}
-    differs = _raw_differences(graph, gates, mixed, firsts) if _may_equal(graph, gates) else None
+    differs = None
+    if _may_equal(graph, gates):
+        differs = _raw_differences(graph, gates, mixed, continued, firsts)
     for node in reversed(graph.nodes):
         need = needed.pop(node.name, None)
         if need is None:  # a feature that no head and no other node reads
-            streams = tasks + 1 if firsts is ALL else 2 * tasks + 1
             need = torch.zeros(*batch, streams, node.outputs, device=first.device)
         if node.name in gates:
             gate = gates[node.name].to(need.dtype)
             if node.name in mixed and tasks > 1:
                 chosen = gate if differs is None else gate * _from_shared(differs[node.name])
                 mixes[node.name] = need[..., tasks : tasks + 1, :] * _any(chosen)
-            need = _before_gates(need, gate, mixed=node.name in mixed)
+            need = _before_gates(
+                need, gate, mixed=node.name in mixed, continued=node.name in continued
+            )
         once = _once(need, firsts.needed.get(node.name))
         need = node.computed(once if node.whole_groups else need)
         (outputs if node.has_weights else elements)[node.name] = need[..., : tasks + 1, :]
@@ -103,6 +113,7 @@ def distinct_elements(
     elements: Mapping[str, Tensor],
     *,
     mixed: Collection[str],
+    continued: Collection[str] = (),
     firsts: Firsts = ALL,
 ) -> dict[str, Tensor]:
     """Count the values of nodes without weights that a compact network computes.
@@ -115,6 +126,7 @@ def distinct_elements(
         gates: Gated node -> (..., T, C).
         elements: `Live.elements` under these gates.
         mixed: Gated nodes whose mixed shared features some pattern reads.
+        continued: As for `live_channels`.
         firsts: Channels that count once where several share a gate.
 
     Returns:
@@ -122,7 +134,7 @@ def distinct_elements(
     """
     routed = {node.name for node in graph if node.routes is not None}
     distinct: dict[str, Tensor] = {}
-    for name, other in _raw_differences(graph, gates, mixed, firsts).items():
+    for name, other in _raw_differences(graph, gates, mixed, continued, firsts).items():
         if name in elements and name not in routed:
             need = elements[name]
             others = (need * other).sum(-2)
@@ -131,7 +143,11 @@ def distinct_elements(
 
 
 def _raw_differences(
-    graph: Graph, gates: Mapping[str, Tensor], mixed: Collection[str], firsts: Firsts
+    graph: Graph,
+    gates: Mapping[str, Tensor],
+    mixed: Collection[str],
+    continued: Collection[str],
+    firsts: Firsts,
 ) -> dict[str, Tensor]:
     """Return node -> (..., T+1, C): where its value before the gate is not the shared one."""
     first = next(iter(gates.values()))
@@ -157,7 +173,8 @@ def _raw_differences(
             gate = gates[node.name].to(other.dtype) * _from_shared(other)
             if tasks == 1:
                 gate = gate * (node.name not in mixed)
-            other = torch.cat([gate, _any(gate) * (tasks > 1)], -2)
+            shared = _any(gate) * (tasks > 1 and node.name not in continued)
+            other = torch.cat([gate, shared], -2)
         differs[node.name] = other
     return raw
 
@@ -207,13 +224,14 @@ def _in_groups(node: Node, inputs: Sequence[Tensor]) -> Tensor:
     return some.expand(*some.shape[:-1], node.outputs // node.groups).flatten(-2)
 
 
-def _before_gates(need: Tensor, gates: Tensor, *, mixed: bool) -> Tensor:
+def _before_gates(need: Tensor, gates: Tensor, *, mixed: bool, continued: bool) -> Tensor:
     """Return which channels of each stream are needed before the gate.
 
     Args:
         need: (..., T+1, C) behind it, or (..., 2T+1, C) with n_t ∨ n_shared of every task.
         gates: (..., T, C).
         mixed: Whether some pattern reads the mix of the tasks' features.
+        continued: Whether the shared stream continues from itself and is read.
     """
     count = gates.shape[-2]
     tasks = need[..., :count, :]
@@ -225,7 +243,10 @@ def _before_gates(need: Tensor, gates: Tensor, *, mixed: bool) -> Tensor:
         return torch.cat([tasks * gates, _any(shared), either], -2)
     if mixed:
         tasks = _either(tasks, need[..., -1:, :])
-    return torch.cat([tasks * gates, _any(tasks * (1 - gates))], -2)
+    shared = _any(tasks * (1 - gates))
+    if continued:
+        shared = _either(shared, need[..., -1:, :])
+    return torch.cat([tasks * gates, shared], -2)
 
 
 def _without(streams: Tensor, t: int) -> Tensor:

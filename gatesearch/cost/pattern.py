@@ -45,6 +45,7 @@ class PatternCost:
         heads: For each task, the nodes that its head reads.
         latency: Measured layers, which estimates of latency need.
         firsts: Channels that count once where several share a gate.
+        continued: Gated nodes behind which the shared stream continues from itself and is read.
         alone: Task -> cost of what its outputs alone need, for those tasks that budgets bound.
     """
 
@@ -60,6 +61,7 @@ class PatternCost:
     heads: tuple[tuple[str, ...], ...]
     latency: LatencyTable | None = None
     firsts: Firsts = ALL
+    continued: tuple[str, ...] = ()
     alone: Mapping[str, "PatternCost"] = field(default_factory=dict)
 
     @classmethod
@@ -98,6 +100,7 @@ class PatternCost:
             heads=heads,
             latency=latency,
             firsts=first_of_events(supernet.graph, supernet.units, heads),
+            continued=supernet.continued,
         )
         alone = {}
         for task in tasks:
@@ -118,8 +121,9 @@ class PatternCost:
     def live(self, gates: Mapping[str, Tensor]) -> Live:
         """Compute the live channels of patterns; `gates` as for `macs`."""
         return live_channels(
-            self.graph, gates, mixed=self.mixed, heads=self.heads, firsts=self.firsts
-        )
+            self.graph, gates, mixed=self.mixed, continued=self.continued, heads=self.heads,
+            firsts=self.firsts,
+        )  # fmt: skip
 
     def macs(self, gates: Mapping[str, Tensor]) -> Tensor:
         """Count the multiply-adds of the whole network, heads included.
@@ -182,8 +186,9 @@ class PatternCost:
 
     def _distinct(self, live: Live, gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return distinct_elements(
-            self.graph, gates, live.elements, mixed=self.mixed, firsts=self.firsts
-        )
+            self.graph, gates, live.elements, mixed=self.mixed, continued=self.continued,
+            firsts=self.firsts,
+        )  # fmt: skip
 
     def _params(self, live: Live) -> Tensor:
         total = self.head_params + _total(live.outputs, self.params_per_channel)

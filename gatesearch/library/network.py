@@ -55,6 +55,8 @@ class InterroGate(GatedSupernet):
             (annealed) or `hard_concrete` (sampled, annealed).
         initial: Probability at the start that a task computes a channel itself, in (0, 1).
         temperature: (at the start, at the end) of training, for `anneal`; `ste` has none.
+        mix: What the shared stream continues from: the tasks' features (`tasks`, as in the paper),
+            or its own (`shared`), so that no task needs channels of another.
         seed: Seed of the encoder's random weights, which are equal in all streams; drawn from
             torch's generator when None, so that `torch.manual_seed` decides.
 
@@ -87,13 +89,14 @@ class InterroGate(GatedSupernet):
         estimator: Literal["ste", "sigmoid", "hard_concrete"] = "ste",
         initial: float = 0.5,
         temperature: tuple[float, float] = (1.0, 0.1),
+        mix: Literal["tasks", "shared"] = "tasks",
         seed: int | None = None,
     ) -> None:
         spec = _spec(encoder)
         accepted = accept_heads(heads)
         given = {
             "granularity": granularity, "estimator": estimator, "initial": initial,
-            "temperature": temperature,
+            "temperature": temperature, "mix": mix,
         }  # fmt: skip
         options: InterroGateOptions = validated(InterroGateOptions, given, where="InterroGate")
         own = {
@@ -122,6 +125,7 @@ class InterroGate(GatedSupernet):
             granularity=options.granularity,
             estimator=options.estimator,
             initial=options.initial,
+            mix=options.mix,
         )
         self.size: tuple[int, int] | None = None
         self._temperatures = options.temperature

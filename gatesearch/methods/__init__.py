@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError, unknown
 from gatesearch.methods import definitions
 from gatesearch.methods.adashare.method import ADASHARE
+from gatesearch.methods.allocation import ALLOCATION
 from gatesearch.methods.base import (
     Context,
     Method,
@@ -64,7 +65,7 @@ __all__ = [
 METHODS: dict[str, Method[Any]] = {
     method.name: method
     for method in (
-        *(INTERROGATE, ONE_SHOT, ADASHARE, LOMT, ECMT, DYMU),
+        *(INTERROGATE, ONE_SHOT, ALLOCATION, ADASHARE, LOMT, ECMT, DYMU),
         *(STL, MTL, BRANCH, CROSS_STITCH, SLUICE, NDDR, MTAN, DEN, GRADSPLIT),
     )
 }

@@ -5,7 +5,7 @@ behind it. It is cut out before training and trained as the plain network that i
 gate is learned and a training costs what its network does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -32,7 +32,7 @@ from gatesearch.pruning import (
 from gatesearch.strict import Strict
 from gatesearch.training import TrainingError
 
-Pattern = dict[str, Tensor]
+Pattern = Mapping[str, Tensor]
 
 
 class BranchOptions(Strict):
@@ -97,6 +97,14 @@ def branched(parts: Parts, gates: Pattern) -> CompactNet:
         return extract(supernet)
 
 
+def cut(parts: Parts, gates: Pattern) -> TrainedNetwork:
+    """Build the network of a gate pattern at the start of its training."""
+    supernet = GatedSupernet(parts)
+    supernet.set_gates(gates)
+    layers, shares = sharing(supernet)
+    return TrainedNetwork(branched(parts, gates), layers, shares, pattern_as_text(gates))
+
+
 def build(parts: Parts, options: BranchOptions) -> nn.Module:
     """Build the network that branches at the option `cut`."""
     last = chosen(options.cut, cut_points(parts.graph))
@@ -141,16 +149,12 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
     Under budgets the range of `cut` is divided among the cut points within them.
     """
     study = request.study
-    cut = float(request.spec.params.get("cut", options_of(study, BRANCH).cut))
+    position = float(request.spec.params.get("cut", options_of(study, BRANCH).cut))
 
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
         parts = parts_of(study, seed=request.spec.seed, stl=request.start_state())
-        last = chosen(cut, affordable(parts, request))
-        gates = pattern_at(parts.graph, last, tasks=len(parts.tasks))
-        supernet = GatedSupernet(parts)
-        supernet.set_gates(gates)
-        layers, shares = sharing(supernet)
-        return TrainedNetwork(branched(parts, gates), layers, shares, pattern_as_text(gates))
+        last = chosen(position, affordable(parts, request))
+        return cut(parts, pattern_at(parts.graph, last, tasks=len(parts.tasks)))
 
     return [
         Phase(

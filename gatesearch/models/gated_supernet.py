@@ -5,15 +5,16 @@ T task streams φ_t and a shared stream ψ over one graph. Behind every gated no
     φ'_t[l] = G_t[l] φ_t[l] + (1 - G_t[l]) ψ[l]              per channel        (equation 2)
     ψ'[l]   = Σ_t softmax_t(β_t[l]) φ'_t[l]                  per channel        (equation 3)
 
-and each stream continues from its primed features. Where the paper leaves a choice open, it is an
-option of the study (`interrogate.*`). Three choices are fixed: every stream has its own batch
+and each stream continues from its primed features; with the option `mix = "shared"` the shared one
+continues from itself, ψ'[l] = ψ[l] (ours). Where the paper leaves a choice open, it is an option of
+the study (`interrogate.*`). Three choices are fixed: every stream has its own batch
 norms, every channel its own β, and the features that enter the heads are gated too (otherwise the
 cost of MTL could never be reached).
 """
 
 import math
 from collections.abc import Mapping
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,12 @@ class GatedSupernet(nn.Module):
         granularity: `conv`, `block` or `head` (see `Graph.gated`).
         estimator: A name in `ESTIMATORS`.
         initial: σ(α) that all gates start from.
+        mix: What the shared stream continues from: `tasks` = the β mix of equation 3, `shared` =
+            its own features.
 
     Attributes:
+        mixed: Gated nodes whose β mix some gate pattern reads; none with `mix = "shared"`.
+        continued: With `mix = "shared"`, gated nodes behind which the shared stream is read on.
         units: Gated node -> (C,) number of the gate of each channel.
         alpha: Node -> (T, U) logits of the gates; U is C except where channels share a gate.
         beta: Node -> (T, C) logits of the mix.
@@ -64,8 +69,10 @@ class GatedSupernet(nn.Module):
         granularity: str = "conv",
         estimator: str = "ste",
         initial: float = 0.5,
+        mix: Literal["tasks", "shared"] = "tasks",
     ) -> None:
         super().__init__()
+        self.mix = mix
         self.tasks = parts.tasks
         self.graph = parts.graph
         self.head_specs = dict(parts.heads)
@@ -75,7 +82,9 @@ class GatedSupernet(nn.Module):
         self.register_load_state_dict_pre_hook(_fill_in_gate_state)
         self.units = parts.graph.gate_units(granularity)
         self.gated = tuple(self.units)
-        self.mixed = mixed_nodes(parts.graph, self.gated)
+        read_on = shared_nodes(parts.graph, self.gated)
+        self.mixed = read_on if mix == "tasks" else ()
+        self.continued = read_on if mix == "shared" else ()
         self.streams = nn.ModuleDict(
             {**{task: parts.encoder(task) for task in self.tasks}, SHARED: parts.encoder()}
         )
@@ -117,7 +126,8 @@ class GatedSupernet(nn.Module):
     def _evaluate(self, node: Node, inputs: list[list[Tensor | None]]) -> list[Tensor | None]:
         """Compute a node in every stream; None in the shared one where nothing reads it."""
         encoders = [cast(Encoder, stream) for stream in self.streams.values()]
-        if node.name in self.gated and node.ends_in_norm:
+        fused = node.name in self.gated and node.name not in self.continued
+        if fused and node.ends_in_norm:
             layers = [cast(ConvNorm, encoder.layer(node.name)) for encoder in encoders]
             sources = cast(list[Tensor], inputs[0])
             outputs = [layer.convolved(x) for layer, x in zip(layers, sources, strict=True)]
@@ -126,7 +136,7 @@ class GatedSupernet(nn.Module):
                 outputs, norms, *self._gate(node.name), layers[0].relu, layers[0].ceiling
             )
             return [*gated, shared]
-        if node.name in self.gated and node.is_linear and torch.is_grad_enabled():
+        if fused and node.is_linear and torch.is_grad_enabled():
             linears = [cast(LinearLayer, encoder.layer(node.name)).linear for encoder in encoders]
             sources = cast(list[Tensor], inputs[0])
             gated, shared = linear_gate_and_mix(sources, linears, *self._gate(node.name))
@@ -144,7 +154,7 @@ class GatedSupernet(nn.Module):
         if node.name not in self.gated:
             return values
         gated, shared = gate_and_mix(cast(list[Tensor], values), *self._gate(node.name))
-        return [*gated, shared]
+        return [*gated, values[-1] if node.name in self.continued else shared]
 
     def _gate(self, name: str) -> tuple[Tensor, Tensor | None]:
         mix = self.beta[module_key(name)].softmax(0) if name in self.mixed else None
@@ -281,11 +291,11 @@ def _index_name(name: str) -> str:
 SHARED = "_shared"
 
 
-def mixed_nodes(graph: Graph, gated: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the gated nodes whose mixed shared features some gate pattern reads.
+def shared_nodes(graph: Graph, gated: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the gated nodes behind which some gate pattern reads the shared stream.
 
     Tasks can read the shared stream at a gated node; at another node only the shared stream further
-    down reads it. So nothing reads the mix behind the last gates.
+    down reads it. So nothing reads it behind the last gates.
     """
     read: set[str] = set()
     for node in reversed(graph.nodes):

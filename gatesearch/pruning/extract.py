@@ -49,7 +49,7 @@ def extract(supernet: GatedSupernet) -> CompactNet:
     if not isinstance(supernet, GatedSupernet):
         raise not_a_supernet("extract", supernet)
     gates = {name: on.numpy() for name, on in supernet.hard_gates().items()}
-    plan = _Plan(supernet, number_values(supernet.graph, gates))
+    plan = _Plan(supernet, number_values(supernet.graph, gates, mix=supernet.mix))
     compact = CompactNet(plan.description(), copied_heads(supernet))
     with torch.no_grad():
         for name, slices in plan.slices.items():
@@ -67,7 +67,8 @@ def describe_pattern(supernet: GatedSupernet, gates: Mapping[str, Tensor]) -> De
         gates: Gated node -> (T, C) bool.
     """
     pattern = {name: on.numpy() for name, on in gates.items()}
-    return _Plan(supernet, number_values(supernet.graph, pattern)).description()
+    values = number_values(supernet.graph, pattern, mix=supernet.mix)
+    return _Plan(supernet, values).description()
 
 
 def not_a_supernet(function: str, found: object) -> UsageError:
@@ -406,7 +407,7 @@ def sharing(supernet: GatedSupernet) -> tuple[tuple[str, ...], dict[str, tuple[f
     """
     graph = supernet.graph
     gates = {name: on.numpy() for name, on in supernet.hard_gates().items()}
-    values = number_values(graph, gates)
+    values = number_values(graph, gates, mix=supernet.mix)
     live = live_values(graph, values, nodes_read(graph, supernet.head_specs))
     shares = {
         task: tuple(_share(live[values.read[name, t]], gates[name][t]) for name in gates)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gatesearch.models.gated_supernet import mixed_nodes
+from gatesearch.models.gated_supernet import shared_nodes
 from gatesearch.models.graph import Graph
 from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node
 
@@ -62,15 +62,18 @@ class Values:
     count: int
 
 
-def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Values:
+def number_values(
+    graph: Graph, gates: Mapping[str, NDArray[np.bool_]], *, mix: str = "tasks"
+) -> Values:
     """Number the values of every stream.
 
     Args:
         graph: The encoder.
         gates: Gated node -> (T, C), True where the gate is open: the task has its own channel.
+        mix: What the shared stream continues from; see `GatedSupernet`.
     """
     tasks = next(iter(gates.values())).shape[0]
-    mixed = mixed_nodes(graph, tuple(gates))
+    read_on = shared_nodes(graph, tuple(gates))
     raw: dict[tuple[str, int], Ids] = {}
     read: dict[tuple[str, int], Ids] = {
         (INPUT, s): np.arange(IMAGE_CHANNELS) for s in range(tasks + 1)
@@ -109,7 +112,9 @@ def number_values(graph: Graph, gates: Mapping[str, NDArray[np.bool_]]) -> Value
             [np.where(on, raw[node.name, t], shared) for t, on in enumerate(gates[node.name])]
         )
         read |= {(node.name, t): ids for t, ids in enumerate(chosen)}
-        if node.name in mixed:
+        if node.name in read_on and mix == "shared":
+            read[node.name, tasks] = shared
+        elif node.name in read_on:
             ids, mixes[node.name] = chosen[0].copy(), {}
             for channel in np.flatnonzero((chosen != chosen[0]).any(0)):
                 ids[channel] = count

@@ -15,8 +15,8 @@ from gatesearch.pruning import extract
 from tests.pruning.test_extract import parts, put
 
 
-def check_against_extraction(graph, *, granularity, tasks, size, seed) -> None:
-    model = GatedSupernet(parts(graph, tasks), granularity=granularity)
+def check_against_extraction(graph, *, granularity, tasks, size, seed, mix="tasks") -> None:
+    model = GatedSupernet(parts(graph, tasks), granularity=granularity, mix=mix)
     put(model, np.random.default_rng(seed))
     shape = (1, 3, *size)
     counted = count_macs(extract(model), shape, cross_check=False)
@@ -40,14 +40,15 @@ def test_equals_the_count_of_one_extracted_network(granularity) -> None:
     tasks=st.integers(1, 3),
     height=st.integers(17, 70),
     width=st.integers(17, 70),
+    mix=st.sampled_from(["tasks", "shared"]),
     seed=st.integers(0, 2**31),
 )
 def test_equals_the_count_of_the_extracted_network(
-    backbone, granularity, stride, tasks, height, width, seed
+    backbone, granularity, stride, tasks, height, width, mix, seed
 ) -> None:
     check_against_extraction(
         BACKBONES[backbone](output_stride=stride, width=0.05),
-        granularity=granularity, tasks=tasks, size=(height, width), seed=seed,
+        granularity=granularity, tasks=tasks, size=(height, width), seed=seed, mix=mix,
     )  # fmt: skip
 
 

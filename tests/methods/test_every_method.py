@@ -72,7 +72,13 @@ ONE_MAP = {"adashare", "lomt", "ecmt", "dymu"}
 # Encoders that a network of two tasks has, where it is not one per task.
 ENCODERS = {
     **{"mtl": 1, "mtan": 1, "two_phases": 1, "den": 1, "adashare": 1, "gradsplit": 1},
-    **{"interrogate": 3, "one_shot": 3, "ecmt": 1, "branch": 0},  # branch is cut from the start
+    **{
+        "interrogate": 3,
+        "one_shot": 3,
+        "ecmt": 1,
+        "branch": 0,
+        "allocation": 0,
+    },  # cut from the start
 }
 
 

@@ -11,7 +11,7 @@ from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.stl import SingleTaskNets
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.encoder import Encoder
-from gatesearch.models.gated_supernet import SHARED, GatedSupernet, mixed_nodes
+from gatesearch.models.gated_supernet import SHARED, GatedSupernet, shared_nodes
 from gatesearch.models.graph import Graph
 from gatesearch.models.nodes import INPUT, Add, Conv
 from gatesearch.pruning import extract
@@ -233,18 +233,18 @@ def test_set_gates_is_read_back() -> None:
     assert all(torch.equal(pattern[name], on) for name, on in model.hard_gates().items())
 
 
-def test_mixed_nodes() -> None:
+def test_shared_nodes() -> None:
     # Of a ResNet-18 with gates on convolutions, all but the last block's closing ones are read on.
     graph = BACKBONES["resnet18"](width=0.05)
     convs = graph.gated("conv")
-    assert set(convs) - set(mixed_nodes(graph, convs)) == {"layer4.1.conv2"}
+    assert set(convs) - set(shared_nodes(graph, convs)) == {"layer4.1.conv2"}
     blocks = graph.gated("block")
     assert blocks[0] == "conv1"
     assert len(blocks) == 1 + 8
-    assert set(blocks) - set(mixed_nodes(graph, blocks)) == {"layer4.1"}
+    assert set(blocks) - set(shared_nodes(graph, blocks)) == {"layer4.1"}
     bottleneck = BACKBONES["resnet50"](width=0.05)
     convs = bottleneck.gated("conv")
-    assert set(convs) - set(mixed_nodes(bottleneck, convs)) == {"layer4.2.conv3"}
+    assert set(convs) - set(shared_nodes(bottleneck, convs)) == {"layer4.2.conv3"}
 
 
 def test_a_projected_skip_of_the_last_block_is_not_mixed() -> None:
@@ -257,8 +257,8 @@ def test_a_projected_skip_of_the_last_block_is_not_mixed() -> None:
         ),
         stride=1,
     )
-    assert mixed_nodes(graph, graph.gated("conv")) == ("stem",)
-    assert mixed_nodes(graph, graph.gated("block")) == ("stem",)
+    assert shared_nodes(graph, graph.gated("conv")) == ("stem",)
+    assert shared_nodes(graph, graph.gated("block")) == ("stem",)
 
 
 def test_another_seed_gives_other_weights() -> None:
@@ -272,3 +272,24 @@ def test_heads_of_two_tasks_differ() -> None:
     first, second = (model.heads[task].layers[0].conv.weight for task in HEADS)
     assert first.shape == second.shape
     assert not torch.equal(first, second)
+
+
+def test_a_shared_stream_that_continues_from_itself_is_a_plain_encoder() -> None:
+    """Behind open gates the paper's shared stream reads what tasks computed; this one does not."""
+    found = {}
+    for mix in ("tasks", "shared"):
+        model = scattered(GatedSupernet(parts(CHAIN), mix=mix)).eval()
+        assert len(model.beta) == len(model.mixed) == (2 if mix == "tasks" else 0)
+        assert model.continued == (("one", "two") if mix == "shared" else ())
+        gates = {name: torch.ones_like(gate) for name, gate in model.hard_gates().items()}
+        model.set_gates(gates | {"three": torch.zeros_like(gates["three"])})
+        image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            found[mix] = model(image)
+            plain = model.plain(image, own=False)
+        kinds = {step.op for step in extract(model).description.steps}
+        assert ("mix" in kinds) == (mix == "tasks")
+        alike = all(torch.allclose(found[mix][task], plain[task]) for task in plain)
+        assert alike == (mix == "shared")
+    # Then tasks' own streams are read nowhere, and the network is the multi-task one.
+    assert len(extract(model).description.steps) == 3

@@ -104,9 +104,16 @@ def test_shares_of_open_gates_are_nested_and_whole() -> None:
 
 @pytest.mark.slow("many networks")
 @settings(max_examples=12, deadline=None)
-@given(tasks=st.integers(1, 3), lean=st.sampled_from([-1.5, 0.0, 1.5]), seed=st.integers(0, 2**31))
-def test_any_pattern_of_heads_is_cut_and_priced(tasks: int, lean: float, seed: int) -> None:
-    model = supernet(tasks, seed, lean)
+@given(
+    tasks=st.integers(1, 3),
+    lean=st.sampled_from([-1.5, 0.0, 1.5]),
+    mix=st.sampled_from(["tasks", "shared"]),
+    seed=st.integers(0, 2**31),
+)
+def test_any_pattern_of_heads_is_cut_and_priced(
+    tasks: int, lean: float, mix: str, seed: int
+) -> None:
+    model = supernet(tasks, seed, lean, mix=mix)
     compact, cost = extract(model), PatternCost.of(model, SHAPE)
     assert gap(compact, model, torch.randn(2, *SHAPE[1:])) < 1e-5
     counted = count_macs(compact, SHAPE, cross_check=False)

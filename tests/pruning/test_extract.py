@@ -109,14 +109,16 @@ def gap(ours: nn.Module, theirs: nn.Module, image: Tensor) -> float:
     granularity=st.sampled_from(["conv", "block"]),
     width=st.sampled_from([0.05, 0.08]),
     tasks=st.integers(1, 3),
+    mix=st.sampled_from(["tasks", "shared"]),
     memory_format=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 2**31),
 )
 def test_compact_computes_what_the_supernet_does(
-    backbone, granularity, width, tasks, memory_format, seed
+    backbone, granularity, width, tasks, mix, memory_format, seed
 ) -> None:
     graph = BACKBONES[backbone](output_stride=32, width=width)
-    model = scattered(GatedSupernet(parts(graph, tasks), granularity=granularity), seed)
+    model = GatedSupernet(parts(graph, tasks), granularity=granularity, mix=mix)
+    model = scattered(model, seed)
     put(model, np.random.default_rng(seed))
     compact = extract(model)
     image = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(seed)).double()
@@ -137,21 +139,22 @@ def test_compact_computes_what_the_supernet_does(
 @given(
     granularity=st.sampled_from(["conv", "block"]),
     backbone=st.sampled_from(["resnet18", "resnet50", "efficientnet_lite0"]),
+    mix=st.sampled_from(["tasks", "shared"]),
     seed=st.integers(0, 2**31),
 )
-def test_live_channels_are_those_with_a_gradient(granularity, backbone, seed) -> None:
+def test_live_channels_are_those_with_a_gradient(granularity, backbone, mix, seed) -> None:
     """An independent reference: autograd through the supernet, no ReLU of which is at its ends."""
     graph = BACKBONES[backbone](output_stride=32, width=0.04)
     open_ended = (replace(n, ceiling=None) if isinstance(n, Conv) else n for n in graph)
     graph = Graph(tuple(open_ended), graph.stride)
-    model = GatedSupernet(parts(graph), granularity=granularity)
+    model = GatedSupernet(parts(graph), granularity=granularity, mix=mix)
     model = scattered(model, seed, awake=True).double()
     put(model, np.random.default_rng(seed))
     image = torch.rand(SHAPE, dtype=torch.float64)
     # positive weights, positive features: no two paths cancel
     sum((x * torch.rand_like(x)).sum() for x in model(image).values()).backward()
     gates = {name: on.numpy() for name, on in model.hard_gates().items()}
-    values = number_values(graph, gates)
+    values = number_values(graph, gates, mix=mix)
     live = live_values(graph, values)
     convs = [node.name for node in graph.weighted_nodes]
     expected, found = {}, {}

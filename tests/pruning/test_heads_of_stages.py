@@ -62,11 +62,13 @@ def test_a_pattern_is_cut_and_priced() -> None:
     backbone=st.sampled_from(["resnet18", "efficientnet_lite0"]),
     granularity=st.sampled_from(["conv", "block"]),
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
+    mix=st.sampled_from(["tasks", "shared"]),
     layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 2**31),
 )
-def test_any_pattern_is_cut_and_priced(backbone, granularity, kinds, layout, seed) -> None:
-    check_a_pattern(supernet(backbone, *kinds, seed=seed, granularity=granularity), layout)
+def test_any_pattern_is_cut_and_priced(backbone, granularity, kinds, mix, layout, seed) -> None:
+    model = supernet(backbone, *kinds, seed=seed, granularity=granularity, mix=mix)
+    check_a_pattern(model, layout)
 
 
 def check_a_pattern(model: GatedSupernet, layout: torch.memory_format) -> None:

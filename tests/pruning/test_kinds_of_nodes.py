@@ -110,9 +110,9 @@ def convnext() -> Graph:
 GRAPHS = {"vit": vit, "swin": swin, "convnext": convnext}
 
 
-def supernet(graph: Graph, tasks: int, seed: int) -> GatedSupernet:
+def supernet(graph: Graph, tasks: int, seed: int, mix: str = "tasks") -> GatedSupernet:
     torch.manual_seed(seed)
-    model = GatedSupernet(parts(graph, tasks)).eval()
+    model = GatedSupernet(parts(graph, tasks), mix=mix).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -123,11 +123,12 @@ def supernet(graph: Graph, tasks: int, seed: int) -> GatedSupernet:
 @given(
     kind=st.sampled_from(sorted(GRAPHS)),
     tasks=st.integers(1, 3),
+    mix=st.sampled_from(["tasks", "shared"]),
     layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 2**31),
 )
-def test_any_pattern_is_cut_and_priced(kind, tasks, layout, seed) -> None:
-    model = supernet(GRAPHS[kind](), tasks, seed)
+def test_any_pattern_is_cut_and_priced(kind, tasks, mix, layout, seed) -> None:
+    model = supernet(GRAPHS[kind](), tasks, seed, mix)
     put(model, np.random.default_rng(seed))
     compact, cost = extract(model), PatternCost.of(model, (1, *SHAPE[1:]))
     image = torch.randn(SHAPE).to(memory_format=layout)

@@ -81,21 +81,22 @@ NETWORKS = [
     *(("cnn", "conv"), ("cnn", "block"), ("vit", "conv"), ("vit", "head"), ("vit", "block")),
     *(("swin", "conv"), ("swin", "head"), ("convnext", "conv"), ("convnext", "block")),
 ]
+mixes = st.sampled_from(["tasks", "shared"])
 chosen = st.sampled_from(["a", "b", "c", "ab", "ca", "cb"])
 
 
-def pruned(network: tuple[str, str], seed: int) -> GatedSupernet:
+def pruned(network: tuple[str, str], seed: int, mix: str = "tasks") -> GatedSupernet:
     kind, granularity = network
     graph = (GRAPHS | {"cnn": cnn})[kind]()
-    model = scattered(GatedSupernet(parts(graph), granularity=granularity), seed)
+    model = scattered(GatedSupernet(parts(graph), granularity=granularity, mix=mix), seed)
     put_units(model, seed)
     return model
 
 
 @settings(max_examples=12, deadline=None)
-@given(network=st.sampled_from(NETWORKS), tasks=chosen, seed=st.integers(0, 2**31))
-def test_it_computes_the_same(network, tasks, seed) -> None:
-    whole = extract(pruned(network, seed)).double()
+@given(network=st.sampled_from(NETWORKS), mix=mixes, tasks=chosen, seed=st.integers(0, 2**31))
+def test_it_computes_the_same(network, mix, tasks, seed) -> None:
+    whole = extract(pruned(network, seed, mix)).double()
     part = subnetwork(whole, tasks)
     part.description.check()
     assert list(part.heads) == sorted(tasks)
@@ -106,9 +107,9 @@ def test_it_computes_the_same(network, tasks, seed) -> None:
 
 @pytest.mark.slow("traces networks")
 @settings(max_examples=4, deadline=None)
-@given(network=st.sampled_from(NETWORKS), tasks=chosen, seed=st.integers(0, 2**31))
-def test_its_cost_is_that_of_liveness(network, tasks, seed) -> None:
-    model = pruned(network, seed)
+@given(network=st.sampled_from(NETWORKS), mix=mixes, tasks=chosen, seed=st.integers(0, 2**31))
+def test_its_cost_is_that_of_liveness(network, mix, tasks, seed) -> None:
+    model = pruned(network, seed, mix)
     part = subnetwork(extract(model), tasks)
     counted = count_macs(part, SHAPE, cross_check=False)
     assert liveness(model, part) == (counted.macs, counted.params)

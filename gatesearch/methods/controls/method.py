@@ -115,7 +115,7 @@ def _fits(study: Study, factor: float, macs: int) -> bool:
     return count_macs(network, (1, 3, *study.protocol.size), cross_check=False).macs <= macs
 
 
-def _closed(parts: Parts) -> dict[str, torch.Tensor]:
+def _closed(parts: Parts) -> Mapping[str, torch.Tensor]:
     return pattern_at(parts.graph, parts.graph.nodes[-1].name, tasks=len(parts.tasks))
 
 

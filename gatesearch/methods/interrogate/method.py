@@ -43,6 +43,7 @@ def build(parts: Parts, options: InterroGateOptions) -> GatedSupernet:
         granularity=options.granularity,
         estimator=options.estimator,
         initial=options.initial,
+        mix=options.mix,
     )
 
 

@@ -63,6 +63,9 @@ class InterroGateOptions(Strict):
             stream, without changing how many each opens (see `align_tasks`). The compact network
             then computes and copies less. False in the paper. Patterns of the one-shot search are
             not changed.
+        mix: What the shared stream continues from behind its gates: `tasks` = the mix of all tasks'
+            features with the weights β (the paper, equation 3), `shared` = its own features (ours).
+            Then no stream needs the channels of all tasks, and the compact network has no mixes.
         round_to: The numbers of live channels of every convolution are rounded to multiples of
             this; 1 leaves them. FLOPs and latency without and with rounding are logged.
     """
@@ -77,6 +80,7 @@ class InterroGateOptions(Strict):
     finetune: float = Field(default=0.0, ge=0, lt=1)
     spread: Literal["learned", "even"] = "learned"
     align: bool = False
+    mix: Literal["tasks", "shared"] = "tasks"
     round_to: int = Field(default=1, ge=1, le=10**6)
 
     @model_validator(mode="after")
