@@ -22,7 +22,7 @@ from gatesearch.models import GatedSupernet
 from gatesearch.training import resolve_runtime
 
 BAR = 1.10
-# Name -> (what the shared stream continues from, whether gates are aligned).
+# Name, what the shared stream continues from, whether gates are aligned.
 LAYOUTS = (
     ("random", "tasks", False),
     ("aligned", "tasks", True),

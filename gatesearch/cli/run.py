@@ -124,7 +124,7 @@ def run(
         typer.Option(
             "--controls/--no-controls",
             help="Train networks of the best trial's cost that share in other ways. Default: if "
-            "they cost at most as much as all training before.",
+            "they cost at most half of all training before.",
         ),
     ] = None,
     headroom: Annotated[

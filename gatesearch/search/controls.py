@@ -31,8 +31,8 @@ def train_controls(
         methods: Methods that were searched.
         budgets: Upper bounds on every trial's cost.
         seeds: The seeds; that of the trials first.
-        wanted: Whether controls are wanted; None trains them where they cost at most as much as
-            all training of the store so far.
+        wanted: Whether controls are wanted; None trains them where they cost at most half of all
+            training of the store so far.
         headroom: Number of drawn patterns that are trained too.
     """
     for method in methods:
@@ -65,14 +65,14 @@ def _affordable(search: Search, trial: Result, count: int, wanted: bool | None) 
         return wanted is not False
     cost = (count - known) * each
     so_far = search.store.record().training_pflops
-    afforded = wanted or cost <= so_far
+    afforded = wanted or cost <= so_far / 2
     networks = f"{count - known} controls of trial {trial.trial}, each at its training cost,"
     if afforded:
         search.emit(Log(f"{networks} take {cost:.3g} PFLOPs; --no-controls leaves them out"))
     else:
         search.emit(
             Log(
-                f"{networks} would take {cost:.3g} PFLOPs, more than all training so far "
+                f"{networks} would take {cost:.3g} PFLOPs, more than half of all training so far "
                 f"({so_far:.3g}); --controls trains them"
             )
         )

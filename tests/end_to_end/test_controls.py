@@ -17,15 +17,24 @@ RUN = (
 
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory, environment):
-    """The command line in the folder of a run with controls, and the object that it printed."""
+    """The command line in the folder of a run, what it printed, and with controls."""
     cli = CommandLine(tmp_path_factory.mktemp("controls"), environment)
+    without = cli(*RUN)
+    assert without.code == 0, without.stderr
     done = cli(*RUN, "--controls", "--json")
     assert done.code == 0, done.stderr
-    return cli, done
+    return cli, without, done
+
+
+def test_by_default_few_trials_have_no_controls(controlled) -> None:
+    _, without, done = controlled
+    assert "--controls trains them" in without.stderr
+    assert "random" not in without.stderr
+    assert "--no-controls leaves them out" in done.stderr
 
 
 def test_every_seed_has_every_control_at_the_cost_of_its_network(controlled) -> None:
-    _, done = controlled
+    _, _, done = controlled
     found = {(c["control"], c["seed"]): c for c in done.json["controls"]}
     assert found.keys() == {(k, s) for k in KINDS for s in (3, 0)} | {("repeat", 0)}
     (trial,) = done.json["front"]
@@ -40,7 +49,7 @@ def test_every_seed_has_every_control_at_the_cost_of_its_network(controlled) -> 
 
 
 def test_differences_are_of_two_pairs(controlled) -> None:
-    _, done = controlled
+    _, _, done = controlled
     rows = {(row["a"], row["b"]): row for row in done.json["comparisons"]}
     assert {b for a, b in rows if a == "trial 0"} == {f"{kind} of trial 0" for kind in KINDS}
     for row in rows.values():
@@ -50,13 +59,13 @@ def test_differences_are_of_two_pairs(controlled) -> None:
 
 
 def test_baselines_have_every_seed_and_width(controlled) -> None:
-    _, done = controlled
+    _, _, done = controlled
     found = {(b["method"], b.get("width", 1), b["seed"]) for b in done.json["baselines"]}
     assert found == {(m, w, s) for m in ("stl", "mtl") for w in (1, 0.5) for s in (3, 0)}
 
 
 def test_training_costs_as_much_as_the_trials(controlled) -> None:
-    cli, _ = controlled
+    cli, *_ = controlled
     record = read_store(cli.folder / "runs" / "tiny")
     learned = {r.seed: r for r in (*record.trials, *record.controls) if r.gates}
     assert learned.keys() == {3, 0}
@@ -68,7 +77,7 @@ def test_training_costs_as_much_as_the_trials(controlled) -> None:
 
 
 def test_the_same_command_again_trains_nothing(controlled) -> None:
-    cli, done = controlled
+    cli, _, done = controlled
     again = cli(*RUN, "--json")
     assert again.code == 0, again.stderr
     assert "epochs" not in again.stderr
@@ -76,7 +85,7 @@ def test_the_same_command_again_trains_nothing(controlled) -> None:
 
 
 def test_what_is_chosen_can_be_exported(controlled) -> None:
-    cli, _ = controlled
+    cli, *_ = controlled
     store = ("--study", "runs/tiny")
     shipped = cli("export", *store, "--trial", "mtl@B of trial 0", "--to", "n.onnx", "--json")
     assert shipped.code == 0, shipped.stderr

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from gatesearch.cost import PatternCost, count_macs
+from gatesearch.cost import Cost, PatternCost, count_macs
 from gatesearch.errors import UsageError
 from gatesearch.methods.base import Method, NoOptions, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.branch import branched, pattern_at
@@ -76,13 +76,15 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
     control = request.spec.control
     assert control is not None
     network = _cut(request, control)
-
+    cost = count_macs(network.module, request.context.input_shape, cross_check=False)
+    training = _training(request, control, cost)
     return [
         Phase(
             name="control",
-            span=(0, (training := _training(request, control, network.module)).epochs),
+            span=(0, training.epochs),
             begin=lambda before: network,
             training=training,
+            forward_gflops=lambda module: cost.gflops,
             describe=describe_compact,
             rebuild=rebuild_compact,
         )
@@ -150,11 +152,10 @@ def _supernet(parts: Parts, request: TrainingRequest, control: ControlSpec) -> G
         return GatedSupernet(parts, granularity=granularity)
 
 
-def _training(request: TrainingRequest, control: ControlSpec, network: nn.Module) -> TrainingSpec:
+def _training(request: TrainingRequest, control: ControlSpec, cost: Cost) -> TrainingSpec:
     """Return the settings of the trial's method, with the epochs that its training cost buys."""
     settings = request.study.training_of(control.method)
     context = request.context
-    cost = count_macs(network, context.input_shape, cross_check=False)
     entry = WEIGHTINGS[request.spec.weighting]
     passes = 3 + entry.passes(len(context.tasks), cost.backbone_gflops / cost.gflops)
     epoch = passes * cost.gflops * len(context.train) / 1e6
