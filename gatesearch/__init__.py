@@ -9,6 +9,7 @@ Importing this package costs nothing: every name below is fetched from its modul
 | `register_backbone` | make a module of your own a backbone of studies |
 | `opaque` | keep a part of such a module whole |
 | `project`, `extract` | fit a trained network to a budget, and cut the small network from it |
+| `subnetwork` | cut out of that what some of its tasks need |
 | `save`, `load` | keep small networks in files |
 | `search` | search hyperparameters with a training function of your own |
 | `build_model` | build a method's network for a study |
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from gatesearch.methods import build_model
     from gatesearch.models.imported import opaque, register_backbone
     from gatesearch.pareto import hypervolume, pareto_front
-    from gatesearch.pruning import extract
+    from gatesearch.pruning import extract, subnetwork
     from gatesearch.search.own_training import search
     from gatesearch.search.own_trial import Trial
     from gatesearch.study import Study, load_study
@@ -59,6 +60,7 @@ _HOMES = {
     "project": "gatesearch.library.projection",
     "register_backbone": "gatesearch.models.imported",
     "save": "gatesearch.library.saving",
+    "subnetwork": "gatesearch.pruning",
 }
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "register_backbone",
     "save",
     "search",
+    "subnetwork",
 ]
 
 

@@ -30,9 +30,11 @@ SINGLE_TASK = "stl"
 MULTI_TASK = "mtl"
 
 # Raised by 1 whenever the JSON format of a Result changes.
-FORMAT = 8
+FORMAT = 9
 # Format -> what later formats added to it; format 4 has other keys (`_from_format_4`).
-_LATER = {6: {"details", "control", "of", "width", "gates"}, 7: {"control", "of", "width", "gates"}}
+_LATER = {8: {"task_gflops"}}
+_LATER[7] = {*_LATER[8], "control", "of", "width", "gates"}
+_LATER[6] = {*_LATER[7], "details"}
 
 
 def _freeze(values: Sequence[float]) -> tuple[float, ...]:
@@ -125,6 +127,9 @@ class Result:
         backbone_gflops: The same without the heads.
         params_m: Parameters, millions.
         latency_ms: Median latency for one image; None where no budget bounds latency.
+        task_gflops: Task, or two tasks joined by `+` -> GFLOPs of what their outputs alone need of
+            the network, heads included; pairs of few tasks only. Empty for networks that are not
+            compact, and in results of earlier versions.
         uncounted: Operator that could not be counted -> number of its calls.
         epochs: Epochs trained, those of a warm-up and of fine-tuning included.
         train_seconds: Wall-clock seconds of training, those of the networks that it started from
@@ -167,6 +172,7 @@ class Result:
     backbone_gflops: Amount = 0.0
     params_m: Amount = 0.0
     latency_ms: Amount | None = None
+    task_gflops: Mapping[str, Amount] = field(default_factory=dict)
     uncounted: Mapping[str, Count] = field(default_factory=dict)
     epochs: Count = 0
     train_seconds: Amount = 0.0
@@ -213,7 +219,7 @@ class Result:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Result":
-        """Read the record that `to_json` wrote, also in formats 4 (gatesearch 0.1.0), 6 and 7.
+        """Read the record that `to_json` wrote, also in formats 4 (gatesearch 0.1.0) and 6 to 8.
 
         Raises:
             StudyRefusedError: Another format, other keys than those of its format, or a value of a
@@ -222,7 +228,7 @@ class Result:
         version = stored.get("format")
         if version not in (4, *_LATER, FORMAT):
             raise StudyRefusedError(
-                f"a stored result must have format 4, 6, 7 or {FORMAT}, found {version!r}; "
+                f"a stored result must have format 4, 6, 7, 8 or {FORMAT}, found {version!r}; "
                 "read it with the gatesearch that wrote it, or start a new --out folder"
             )
         values = _from_format_4(stored) if version == 4 else stored
@@ -240,7 +246,7 @@ class Result:
 
     @classmethod
     def from_text(cls, text: str) -> "Result":
-        """Read the record from the text of its JSON, in format 6, 7 or that of this version.
+        """Read the record from the text of its JSON, in format 6 to 8 or that of this version.
 
         Raises:
             StudyRefusedError: The text is no such record.
@@ -423,6 +429,7 @@ def point(record: StudyRecord, result: Result) -> dict[str, Any]:
         "gflops": _or_null(result.gflops),
         "backbone_gflops": _or_null(result.backbone_gflops),
         "params_m": _or_null(result.params_m),
+        **({"task_gflops": dict(result.task_gflops)} if result.task_gflops else {}),
         "metrics": {task: _or_null(v) for task, v in result.metrics.get(split, {}).items()},
         "details": {
             task: {name: _or_null(value) for name, value in figures.items()}

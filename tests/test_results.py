@@ -39,7 +39,7 @@ FULL = Result(
 )
 
 
-LATER_THAN_7 = ("control", "of", "width", "gates")
+LATER_THAN_7 = ("control", "of", "width", "gates", "task_gflops")
 
 
 class TestResultOnDisk:
@@ -53,10 +53,10 @@ class TestResultOnDisk:
         again = Result.from_json(json.loads(json.dumps(result.to_json())))
         assert again.metrics["test"]["a"] == value
 
-    @pytest.mark.parametrize("version", [0, 2, 3, 5, 9, None, "4", "6", "7", "8"])
+    @pytest.mark.parametrize("version", [0, 2, 3, 5, 10, None, "4", "6", "7", "8"])
     def test_another_format_is_refused(self, version):
         stored = FULL.to_json() | {"format": version}
-        with pytest.raises(StudyRefusedError, match="must have format 4, 6, 7 or 8, found"):
+        with pytest.raises(StudyRefusedError, match="must have format 4, 6, 7, 8 or 9, found"):
             Result.from_json(stored)
 
     def test_results_of_format_6_have_no_further_figures(self):
@@ -78,6 +78,12 @@ class TestResultOnDisk:
             assert read(stored) == FULL
             with pytest.raises(StudyRefusedError, match=r"of format 7, found unknown \['of'\]"):
                 read(stored | {"of": 3})
+
+    def test_results_of_format_8_have_no_costs_of_tasks(self):
+        stored = FULL.to_json() | {"format": 8}
+        del stored["task_gflops"]
+        for read in (Result.from_json, lambda value: Result.from_text(json.dumps(value))):
+            assert read(stored) == FULL
 
     def test_unknown_and_missing_keys_are_named(self):
         stored = FULL.to_json() | {"extra": 1}
@@ -153,7 +159,7 @@ class TestFormat4:
 
     def test_what_is_read_is_written_in_the_new_format(self):
         stored = Result.from_json(json.loads(FORMAT_4)).to_json()
-        assert (stored["format"], stored["state"], stored["details"]) == (8, "stopped", {})
+        assert (stored["format"], stored["state"], stored["details"]) == (9, "stopped", {})
         assert "role" not in stored
 
     @pytest.mark.parametrize("role", [{}, {"role": "boss"}, {"role": None}, {"role": [1]}])

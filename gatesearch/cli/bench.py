@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatesearch.cli.console import err, print_json, print_table
-from gatesearch.cli.options import JsonOption, PluginOption, names, use_plugins
+from gatesearch.cli.options import JsonOption, PluginOption, TasksOption, names, use_plugins
 from gatesearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ gatesearch bench --model small.safetensors mtl.safetensors stl.safetensors
 
 gatesearch bench --model a.onnx --model b.onnx --batch 8 --json
 
-gatesearch bench --model small.safetensors --runtime eager,compile --device cuda"""
+gatesearch bench --model small.safetensors --runtime eager,compile --device cuda
+
+gatesearch bench --model small.safetensors --tasks depth"""
 
 
 def bench(
@@ -57,6 +59,7 @@ def bench(
             min=0, max=3600, metavar="S", help="Seconds of measuring per network and runtime."
         ),
     ] = 2.0,
+    tasks: TasksOption = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -70,6 +73,7 @@ def bench(
     if not files:
         raise UsageError("bench needs a network or more, found none; name them: --model FILE...")
     runtimes = names(runtime, "--runtime") if runtime else ()
+    alone = names(tasks, "--tasks") if tasks else ()
 
     use_plugins(plugin)
 
@@ -82,6 +86,7 @@ def bench(
         device=device,
         threads=threads,
         seconds=seconds,
+        tasks=alone,
         tell=lambda message: err.print(message, markup=False, soft_wrap=True),
     )
     for row in timed.rows:
@@ -97,6 +102,7 @@ def bench(
                 "threads": timed.threads,
                 "rows": [_to_json(row) for row in timed.rows],
             }
+            | ({"tasks": list(alone)} if alone else {})
         )
         return
     print_table(

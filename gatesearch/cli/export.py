@@ -14,7 +14,9 @@ from gatesearch.cli.options import (
     StorageFileOption,
     StorageOption,
     StoreOption,
+    TasksOption,
     check_names,
+    names,
     record_of,
     storage_url,
     use_plugins,
@@ -31,6 +33,8 @@ EXAMPLES = """Examples:
 gatesearch export --study nyud-small --to network.onnx
 
 gatesearch export --study nyud-small --trial 3 --to trial3.pt2
+
+gatesearch export --study nyud-small --tasks depth,normals --to two.onnx
 
 gatesearch export --study nyud-small --trial mtl --to mtl.onnx"""
 
@@ -66,6 +70,7 @@ def export(
             min=0, metavar="S", help="Seed of a baseline or control. Default: the store's first."
         ),
     ] = None,
+    tasks: TasksOption = None,
     out: OutOption = None,
     storage: StorageOption = "",
     storage_file: StorageFileOption = None,
@@ -82,7 +87,7 @@ def export(
     store, record = record_of(study, out, storage_url(storage, storage_file))
     use_plugins(plugin, store=store)
 
-    from gatesearch.export import card_of, choose, ship
+    from gatesearch.export import card_of, choose, cut_to_tasks, ship
     from gatesearch.methods import at_width
     from gatesearch.study import Study
     from gatesearch.trials.kept_networks import as_compact, kept_network
@@ -93,9 +98,14 @@ def export(
     definition = Study.from_definition(record.definition)
     network = kept_network(result, definition, out=store)
     network = as_compact(network, result.method, at_width(definition, result.width))
-    difference = ship(network, card, to, form=form, frames=study_frames(record, card))
+    part = network
+    if tasks:
+        part, card = cut_to_tasks(network, card, names(tasks, "--tasks"))
+    frames = study_frames(record, card)
+    difference = ship(part, card, to, form=form, frames=frames, whole=network)
     if json:
-        print_json({"file": str(to), "parity": difference, "card": card.model_dump(mode="json")})
+        described = {"file": str(to), "parity": difference, "card": card.model_dump(mode="json")}
+        print_json(described | ({"tasks": list(card.tasks)} if tasks else {}))
         return
     console.print(
         f"{to}: {card.network} of {card.study}, {card.gflops:.4g} GFLOPs, {card.params_m:.4g} M "

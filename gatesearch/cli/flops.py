@@ -10,6 +10,7 @@ from gatesearch.cli.options import (
     PluginOption,
     SetOption,
     StudyOption,
+    TasksOption,
     names,
     settings,
     use_plugins,
@@ -21,7 +22,9 @@ gatesearch flops --study nyud
 
 gatesearch flops --study pascal --method stl,mtl --json
 
-gatesearch flops --study scenes --set model.width=1.0"""
+gatesearch flops --study scenes --set model.width=1.0
+
+gatesearch flops --study nyud --tasks depth"""
 
 
 def flops(
@@ -30,6 +33,7 @@ def flops(
         list[str] | None,
         typer.Option(metavar="M", help="Method to count, repeatable. Default: those of the study."),
     ] = None,
+    tasks: TasksOption = None,
     set_: SetOption = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
@@ -46,15 +50,17 @@ def flops(
 
     from gatesearch.measures import shown_gflops
     from gatesearch.methods import check_study
+    from gatesearch.pruning.subnetwork import known_tasks
     from gatesearch.trials.costs import costs, unpriced
 
+    alone = known_tasks(names(tasks, "--tasks"), definition.tasks) if tasks else ()
     checked = check_study(definition)
     for name in [] if method else checked.methods:
-        if reason := unpriced(checked, name):
+        if reason := unpriced(checked, name, tasks=alone):
             err.print(f"left out: {reason}", style="yellow", markup=False)
         else:
             chosen.append(name)
-    counted = costs(checked, chosen)
+    counted = costs(checked, chosen, tasks=alone)
     for name, cost in counted.items():
         for line in cost.disagreements:
             err.print(f"warning: {name}: {line}", style="yellow", markup=False)
@@ -73,9 +79,11 @@ def flops(
             }
             for name, cost in counted.items()
         }
-        print_json({"study": definition.name, "convention": "2xMAC", "methods": figures})
+        counts = {"study": definition.name, "convention": "2xMAC", "methods": figures}
+        print_json(counts | ({"tasks": list(alone)} if alone else {}))
         return
     height, width = definition.protocol.size
+    subject = ": ".join([definition.name, *([", ".join(alone)] if alone else [])])
     print_table(
         ["method", "GFLOPs", "backbone GFLOPs", "parameters (M)"],
         [
@@ -83,5 +91,5 @@ def flops(
             for name, c in counted.items()
         ],
         numbers_from=1,
-        title=f"{definition.name}, one image of {height} x {width}, FLOPs = 2 x multiply-adds",
+        title=f"{subject}, one image of {height} x {width}, FLOPs = 2 x multiply-adds",
     )

@@ -88,6 +88,14 @@ PreferOption = Annotated[
         help="How much a task's gain matters, as depth=2; 1 by default. Repeatable.",
     ),
 ]
+TasksOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tasks",
+        metavar="A,B",
+        help="Only what the outputs of these tasks need; with commas or repeated. Default: all.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")
 ]

@@ -144,7 +144,8 @@ def run(
         typer.Option(
             metavar="B",
             help="Most that a trial's network may cost: FLOPs (892G, 446GMAC), parameters (20M), "
-            "latency (12ms), or relative (1.3xMTL, 0.8xSTL). Repeatable: all hold.",
+            "latency (12ms), or relative (1.3xMTL, 0.8xSTL); of one task alone: depth:0.6xSTL. "
+            "Repeatable: all hold.",
         ),
     ] = None,
     device: Annotated[

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gatesearch.cost.latency import LatencyTable, median_latency
     from gatesearch.cost.layers import measure_layers
     from gatesearch.cost.macs import count_macs
+    from gatesearch.cost.of_tasks import macs_of_tasks
     from gatesearch.cost.pattern import PatternCost
     from gatesearch.cost.projection import (
         align_tasks,
@@ -33,6 +34,7 @@ _HOMES = {
     "count_macs": "gatesearch.cost.macs",
     "equalize_layer_shares": "gatesearch.cost.projection",
     "fit_latency": "gatesearch.cost.fit",
+    "macs_of_tasks": "gatesearch.cost.of_tasks",
     "measure_layers": "gatesearch.cost.layers",
     "measure_of": "gatesearch.cost.budget",
     "median_latency": "gatesearch.cost.latency",
@@ -52,6 +54,7 @@ __all__ = [
     "count_macs",
     "equalize_layer_shares",
     "fit_latency",
+    "macs_of_tasks",
     "measure_layers",
     "measure_of",
     "median_latency",

@@ -12,6 +12,8 @@ class Cost:
         macs: Multiply-adds of the whole network, heads included.
         backbone_macs: Multiply-adds of everything outside the submodule named `heads`.
         params: Parameters, shared ones once.
+        task_macs: Task -> multiply-adds of what its outputs alone need of a compact network; empty
+            where that was not counted.
         uncounted: Operators that are neither counted nor known to be free, name -> calls.
         disagreements: One line for each counter whose figure differs from `macs`.
     """
@@ -19,6 +21,7 @@ class Cost:
     macs: int
     backbone_macs: int
     params: int
+    task_macs: Mapping[str, int] = field(default_factory=dict)
     uncounted: Mapping[str, int] = field(default_factory=dict)
     disagreements: tuple[str, ...] = ()
 

@@ -76,7 +76,7 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...], *, cross_check: b
             "count_macs takes the shape of a batch of images, as (1, 3, 480, 640), found "
             f"{input_shape!r:.100}"
         )
-    meta_model = _without_data(model).eval()
+    meta_model = without_data(model).eval()
     image = torch.empty(input_shape, device="meta")
     with _quiet_and_countable(), torch.no_grad():
         try:
@@ -104,7 +104,7 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...], *, cross_check: b
     )
 
 
-def _without_data(model: nn.Module) -> nn.Module:
+def without_data(model: nn.Module) -> nn.Module:
     """Copy a model, with parameters, buffers and tensors in attributes that have shapes only."""
     memo: dict[int, Any] = {}
     for module in model.modules():

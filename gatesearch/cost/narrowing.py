@@ -19,7 +19,7 @@ from gatesearch.models.heads import Heads
 from gatesearch.models.model_factory import Parts
 from gatesearch.models.narrowing import groups_of, narrowed_graph, narrowed_heads
 from gatesearch.models.nodes import INPUT, Size
-from gatesearch.models.nodes.node import Ids
+from gatesearch.models.nodes.step import Ids
 
 # A layer keeps at least one in so many of its groups, and at least so many groups: a ranking over
 # all layers else leaves single channels, through which nothing passes.

@@ -8,7 +8,7 @@ such sum, but it is close to one of measured layers (`gatesearch.cost.latency`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gatesearch.cost.budget import Budget
 from gatesearch.cost.events import ALL, Firsts, first_of_events
+from gatesearch.cost.heads import macs_of_head
 from gatesearch.cost.latency import LatencyTable
 from gatesearch.cost.live import Live, distinct_elements, live_channels
 from gatesearch.cost.macs import count_macs
@@ -45,6 +46,7 @@ class PatternCost:
         latency: Measured layers, which estimates of latency need.
         firsts: Channels that count once where several share a gate.
         continued: Gated nodes behind which the shared stream continues from itself and is read.
+        alone: Task -> cost of what its outputs alone need, for those tasks that budgets bound.
     """
 
     graph: Graph
@@ -60,6 +62,7 @@ class PatternCost:
     latency: LatencyTable | None = None
     firsts: Firsts = ALL
     continued: tuple[str, ...] = ()
+    alone: Mapping[str, "PatternCost"] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -68,13 +71,21 @@ class PatternCost:
         input_shape: tuple[int, int, int, int],
         *,
         latency: LatencyTable | None = None,
+        tasks: Sequence[str] = (),
     ) -> "PatternCost":
-        """Build it for a supernet on images (1, 3, H, W)."""
+        """Build it for a supernet on images (1, 3, H, W).
+
+        Args:
+            supernet: The supernet.
+            input_shape: (1, 3, H, W) of the image.
+            latency: Measured layers, for estimates of latency.
+            tasks: Tasks whose own costs budgets bound.
+        """
         whole = count_macs(supernet, input_shape, cross_check=False)
         sizes = node_sizes(supernet.graph, (input_shape[2], input_shape[3]))
         weighted = supernet.graph.weighted_nodes
         heads = nodes_read(supernet.graph, supernet.head_specs)
-        return cls(
+        whole_cost = cls(
             graph=supernet.graph,
             gated=supernet.gated,
             mixed=supernet.mixed,
@@ -91,6 +102,21 @@ class PatternCost:
             firsts=first_of_events(supernet.graph, supernet.units, heads),
             continued=supernet.continued,
         )
+        alone = {}
+        for task in tasks:
+            own = tuple(
+                names if name == task else ()
+                for name, names in zip(supernet.tasks, heads, strict=True)
+            )
+            alone[task] = replace(
+                whole_cost,
+                head_macs=macs_of_head(supernet, task, sizes),
+                head_params=sum(p.numel() for p in supernet.heads[task].parameters()),
+                heads=own,
+                latency=None,
+                firsts=first_of_events(supernet.graph, supernet.units, own),
+            )
+        return replace(whole_cost, alone=alone)
 
     def live(self, gates: Mapping[str, Tensor]) -> Live:
         """Compute the live channels of patterns; `gates` as for `macs`."""
@@ -127,6 +153,7 @@ class PatternCost:
 
         Raises:
             ValueError: A budget of latency, and no table of measured layers.
+            KeyError: A budget of a task that is not in `alone`.
         """
         live = self.live(gates)
         measures: dict[str, Callable[[], Tensor]] = {
@@ -134,7 +161,11 @@ class PatternCost:
             "params": lambda: self._params(live),
             "latency": lambda: self._seconds(live, gates),
         }
-        return torch.stack([measures[b.measure]() / b.limit for b in budgets]).amax(0)
+        shares = [
+            (self.alone[b.task].macs(gates) if b.task else measures[b.measure]()) / b.limit
+            for b in budgets
+        ]
+        return torch.stack(shares).amax(0)
 
     def budget_hinge(
         self, open_probability: Mapping[str, Tensor], budgets: Sequence[Budget]

@@ -41,7 +41,7 @@ def project(
     the cost would give. The learned pattern has μ = 0; the search goes from there along the order
     to the nearest pattern inside the budgets. Liveness makes costs jump, for example where one gate
     makes a whole stream live; a gate that would jump over the budget stays closed and the next ones
-    are tried.
+    are tried. Budgets of one task are kept to, but only those of the whole network are used up.
 
     With a multiple the resulting pattern is rounded. Then whole groups of channels are closed,
     lowest α / c first, until the pattern is inside the budgets, and opened, highest α / c first,
@@ -149,6 +149,7 @@ def _projected(
     alpha: Mapping[str, Tensor], cost: PatternCost, budgets: Sequence[Budget]
 ) -> dict[str, Tensor]:
     names = list(alpha)
+    whole = [budget for budget in budgets if not budget.task]
     indices = {name: unit_index(cost.units, name) for name in names}
     values = {name: per_unit(alpha[name], indices[name]) for name in names}
     logits = torch.cat([values[name].flatten() for name in names])
@@ -170,6 +171,17 @@ def _projected(
         """(n, gates) bool -> (n,) largest share of any budget."""
         return cost.share(gates_of(opened.float()), budgets)
 
+    def taken(count: int, share: float) -> float:
+        """Share of the budgets of the whole network that the first `count` gates take.
+
+        Args:
+            count: Number of gates.
+            share: Largest share of any budget that they take.
+        """
+        if len(whole) == len(budgets):
+            return share
+        return float(cost.share(gates_of(pattern(count)[None].float()), whole)) if whole else 1.0
+
     def pattern(count: int) -> Tensor:
         """Return the pattern whose first `count` gates of the order are open."""
         opened = torch.zeros(len(logits), dtype=torch.bool)
@@ -179,12 +191,13 @@ def _projected(
     learned = int((logits > 0).sum())
     share = float(shares(pattern(learned)[None]))
     inside, outside = (learned, len(order)) if share <= 1 else (0, learned)
-    if share <= 1 and share < LEAST and float(shares(pattern(outside)[None])) <= 1:
+    filled = taken(learned, share)
+    if share <= 1 and filled < LEAST and float(shares(pattern(outside)[None])) <= 1:
         inside = outside
     # Elsewhere jumps are few, and patterns stay those of results that are stored already.
-    many_jumps = any(node.whole_groups for node in cost.graph)
+    many_jumps = any(n.whole_groups for n in cost.graph) or len(whole) < len(budgets)
     refused = 0
-    while not (share <= 1 and share >= LEAST) and inside < outside:
+    while not (share <= 1 and filled >= LEAST) and inside < outside:
         # Bisect between a pattern inside the budgets and one outside, down to neighbours.
         while outside - inside > 1:
             tries = torch.linspace(inside, outside, _AT_ONCE + 2).round().long().unique()[1:-1]
@@ -193,7 +206,8 @@ def _projected(
             outside = int(tries[first]) if first < len(tries) else outside
             inside = int(tries[first - 1]) if first > 0 else inside
         share = float(shares(pattern(inside)[None]))
-        if share < LEAST:
+        filled = taken(inside, share)
+        if filled < LEAST:
             # The next gate jumps over the budget: it stays closed.
             order = torch.cat([order[:inside], order[inside + 1 :]])
             refused += 1
@@ -238,6 +252,13 @@ def _in_groups(
     def share(pattern: Mapping[str, Tensor]) -> float:
         return float(cost.share(pattern, budgets))
 
+    def taken(pattern: Mapping[str, Tensor], share: float) -> float:
+        """Share of the budgets of the whole network, of a pattern that takes `share` of any."""
+        if len(whole) == len(budgets):
+            return share
+        return float(cost.share(pattern, whole)) if whole else 1.0
+
+    whole = [budget for budget in budgets if not budget.task]
     start = rounded(gates, alpha, multiple=multiple, units=cost.units)
     groups = _groups(start, alpha, cost, multiple, opened=True)[::-1]
 
@@ -253,7 +274,7 @@ def _in_groups(
         middle = (outside + inside) // 2
         outside, inside = (outside, middle) if share(without(middle)) <= 1 else (middle, inside)
     best = without(inside)
-    best_share, refused = share(best), set()
+    best_share, refused = taken(best, share(best)), set()
     for group in _groups(best, alpha, cost, multiple, opened=False):
         if best_share >= LEAST:
             break
@@ -262,8 +283,9 @@ def _in_groups(
         node_gates = best[group.node].clone()
         node_gates[group.task, group.channels] = True
         more = best | rounded({group.node: node_gates}, alpha, multiple=multiple, units=cost.units)
-        if best_share < (more_share := share(more)) <= 1:
-            best, best_share = more, more_share
+        more_share = share(more)
+        if more_share <= 1 and best_share < (filled := taken(more, more_share)):
+            best, best_share = more, filled
         else:  # the next group costs as much
             refused.add((group.node, group.task))
     return best

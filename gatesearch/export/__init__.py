@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from gatesearch.export.formats import FORMATS, write_network
+from gatesearch.export.parts import check_can_be_cut, cut_to_tasks
 from gatesearch.export.reader import Model, Pixels, parity, read_model
 from gatesearch.export.runtimes import RUNTIMES
 from gatesearch.export.shipped import Card, Shipped, card_of, choose
@@ -26,7 +27,9 @@ __all__ = [
     "Shipped",
     "Timing",
     "card_of",
+    "check_can_be_cut",
     "choose",
+    "cut_to_tasks",
     "parity",
     "read_model",
     "ship",
@@ -35,7 +38,15 @@ __all__ = [
 ]
 
 
-def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Pixels | None) -> float:
+def ship(
+    network: nn.Module,
+    card: Card,
+    path: Path,
+    *,
+    form: str,
+    frames: Pixels | None,
+    whole: nn.Module | None = None,
+) -> float:
     """Write a network, and check that its files compute the same before they replace earlier ones.
 
     Args:
@@ -44,6 +55,7 @@ def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Pixel
         path: The file; it must end in the suffix of the format. Its folder is made if missing.
         form: A name in `FORMATS`.
         frames: Images 0..255 (B, 3, H, W) on which the check is made; None for noise.
+        whole: Network that the file is compared with, where `network` is a part of it.
 
     Returns:
         Largest difference between file and network, over the largest value (see `parity`).
@@ -54,7 +66,7 @@ def ship(network: nn.Module, card: Card, path: Path, *, form: str, frames: Pixel
     with tempfile.TemporaryDirectory() as folder:
         unchecked = Path(folder) / path.name
         write_network(network, card, unchecked, form=form)
-        difference = parity(network, unchecked, frames)
+        difference = parity(whole or network, unchecked, frames)
         path.parent.mkdir(parents=True, exist_ok=True)
         # `path` is moved last: when it exists, the files beside it do too.
         for written in sorted(Path(folder).iterdir(), key=lambda file: file == unchecked):

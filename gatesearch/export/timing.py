@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 
 from gatesearch.errors import UsageError, unknown
 from gatesearch.export.formats import write_network
+from gatesearch.export.parts import write_part
 from gatesearch.export.reader import read_exported, read_model
 from gatesearch.export.runtimes import RUNTIMES, Run, Runtime, error_line
 from gatesearch.export.shipped import Card
@@ -101,6 +102,7 @@ def time_models(
     device: str = "cpu",
     threads: int | None = None,
     seconds: float = 2.0,
+    tasks: Sequence[str] = (),
     tell: Callable[[str], None] = lambda message: None,
 ) -> Bench:
     """Time networks that `gatesearch export` wrote; a runtime that fails is a row with the error.
@@ -112,6 +114,8 @@ def time_models(
         device: One of `DEVICES`; `auto` is cuda where there is one.
         threads: Processor threads; by default as many as torch takes.
         seconds: Seconds of measuring per network and runtime.
+        tasks: Tasks of which the networks are timed alone, cut out of a .safetensors each; by
+            default all of a network.
         tell: Receives a line per step; compiling a network can take minutes.
 
     Raises:
@@ -122,6 +126,22 @@ def time_models(
         raise UsageError(f"a batch must hold 1 image or more, found {batch}; use --batch 1")
     device = _resolve_device(device)
     names = _resolve_runtimes(runtimes, device)
+    if tasks:
+        with tempfile.TemporaryDirectory() as folder:
+            parts = {
+                write_part(file, tasks, Path(folder) / str(index)): file
+                for index, file in enumerate(files)
+            }
+            timed = time_models(
+                list(parts),
+                runtimes=runtimes,
+                batch=batch,
+                device=device,
+                threads=threads,
+                seconds=seconds,
+                tell=tell,
+            )
+        return replace(timed, rows=tuple(replace(r, file=parts[r.file]) for r in timed.rows))
     cards = [read_model(file).card for file in files]
     for file in files:
         if not set(names) & set(_runtimes_of(file)):

@@ -18,12 +18,14 @@ from gatesearch.cost import (
     median_latency,
     parse_budget,
 )
+from gatesearch.cost.budget import task_of
 from gatesearch.errors import UsageError
 from gatesearch.methods.interrogate.gate_selection import ordered_logits
 from gatesearch.methods.interrogate.options import InterroGateOptions
 from gatesearch.models import GatedSupernet
 from gatesearch.pruning import extract
 from gatesearch.pruning.extract import not_a_supernet
+from gatesearch.pruning.subnetwork import known_tasks
 from gatesearch.results import MULTI_TASK, SINGLE_TASK
 from gatesearch.study.validation import validated
 from gatesearch.training import Runtime, resolve_runtime
@@ -88,7 +90,10 @@ def project(
     timed = "latency" in [measure_of(text) for text in texts]
     runtime = replace(resolve_runtime("fp32", "auto"), device=_device(net).type)
     table = measure_layers(net, shape, runtime) if timed else None
-    cost = PatternCost.of(net, shape, latency=table)
+    tasks = [task for text in texts if (task := task_of(text))]
+    known = known_tasks(tasks, net.tasks) if tasks else ()
+    cost = PatternCost.of(net, shape, latency=table, tasks=known)
+    closed = {name: torch.zeros_like(gates) for name, gates in net.hard_gates().items()}
     ends = costs_of_ends(net, cost)
     parsed = [
         parse_budget(
@@ -96,6 +101,7 @@ def project(
             mtl=ends[MULTI_TASK],
             stl=ends[SINGLE_TASK],
             latency=None if table is None else table.ends,
+            alone={task: float(own.macs(closed)) for task, own in cost.alone.items()},
         )
         for text in texts
     ]

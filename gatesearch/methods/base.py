@@ -296,6 +296,7 @@ class Method(Generic[Options]):
         phases: Request -> phases of the training, in order; one phase of all epochs when None.
         space: Hyperparameters that a search chooses; empty for a method that cannot be searched.
         bounds: Measures of cost that a budget can bound for its trials.
+        bounds_tasks: True if a budget can bound what one task alone costs of its trials' networks.
         least_cost: Study -> cost of the cheapest network that its search can find, down to which
             budgets are accepted; that of the multi-task network when None.
         unmeasured_parts: Start networks (`NetworkSpec.part`) whose cost and metrics are not
@@ -346,6 +347,7 @@ class Method(Generic[Options]):
     phases: Callable[[TrainingRequest], Sequence[Phase]] | None = None
     space: Space = field(default_factory=dict)
     bounds: frozenset[Measure] = frozenset()
+    bounds_tasks: bool = False
     least_cost: Callable[[Study], Cost] | None = None
     unmeasured_parts: frozenset[str] = frozenset()
     supernet: Callable[[TrainingRequest, Sequence[Budget]], Supernet] | None = None

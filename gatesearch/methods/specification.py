@@ -109,6 +109,9 @@ class NetworkSpec:
     def to_json(self) -> dict[str, Any]:
         """Convert it to plain JSON values; what later versions added is left out where unused."""
         values = asdict(self)
+        for budget in values["budgets"]:
+            if not budget["task"]:
+                del budget["task"]
         if self.control is None:
             del values["control"]
         if self.width == 1:

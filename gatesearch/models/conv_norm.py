@@ -128,7 +128,7 @@ class ConvNorm(nn.Module):
     def copy_channels(self, slices: Sequence[LayerSlice]) -> None:
         """Take over channels of larger `ConvNorm`s, one slice after the other."""
         layers = [cast(ConvNorm, part.layer) for part in slices]
-        _copy_filters(self.conv, [layer.conv for layer in layers], slices)
+        copy_filters(self.conv, [layer.conv for layer in layers], slices)
         for name in ("weight", "bias", "running_mean", "running_var"):
             rows = [
                 getattr(layer.bn, name)[part.outputs]
@@ -162,7 +162,7 @@ class BareConv(nn.Module):
 
     def copy_channels(self, slices: Sequence[LayerSlice]) -> None:
         """Take over channels of larger layers of this kind, one slice after the other."""
-        _copy_filters(self.conv, [cast(BareConv, part.layer).conv for part in slices], slices)
+        copy_filters(self.conv, [cast(BareConv, part.layer).conv for part in slices], slices)
 
 
 def conv_layer(shape: ConvShape) -> ConvNorm | BareConv:
@@ -211,10 +211,10 @@ def _convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return depthwise(x, conv) if conv.groups > 1 else cast(Tensor, conv(x))
 
 
-def _copy_filters(
+def copy_filters(
     target: nn.Conv2d, convs: Sequence[nn.Conv2d], slices: Sequence[LayerSlice]
 ) -> None:
-    """Copy rows and columns of larger convolutions, and their biases."""
+    """Copy rows and columns of larger convolutions, and their biases, one after the other."""
     pairs = list(zip(convs, slices, strict=True))
     target.weight.copy_(
         torch.cat([conv.weight[part.outputs][:, part.inputs] for conv, part in pairs])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gatesearch.models.graph import Graph
 from gatesearch.models.nodes import IMAGE_CHANNELS, INPUT, Node
-from gatesearch.models.nodes.node import Ids
+from gatesearch.models.nodes.step import Ids
 
 Kept = NDArray[np.bool_]
 

@@ -20,7 +20,7 @@ from gatesearch.models.heads import HEADS, Feature
 from gatesearch.models.layer import LayerSlice
 from gatesearch.models.model_factory import HeadSpec, OwnHead, Parts, below
 from gatesearch.models.nodes import Node
-from gatesearch.models.nodes.node import Ids
+from gatesearch.models.nodes.step import Ids
 
 
 def groups_of(parts: Parts) -> ChannelGroups:

@@ -11,6 +11,7 @@ from gatesearch.pruning.extract import describe_pattern, extract, sharing
 from gatesearch.pruning.kept_channels import HeadAt, Stream, compact_streams
 from gatesearch.pruning.liveness import live_values, number_values
 from gatesearch.pruning.pattern_text import pattern_as_text, pattern_of_text
+from gatesearch.pruning.subnetwork import subnetwork
 
 __all__ = [
     "CompactNet",
@@ -28,4 +29,5 @@ __all__ = [
     "rebuild_compact",
     "save_compact",
     "sharing",
+    "subnetwork",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from gatesearch.models.channel_source import (
     channel_count,
     channel_positions,
 )
-from gatesearch.models.nodes import Step, StepName, StepWeights
+from gatesearch.models.nodes import Ids, Mask, Step, StepName, StepWeights
 from gatesearch.strict import Strict
 
 # Largest number of tasks in a file.
@@ -54,6 +54,26 @@ class MixStep(Step):
     def width(self) -> int:
         """Mixed channels."""
         return self.channels
+
+    @property
+    def channel_groups(self) -> int:
+        """Each channel is a group; a term reads those of its run alone."""
+        return self.channels
+
+    def needed_inputs(self, computed: Mask) -> tuple[Mask, ...]:
+        """A channel needs what every term adds to it."""
+        return tuple(computed[term.start : term.stop] for term in self.terms)
+
+    def narrowed(self, *, sources: Sequence[ChannelSource], outputs: Ids) -> Self:
+        """Return the mix of some channels, without the terms that add to none of them."""
+        terms = []
+        for term, source in zip(self.terms, sources, strict=True):
+            start, stop = outputs.searchsorted([term.start, term.stop]).tolist()
+            if start < stop:
+                terms.append(
+                    term.model_copy(update={"source": source, "start": start, "stop": stop})
+                )
+        return self.model_copy(update={"terms": tuple(terms), "channels": len(outputs)})
 
     @property
     def listed(self) -> int:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
+from gatesearch.models.conv_norm import copy_filters
+from gatesearch.models.layer import LayerSlice
 from gatesearch.models.nodes import StepWeights
 from gatesearch.models.nodes.layered import LayeredStep
 
@@ -22,6 +24,10 @@ class PointwiseStep(LayeredStep):
     def add_weights(self, weights: StepWeights) -> None:
         """Add a convolution."""
         weights.layers[self.name] = nn.Conv2d(self.inputs, self.outputs, 1)
+
+    def copy_weights(self, layer: nn.Module, part: LayerSlice) -> None:
+        """Take over channels of a larger convolution."""
+        copy_filters(cast(nn.Conv2d, layer), [cast(nn.Conv2d, part.layer)], [part])
 
     def run(self, tensors: Tensors, readers: Sequence[Read], weights: StepWeights) -> Tensor:
         """Combine the channels read."""

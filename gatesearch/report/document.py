@@ -23,6 +23,7 @@ from gatesearch.report import (
     provenance,
     sharing,
     summary_page,
+    task_costs,
 )
 from gatesearch.report import (
     controllability as controllability_page,
@@ -35,8 +36,8 @@ from gatesearch.store.steering import controllability
 
 # One module per kind of section, in the order of the report.
 SECTIONS = (
-    summary_page, comparison, controls, controllability_page, sharing, history, predictions,
-    image_answers, all_metrics, curves, provenance,
+    summary_page, comparison, controls, controllability_page, sharing, task_costs, history,
+    predictions, image_answers, all_metrics, curves, provenance,
 )  # fmt: skip
 
 

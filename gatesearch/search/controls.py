@@ -32,8 +32,8 @@ def train_controls(
         methods: Methods that were searched.
         budgets: Upper bounds on every trial's cost.
         seeds: The seeds; that of the trials first.
-        wanted: Whether controls are wanted; None trains them where they cost at most half of all
-            training of the store so far.
+        wanted: Whether controls are wanted; None trains those of trials with a gate pattern, where
+            they cost at most half of all training of the store so far.
         headroom: Number of drawn patterns that are trained too.
     """
     for method in methods:
@@ -68,6 +68,8 @@ def _affordable(search: Search, trial: Result, count: int, wanted: bool | None) 
     known = sum(r.of == trial.trial and r.control != OTHER_SEED for r in search.store.bases)
     if wanted is False or count <= known:
         return wanted is not False
+    if wanted is None and not trial.gates:
+        return False
     cost = (count - known) * each
     so_far = search.store.record().training_pflops
     afforded = wanted or cost <= so_far / 2

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from gatesearch.cost import Budget, Cost, measure_of, parse_budget
+from gatesearch.cost.budget import task_of
 from gatesearch.datasets import DATASETS
 from gatesearch.errors import UsageError
 from gatesearch.execution.executors import check_executor
@@ -22,6 +23,7 @@ from gatesearch.methods import (
 )
 from gatesearch.methods.specification import SCALAR
 from gatesearch.models import parts_of
+from gatesearch.pruning.subnetwork import known_tasks
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, TaskInfo, without_classes
 from gatesearch.store.server import shown
 from gatesearch.study import Study
@@ -171,6 +173,18 @@ def parse_budgets(
     """
     if not budgets:
         return ()
+    tasks = {task: text for text in budgets if (task := task_of(text))}
+    for method in tuned_methods(study).values():
+        if tasks and not method.bounds_tasks:
+            raise UsageError(
+                f"budget {next(iter(tasks.values()))} bounds what one task costs, and a network of "
+                f"'{method.name}' can be held to budgets of all tasks alone; leave the task out, "
+                "or tune another method, as interrogate"
+            )
+    alone = {
+        task: costs(study, (MULTI_TASK,), tasks=(task,))[MULTI_TASK].macs
+        for task in (known_tasks(tasks, study.tasks) if tasks else ())
+    }
     ends = costs(study, (MULTI_TASK, SINGLE_TASK))
     latency = None if stopwatch is None else stopwatch.table.ends
     cheapest: dict[str, Cost] = {}
@@ -179,7 +193,12 @@ def parse_budgets(
         cheapest |= {MULTI_TASK: ends[MULTI_TASK]} if own is None else {name: own(study)}
     parsed = [
         parse_budget(
-            text, mtl=ends[MULTI_TASK], stl=ends[SINGLE_TASK], latency=latency, cheapest=cheapest
+            text,
+            mtl=ends[MULTI_TASK],
+            stl=ends[SINGLE_TASK],
+            latency=latency,
+            cheapest=cheapest,
+            alone=alone,
         )
         for text in budgets
     ]

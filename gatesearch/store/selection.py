@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from gatesearch.comparisons import REPEAT
-from gatesearch.cost.budget import Budget, parse_budget, read_budget, reference_of
+from gatesearch.cost.budget import Budget, parse_budget, read_budget, reference_of, task_of
 from gatesearch.cost.cost import Cost
-from gatesearch.errors import UsageError, shell_command
+from gatesearch.errors import UsageError, shell_command, unknown
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord, gain_of
 
 
@@ -94,10 +94,16 @@ def _too_costly(
 ) -> UsageError:
     """Make the error that no network keeps to the budgets."""
     least = min(results, key=lambda r: r.gflops)
-    latency = ""
+    unmeasured = ""
+    if any(budget.task for budget in bounds):
+        counted = [r for r in results if r.task_gflops]
+        unmeasured = (
+            f"; what each task costs alone was counted for {len(counted)} of them, as it is of "
+            "compact networks when they are trained"
+        )
     if any(budget.measure == "latency" for budget in bounds):
         measured = [r for r in results if r.latency_ms is not None]
-        latency = (
+        unmeasured += (
             f"; latency was measured for {len(measured)} of them, those that a budget of latency "
             "bounded"
         )
@@ -105,7 +111,7 @@ def _too_costly(
     return UsageError(
         f"none of {len(results)} finished networks, baselines included, keeps to "
         f"{', '.join(budgets)}; the cheapest, {least.name}, takes {least.gflops:.4g} GFLOPs and "
-        f"{least.params_m:.4g} M parameters{latency}; search under it: {run} {options}"
+        f"{least.params_m:.4g} M parameters{unmeasured}; search under it: {run} {options}"
     )
 
 
@@ -121,6 +127,8 @@ def _parsed(record: StudyRecord, budgets: Sequence[str], run: str) -> list[Budge
     """
     ends, bounds = _ends(record), []
     for text in budgets:
+        if (task := task_of(text)) and task not in record.higher_is_better:
+            raise unknown("task", task, record.higher_is_better)
         reference = reference_of(text)
         if reference and reference not in ends:
             raise UsageError(
@@ -145,7 +153,7 @@ def _check_within_reach(record: StudyRecord, bounds: Sequence[Budget]) -> None:
     if any(cost_of(trial).macs < mtl.macs for trial in record.trials if trial.state == "complete"):
         return  # a method of this store goes below the multi-task network
     for bound in bounds:
-        if bound.measure != "latency" and bound.share(mtl) > 1:
+        if bound.measure != "latency" and not bound.task and bound.share(mtl) > 1:
             parse_budget(bound.text, mtl=mtl, stl=stl)
 
 
@@ -154,8 +162,10 @@ def _fits(result: Result, budgets: Sequence[Budget]) -> bool:
         if budget.measure == "latency":
             if result.latency_ms is None or result.latency_ms > 1e3 * budget.limit:
                 return False
-        elif budget.share(cost_of(result)) > 1:
-            return False
+        else:
+            unknown_share = budget.task and budget.task not in result.task_gflops
+            if unknown_share or budget.share(cost_of(result)) > 1:
+                return False
     return True
 
 
@@ -165,4 +175,5 @@ def cost_of(result: Result) -> Cost:
         macs=round(result.gflops * 5e8),
         backbone_macs=round(result.backbone_gflops * 5e8),
         params=round(result.params_m * 1e6),
+        task_macs={task: round(gflops * 5e8) for task, gflops in result.task_gflops.items()},
     )

@@ -130,4 +130,6 @@ def _budget_shares(record: StudyRecord, budget: str, trials: Sequence[Result]) -
 def _share(trial: Result, budget: Budget) -> float:
     if budget.measure == "latency":
         return math.nan if trial.latency_ms is None else 1e-3 * trial.latency_ms / budget.limit
+    if budget.task and budget.task not in trial.task_gflops:
+        return math.nan
     return budget.share(cost_of(trial))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gatesearch.cost import count_macs, median_latency
+from gatesearch.cost import count_macs, macs_of_tasks, median_latency
 from gatesearch.events import Emit, Log, Warned
 from gatesearch.methods import (
     Context,
@@ -144,6 +144,8 @@ def _measured(
     else:
         cost = expected_cost(network, context)
         emit(Log(f"{spec.label}: its cost is the mean over the images of the validation part"))
+    of_tasks = macs_of_tasks(network, context.input_shape, whole=cost.macs)
+    cost = replace(cost, task_macs=of_tasks)
     counted = [budget for budget in spec.budgets if budget.measure != "latency"]
     assert all(budget.share(cost) <= 1 for budget in counted)
     for line in cost.disagreements:
@@ -156,6 +158,7 @@ def _measured(
         gflops=cost.gflops,
         backbone_gflops=cost.backbone_gflops,
         params_m=cost.params_m,
+        task_gflops={tasks: 2e-9 * macs for tasks, macs in of_tasks.items()},
         latency_ms=_latency_ms(network, spec, context, emit),
         uncounted=dict(cost.uncounted),
     )

@@ -112,6 +112,20 @@ def test_flops_prints_json_as_its_last_line(cli) -> None:
     assert heads[0] == pytest.approx(heads[1], rel=1e-9)
 
 
+def test_flops_of_one_task_alone(cli) -> None:
+    given = ("flops", "--study", "scenes", "--set", 'methods=["stl","mtl","mtan"]')
+    done = cli(*given, "--tasks", "depth", "--json")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["tasks"] == ["depth"]
+    assert printed["methods"]["stl"] == printed["methods"]["mtl"], "one encoder and one head"
+    left_out = "left out: the cost of depth alone is known of compact networks, and 'mtan' is"
+    assert left_out in " ".join(done.stderr.split())
+    done = cli(*given, "--tasks", "depht,normals")
+    assert done.returncode == 2
+    assert "unknown task 'depht'; did you mean 'depth'?" in done.stderr
+
+
 def test_flops_leaves_out_a_method_of_the_study_whose_cost_is_not_known(cli) -> None:
     chosen = ("--set", 'methods=["mtl","adashare"]')
     done = cli("flops", "--study", "scenes", *chosen, "--json")

@@ -1,5 +1,7 @@
 """Budgets as a user writes them, and gates projected into them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,11 +14,13 @@ from gatesearch.cost import (
     align_tasks,
     count_macs,
     equalize_layer_shares,
+    macs_of_tasks,
     measure_of,
     name_of,
     parse_budget,
     project,
 )
+from gatesearch.cost.budget import task_of
 from gatesearch.errors import UsageError
 from gatesearch.models.backbones import BACKBONES
 from gatesearch.models.gated_supernet import GatedSupernet
@@ -42,15 +46,19 @@ STL = Cost(macs=500 * 10**9, backbone_macs=0, params=30 * 10**6)
         ("1xmtl", Budget("1xMTL", "macs", 300e9)),
         ("12 ms", Budget("12ms", "latency", 0.012)),
         ("0.05s", Budget("0.05s", "latency", 0.05)),
+        ("depth:0.60xSTL", Budget("depth:0.6xSTL", "macs", 300e9, "depth")),
+        (" my task : 500 GMAC", Budget("my task:500GMAC", "macs", 500e9, "my task")),
     ],
 )
 def test_forms(text: str, budget: Budget) -> None:
-    assert parse_budget(text, mtl=MTL, stl=STL, latency=(0.01, 0.05)) == budget
-    assert measure_of(text) == budget.measure
+    alone = {"depth": 200e9, "my task": 250e9}
+    assert parse_budget(text, mtl=MTL, stl=STL, latency=(0.01, 0.05), alone=alone) == budget
+    assert (measure_of(text), task_of(text)) == (budget.measure, budget.task)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "892", "G", "-3G", "1,3xMTL", "12us", "3 parsecs", "1.3xMTAN"]
+    "text",
+    ["", "892", "G", "-3G", "1,3xMTL", "12us", "3 parsecs", "1.3xMTAN", ":3G", "depth:", "depth:3"],
 )
 def test_no_budget(text: str) -> None:
     for read in (measure_of, lambda text: parse_budget(text, mtl=MTL, stl=STL)):
@@ -65,6 +73,28 @@ def test_a_latency_needs_measured_networks() -> None:
     assert budget.share(MTL, seconds=0.009) == pytest.approx(0.75)
     with pytest.raises(ValueError, match="budget 12ms bounds latency; found none"):
         budget.share(MTL)
+
+
+def test_a_budget_of_one_task_is_a_share_of_what_it_costs_alone() -> None:
+    budget = parse_budget("depth:0.6xSTL", mtl=MTL, stl=STL, alone={"depth": 1.0})
+    assert budget.share(replace(MTL, task_macs={"depth": 240 * 10**9})) == pytest.approx(0.8)
+    with pytest.raises(ValueError, match="bounds what depth costs alone; found no such figure"):
+        budget.share(MTL)
+
+
+@pytest.mark.parametrize(
+    ("text", "alone", "message"),
+    [
+        ("dept:20G", {"depth": 1.0}, "unknown task 'dept'; did you mean 'depth'"),
+        ("depth:20M", {"depth": 1.0}, "of one task bounds its FLOPs, .*0.6xSTL, found 'depth:20M'"),
+        ("depth:9ms", {"depth": 1.0}, "of one task bounds its FLOPs, .* found 'depth:9ms'"),
+        ("depth:1G", {"depth": 1e9}, r"from 2 GFLOPs \(mtl, depth alone\) to 1000 GFLOPs \(stl"),
+        ("depth:1xMTL", None, "bounds what one task costs, and .* budgets of all tasks here"),
+    ],
+)
+def test_budgets_of_one_task_that_cannot_be(text, alone, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_budget(text, mtl=MTL, stl=STL, alone=alone)
 
 
 @pytest.mark.parametrize(
@@ -234,3 +264,53 @@ def test_projection_into_less_than_all_gates_closed_is_refused() -> None:
     least = float(cost.macs({name: torch.zeros_like(a) for name, a in model.logits().items()}))
     with pytest.raises(UsageError, match="found x, of which they take 2; raise the budget"):
         project(model.logits(), cost, [Budget("x", "macs", least / 2)])
+
+
+def blocks() -> Graph:
+    """A stem, two blocks of a sum each, and the end; gates for whole blocks mix at three places."""
+    nodes = [Conv("stem", INPUT, 3, 8, 3)]
+    for i in range(3):
+        before = nodes[-1].name
+        nodes += [
+            Conv(f"conv{i}", before, 8, 8, 3, relu=False),
+            Add(f"sum{i}", f"conv{i}", before, 8),
+        ]
+    return Graph(tuple(nodes), stride=1)
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize(
+    ("whole", "own"), [(2.0, 1.2), (1.5, 3.0), (None, 1.3)], ids=["task", "all", "task alone"]
+)
+def test_projection_keeps_to_budgets_of_one_task(whole, own, multiple) -> None:
+    model = GatedSupernet(parts(blocks(), 2))
+    cost = PatternCost.of(model, (1, 3, 8, 8), tasks=["a"])
+    with torch.no_grad():
+        for index, alpha in enumerate(model.alpha.values()):
+            generator = torch.Generator().manual_seed(index)
+            alpha.copy_(torch.randn(alpha.shape, generator=generator) + 1)
+    closed = {name: torch.zeros_like(alpha) for name, alpha in model.logits().items()}
+    least = float(cost.alone["a"].macs(closed))
+    budgets = [Budget("a", "macs", own * least, "a")]
+    budgets += [] if whole is None else [Budget("x", "macs", whole * float(cost.macs(closed)))]
+    learned = float(cost.share({n: a > 0 for n, a in model.logits().items()}, budgets))
+    assert learned > 1 or (whole, own) == (1.5, 3.0)
+    model.set_gates(project(model.logits(), cost, budgets, multiple=multiple))
+    gates = model.hard_gates()
+    compact = extract(model)
+    counted = count_macs(compact, (1, 3, 8, 8), cross_check=False)
+    alone = macs_of_tasks(compact, (1, 3, 8, 8), whole=counted.macs)
+    assert alone["a"] == int(cost.alone["a"].macs(gates)) <= own * least
+    assert all(b.share(replace(counted, task_macs=alone)) <= 1 for b in budgets)
+    if whole == 1.5:
+        assert budgets[1].share(counted) >= 0.9
+
+
+def test_the_hinge_of_one_task_by_its_own_cost() -> None:
+    model = GatedSupernet(parts(blocks(), 2))
+    cost = PatternCost.of(model, (1, 3, 8, 8), tasks=["b"])
+    opened = {name: torch.ones_like(alpha) for name, alpha in model.logits().items()}
+    own = float(cost.alone["b"].macs(opened))
+    assert own < 0.6 * float(cost.macs(opened))
+    hinge = cost.budget_hinge(opened, [Budget("b:1G", "macs", own / 1.25, "b")])
+    assert float(hinge) == pytest.approx(0.25)

@@ -17,7 +17,16 @@ from PIL.PngImagePlugin import PngInfo
 from gatesearch.checksums import checksum
 from gatesearch.cli.predict import predict
 from gatesearch.errors import DataError, UsageError
-from gatesearch.export import Card, Shipped, choose, parity, read_model, ship, write_network
+from gatesearch.export import (
+    Card,
+    Shipped,
+    choose,
+    cut_to_tasks,
+    parity,
+    read_model,
+    ship,
+    write_network,
+)
 from gatesearch.export.draw import draw_predictions, predict_file
 from gatesearch.export.formats import OPSET
 from gatesearch.export.seals import open_card, seal_onnx
@@ -622,3 +631,18 @@ def test_export_writes_whole_files_or_none(networks, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="absent"):
         write_network(networks["mtl"], card("mtl"), missing, form="pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_a_part_is_named_once(networks) -> None:
+    both = card("trial 1")
+    one, own = cut_to_tasks(networks["trial 1"], both, ["depth", "semseg"])
+    assert own.network == "trial 1: semseg, depth"
+    again, last = cut_to_tasks(one, own, ["depth"])
+    assert last.network == "trial 1: depth"
+    assert list(again.heads) == list(last.tasks) == ["depth"]
+    assert last.params_m * 1e6 == pytest.approx(sum(p.numel() for p in again.parameters()))
+
+
+def test_a_plain_network_is_not_cut(networks) -> None:
+    with pytest.raises(UsageError, match=r"cuts compact networks, .* mtl, a plain MultiTaskNet"):
+        cut_to_tasks(networks["mtl"], card("mtl"), ["depth"])

@@ -282,6 +282,12 @@ def test_a_runtime_that_fails_is_a_row_and_the_others_go_on(files, fake_runtimes
         ("mtl.onnx", {"runtimes": ["eagre"]}, "unknown runtime 'eagre'; did you mean 'eager'"),
         ("mtl.onnx", {"runtimes": ["eager"]}, "mtl.onnx runs in onnxruntime alone, found"),
         ("mtl.onnx", {"device": "gpu"}, "unknown device 'gpu'"),
+        (
+            "mtl.onnx",
+            {"tasks": ["depth"]},
+            r"cuts the network of a .safetensors, .* export --tasks",
+        ),
+        ("mtl.safetensors", {"tasks": ["dpth"]}, "unknown task 'dpth'; did you mean 'depth'"),
     ],
 )
 def test_what_cannot_be_timed_is_refused_before_any_worker(

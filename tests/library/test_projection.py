@@ -63,6 +63,16 @@ def test_the_budget_is_used_up(net, text: str, closed: bool) -> None:
     assert_same(compact(IMAGE), net(IMAGE))
 
 
+def test_one_task_keeps_to_its_own_budget(net) -> None:
+    net = copy.deepcopy(net)
+    mtl, task = net.costs(SIZE)["mtl"].macs, net.tasks[0]
+    gs.project(net, ["1.9xMTL", f"{task}:1.1xMTL"], size=SIZE)
+    own = gs.subnetwork(gs.extract(net), [task])
+    assert gs.count_macs(own, SHAPE, cross_check=False).macs <= 1.1 * mtl
+    with pytest.raises(UsageError, match="unknown task 'nobody'"):
+        gs.project(net, "nobody:1.1xMTL", size=SIZE)
+
+
 def test_several_budgets_hold_together(net) -> None:
     net = copy.deepcopy(net)
     ends = net.costs(SIZE)

@@ -30,6 +30,7 @@ from gatesearch.methods.definitions import options_of
 from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.space import Choice, Range, check_first, space_of
 from gatesearch.models.encoder import Encoder
+from gatesearch.pruning import CompactNet, subnetwork
 from gatesearch.results import Result
 from gatesearch.search.space import draw
 from gatesearch.strict import Strict
@@ -348,5 +349,10 @@ def check_kept(result: Result, context: Context, out) -> None:
         expected, found = network(image), shipped(image)
     for task, prediction in expected.items():
         torch.testing.assert_close(found[task], prediction, rtol=1e-4, atol=1e-5)
+    if isinstance(shipped, CompactNet):
+        for task, prediction in found.items():
+            with torch.no_grad():
+                alone = subnetwork(shipped, [task])(image)[task]
+            torch.testing.assert_close(alone, prediction, rtol=1e-5, atol=1e-6)
     assert set(result.metrics["validation"]) == set(context.tasks)
     assert result.epochs == training_of(context.study, result.method).epochs

@@ -24,12 +24,12 @@ from benchmarks.imported import (
     patterns,
     scatter,
 )
-from gatesearch.cost import PatternCost, count_macs
+from gatesearch.cost import PatternCost, count_macs, macs_of_tasks
 from gatesearch.models import GatedSupernet
 from gatesearch.models.encoder import Encoder
 from gatesearch.models.graph import Graph
 from gatesearch.models.imported import import_backbone
-from gatesearch.pruning import extract
+from gatesearch.pruning import extract, subnetwork
 
 pytest.importorskip("timm", reason="networks of timm need pip install 'gatesearch[timm]'")
 
@@ -58,6 +58,11 @@ def supernet(graph: Graph, kind: str) -> tuple[GatedSupernet, Tensor]:
     return model, image
 
 
+def largest_difference(one: Tensor, other: Tensor) -> float:
+    """Largest difference over the largest value."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_a_pattern_is_cut_and_priced(name: str) -> None:
     graph = narrow(name)
@@ -65,8 +70,16 @@ def test_a_pattern_is_cut_and_priced(name: str) -> None:
     pattern = next(patterns(model, 1))
     assert largest_gap(model, [pattern], image, torch.float64) < ERROR
     found = counted(model, pattern)
-    assert by_formula(PatternCost.of(model, SHAPE), pattern) == (found.macs, found.params)
+    task, *_ = model.tasks
+    cost = PatternCost.of(model, SHAPE, tasks=[task])
+    assert by_formula(cost, pattern) == (found.macs, found.params)
     assert not found.uncounted
+    whole = extract(model)
+    own = macs_of_tasks(whole, SHAPE, whole=found.macs)[task]
+    assert own == int(cost.alone[task].macs(pattern))
+    with torch.no_grad():
+        expected, alone = whole.double()(image.double()), subnetwork(whole, [task])(image.double())
+    assert largest_difference(alone[task], expected[task]) < 1e-6
 
 
 @pytest.mark.slow("traces many networks")

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from gatesearch.cost.of_tasks import task_sets
 from gatesearch.report import document
 from gatesearch.results import Result, StudyRecord
 from tests.report.page_checks import figure_faults, filled_share, page_faults
@@ -150,7 +151,7 @@ def long_names(tmp_path):
         dataclasses.replace(trial, reason="日本 $ {" + "x" * 900 if trial.reason else "")
         for trial in with_layers(study, layers).trials
     )
-    return dataclasses.replace(study, trials=trials)
+    return with_costs_of_tasks(dataclasses.replace(study, trials=trials))
 
 
 def not_numbers(tmp_path):
@@ -258,7 +259,27 @@ def seven_searched(folder):
     return dataclasses.replace(study, trials=trials)
 
 
+def with_costs_of_tasks(study: StudyRecord) -> StudyRecord:
+    """Give every trial what each task of it costs, and each pair of few tasks."""
+    sets = task_sets([task.name for task in study.tasks])
+    rng = np.random.default_rng(19)
+
+    def told(trial: Result) -> Result:
+        shares = zip(sets, rng.uniform(0.3, 1.0, len(sets)), strict=True)
+        return dataclasses.replace(
+            trial, task_gflops={name: share * trial.gflops for name, share in shares}
+        )
+
+    return dataclasses.replace(study, trials=tuple(map(told, study.trials)))
+
+
 STUDIES = {
+    "costs of four tasks": lambda folder: with_costs_of_tasks(
+        record(tasks=("semseg", "depth", "normals", "saliency"), trials=30, failed=())
+    ),
+    "costs of forty tasks": lambda folder: with_costs_of_tasks(
+        record(tasks=FACES, trials=4, failed=())
+    ),
     "steered by preferences": lambda folder: steered(),
     "seven searched methods": seven_searched,
     "forty attributes, one task": lambda folder: whole_images(folder, ("face",)),

@@ -25,6 +25,7 @@ from gatesearch.report import (
     sharing,
     style,
     summary_page,
+    task_costs,
     text,
     write_report,
 )
@@ -182,8 +183,8 @@ class TestProtocols:
 
 # Modules in the order of the report; summary, table and provenance are always there.
 KINDS = (
-    "summary_page", "comparison", "controls", "controllability", "sharing", "history",
-    "predictions", "image_answers", "all_metrics", "curves", "provenance",
+    "summary_page", "comparison", "controls", "controllability", "sharing", "task_costs",
+    "history", "predictions", "image_answers", "all_metrics", "curves", "provenance",
 )  # fmt: skip
 
 
@@ -192,38 +193,38 @@ KINDS = (
     [
         # Losses alone have curves: there are no gates.
         pytest.param(
-            lambda: record(trials=0), (1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1), id="baselines alone"
+            lambda: record(trials=0), (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1), id="baselines alone"
         ),
         pytest.param(
             lambda: record(trials=0, methods=()),
-            (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1),
+            (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1),
             id="nothing at all",
         ),
         pytest.param(
             lambda: record(trials=1, failed=(), tasks=("depth",), test=False),
-            (1, 1, 0, 0, 1, 2, 0, 0, 0, 2, 1),
+            (1, 1, 0, 0, 1, 0, 2, 0, 0, 0, 2, 1),
             id="one of all",
         ),
         pytest.param(
             lambda: record(trials=2, failed=(0, 1)),
-            (1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1),
+            (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1),
             id="every trial failed",
         ),
         # Without Δ MTL there is no front to draw.
         pytest.param(
             lambda: record(trials=2, failed=(), methods=()),
-            (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1),
+            (1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1),
             id="no single-task networks",
         ),
         pytest.param(
             lambda: record(trials=2, failed=(), tasks=tuple(TASKS), seeds=(0, 1)),
-            (1, 1, 0, 0, 1, 2, 0, 0, 0, 2, 1),
+            (1, 1, 0, 0, 1, 0, 2, 0, 0, 0, 2, 1),
             id="six tasks",
         ),
         # Weightings have curves of their weights.
         pytest.param(
             lambda: record(trials=2, failed=(), seeds=(0, 1), weightings=NINE),
-            (1, 1, 0, 0, 1, 2, 0, 0, 0, 3, 1),
+            (1, 1, 0, 0, 1, 0, 2, 0, 0, 0, 3, 1),
             id="nine weightings",
         ),
     ],
@@ -755,3 +756,19 @@ class TestStyle:
         axes = Figure().add_subplot()
         style.set_ticks(axes.yaxis, 1.5)
         assert axes.yaxis.get_major_formatter().format_ticks(values) == shown
+
+
+def test_what_one_task_costs_is_told_with_its_share() -> None:
+    study = record(trials=3, failed=(), tasks=("semseg", "depth"))
+    costs = {"semseg": 0.5, "depth": 0.25, "semseg+depth": 1.0}
+    trials = tuple(
+        dataclasses.replace(t, task_gflops={k: share * t.gflops for k, share in costs.items()})
+        for t in study.trials[:2]
+    )
+    (page,) = pages(task_costs, dataclasses.replace(study, trials=(*trials, *study.trials[2:])))
+    texts = [text.get_text() for text in page.texts]
+    for told in ("all tasks", "semseg + depth"):
+        assert told in texts
+    shares = [text.rpartition(" · ")[2] for text in texts if " · " in text]
+    assert shares == ["50 %", "25 %", "100 %"] * (len(shares) // 3)
+    assert len(shares) >= 3

@@ -174,7 +174,7 @@ def gain_by(key: str) -> Callable:
 
 def test_baselines_come_first_and_once(opened) -> None:
     running = opened(bases=False)
-    running.search.train_bases(BASES)
+    running.search.train_bases(BASES, seed=0)
     assert running.trained == ["stl", "mtl"]
     assert [r.method for r in running.store.bases] == ["stl", "mtl"]
     assert len(running.changes) == 2
@@ -184,7 +184,7 @@ def test_baselines_come_first_and_once(opened) -> None:
         ("stl", False), ("mtl", False),
     ]  # fmt: skip
     again = opened(bases=False)
-    again.search.train_bases(BASES)
+    again.search.train_bases(BASES, seed=0)
     assert again.trained == []
     assert again.status.wanted[0] == (2, 2)
 
@@ -200,7 +200,7 @@ def test_what_starts_from_single_task_networks_waits_for_them(opened) -> None:
             return super().submit(job, emit)
 
     running.search.pool.executor = Ending(with_network(result_of))
-    running.search.train_bases(BASES)
+    running.search.train_bases(BASES, seed=0)
     assert waited == [("stl", None), ("mtl", "stl")]
 
 
@@ -212,11 +212,11 @@ def test_a_failed_baseline_is_told_and_tried_again(opened) -> None:
         )
 
     running = opened(train=fail, bases=False)
-    running.search.train_bases(BASES)
+    running.search.train_bases(BASES, seed=0)
     assert Warned("mtl failed: nan") in running.told
     assert [r.state for r in running.store.bases] == ["complete", "failed"]
     again = opened(bases=False)
-    again.search.train_bases(BASES)
+    again.search.train_bases(BASES, seed=0)
     assert again.trained == ["mtl"]
     assert [r.state for r in again.store.bases] == ["complete", "complete"]
 
@@ -227,7 +227,7 @@ WARMED = ("adashare.warmup=0.5",)
 
 def test_baselines_are_trained_after_the_start_network_of_their_method(opened) -> None:
     running = opened(*WARMED, bases=False)
-    running.search.train_bases([*BASES, "adashare"])
+    running.search.train_bases([*BASES, "adashare"], seed=0)
     assert running.trained == ["stl", "mtl", "warm-up", "adashare"]
     # Trials of the same seed start from it too.
     running.tune(1, "adashare")
@@ -242,19 +242,19 @@ def test_a_failed_start_network_fails_the_baselines_behind_it_alone(opened) -> N
         )
 
     running = opened(*WARMED, train=fail, bases=False)
-    running.search.train_bases(["stl", "adashare", "mtl"])
+    running.search.train_bases(["stl", "adashare", "mtl"], seed=0)
     assert running.trained == ["stl", "warm-up", "mtl"]
     assert Warned("adashare failed: warm-up of adashare failed: nan") in running.told
     states = {result.method: result.state for result in running.store.bases}
     assert states == {"stl": "complete", "adashare": "failed", "mtl": "complete"}
     again = opened(*WARMED, bases=False)
-    again.search.train_bases(["stl", "adashare", "mtl"])
+    again.search.train_bases(["stl", "adashare", "mtl"], seed=0)
     assert again.trained == ["warm-up", "adashare"]
 
 
 def test_a_method_that_balances_by_itself_is_trained_once(opened) -> None:
     running = opened('weightings=["pcgrad", "dwa"]', bases=False)
-    running.search.train_bases(["stl", "gradsplit", "mtl"])
+    running.search.train_bases(["stl", "gradsplit", "mtl"], seed=0)
     assert running.trained == ["stl", "gradsplit", "mtl + pcgrad", "mtl + dwa"]
 
 
@@ -263,11 +263,11 @@ def test_single_task_networks_must_not_fail(opened) -> None:
         train=lambda job: result_of(job, state="failed", reason="nan", metrics={}), bases=False
     )
     with pytest.raises(TrainingError, match="stl failed: nan"):
-        running.search.train_bases(BASES)
+        running.search.train_bases(BASES, seed=0)
     assert running.store.bases == []
     # Nothing of it is left in the way of the next attempt.
     again = opened(bases=False)
-    again.search.train_bases(BASES)
+    again.search.train_bases(BASES, seed=0)
     assert again.trained == ["stl", "mtl"]
 
 
@@ -349,7 +349,7 @@ def test_a_single_task_metric_of_zero_fails_trials_and_the_study_goes_on(opened)
         return result_of(job, validation=ZERO if job.spec.method == "stl" else {})
 
     running = opened(RANDOM, train=train, bases=False)
-    running.search.train_bases(BASES)
+    running.search.train_bases(BASES, seed=0)
     results = running.tune(2)
     fault = "the single-task network of semseg has 0, and the gain divides by it"
     assert [(r.state, r.reason) for r in results] == [
@@ -362,7 +362,7 @@ def test_a_single_task_metric_of_zero_fails_trials_and_the_study_goes_on(opened)
     assert ended[1].startswith("mtl: Δ_MTL undefined, 1.000 GFLOPs, validation semseg 20")
     # The next start finds nothing left to do, and finishes what a killed one left.
     again = opened(RANDOM, train=train, bases=False)
-    again.search.train_bases(BASES)
+    again.search.train_bases(BASES, seed=0)
     assert again.tune(2) == results
     assert again.trained == []
     assert [r.state for r in again.tune(3)] == ["failed"] * 3
@@ -374,7 +374,7 @@ def test_a_result_left_by_a_killed_run_is_told_though_its_gain_is_undefined(
 ) -> None:
     running = opened(RANDOM, bases=False)
     running.executor.train = lambda job: result_of(job, validation={"depth": baseline})
-    running.search.train_bases(BASES)
+    running.search.train_bases(BASES, seed=0)
     cut_off(running, 1)
     job = read_spec(tmp_path / "out" / "trials" / "0000" / "spec.json")
     keep_result(job, result_of(job))
@@ -418,7 +418,7 @@ def test_workers_that_die_again_and_again_end_the_run_and_lose_nothing(opened) -
     running = opened(RANDOM, "execution.attempts=1", train=lambda job: BrokenExecutor("gone"),
                      bases=False)  # fmt: skip
     running.executor.train = result_of
-    running.search.train_bases(BASES)
+    running.search.train_bases(BASES, seed=0)
     running.executor.train = lambda job: (
         BrokenExecutor("gone") if job.spec.trial == 1 else result_of(job)
     )
@@ -631,7 +631,7 @@ WEIGHTS = (RANDOM, "search.scalar_trials=3", 'weightings=["uniform", "scalar"]')
 
 def test_weights_of_losses_are_searched_and_the_best_kept(opened, tmp_path) -> None:
     running = opened(*WEIGHTS, train=gain_by("weight.semseg"), bases=False)
-    running.search.train_bases(BASES)
+    running.search.train_bases(BASES, seed=0)
     assert running.trained == ["stl", "mtl"] + [f"mtl + scalar, trial {i}" for i in range(3)]
     tries = running.store.results("scalar mtl seed 0")
     # The study's own weights come first.
@@ -645,7 +645,7 @@ def test_weights_of_losses_are_searched_and_the_best_kept(opened, tmp_path) -> N
     assert running.store.record().trials == ()
     assert running.status.ends == []
     again = opened(*WEIGHTS, bases=False)
-    again.search.train_bases(BASES)
+    again.search.train_bases(BASES, seed=0)
     assert again.trained == []
 
 
@@ -656,7 +656,7 @@ def test_weights_of_which_none_came_to_an_end(opened) -> None:
         return result_of(job)
 
     running = opened(*WEIGHTS, train=fail, bases=False)
-    running.search.train_bases(BASES)
+    running.search.train_bases(BASES, seed=0)
     *_, scalar = running.store.bases
     assert (scalar.state, scalar.weighting) == ("failed", "scalar")
     assert scalar.reason.startswith("none of 3 trials came to an end")
@@ -664,7 +664,7 @@ def test_weights_of_which_none_came_to_an_end(opened) -> None:
 
 def test_weights_are_not_stopped_early(opened) -> None:
     running = opened(*WEIGHTS, "search.stop=median", bases=False)
-    running.search.train_bases(BASES)
+    running.search.train_bases(BASES, seed=0)
     assert all(not job.single_task for job in running.executor.submitted)
     assert running.tune(1)[0].state == "complete"
     assert running.executor.submitted[-1].single_task
@@ -687,7 +687,7 @@ def test_a_baseline_of_two_files_is_copied_whole(opened, tmp_path, monkeypatch) 
         return result_of(job, validation={"semseg": 20.0 + (job.spec.trial or 0)})
 
     running.executor.train = with_network(train)
-    running.search.train_bases(["stl", "plain"])
+    running.search.train_bases(["stl", "plain"], seed=0)
     folder = tmp_path / "out" / "baselines" / "plain-scalar-seed0"
     assert {path.name: path.read_text() for path in folder.glob("model.*")} == dict.fromkeys(
         ("model.json", "model.safetensors"), "plain + scalar, trial 2"

@@ -27,7 +27,7 @@ RECORD = StudyRecord(
     "s", "f", {}, "p", "", TASKS,
     baselines=(network("stl", 0, 0, 3.0), network("mtl", 5, 1, 1.0), network("mtan", 9, 9, 2.5)),
     trials=(
-        network("interrogate", 8, 0, 1.2, 0),
+        network("interrogate", 8, 0, 1.2, 0, task_gflops={"a": 0.9, "b": 1.1}),
         network("interrogate", 2, 5, 1.3, 1, latency_ms=4.0),
         network("interrogate", 9, 6, 2.0, 2, latency_ms=9.0),
         network("interrogate", 99, 99, 1.0, 3, state="failed"),
@@ -50,6 +50,9 @@ RECORD = StudyRecord(
         # Latency was measured of these trials alone.
         (("5ms",), {}, "trial 1", 3.5, None, math.nan),
         (("9ms",), {}, "trial 2", 7.5, None, math.nan),
+        # What a task costs alone was counted for this trial alone.
+        (("a:0.9G", "1.2xMTL"), {}, "trial 0", 4.0, None, math.nan),
+        (("b:0.4xSTL",), {}, "trial 0", 4.0, None, math.nan),
     ],
 )
 def test_the_best_of_all_networks_within_all_bounds(
@@ -83,6 +86,8 @@ def test_single_task_networks_are_candidates_too() -> None:
             ("0.9G",),
             r"0.9G is 0.9 GFLOPs, out of reach: .* networks go from 1 GFLOPs \(mtl\) to 3",
         ),
+        (("a:0.8G",), r"keeps to a:0.8G; .*; what each task costs alone was counted for 1 of them"),
+        (("d:2G",), r"unknown task 'd'.*\(known: a, b"),
         (("soon",), "a budget must be a number with a unit"),
     ],
 )

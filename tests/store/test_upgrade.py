@@ -176,8 +176,8 @@ class TestWhatIsKept:
             assert (one.pop("format"), other.pop("format")) == (4, FORMAT)
             assert other.pop("files") == {}, "networks of 0.1.0 have no checksums"
             assert other.pop("details") == {}, "results of 0.1.0 have no further figures"
-            later = [other.pop(name) for name in ("control", "of", "width", "gates")]
-            assert later == ["", None, 1.0, {}], "and are of no control"
+            later = [other.pop(name) for name in ("control", "of", "width", "gates", "task_gflops")]
+            assert later == ["", None, 1.0, {}, {}], "and are of no control"
             methods = one.pop("method"), other.pop("method")
             called[role, one["trial"] in (4, 5)] = (part, *methods)
             assert one == other
@@ -485,7 +485,7 @@ read_store(Path({str(out)!r}))
         (
             "UPDATE study_user_attributes SET value_json = replace(value_json,"
             " '\"format\": 4', '\"format\": 3')",
-            "a stored result must have format 4, 6, 7 or 8, found 3",
+            "a stored result must have format 4, 6, 7, 8 or 9, found 3",
         ),
     ],
     ids=["an unknown key", "an unknown task", "an older result"],

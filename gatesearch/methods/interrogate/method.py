@@ -160,7 +160,8 @@ def pattern_cost(supernet: GatedSupernet, request: TrainingRequest) -> PatternCo
     """Make the cost of a supernet's gate patterns, with latency where a budget bounds it."""
     context = request.context
     table = None if context.stopwatch is None else context.stopwatch.table
-    return PatternCost.of(supernet, context.input_shape, latency=table)
+    tasks = [budget.task for budget in request.spec.budgets if budget.task]
+    return PatternCost.of(supernet, context.input_shape, latency=table, tasks=tasks)
 
 
 def supernet_of(module: nn.Module) -> GatedSupernet:
@@ -260,6 +261,7 @@ INTERROGATE = Method(
     phases=phases,
     space=SPACE,
     bounds=frozenset({"macs", "params", "latency"}),
+    bounds_tasks=True,
     least_cost=least_cost,
     baseline=False,
     outline=(

@@ -273,6 +273,7 @@ ONE_SHOT = Method(
     phases=phases,
     space=ONE_SHOT_SPACE,
     bounds=frozenset({"macs", "params", "latency"}),
+    bounds_tasks=True,
     unmeasured_parts=frozenset({SUPERNET}),
     most_trials=most_trials,
     outline=(

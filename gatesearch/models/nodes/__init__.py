@@ -30,7 +30,7 @@ from gatesearch.models.nodes.repeated import RepeatedStep
 from gatesearch.models.nodes.route import Route, concatenation
 from gatesearch.models.nodes.scale import Scale, ScaleStep
 from gatesearch.models.nodes.shift import Shift, ShiftStep
-from gatesearch.models.nodes.step import Step, StepName, StepWeights
+from gatesearch.models.nodes.step import Ids, Mask, Step, StepName, StepWeights
 
 __all__ = [
     "IMAGE_CHANNELS",
@@ -53,12 +53,14 @@ __all__ = [
     "GlobalResponseNormStep",
     "GroupNorm",
     "GroupNormStep",
+    "Ids",
     "Interpolate",
     "InterpolateStep",
     "LayerNorm",
     "LayerNormStep",
     "Linear",
     "LinearStep",
+    "Mask",
     "MaxPool",
     "Multiply",
     "MultiplyStep",

@@ -15,7 +15,7 @@ from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import ChannelSource, channel_count
 from gatesearch.models.layer import LayerSlice
 from gatesearch.models.nodes.node import Grouped, Size, scaled_channels
-from gatesearch.models.nodes.step import Step, StepName, StepWeights
+from gatesearch.models.nodes.step import Ids, Step, StepName, StepWeights
 from gatesearch.strict import Strict
 
 # Most rows of a table of biases, most tokens it is read for, and most windows in a file.
@@ -167,6 +167,7 @@ class AttentionStep(Step):
     """
 
     op: Literal["attention"] = "attention"
+    whole_groups: ClassVar[bool] = True
     name: StepName | None = None
     query: ChannelSource
     key: ChannelSource
@@ -184,6 +185,17 @@ class AttentionStep(Step):
     def width(self) -> int:
         """As many channels as there are values."""
         return channel_count(self.value)
+
+    @property
+    def channel_groups(self) -> int:
+        """Each head is a group."""
+        return self.heads
+
+    def narrowed(self, *, sources: Sequence[ChannelSource], outputs: Ids) -> Self:
+        """Return the attention of some heads."""
+        query, key, value = sources
+        heads = self.heads * len(outputs) // self.width
+        return self.model_copy(update={"query": query, "key": key, "value": value, "heads": heads})
 
     def check(self, widths: Sequence[int]) -> None:
         """Refuse uneven heads and tables, and a table without a name, also; see `Step.check`."""

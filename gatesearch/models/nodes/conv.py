@@ -11,8 +11,8 @@ from gatesearch.errors import UsageError
 from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
 from gatesearch.models.conv_norm import BareConv, ConvNorm, both, conv_layer
 from gatesearch.models.nodes.layered import Layered, LayeredStep
-from gatesearch.models.nodes.node import Ids, Size
-from gatesearch.models.nodes.step import StepWeights
+from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.step import Ids, StepWeights
 
 Kernel = Annotated[int, Field(ge=1, le=127)]
 Padding = Annotated[int, Field(ge=0, le=1024)]
@@ -169,6 +169,21 @@ class ConvStep(LayeredStep):
                 f"must have whole groups of channels, found {self.inputs} inputs and "
                 f"{self.outputs} outputs in {self.split} groups"
             )
+
+    @property
+    def channel_groups(self) -> int:
+        """One or `split`; each channel is a group of a depthwise convolution."""
+        return self.outputs if self.depthwise else self.split
+
+    @property
+    def whole_groups(self) -> bool:  # type: ignore[override]
+        """Whether it is a grouped convolution."""
+        return self.split > 1
+
+    def narrowed(self, *, sources: Sequence[ChannelSource], outputs: Ids) -> Self:
+        """Return it with some of its outputs, whole groups of them."""
+        step = super().narrowed(sources=sources, outputs=outputs)
+        return step.model_copy(update={"split": self.split * len(outputs) // self.outputs or 1})
 
     def add_weights(self, weights: StepWeights) -> None:
         """Add its module."""

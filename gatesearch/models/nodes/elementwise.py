@@ -1,14 +1,14 @@
 """The answers that nodes with as many outputs as channels of each source share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, ClassVar, Self, cast
 
 from gatesearch.models.channel_source import ChannelSource, channel_count
 from gatesearch.models.nodes.node import Grouped, Size, scaled_channels
-from gatesearch.models.nodes.step import Step
+from gatesearch.models.nodes.step import Ids, Step
 
 
 class SameWidth(Grouped, ABC):
@@ -102,6 +102,15 @@ class OfOneStep(Step):
     def width(self) -> int:
         """As many channels as are read."""
         return channel_count(self.source)
+
+    @property
+    def channel_groups(self) -> int:
+        """Each channel is a group."""
+        return self.width
+
+    def narrowed(self, *, sources: Sequence[ChannelSource], outputs: Ids) -> Self:
+        """Return the same of other channels."""
+        return self.model_copy(update={"source": sources[0]})
 
 
 def _larger(size: Size, other: Size) -> Size:

@@ -45,7 +45,13 @@ class GlobalResponseNormStep(PerChannelStep):
 
     op: Literal["global_response_norm"] = "global_response_norm"
     name: str = Field(min_length=1, max_length=1000)
+    whole_groups: ClassVar[bool] = True
     eps: float = Field(ge=0, allow_inf_nan=False)
+
+    @property
+    def channel_groups(self) -> int:
+        """One: every output reads all channels."""
+        return 1
 
     def build(self) -> "GlobalResponseNormLayer":
         """Build γ and β."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gatesearch.models.channel_source import ChannelSource
 from gatesearch.models.nodes.node import Coupling
 from gatesearch.models.nodes.per_channel import ChannelParameters, PerChannel, PerChannelStep
+from gatesearch.models.nodes.step import Ids
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,19 @@ class GroupNormStep(PerChannelStep):
     """A group norm in a compact network."""
 
     op: Literal["group_norm"] = "group_norm"
+    whole_groups: ClassVar[bool] = True
     groups: int = Field(ge=1)
     eps: float = Field(ge=0, allow_inf_nan=False)
+
+    @property
+    def channel_groups(self) -> int:
+        """`groups`."""
+        return self.groups
+
+    def narrowed(self, *, sources: Sequence[ChannelSource], outputs: Ids) -> Self:
+        """Return the norm of some groups."""
+        step = super().narrowed(sources=sources, outputs=outputs)
+        return step.model_copy(update={"groups": self.groups * len(outputs) // self.width})
 
     def check(self, widths: Sequence[int]) -> None:
         """Refuse unequal groups also; see `Step.check`."""

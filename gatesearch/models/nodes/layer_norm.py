@@ -59,7 +59,13 @@ class LayerNormStep(PerChannelStep):
     """A layer norm over the channels read, in a compact network."""
 
     op: Literal["layer_norm"] = "layer_norm"
+    whole_groups: ClassVar[bool] = True
     eps: float = Field(ge=0, allow_inf_nan=False)
+
+    @property
+    def channel_groups(self) -> int:
+        """One: every output reads all channels."""
+        return 1
 
     def build(self) -> "LayerNormLayer":
         """Build γ and β, or only the norm."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
-from gatesearch.models.nodes.node import INPUT, Grouped, Ids, scaled_channels
-from gatesearch.models.nodes.step import Step, StepName, StepWeights
+from gatesearch.models.nodes.node import INPUT, Grouped, scaled_channels
+from gatesearch.models.nodes.step import Ids, Step, StepName, StepWeights
 
 
 class Layered(Grouped, ABC):
@@ -69,6 +69,17 @@ class LayeredStep(Step):
     def width(self) -> int:
         """Output channels."""
         return self.outputs
+
+    @property
+    def channel_groups(self) -> int:
+        """One: every output reads all channels, unless the kind says otherwise."""
+        return 1
+
+    def narrowed(self, *, sources: Sequence[ChannelSource], outputs: Ids) -> Self:
+        """Return it with some of its outputs."""
+        (source,) = sources
+        inputs = channel_count(source)
+        return self.model_copy(update={"source": source, "inputs": inputs, "outputs": len(outputs)})
 
     def check(self, widths: Sequence[int]) -> None:
         """Refuse wrong inputs also; see `Step.check`."""

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import ClassVar, Literal, Protocol, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gatesearch.models.channel_source import ChannelSource
-from gatesearch.models.nodes.step import Step
+from gatesearch.models.nodes.step import Ids, Step
 
 INPUT = "image"
 IMAGE_CHANNELS = 3
@@ -24,7 +22,6 @@ Size = tuple[int, ...]
 # `route`    an output and the channel that it is (`Node.routes`);
 # `fixed`    none can be removed.
 Coupling = Literal["free", "channel", "group", "route", "fixed"]
-Ids = NDArray[np.int64]
 
 
 class Node(Protocol):

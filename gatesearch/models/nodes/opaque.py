@@ -18,7 +18,7 @@ from gatesearch.models.channel_source import Channels, ChannelSource
 from gatesearch.models.layer import LayerSlice
 from gatesearch.models.nodes.layered import Layered
 from gatesearch.models.nodes.node import Size
-from gatesearch.models.nodes.step import Step, StepName, StepWeights
+from gatesearch.models.nodes.step import Ids, Step, StepName, StepWeights
 
 MODULES: dict[str, nn.Module] = {}
 """`BACKBONE/PATH` -> the module, of every backbone that this process has imported."""
@@ -102,6 +102,7 @@ class OpaqueStep(Step):
     """A module kept whole, in a compact network; reading it needs its backbone to be imported."""
 
     op: Literal["opaque"] = "opaque"
+    whole_groups: ClassVar[bool] = True
     name: StepName
     source: ChannelSource
     outputs: Channels
@@ -118,6 +119,15 @@ class OpaqueStep(Step):
     def width(self) -> int:
         """Output channels."""
         return self.outputs
+
+    @property
+    def channel_groups(self) -> int:
+        """One: every output reads all channels."""
+        return 1
+
+    def narrowed(self, *, sources: Sequence[ChannelSource], outputs: Ids) -> Self:
+        """Return the whole module, of channels that are elsewhere."""
+        return self.model_copy(update={"source": sources[0]})
 
     def check(self, widths: Sequence[int]) -> None:
         """Refuse modules of backbones that are not imported also; see `Step.check`."""

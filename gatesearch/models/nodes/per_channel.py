@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import ChannelSource, channel_count
 from gatesearch.models.layer import LayerSlice
 from gatesearch.models.nodes.elementwise import OfOne
-from gatesearch.models.nodes.step import Step, StepName, StepWeights
+from gatesearch.models.nodes.step import Ids, Step, StepName, StepWeights
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,15 @@ class PerChannelStep(Step):
     def width(self) -> int:
         """As many channels as are read."""
         return channel_count(self.source)
+
+    @property
+    def channel_groups(self) -> int:
+        """Each channel is a group, unless the kind says otherwise."""
+        return self.width
+
+    def narrowed(self, *, sources: Sequence[ChannelSource], outputs: Ids) -> Self:
+        """Return the same of other channels."""
+        return self.model_copy(update={"source": sources[0]})
 
     @abstractmethod
     def build(self) -> nn.Module:

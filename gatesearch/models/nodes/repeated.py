@@ -1,13 +1,13 @@
 """A layer that is computed again, with the weights of an earlier step of a compact network."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal, Never, cast
 
 from torch import Tensor
 
 from gatesearch.models.channel_ops import Read, Tensors
 from gatesearch.models.channel_source import Channels, ChannelSource, channel_count
-from gatesearch.models.nodes.step import Step, StepName, StepWeights
+from gatesearch.models.nodes.step import Ids, Step, StepName, StepWeights
 
 
 class RepeatedStep(Step):
@@ -33,6 +33,23 @@ class RepeatedStep(Step):
     def width(self) -> int:
         """Output channels."""
         return self.outputs
+
+    def as_layer(self, layers: Mapping[str, Step]) -> Step:
+        """Return the step that it repeats, on the channels that it reads.
+
+        Args:
+            layers: As for `check_repeats`.
+        """
+        return layers[self.of].model_copy(update={"source": self.source})
+
+    @property
+    def channel_groups(self) -> Never:
+        """Refuse: those of the step that it repeats (`as_layer`)."""
+        raise NotImplementedError("the step that is repeated knows its groups: see `as_layer`")
+
+    def narrowed(self, *, sources: Sequence[ChannelSource], outputs: Ids) -> Never:
+        """Refuse: the step that it repeats (`as_layer`) is narrowed."""
+        raise NotImplementedError("the step that is repeated is narrowed: see `as_layer`")
 
     def check_repeats(self, layers: Mapping[str, Step]) -> None:
         """Refuse a step that does not fit the one whose weights it uses.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gatesearch.errors import UsageError
 from gatesearch.models.channel_ops import together
 from gatesearch.models.channel_source import ChannelSource
-from gatesearch.models.nodes.node import Ids, Size
+from gatesearch.models.nodes.node import Size
+from gatesearch.models.nodes.step import Ids
 
 # Channels in more runs than this are read by a list of their numbers.
 MOST_RUNS = 16
