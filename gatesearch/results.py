@@ -411,70 +411,6 @@ def front(record: StudyRecord) -> list[Result]:
     return list(record.front)
 
 
-def point(record: StudyRecord, result: Result) -> dict[str, Any]:
-    """Describe a network as JSON for the command line; undefined values are null."""
-    split = result.split
-    network: dict[str, Any] = (
-        {"method": result.method, "weighting": result.weighting}
-        | ({"width": result.width} if result.width != 1 else {})
-        | ({"control": result.control, "of": result.of} if result.of is not None else {})
-        if result.trial is None
-        else {"trial": result.trial}
-        | ({"budget": result.budget} if result.budget else {})
-        | ({"weighting": result.weighting} if result.weighting != "uniform" else {})
-    )
-    return network | {
-        "seed": result.seed,
-        "delta_mtl": _or_null(delta(record, result, split)),
-        "gflops": _or_null(result.gflops),
-        "backbone_gflops": _or_null(result.backbone_gflops),
-        "params_m": _or_null(result.params_m),
-        **({"task_gflops": dict(result.task_gflops)} if result.task_gflops else {}),
-        "metrics": {task: _or_null(v) for task, v in result.metrics.get(split, {}).items()},
-        "details": {
-            task: {name: _or_null(value) for name, value in figures.items()}
-            for task, figures in result.details.get(split, {}).items()
-        },
-        "split": split,
-    }
-
-
-def summary(
-    record: StudyRecord,
-    report: Path,
-    controllability: Sequence[Mapping[str, Any]] = (),
-    comparisons: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """Make the object that `gatesearch run --json` and `gatesearch report --json` print.
-
-    Args:
-        record: Contents of a store.
-        report: The report's PDF.
-        controllability: An entry per method that can be steered, as plain JSON values.
-        comparisons: An entry per trial and control, in the same form.
-    """
-    states = [trial.state for trial in record.trials]
-    fronts = {m: [point(record, t) for t in trials] for m, trials in record.fronts.items()}
-    return {
-        "study": record.name,
-        "fingerprint": record.fingerprint,
-        "protocol": record.protocol,
-        "trials": {
-            "complete": states.count("complete"),
-            "failed": states.count("failed"),
-            # Programs read this object, so its key keeps the old word for stopped trials.
-            "pruned": states.count("stopped"),
-        },
-        "front": [point(record, trial) for trial in front(record)],
-        **({"fronts": fronts} if len(fronts) > 1 else {}),
-        "baselines": [point(record, result) for result in record.baselines],
-        "controls": [point(record, result) for result in record.controls],
-        "comparisons": list(comparisons),
-        "controllability": list(controllability),
-        "report": str(report),
-    }
-
-
 # `role` of a format-4 record -> `part` of a format-6 one.
 PARTS_OF_ROLES = {
     "network": "", "warmup": "warm-up", "supernet_warmup": "warm-up", "supernet": "supernet",
@@ -518,10 +454,6 @@ def _of_older_format(text: str) -> dict[str, Any] | None:
 def without_classes(options: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the options of a task that `TaskInfo` has as attributes of its own."""
     return {key: value for key, value in options.items() if key not in ("classes", "class_names")}
-
-
-def _or_null(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _plain(value: Any) -> Any:

@@ -12,8 +12,9 @@ from gatesearch.comparisons import (
     spread_of_patterns,
 )
 from gatesearch.report.controls import sections, sharing_sentences
-from gatesearch.results import Result, StudyRecord, TaskInfo, point, summary
+from gatesearch.results import Result, StudyRecord, TaskInfo
 from gatesearch.store.selection import select
+from gatesearch.summary import point, summary
 
 
 def network(value, seed, split="validation", **values) -> Result:
@@ -98,8 +99,7 @@ def test_the_better_network_is_selected() -> None:
 
 
 def test_the_object_of_run_has_controls() -> None:
-    rows = [row.to_json() for row in comparisons(THREE)]
-    found = summary(THREE, Path("s.pdf"), comparisons=rows)
+    found = summary(THREE, Path("s.pdf"))
     assert [(c["control"], c["of"], c["seed"]) for c in found["controls"]][:3] == [
         ("repeat", 4, 1), ("repeat", 4, 2), ("random", 4, 0),
     ]  # fmt: skip

@@ -17,10 +17,9 @@ from gatesearch.results import (
     TaskInfo,
     delta,
     front,
-    point,
     reference,
-    summary,
 )
+from gatesearch.summary import point, summary
 
 FULL = Result(
     method="interrogate",

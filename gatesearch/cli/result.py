@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
-    """Print the front beside the baselines, or the JSON object of `gatesearch.results.summary`.
+    """Print the front beside the baselines, or the JSON object of `gatesearch.summary.summary`.
 
     Args:
         record: What the store holds.
@@ -19,10 +19,10 @@ def print_result(record: "StudyRecord", path: Path, *, as_json: bool) -> None:
         as_json: Whether to print one JSON object instead of the tables.
     """
     from gatesearch.report.controls import sharing_sentences
-    from gatesearch.report.document import whole_summary
     from gatesearch.results import STATES
+    from gatesearch.summary import summary
 
-    result = whole_summary(record, path)
+    result = summary(record, path)
     if as_json:
         print_json(result)
         return

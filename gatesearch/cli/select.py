@@ -89,9 +89,9 @@ def select(
         )
     folder, record = record_of(study, out, storage_url(storage, storage_file))
 
-    from gatesearch.results import point
     from gatesearch.store.selection import is_found
     from gatesearch.store.selection import select as chosen
+    from gatesearch.summary import point
 
     weights = preferences(prefer, [task.name for task in record.tasks])
     budgets = names(budget, "--budget") if budget else ()
@@ -164,8 +164,9 @@ def _cut(
     from gatesearch.cli.export import form_of, study_frames
     from gatesearch.cli.progress import emitter
     from gatesearch.export import card_of, ship
-    from gatesearch.results import delta, point
+    from gatesearch.results import delta
     from gatesearch.search.slicing import cut_slice
+    from gatesearch.summary import point
 
     form = form_of(to)
     with TemporaryDirectory() as name, emitter() as emit:

@@ -4,13 +4,11 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.style import context
 
-from gatesearch.comparisons import comparisons
 from gatesearch.errors import UsageError
 from gatesearch.report import (
     all_metrics,
@@ -31,8 +29,8 @@ from gatesearch.report import (
 from gatesearch.report.layout import lay_out, number_pages
 from gatesearch.report.results_csv import results_table
 from gatesearch.report.style import RC
-from gatesearch.results import StudyRecord, summary
-from gatesearch.store.steering import controllability
+from gatesearch.results import StudyRecord
+from gatesearch.summary import summary
 
 # One module per kind of section, in the order of the report.
 SECTIONS = (
@@ -59,22 +57,12 @@ def write_report(record: StudyRecord, *, folder: Path) -> Path:
     path = folder / f"{record.name}.pdf"
     document = _pdf(record)
     table = results_table(record).to_csv(index=False).encode()
-    whole = whole_summary(record, path)
+    whole = summary(record, path)
     text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _write(path.with_name(f"{record.name}.csv"), table)
     _write(path.with_name(f"{record.name}.json"), text.encode())
     _write(path, document)
     return path
-
-
-def whole_summary(record: StudyRecord, path: Path) -> dict[str, Any]:
-    """Make the object of `gatesearch.results.summary` with all figures computed from a record."""
-    return summary(
-        record,
-        path,
-        [row.to_json() for row in controllability(record)],
-        [row.to_json() for row in comparisons(record)],
-    )
 
 
 def draw_pages(record: StudyRecord) -> list[Figure]:

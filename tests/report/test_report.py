@@ -35,7 +35,8 @@ from gatesearch.report.history import spearman
 from gatesearch.report.network_styles import COLOURS, network_styles
 from gatesearch.report.record_queries import baseline_groups, shown_split, training_ratio
 from gatesearch.report.results_csv import results_table
-from gatesearch.results import delta, front, summary
+from gatesearch.results import delta, front
+from gatesearch.summary import summary
 from tests.report.synthetic import TASKS, page_count, pages, predictions, record, words
 
 THREE = ("semseg", "depth", "normals")

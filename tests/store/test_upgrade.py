@@ -28,7 +28,7 @@ from gatesearch.errors import StudyRefusedError
 from gatesearch.execution.jobs import read_result, read_spec
 from gatesearch.export import read_model
 from gatesearch.methods import binding_methods, check_study
-from gatesearch.results import FORMAT, Result, summary
+from gatesearch.results import FORMAT, Result
 from gatesearch.search.setup import task_infos
 from gatesearch.store.backup import DATABASE
 from gatesearch.store.integrity import seal
@@ -37,6 +37,7 @@ from gatesearch.store.optuna_trials import GAIN, GAIN_AND_COST
 from gatesearch.store.store import Store
 from gatesearch.store.upgrade import OLD_COPY, upgradable, upgrade
 from gatesearch.study import load_study
+from gatesearch.summary import summary
 from tests.cli.conftest import cli  # noqa: F401 - a fixture
 
 ZIP = Path(__file__).with_name("gatesearch_0_1_0.zip")
