@@ -16,6 +16,7 @@ from gatesearch.methods.specification import SCALAR, trial_folder
 from gatesearch.plugins import loaded_plugins
 from gatesearch.results import SINGLE_TASK, Result
 from gatesearch.search.plans import SearchPlan, weights_plan
+from gatesearch.search.retries import count_retries, failed_configurations
 from gatesearch.search.reuse import take_over
 from gatesearch.search.space import sampler
 from gatesearch.store.status import StatusFile, TrialOutcome
@@ -169,10 +170,10 @@ class Search:
             self.status.search(self._outcome(result) for result in earlier)
         ended = len(earlier)
         drawn = ended + len(unfinished)
-        retried = _count_retries(earlier, unfinished)
+        retried = count_retries(earlier, unfinished)
         again: list[Mapping[str, float | str]] = []
         if self._retry_failed:
-            again = _failed_configurations(earlier, unfinished, seed=plan.first.seed)
+            again = failed_configurations(earlier, unfinished, seed=plan.first.seed)
             n_trials = max(n_trials, drawn) + len(again)
         self._progress(plan.stage, ended, n_trials, "trials")
         if ended >= n_trials:
@@ -478,35 +479,6 @@ def _with_cost_of_all(result: Result, tried: Sequence[Result]) -> Result:
         train_images=result.reused_images + sum(r.train_images - r.reused_images for r in tried),
         train_pflops=result.reused_pflops + sum(r.train_pflops - r.reused_pflops for r in tried),
     )
-
-
-def _failed_configurations(
-    ended: Sequence[Result], unfinished: Sequence[PendingTrial], *, seed: int
-) -> list[Mapping[str, float | str]]:
-    """List the parameters of failed trials with a seed that no other trial has tried since.
-
-    A configuration that failed again is listed once more.
-    """
-    pending = [dict(trial.params) for trial in unfinished]
-    of_seed = [result for result in ended if result.seed == seed]
-    better = [dict(result.params) for result in of_seed if result.state != "failed"]
-    listed: list[Mapping[str, float | str]] = []
-    for result in of_seed:
-        params = dict(result.params)
-        if result.state == "failed" and params not in [*pending, *better, *listed]:
-            listed.append(params)
-    return listed
-
-
-def _count_retries(ended: Sequence[Result], unfinished: Sequence[PendingTrial]) -> int:
-    """Count the trials that tried a configuration again after an earlier trial had failed."""
-    failed_params: list[Mapping[str, float | str]] = []
-    retries = 0
-    for result in sorted(ended, key=lambda r: r.trial or 0):
-        retries += dict(result.params) in failed_params
-        if result.state == "failed":
-            failed_params.append(dict(result.params))
-    return retries + sum(dict(trial.params) in failed_params for trial in unfinished)
 
 
 def _shown(params: Mapping[str, float | str]) -> str:
