@@ -88,8 +88,8 @@ def search(
     `gatesearch report`, `select` and `status` read the store. Before each training, torch's random
     generator is seeded with the study's seed.
 
-    Not done: several workers, early stopping, searches of other methods, of weightings or of
-    weights of losses, warm-up and fine-tuning by the study's options (the function can do both),
+    Not done: several workers, controls, early stopping, searches of other methods, of weightings or
+    of weights of losses, warm-up and fine-tuning by the study's options (the function can do both),
     budgets of latency, figures on a test part, pictures of predictions, and the cost of training.
     `gatesearch run` does not go on with such a store. A change of the function is not noticed:
     name another `out` after one.
