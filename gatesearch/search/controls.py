@@ -73,16 +73,14 @@ def _affordable(search: Search, trial: Result, count: int, wanted: bool | None) 
     cost = (count - known) * each
     so_far = search.store.record().training_pflops
     afforded = wanted or cost <= so_far / 2
-    networks = f"{count - known} controls of trial {trial.trial}, each at its training cost,"
+    told = f"{count - known} controls of trial {trial.trial}"
     if afforded:
-        search.emit(Log(f"{networks} take {cost:.3g} PFLOPs; --no-controls leaves them out"))
+        told += f" take {cost:.3g} PFLOPs; --no-controls leaves them out"
     else:
-        search.emit(
-            Log(
-                f"{networks} would take {cost:.3g} PFLOPs, more than half of all training so far "
-                f"({so_far:.3g}); --controls trains them"
-            )
+        told += (
+            f" would take {cost:.3g} PFLOPs, all before took {so_far:.3g}: --controls trains them"
         )
+    search.emit(Log(told))
     return afforded
 
 

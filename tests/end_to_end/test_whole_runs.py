@@ -11,8 +11,8 @@ from tests.end_to_end.conftest import TINY, CommandLine, contents, trained
 pytestmark = pytest.mark.end_to_end
 
 KEYS = {
-    *("study", "fingerprint", "protocol", "trials", "front", "baselines", "controllability"),
-    "report",
+    *("study", "fingerprint", "protocol", "trials", "front", "baselines", "controls"),
+    *("comparisons", "controllability", "report"),
 }
 POINT = {
     *("seed", "delta_mtl", "gflops", "backbone_gflops", "params_m"),
@@ -41,7 +41,8 @@ def test_the_promised_object_is_the_last_line(scenes):
     assert [point["method"] for point in printed["baselines"]] == ["stl", "mtl"]
     assert all(set(point) == POINT | {"method", "weighting"} for point in printed["baselines"])
     assert printed["front"]
-    assert all(set(point) == POINT | {"trial"} for point in printed["front"])
+    of_trials = POINT | {"trial", "task_gflops"}
+    assert all(set(point) == of_trials for point in printed["front"])
     for point in (*printed["front"], *printed["baselines"]):
         assert point["split"] == "test"
         assert set(point["metrics"]) == {"semseg", "depth", "normals", "edges"}

@@ -82,7 +82,7 @@ class Sliced:
 
 @settings(max_examples=12, deadline=None)
 @given(
-    backbone=st.sampled_from(sorted(BACKBONES)),
+    backbone=st.sampled_from(sorted(BACKBONES.keys() - {"cnn4", "cnn8"})),  # they have no blocks
     seed=st.integers(0, 2**16),
     stride=st.sampled_from([8, 32]),
 )

@@ -257,7 +257,7 @@ def test_budgets_go_below_the_multi_task_network(tmp_path) -> None:
     assert parse_budgets(study, ["0.8xMTL"])[0].text == "0.8xMTL"
     with pytest.raises(UsageError, match=r"out of reach: this study's networks go from .* \(ecmt"):
         parse_budgets(study, ["0.01xMTL"])
-    both = check_study(tiny(tmp_path, 'tune=["ecmt", "interrogate"]'))
+    both = check_study(tiny(tmp_path, 'tune=["ecmt", "branch"]'))
     with pytest.raises(UsageError, match=r"out of reach: this study's networks go from .* \(mtl\)"):
         parse_budgets(both, ["0.8xMTL"])
 

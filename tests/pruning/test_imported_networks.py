@@ -36,9 +36,14 @@ pytest.importorskip("timm", reason="networks of timm need pip install 'gatesearc
 QUICK = ("timm:mobilenetv3_small_100", "timm:convnext_atto")
 ATTENDING = "timm:vit_tiny_patch16_224"
 many = pytest.mark.slow("many networks")
+# Networks of the same kinds of nodes as others; `python -m benchmarks.imported` proves all.
+ALIKE = (
+    "timm:deit_tiny_patch16_224", "torchvision:resnet50", "torchvision:convnext_tiny",
+    "torchvision:swin_t", "torchvision:vit_b_16",
+)  # fmt: skip
 EVERY = [
     *QUICK,
-    *(pytest.param(name, marks=many) for name in NETWORKS if name not in QUICK),
+    *(pytest.param(name, marks=many) for name in NETWORKS if name not in (*QUICK, *ALIKE)),
 ]
 
 

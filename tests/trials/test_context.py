@@ -74,8 +74,8 @@ def without_labels(monkeypatch, split: str, frames: list[int], task: str) -> Non
     """Render frames without a label of a task."""
     plain = scenes.render
 
-    def render(index, *, split, size):
-        frame = plain(index, split=split, size=size)
+    def render(index, *, split, size, **options):
+        frame = plain(index, split=split, size=size, **options)
         if split == wanted and index in frames:
             unknown = 255 if task == "semseg" else 0
             frame = {**frame, task: np.full_like(frame[task], unknown)}

@@ -47,8 +47,8 @@ def narrowing_of(request: TrainingRequest) -> NarrowCost | None:
 
 
 def counted(budgets: Sequence[Budget]) -> list[Budget]:
-    """Leave out budgets of latency."""
-    return [budget for budget in budgets if budget.measure != "latency"]
+    """Leave out budgets of latency, and of what one task costs."""
+    return [budget for budget in budgets if budget.measure != "latency" and not budget.task]
 
 
 def least_cost(study: Study) -> Cost:
