@@ -22,7 +22,7 @@ from gatesearch.report.text import fit, line_height
 from gatesearch.results import Result, StudyRecord, control_name, delta
 
 _SIZE, _HEAD = 7.5, 7.0  # points
-_NAME, _WHAT, _COLUMN = 1.5, 4.1, 0.95  # widths, inches
+_NAME, _WHAT, _COLUMN = 1.5, 3.8, 0.99  # widths, inches
 _END = _NAME + _WHAT + 5 * _COLUMN
 _WHAT_IT_IS = {
     WIDENED: "the multi-task network, at the width of the same cost",
@@ -88,6 +88,8 @@ def sharing_sentences(record: StudyRecord) -> list[str]:
         widened = known.get(WIDENED)
         if widened is not None and widened.mean < 0:
             sure = "is the better network" if widened.verdict else "is ahead within chance"
+            if widened.margin is None:
+                sure = "is ahead in the only pair"
             text = f"MTL at the width of the same cost (mtl@B) {sure}. {text}"
         sentences.append(text)
     return sentences
@@ -129,7 +131,7 @@ def _head() -> Block:
         middle = line_height(_HEAD) / 2
         box.text(0, middle, "Network", size=_HEAD, weight="bold")
         box.text(_NAME, middle, "What it is", size=_HEAD, weight="bold")
-        heads = ("Δ MTL ↑ (%)", "GFLOPs ↓", "trained, GFLOPs", "trial − it", "fresh − it")
+        heads = ("Δ MTL ↑ (%)", "GFLOPs ↓", "training GFLOPs", "trial − it", "fresh − it")
         for i, text in enumerate(heads):
             box.text(_right(i), middle, text, size=_HEAD, ha="right", weight="bold")
         box.rule(box.height - 0.03, to=_END)
