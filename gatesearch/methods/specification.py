@@ -65,9 +65,9 @@ class NetworkSpec:
 
     @property
     def label(self) -> str:
-        """Name in messages: `trial 3`, `mtl`, `warm-up`, `random of trial 3`."""
+        """Name in messages: `trial 3`, `mtl`, `warm-up`, `random of trial 3, seed 0`."""
         if self.control is not None:
-            return control_name(self.control.kind, self.control.of)
+            return f"{control_name(self.control.kind, self.control.of)}, seed {self.seed}"
         if self.trial is None:
             return self.part or network_name(self.method, self.weighting, self.width)
         trial = f"trial {self.trial}"

@@ -132,13 +132,8 @@ class Search:
                 self._search_weights(method)
 
     def train_controls(self, specs: Sequence[NetworkSpec]) -> None:
-        """Train the controls that are missing or that failed in the last run.
-
-        Each of one seed is trained before those of the next.
-        """
-        for seed in dict.fromkeys(spec.seed for spec in specs):
-            missing = self._missing([spec for spec in specs if spec.seed == seed])
-            self._train(self._with_starts(missing), stage="controls")
+        """Train the controls that are missing or that failed in the last run."""
+        self._train(self._with_starts(self._missing(specs)), stage="controls")
 
     def _missing(self, wanted: Sequence[NetworkSpec]) -> list[NetworkSpec]:
         """List the networks without a complete result, and forget results of those that failed."""

@@ -191,6 +191,6 @@ def test_a_specification_of_a_control_is_read_as_it_was_written() -> None:
     control = ControlSpec("random", 3, "interrogate", 10, 0.5, gates={"conv1": ["f0"]})
     spec = NetworkSpec(CONTROL.name, 2, control=control)
     assert NetworkSpec.from_json(spec.to_json()) == spec
-    assert spec.label == "random of trial 3"
+    assert spec.label == "random of trial 3, seed 2"
     plain = NetworkSpec("mtl", 0)
     assert not {"control", "width"} & plain.to_json().keys(), "as earlier versions wrote it"
