@@ -22,7 +22,7 @@ from gatesearch.methods import NetworkSpec
 from gatesearch.report import write_report
 from gatesearch.report.controls import difference
 from gatesearch.report.record_queries import SeedGroup
-from gatesearch.results import Result, StudyRecord, TaskInfo, delta
+from gatesearch.results import Result, Split, StudyRecord, TaskInfo, delta
 from gatesearch.store.opening import read_store
 
 FOLDER = Path(__file__).parents[1] / "reports" / "experiments"
@@ -75,14 +75,17 @@ def record_of(name: str, *, folder: Path = FOLDER) -> StudyRecord:
 
 
 def table(record: StudyRecord) -> str:
-    """Draw the networks that were measured on the test part, means over seeds, best Δ_MTL first.
+    """Draw the networks, means over seeds, best Δ_MTL first.
 
-    MR is the mean rank over the tasks among the rows. Comparisons of trials with their controls
-    follow, as in the report.
+    Figures are those of the test part if baselines and controls were measured on it, which a run
+    does at its end, and of the validation part before. MR is the mean rank over the tasks among the
+    rows. Comparisons of trials with their controls follow, as in the report.
     """
     groups: dict[str, list[Result]] = {}
-    for result in (*record.baselines, *record.trials, *record.controls):
-        if result.state == "complete" and "test" in result.metrics:
+    networks = [r for r in (*record.baselines, *record.controls) if r.state == "complete"]
+    split: Split = "test" if all("test" in r.metrics for r in networks) else "validation"
+    for result in (*networks, *record.trials):
+        if result.state == "complete" and split in result.metrics:
             number = result.of if result.control == REPEAT else result.trial
             name = result.name if number is None else f"trial {number} of {result.method}"
             groups.setdefault(name, []).append(result)
@@ -91,13 +94,15 @@ def table(record: StudyRecord) -> str:
     rows = [SeedGroup(name, name, tuple(results)) for name, results in groups.items()]
 
     def gain(result: Result) -> float:
-        return delta(record, result, "test")
+        return delta(record, result, split)
 
     rows.sort(key=lambda row: -row.mean(gain))
     tasks = [task.name for task in record.tasks]
-    metrics = {row.label: {t: row.mean(_metric(t)) for t in tasks} for row in rows}
+    metrics = {row.label: {t: row.mean(_metric(t, split)) for t in tasks} for row in rows}
     ranks = mean_rank(metrics, record.higher_is_better)
     lines = [
+        f"{record.name}, {split} part",
+        "",
         f"| network | seeds | {' | '.join(tasks)} | Δ_MTL, % | GFLOPs | training PFLOPs | MR |",
         "|---" * (len(tasks) + 6) + "|",
     ]
@@ -117,8 +122,8 @@ def table(record: StudyRecord) -> str:
     return "\n".join(lines)
 
 
-def _metric(task: str) -> Callable[[Result], float]:
-    return lambda result: result.metrics["test"][task]
+def _metric(task: str, split: Split) -> Callable[[Result], float]:
+    return lambda result: result.metrics[split][task]
 
 
 def _number(result: Result) -> int:
