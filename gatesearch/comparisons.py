@@ -8,7 +8,8 @@ from typing import Any
 
 from gatesearch.results import Result, Split, StudyRecord, control_name, delta
 
-# Kinds of controls; see `gatesearch.methods.controls`.
+# Kinds of controls; see `gatesearch.methods.controls`. `REPEAT` is a trial's own training with
+# another seed, kept beside them; behind `DRAWN` stands a pattern's number.
 REPEAT, FRESH, WIDENED, DRAWN = "repeat", "fresh", "mtl@B", "pattern"
 # Kinds that `fresh` is compared with too: they differ from it by the pattern alone.
 _OTHER_PATTERNS = ("random", "even", "swapped", "branch")
@@ -95,7 +96,7 @@ def controlled_trials(record: StudyRecord) -> list[Controlled]:
     return found
 
 
-def compared_split(record: StudyRecord, controlled: Controlled) -> Split:
+def compared_split(controlled: Controlled) -> Split:
     """Return the split on which a trial is compared: `test` where all its networks have figures."""
     networks = [
         *controlled.learned.values(),
@@ -112,7 +113,7 @@ def comparisons(record: StudyRecord) -> list[Comparison]:
     rows = []
     for controlled in controlled_trials(record):
         trial, controls = controlled.trial, controlled.controls
-        split = compared_split(record, controlled)
+        split = compared_split(controlled)
         pairs = [
             (trial.name, kind, controlled.learned, by_seed) for kind, by_seed in controls.items()
         ]
@@ -148,7 +149,7 @@ def spread_of_patterns(record: StudyRecord, controlled: Controlled) -> tuple[flo
         (standard deviation of the patterns' means over seeds, standard deviation over seeds within
         a pattern, pooled), of Δ_MTL, percent; None with less than two patterns or two seeds.
     """
-    split = compared_split(record, controlled)
+    split = compared_split(controlled)
     drawn = [
         [delta(record, r, split) for r in by_seed.values()]
         for kind, by_seed in controlled.controls.items()

@@ -1,6 +1,6 @@
-"""The multiply-adds of one head of a supernet."""
+"""The multiply-adds of heads without their encoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -22,19 +22,27 @@ def macs_of_head(supernet: GatedSupernet, task: str, sizes: Mapping[str, Size]) 
     graph = supernet.graph
     read = dict(zip(supernet.tasks, nodes_read(graph, supernet.head_specs), strict=True))[task]
     shapes = [(graph.channels(name), *sizes[name]) for name in read]
-    head = _HeadOfZeros(supernet.heads[task], shapes)
-    return count_macs(head, (1, 3, *sizes[INPUT]), cross_check=False).macs
+    return macs_of_heads(Heads({task: supernet.heads[task]}), shapes, sizes[INPUT])
 
 
-class _HeadOfZeros(nn.Module):
-    """A head as a network of its own: it reads features of zeros, whatever the image."""
+def macs_of_heads(heads: Heads, shapes: Sequence[tuple[int, ...]], size: Size) -> int:
+    """Count the multiply-adds of heads.
 
-    def __init__(self, head: nn.Module, shapes: list[tuple[int, ...]]) -> None:
+    Args:
+        heads: Task -> head.
+        shapes: (C, *positions) of each feature that some head reads.
+        size: (H, W) of the image.
+    """
+    return count_macs(_HeadsAlone(heads, shapes), (1, 3, *size), cross_check=False).macs
+
+
+class _HeadsAlone(nn.Module):
+    """Heads on features of zeros, whatever the image shows."""
+
+    def __init__(self, heads: Heads, shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
-        self.heads = Heads({"head": head})
-        self.shapes = shapes
+        self.heads, self.shapes = heads, shapes
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> what the head returns."""
-        maps = [image.new_zeros(1, *shape) for shape in self.shapes]
-        return self.heads.call_head("head", maps, image.shape[-2:])
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        maps = [image.new_zeros(image.shape[0], *shape) for shape in self.shapes]
+        return {task: self.heads.call_head(task, maps, image.shape[-2:]) for task in self.heads}

@@ -8,11 +8,10 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from gatesearch.cost.budget import Budget
 from gatesearch.cost.cost import Cost
-from gatesearch.cost.macs import count_macs
+from gatesearch.cost.heads import macs_of_heads
 from gatesearch.cost.sizes import node_sizes
 from gatesearch.models.coupling import ChannelGroups, Kept
 from gatesearch.models.heads import Heads
@@ -132,21 +131,8 @@ class NarrowCost:
         }
         with torch.device("meta"):
             heads = Heads({task: spec.build() for task, spec in specs.items()})
-        alone = _HeadsAlone(heads, [shapes[name] for name in heads.nodes(graph)])
-        macs = count_macs(alone, (1, 3, *self.size), cross_check=False).macs
+        macs = macs_of_heads(heads, [shapes[name] for name in heads.nodes(graph)], self.size)
         return macs, sum(parameter.numel() for parameter in heads.parameters())
-
-
-class _HeadsAlone(nn.Module):
-    """Heads on features of some shapes, whatever the image shows."""
-
-    def __init__(self, heads: Heads, shapes: Sequence[tuple[int, ...]]) -> None:
-        super().__init__()
-        self.heads, self.shapes = heads, shapes
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        maps = [image.new_zeros(image.shape[0], *shape) for shape in self.shapes]
-        return {task: self.heads.call_head(task, maps, image.shape[-2:]) for task in self.heads}
 
 
 @dataclass(frozen=True)

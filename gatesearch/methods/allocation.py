@@ -60,7 +60,8 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
 
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
         parts = parts_of(study, seed=spec.seed, stl=request.start_state())
-        return cut(parts, _pattern(parts, request))
+        supernet = GatedSupernet(parts)
+        return cut(supernet, _pattern(supernet, request))
 
     return [
         Phase(
@@ -73,12 +74,12 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
     ]
 
 
-def _pattern(parts: Parts, request: TrainingRequest) -> Mapping[str, Tensor]:
+def _pattern(supernet: GatedSupernet, request: TrainingRequest) -> Mapping[str, Tensor]:
     """Make the gate pattern of a trial, within its budgets."""
     params, budgets = request.spec.params, request.spec.budgets
-    cost = PatternCost.of(GatedSupernet(parts), request.context.input_shape)
-    shares, tilts = (task_values(params, name, parts.tasks) for name in ("share", "tilt"))
-    logits = allotted(parts.graph, shares, tilts, cost)
+    cost = PatternCost.of(supernet, request.context.input_shape)
+    shares, tilts = (task_values(params, name, supernet.tasks) for name in ("share", "tilt"))
+    logits = allotted(supernet.graph, shares, tilts, cost)
     if budgets:
         return project(logits, cost, budgets)
     return {name: values > 0 for name, values in logits.items()}

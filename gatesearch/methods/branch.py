@@ -97,12 +97,13 @@ def branched(parts: Parts, gates: Pattern) -> CompactNet:
         return extract(supernet)
 
 
-def cut(parts: Parts, gates: Pattern) -> TrainedNetwork:
-    """Build the network of a gate pattern at the start of its training."""
-    supernet = GatedSupernet(parts)
+def cut(supernet: GatedSupernet, gates: Pattern) -> TrainedNetwork:
+    """Cut the network of a gate pattern out of a supernet, before its training."""
     supernet.set_gates(gates)
     layers, shares = sharing(supernet)
-    return TrainedNetwork(branched(parts, gates), layers, shares, pattern_as_text(gates))
+    with torch.random.fork_rng(devices=[]):
+        network = extract(supernet)
+    return TrainedNetwork(network, layers, shares, pattern_as_text(gates))
 
 
 def build(parts: Parts, options: BranchOptions) -> nn.Module:
@@ -154,7 +155,8 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
         parts = parts_of(study, seed=request.spec.seed, stl=request.start_state())
         last = chosen(position, affordable(parts, request))
-        return cut(parts, pattern_at(parts.graph, last, tasks=len(parts.tasks)))
+        gates = pattern_at(parts.graph, last, tasks=len(parts.tasks))
+        return cut(GatedSupernet(parts), gates)
 
     return [
         Phase(

@@ -38,7 +38,7 @@ def sections(record: StudyRecord) -> Iterator[Section]:
     """Yield a table per trial with controls."""
     rows = {(row.a, row.b): row for row in comparisons(record)}
     for controlled in controlled_trials(record):
-        split = compared_split(record, controlled)
+        split = compared_split(controlled)
         trial = controlled.trial
         seeds = ", ".join(map(str, sorted(controlled.learned)))
         kinds = sorted(controlled.controls, key=_place)
@@ -146,7 +146,7 @@ def _row(
     against_trial: Comparison | None,
     against_fresh: Comparison | None,
 ) -> Block:
-    split = compared_split(record, controlled)
+    split = compared_split(controlled)
     learned = kind == REPEAT
     by_seed = controlled.learned if learned else controlled.controls[kind]
     group = SeedGroup(kind, kind, tuple(by_seed.values()))

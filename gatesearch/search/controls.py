@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from gatesearch.comparisons import REPEAT
 from gatesearch.cost import Budget, name_of
 from gatesearch.events import Log
 from gatesearch.methods import NetworkSpec, start_of
-from gatesearch.methods.controls import CONTROL, OTHER_SEED, drawn_kinds, kinds_of
+from gatesearch.methods.controls import CONTROL, drawn_kinds, kinds_of
 from gatesearch.methods.specification import ControlSpec
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result
 from gatesearch.search.search import Search
@@ -42,13 +43,15 @@ def train_controls(
         if trial is None:
             continue
         repeats = [_repeat(trial, budgets, seed) for seed in seeds[1:]]
+        search.train_controls(repeats)
+        if wanted is False or (wanted is None and not trial.gates):
+            continue
         below_mtl = trial.gflops < costs(search.context.study, (MULTI_TASK,))[MULTI_TASK].gflops
         kinds = [
             *kinds_of(trial.gates, below_mtl=below_mtl),
             *drawn_kinds(headroom if trial.gates else 0),
         ]
-        if _affordable(search, trial, len(kinds) * len(seeds), wanted):
-            search.train_controls(repeats)
+        if _affordable(search, trial, len(kinds) * len(seeds), asked_for=bool(wanted)):
             learned = [trial, *filter(None, map(search.known, repeats))]
             search.train_controls(
                 [
@@ -58,21 +61,16 @@ def train_controls(
                     for kind in kinds
                 ]
             )
-        else:
-            search.train_controls(repeats)
 
 
-def _affordable(search: Search, trial: Result, count: int, wanted: bool | None) -> bool:
+def _affordable(search: Search, trial: Result, count: int, *, asked_for: bool) -> bool:
     """Decide whether to train controls, and say what they cost or would cost."""
-    each = trial.train_pflops
-    known = sum(r.of == trial.trial and r.control != OTHER_SEED for r in search.store.bases)
-    if wanted is False or count <= known:
-        return wanted is not False
-    if wanted is None and not trial.gates:
-        return False
-    cost = (count - known) * each
+    known = sum(r.of == trial.trial and r.control != REPEAT for r in search.store.bases)
+    if count <= known:
+        return True
+    cost = (count - known) * trial.train_pflops
     so_far = search.store.record().training_pflops
-    afforded = wanted or cost <= so_far / 2
+    afforded = asked_for or cost <= so_far / 2
     told = f"{count - known} controls of trial {trial.trial}"
     if afforded:
         told += f" take {cost:.3g} PFLOPs; --no-controls leaves them out"
@@ -93,7 +91,7 @@ def _repeat(trial: Result, budgets: tuple[Budget, ...], seed: int) -> NetworkSpe
         params=trial.params,
         budgets=budgets,
         weighting=trial.weighting,
-        control=ControlSpec(OTHER_SEED, trial.trial),
+        control=ControlSpec(REPEAT, trial.trial),
     )
 
 

@@ -1,5 +1,5 @@
 """Networks of a trial's cost that share in other ways, to tell whether its own way matters."""
 
-from gatesearch.methods.controls.method import CONTROL, KINDS, OTHER_SEED, drawn_kinds, kinds_of
+from gatesearch.methods.controls.method import CONTROL, KINDS, drawn_kinds, kinds_of
 
-__all__ = ["CONTROL", "KINDS", "OTHER_SEED", "drawn_kinds", "kinds_of"]
+__all__ = ["CONTROL", "KINDS", "drawn_kinds", "kinds_of"]

@@ -22,10 +22,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from gatesearch.comparisons import DRAWN, FRESH, WIDENED
 from gatesearch.cost import Budget, Cost, PatternCost, count_macs
 from gatesearch.errors import UsageError
 from gatesearch.methods.base import Method, NoOptions, Phase, TrainedNetwork, TrainingRequest
-from gatesearch.methods.branch import branched, pattern_at
+from gatesearch.methods.branch import branched, cut, pattern_at
 from gatesearch.methods.controls import patterns
 from gatesearch.methods.definitions import options_of
 from gatesearch.methods.interrogate.method import INTERROGATE
@@ -36,29 +37,21 @@ from gatesearch.methods.specification import ControlSpec, NetworkSpec
 from gatesearch.models import GatedSupernet, Parts, parts_of
 from gatesearch.pruning import (
     describe_compact,
-    extract,
     load_compact,
-    pattern_as_text,
     pattern_of_text,
     rebuild_compact,
-    sharing,
 )
 from gatesearch.results import SINGLE_TASK
 from gatesearch.study import Study, TrainingSpec
 from gatesearch.training import TrainingError
 from gatesearch.training.weightings import WEIGHTINGS
 
-WIDENED = "mtl@B"
-# A trial's own training with another seed: no network of this file, but kept beside the controls.
-OTHER_SEED = "repeat"
 # Kind -> order in which gates open; those of a trial's own pattern, and of none.
 _OF_PATTERN: Mapping[str, patterns.Order] = {
     "random": patterns.random, "even": patterns.even, "swapped": patterns.swapped,
-    "fresh": patterns.fresh,
+    FRESH: patterns.fresh,
 }  # fmt: skip
-KINDS = (WIDENED, "random", "even", "branch", "swapped", "fresh")
-# Prefix of the kinds of patterns drawn over shares per task and stage; behind it their number.
-_DRAWN = "pattern"
+KINDS = (WIDENED, "random", "even", "branch", "swapped", FRESH)
 
 
 def kinds_of(gates: Mapping[str, Sequence[str]], *, below_mtl: bool = False) -> tuple[str, ...]:
@@ -76,7 +69,7 @@ def kinds_of(gates: Mapping[str, Sequence[str]], *, below_mtl: bool = False) -> 
 
 def drawn_kinds(count: int) -> tuple[str, ...]:
     """Name the kinds of a number of patterns drawn over shares per task and stage."""
-    return tuple(f"{_DRAWN}{number}" for number in range(1, count + 1))
+    return tuple(f"{DRAWN}{number}" for number in range(1, count + 1))
 
 
 def phases(request: TrainingRequest) -> Sequence[Phase]:
@@ -114,14 +107,10 @@ def _cut(request: TrainingRequest, control: ControlSpec) -> TrainedNetwork:
     if control.gates:
         learned = pattern_of_text(control.gates, {n: g.shape[1] for n, g in learned.items()})
     order, draw = _OF_PATTERN.get(control.kind, patterns.branch), seed
-    if control.kind.startswith(_DRAWN):
-        order, draw = patterns.shares, int(control.kind.removeprefix(_DRAWN))
+    if control.kind.startswith(DRAWN):
+        order, draw = patterns.shares, int(control.kind.removeprefix(DRAWN))
     gates = patterns.of_cost(order, learned, cost, control.macs, seed=draw)
-    supernet.set_gates(gates)
-    layers, shares = sharing(supernet)
-    with torch.random.fork_rng(devices=[]):
-        network = extract(supernet)
-    return TrainedNetwork(network, layers, shares, pattern_as_text(gates))
+    return cut(supernet, gates)
 
 
 def _multi_task(request: TrainingRequest, control: ControlSpec) -> Parts:
