@@ -129,7 +129,7 @@ def with_details(printed):
         name: [{**point, "details": {}} for point in printed[name]]
         for name in ("front", "baselines")
     }
-    return printed | points | {"controls": [], "comparisons": [], "controllability": []}
+    return printed | points | {"controls": [], "comparisons": []}
 
 
 def untold(number) -> tuple[str, str]:
@@ -148,6 +148,8 @@ class TestWhatIsKept:
         now = summary(record, Path("reports/tiny.pdf"))
         fronts = now.pop("fronts")  # old versions had the front of all trials alone
         assert fronts.keys() == {"interrogate", "one_shot"}
+        steered = now.pop("controllability")  # nor how well preferences are followed
+        assert [(row["method"], row["n"]) for row in steered] == [("one_shot", 2)]
         assert now == printed
         assert printed["trials"] == {"complete": 4, "failed": 0, "pruned": 0}
 
