@@ -32,7 +32,7 @@ STUDY = "nyud-small"
 SEEDS = (0, 1, 2)
 AGAINST_MTL, AGAINST_CROSS_STITCH = 1.25, 0.8
 # The study's own, and the best of eight trials of 30 epochs on validation
-# (docs/explanation/recipe.md).
+# (docs/explanation/recipe-figures.md).
 GIVEN = """search.first=[
     {lambda_s=3.0, tau={semseg=1.0, depth=0.0, normals=0.0}},
     {lambda_s=3.11, tau={semseg=0.86, depth=0.90, normals=0.49}},

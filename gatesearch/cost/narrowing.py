@@ -182,7 +182,7 @@ def relative_order(groups: ChannelGroups, worth: Worth) -> KeepOrder:
 
     So all layers are narrowed, the more so where worth is spread evenly. Worth itself, or worth for
     each multiply-add, empties a few layers and leaves the others whole, which trains worse
-    (docs/explanation/recipe.md).
+    (docs/explanation/recipe-figures.md).
 
     Args:
         groups: The coupled channel groups.
