@@ -3,6 +3,7 @@ r"""Long experiments: their results kept as small files, and reports and tables 
     python -m benchmarks.experiments collect STORE [NAME]   # a file per finished network
     python -m benchmarks.experiments table NAME             # Markdown: networks, then comparisons
     python -m benchmarks.experiments draw NAME [FOLDER]     # the report: PDF, CSV, JSON
+    python -m benchmarks.experiments settings BASE NAME ... # other settings against those of BASE
 
 `collect` writes into `reports/experiments/NAME/`, by default the study's name; what is there is
 replaced, so a run can be collected again and again while it goes on. The commands of the runs
@@ -12,11 +13,12 @@ themselves are in reports/experiments/README.md.
 import argparse
 import json
 import math
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gatesearch.comparisons import REPEAT, comparisons
+from gatesearch.comparisons import REPEAT, compare, comparisons, controlled_trials
 from gatesearch.measures import mean_rank
 from gatesearch.methods import NetworkSpec
 from gatesearch.report import write_report
@@ -122,6 +124,65 @@ def table(record: StudyRecord) -> str:
     return "\n".join(lines)
 
 
+def settings_table(base: StudyRecord, others: Mapping[str, StudyRecord]) -> str:
+    """Draw trials of other settings, one a row, against the first trial of `base` with controls.
+
+    Each other experiment's first trial and its repetitions with further seeds are compared, seed by
+    seed, with those of `base` and with its controls, on the validation part, by which settings are
+    chosen. Δ_MTL is against the single-task networks of the same store.
+
+    Args:
+        base: Record of the experiment that has controls.
+        others: What a setting is called -> its record.
+    """
+    controlled = controlled_trials(base)[0]
+    rows = {"the experiment's": _gains(base, controlled.learned)}
+    networks = {"the experiment's": list(controlled.learned.values())}
+    for name, record in others.items():
+        first = min((t for t in record.trials if t.state == "complete"), key=_number)
+        repeats = {c.seed: c for c in record.controls if (c.of, c.control) == (first.trial, REPEAT)}
+        by_seed = {first.seed: first, **repeats}
+        rows[name], networks[name] = _gains(record, by_seed), list(by_seed.values())
+    against = {"the experiment's": rows["the experiment's"]} | {
+        kind: _gains(base, by_seed) for kind, by_seed in controlled.controls.items()
+    }
+    lines = [
+        f"{base.name}, validation part, Δ_MTL in percent",
+        "",
+        f"| setting | seeds | Δ_MTL | {' | '.join(f'minus {name}' for name in against)} "
+        "| GFLOPs | training PFLOPs |",
+        "|---" * (len(against) + 5) + "|",
+    ]
+    for name, gains in rows.items():
+        pairs = [
+            compare(name, other, [gains[seed] - theirs[seed] for seed in gains if seed in theirs])
+            for other, theirs in against.items()
+        ]
+        row = SeedGroup(name, name, tuple(networks[name]))
+        cells = [
+            name,
+            str(len(gains)),
+            spread(list(gains.values())),
+            *("" if c is None or c.b == c.a else difference(c) for c in pairs),
+            f"{row.mean(lambda r: r.gflops):.3g}",
+            f"{row.mean(lambda r: r.train_pflops):.3g}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write the mean of values with their sample standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):+.2f}{deviation}"
+
+
+def _gains(record: StudyRecord, by_seed: Mapping[int, Result]) -> dict[int, float]:
+    return {
+        seed: delta(record, r, "validation") for seed, r in by_seed.items() if r.state == "complete"
+    }
+
+
 def _metric(task: str, split: Split) -> Callable[[Result], float]:
     return lambda result: result.metrics[split][task]
 
@@ -151,12 +212,18 @@ def main() -> None:
     command = commands.add_parser("draw")
     command.add_argument("name")
     command.add_argument("folder", nargs="?", type=Path, default=FOLDER.parent / "sample")
+    command = commands.add_parser("settings")
+    command.add_argument("base")
+    command.add_argument("names", nargs="+")
     given = parser.parse_args()
     if given.command == "collect":
         for path in collect(given.store, given.name):
             print(path)
     elif given.command == "table":
         print(table(record_of(given.name)))
+    elif given.command == "settings":
+        others = {Path(name).name: record_of(name) for name in given.names}
+        print(settings_table(record_of(given.base), others))
     else:
         print(write_report(record_of(given.name), folder=given.folder))
 

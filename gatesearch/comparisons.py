@@ -128,13 +128,14 @@ def comparisons(record: StudyRecord) -> list[Comparison]:
                 for seed in ours
                 if seed in theirs
             ]
-            row = _compare(a, control_name(kind, trial.trial or 0), differences)
+            row = compare(a, control_name(kind, trial.trial or 0), differences)
             if row is not None:
                 rows.append(row)
     return rows
 
 
-def _compare(a: str, b: str, differences: Sequence[float]) -> Comparison | None:
+def compare(a: str, b: str, differences: Sequence[float]) -> Comparison | None:
+    """Compare two networks by differences of Δ_MTL, one per seed; None where none is defined."""
     known = [d for d in differences if math.isfinite(d)]
     if not known:
         return None

@@ -78,7 +78,7 @@ def _print(name: str, current: dict[str, Any], run_command: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
     if current["alive"]:
         _print_workers(current["workers"])
-    elif _count_left(current) != 0:
+    elif _count_left(current) != 0 or _controls_left(current):
         console.print(f"continue: {run_command}", markup=False, soft_wrap=True)
 
 
@@ -98,6 +98,12 @@ def _run_options(status: dict[str, Any]) -> list[str]:
     for text in filter(None, status["budget"].split("+")):
         amount, _, device = text.partition("@")
         options += ["--budget", amount, *(["--device", device] if device else [])]
+    if status["seeds"]:
+        options += ["--seeds", ",".join(map(str, status["seeds"]))]
+    if status["with_controls"] is not None:
+        options.append("--controls" if status["with_controls"] else "--no-controls")
+    if status["headroom"]:
+        options += ["--headroom", str(status["headroom"])]
     return options + (shown_storage_options(status["storage"]) if status["storage"] else [])
 
 
@@ -105,6 +111,12 @@ def _count_left(status: dict[str, Any]) -> int | None:
     """Count the trials that have not ended yet; None if their total is not known."""
     wanted: int | None = status["wanted"]
     return None if wanted is None else max(0, wanted - _count_ended(status))
+
+
+def _controls_left(status: dict[str, Any]) -> bool:
+    """Tell whether controls or repetitions of trials are known to be missing."""
+    done, wanted = status["controls"]["done"], status["controls"]["wanted"]
+    return wanted is not None and done < wanted
 
 
 def _count_ended(status: dict[str, Any]) -> int:
@@ -124,6 +136,10 @@ def _lines(study: str, status: dict[str, Any]) -> list[str]:
         f"trials: {counts}",
         f"baselines: {baselines['done']}{of_baselines}",
     ]
+    controls = status["controls"]
+    if controls["done"] or controls["wanted"]:
+        of_controls = "" if controls["wanted"] is None else f" of {controls['wanted']}"
+        lines.append(f"controls and repetitions: {controls['done']}{of_controls}")
     if best is not None:
         lines.append(
             f"best: trial {best['trial']}, Δ_MTL {best['delta_mtl']:+.2f} % on validation, "

@@ -120,7 +120,10 @@ def run(
         executor = _executor(context, options, stop)
         stack.callback(executor.shutdown)
         # A start that was refused leaves the status of the run before it.
-        status = _status(setup, out, options, wanted=sum(trials.values()), n_trials=n_trials)
+        status = _status(
+            setup, out, options, wanted=sum(trials.values()), n_trials=n_trials, seeds=seeds,
+            controls=controls, headroom=headroom,
+        )  # fmt: skip
         stack.callback(status.close)
         pool = WorkerPool(executor, options.workers, emit, stop, status)
         changed = stack.enter_context(backed_up(study, out, emit, on=not options.storage))
@@ -182,7 +185,15 @@ def _numbers_of_trials(setup: Setup, n_trials: int | None) -> dict[str, int]:
 
 
 def _status(
-    setup: Setup, out: Path, options: ExecutionOptions, *, wanted: int, n_trials: int | None
+    setup: Setup,
+    out: Path,
+    options: ExecutionOptions,
+    *,
+    wanted: int,
+    n_trials: int | None,
+    seeds: Sequence[int],
+    controls: bool | None,
+    headroom: int,
 ) -> StatusFile:
     return StatusFile(
         out,
@@ -190,6 +201,9 @@ def _status(
         fingerprint=setup.study.fingerprint,
         tune=tuple(setup.tuned) if setup.study.tune else (),
         budget=name_of(setup.budgets),
+        seeds=seeds,
+        with_controls=controls,
+        headroom=headroom,
         storage=options.shown_storage,
         wanted=wanted,
         n_trials=n_trials,

@@ -83,6 +83,7 @@ class Search:
         self._data, self._devices, self._reuse = data, devices, reuse
         self._retry_failed = retry_failed
         self._bases = store.bases
+        self._controls_done = self._controls_wanted = 0
 
     def known(self, spec: NetworkSpec) -> Result | None:
         """Find the stored result of a baseline, a start or a control; None where there is none."""
@@ -133,7 +134,14 @@ class Search:
 
     def train_controls(self, specs: Sequence[NetworkSpec]) -> None:
         """Train the controls that are missing or that failed in the last run."""
-        self._train(self._with_starts(self._missing(specs)), stage="controls")
+        missing = self._missing(specs)
+        self._controls_wanted += len(specs)
+        self._count_controls(len(specs) - len(missing))
+        self._train(self._with_starts(missing), stage="controls")
+
+    def _count_controls(self, done: int) -> None:
+        self._controls_done += done
+        self.status.controls(self._controls_done, self._controls_wanted)
 
     def _missing(self, wanted: Sequence[NetworkSpec]) -> list[NetworkSpec]:
         """List the networks without a complete result, and forget results of those that failed."""
@@ -313,6 +321,8 @@ class Search:
             self.emit(Warned(f"{label} failed: {result.reason}"))
         self.store.keep_result(result)
         self._bases = self.store.bases
+        if result.of is not None:
+            self._count_controls(1)
         self._changed()
 
     def best(self, results: Sequence[Result]) -> Result | None:

@@ -33,7 +33,7 @@ from gatesearch.store.tidy import entries_of, exists, is_regular
 
 BOARD = "status.json"
 # Raised by 1 whenever the format of the file changes.
-FORMAT = 2
+FORMAT = 3
 # Longest time that is shown as time left, seconds: a thousand years.
 MOST_SECONDS = 1000 * 366 * 86400
 # Size in bytes up to which every page of a database is checked for damage; checking a larger one
@@ -45,6 +45,9 @@ _EMPTY: Mapping[str, Any] = {
     "fingerprint": "",
     "tune": [],
     "budget": "",
+    "seeds": [],
+    "with_controls": None,
+    "headroom": 0,
     "storage": "",
     "wanted": None,
     "n_trials": None,
@@ -54,6 +57,7 @@ _EMPTY: Mapping[str, Any] = {
     "best": None,
     "front": None,
     "baselines": {"done": 0, "wanted": None},
+    "controls": {"done": 0, "wanted": None},
     "workers": [],
     "started": None,
     "updated": None,
@@ -90,6 +94,9 @@ class StatusFile:
         fingerprint: Fingerprint of its definition.
         tune: Methods whose hyperparameters are searched; empty for the default method.
         budget: Budgets that bound the trials, joined by `+`; empty without any.
+        seeds: Seeds as the user gave them; empty for the study's own.
+        with_controls: Whether the user asked for controls; None leaves it to their cost.
+        headroom: Number of drawn patterns that the user asked for.
         storage: URL of the server that keeps the store, without a password; empty for SQLite.
         wanted: Total number of trials of all searches.
         n_trials: Total of each search as the user gave it; None for the methods' own.
@@ -104,6 +111,9 @@ class StatusFile:
         fingerprint: str,
         tune: Sequence[str] = (),
         budget: str = "",
+        seeds: Sequence[int] = (),
+        with_controls: bool | None = None,
+        headroom: int = 0,
         storage: str = "",
         wanted: int,
         n_trials: int | None = None,
@@ -118,6 +128,9 @@ class StatusFile:
             "fingerprint": fingerprint,
             "tune": list(tune),
             "budget": budget,
+            "seeds": list(seeds),
+            "with_controls": with_controls,
+            "headroom": headroom,
             "storage": storage,
             "wanted": wanted,
             "n_trials": n_trials,
@@ -134,6 +147,11 @@ class StatusFile:
     def baselines(self, done: int, wanted: int) -> None:
         """Set how many baselines are trained, of how many."""
         self._status["baselines"] = {"done": done, "wanted": wanted}
+        self._write()
+
+    def controls(self, done: int, wanted: int) -> None:
+        """Set how many controls and repetitions of trials are trained, of how many."""
+        self._status["controls"] = {"done": done, "wanted": wanted}
         self._write()
 
     def search(self, known: Iterable[TrialOutcome]) -> None:
@@ -354,6 +372,10 @@ def _counted(path: Path) -> dict[str, Any]:
         "trials": trials,
         "baselines": {
             "done": sum(key.startswith("baseline/") for key in attributes),
+            "wanted": None,
+        },
+        "controls": {
+            "done": sum(key.startswith("control/") for key in attributes),
             "wanted": None,
         },
         "updated": made.isoformat(timespec="seconds"),

@@ -36,7 +36,7 @@ class _Best(_Strict):
     gflops: FiniteFloat
 
 
-class _Baselines(_Strict):
+class _Networks(_Strict):
     done: NonNegativeInt
     wanted: NonNegativeInt | None
 
@@ -58,11 +58,14 @@ class _Process(_Strict):
 class StatusForm(_Strict):
     """Contents of `status.json`."""
 
-    format: Literal[2]
+    format: Literal[3]
     study: str
     fingerprint: str
     tune: list[str]
     budget: str
+    seeds: list[NonNegativeInt]
+    with_controls: bool | None
+    headroom: NonNegativeInt
     storage: str
     wanted: NonNegativeInt
     n_trials: NonNegativeInt | None
@@ -71,7 +74,8 @@ class StatusForm(_Strict):
     seconds_left: Annotated[FiniteFloat, Field(ge=0, le=MOST_SECONDS)] | None
     best: _Best | None
     front: NonNegativeInt
-    baselines: _Baselines
+    baselines: _Networks
+    controls: _Networks
     workers: list[_Worker]
     started: Time
     updated: Time

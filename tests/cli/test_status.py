@@ -65,6 +65,9 @@ def test_a_running_search_is_on_one_screen(cli, folder) -> None:
         ({"tune": ["one_shot"], "budget": "9G"}, "--tune one_shot --n-trials 4 --budget 9G"),
         ({"tune": ["mtan", "mtl"]}, "--tune mtan,mtl --n-trials 4"),
         ({"storage": "postgresql://a/b"}, "--n-trials 4 --storage postgresql://a/b"),
+        ({"seeds": [3, 1], "headroom": 5}, "--n-trials 4 --seeds 3,1 --headroom 5"),
+        ({"with_controls": True}, "--n-trials 4 --controls"),
+        ({"with_controls": False}, "--n-trials 4 --no-controls"),
     ],
 )
 def test_an_interrupted_search_names_the_command_that_continues(
@@ -81,6 +84,17 @@ def test_an_interrupted_search_names_the_command_that_continues(
 def test_a_search_that_is_done_names_no_command(cli, folder) -> None:
     run = board(folder)
     run.search(TrialOutcome(number, "failed") for number in range(4))
+    assert "continue" not in cli("status", "--study", "scenes").stdout
+
+
+def test_controls_that_are_missing_are_told_when_all_trials_have_ended(cli, folder) -> None:
+    run = board(folder, with_controls=True)
+    run.search(TrialOutcome(number, "failed") for number in range(4))
+    run.controls(5, 7)
+    lines = cli("status", "--study", "scenes").stdout.splitlines()
+    assert "controls and repetitions: 5 of 7" in lines
+    assert lines[-1] == "continue: gatesearch run --study scenes --n-trials 4 --controls"
+    run.controls(7, 7)
     assert "continue" not in cli("status", "--study", "scenes").stdout
 
 
