@@ -83,9 +83,10 @@ def align_tasks(
     one order. With independent orders each channel of a sum combines other task and shared
     features, and a channel that is open for all tasks is rare. With one order the compact network
     computes and copies fewer channels for the same shares; at equal FLOPs it was a little less
-    accurate on real frames (docs/explanation/recipe-figures.md). The order is by the expected number of
-    open gates, Σ σ(α) over tasks and nodes. Where channels share a gate, whole units change places,
-    and nodes whose units differ have orders of their own. The paper has no such step.
+    accurate on real frames (docs/explanation/recipe-figures.md). The order is by the expected
+    number of open gates, Σ σ(α) over tasks and nodes. Where channels share a gate, whole units
+    change places, and nodes whose units differ have orders of their own. The paper has no such
+    step.
 
     Args:
         alpha: Gated node -> (T, C) logits.
