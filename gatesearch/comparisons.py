@@ -11,8 +11,8 @@ from gatesearch.results import Result, Split, StudyRecord, control_name, delta
 # Kinds of controls; see `gatesearch.methods.controls`. `REPEAT` is a trial's own training with
 # another seed, kept beside them; behind `DRAWN` stands a pattern's number.
 REPEAT, FRESH, WIDENED, DRAWN = "repeat", "fresh", "mtl@B", "pattern"
-# Kinds that `fresh` is compared with too: they differ from it by the pattern alone.
-_OTHER_PATTERNS = ("random", "even", "swapped", "branch")
+# Kinds that `fresh` is compared with too: they too were trained as plain networks from the start.
+_TRAINED_ALIKE = (WIDENED, "random", "even", "swapped", "branch")
 # Quantiles t of Student's distribution for a two-sided interval of 95 %, by degrees of freedom;
 # https://www.itl.nist.gov/div898/handbook/eda/section3/eda3672.htm
 _T = (
@@ -106,7 +106,7 @@ def compared_split(controlled: Controlled) -> Split:
 
 
 def comparisons(record: StudyRecord) -> list[Comparison]:
-    """Compare each trial with its controls, and the control `fresh` with those of other patterns.
+    """Compare each trial with its controls, and the control `fresh` with all others.
 
     Pairs whose Δ_MTL is undefined are left out.
     """
@@ -120,7 +120,7 @@ def comparisons(record: StudyRecord) -> list[Comparison]:
         pairs += [
             (control_name(FRESH, trial.trial or 0), kind, controls[FRESH], controls[kind])
             for kind in controls
-            if FRESH in controls and (kind in _OTHER_PATTERNS or kind.startswith(DRAWN))
+            if FRESH in controls and (kind in _TRAINED_ALIKE or kind.startswith(DRAWN))
         ]
         for a, kind, ours, theirs in pairs:
             differences = [

@@ -1,7 +1,7 @@
 """Whether a trial's way to share matters: it beside networks of its cost that share otherwise."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from gatesearch.comparisons import (
     DRAWN,
@@ -75,16 +75,18 @@ def sharing_sentences(record: StudyRecord) -> list[str]:
             for kind in controlled.controls
         }
         known = {kind: row for kind, row in against.items() if row is not None}
-        told = [
-            f"{name}: {difference(known[kind])}"
-            for kind, name in (
-                ("random", "random ones"), (WIDENED, "mtl@B"), (FRESH, "its pattern trained anew"),
-            )
-            if kind in known
-        ]  # fmt: skip
+        others = (("random", "random ones"), (WIDENED, "mtl@B"))
+        told = _told(known, (*others, (FRESH, "its pattern trained anew")))
         if not told:
             continue
-        text = f"Sharing of trial {number} at equal cost and training, against {'; '.join(told)}."
+        text = f"Sharing of trial {number} at equal cost and training, against {told}."
+        anew = {
+            kind: row
+            for kind, _ in others
+            if (row := rows.get((control_name(FRESH, number), control_name(kind, number))))
+        }
+        if anew:
+            text += f" Its pattern trained anew, against {_told(anew, others)}."
         widened = known.get(WIDENED)
         if widened is not None and widened.mean < 0:
             sure = "is the better network" if widened.verdict else "is ahead within chance"
@@ -93,6 +95,10 @@ def sharing_sentences(record: StudyRecord) -> list[str]:
             text = f"MTL at the width of the same cost (mtl@B) {sure}. {text}"
         sentences.append(text)
     return sentences
+
+
+def _told(rows: Mapping[str, Comparison], names: Iterable[tuple[str, str]]) -> str:
+    return "; ".join(f"{name}: {difference(rows[kind])}" for kind, name in names if kind in rows)
 
 
 def difference(row: Comparison) -> str:
@@ -121,7 +127,7 @@ def _note(record: StudyRecord, controlled: Controlled) -> str:
         )
     return (
         "Differences: mean of Δ MTL over pairs of one seed, ± half the 95 % interval of Student's "
-        "t. `fresh` minus a row compares patterns alone: both were cut before training and "
+        "t. `fresh` minus a row compares networks alone: both were cut before training and "
         f"trained alike.{more}"
     )
 
