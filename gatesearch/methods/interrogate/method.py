@@ -8,7 +8,6 @@ fine-tuned. Warm-up and fine-tuning are ours.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -70,28 +69,24 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
     warm, gates = options.phases(epochs)
     if request.spec.part == WARM_UP:
         return [warm_up_phase(request, epochs=warm)]
-    compact = partial(
-        compact_phase,
+    compact = compact_phase(
         request,
         options,
         span=(gates, epochs),
         begin=lambda before: supernet_of(_module(before)),
         tried=False,
     )
-    first = partial(untrained_supernet, request, warmed=warm > 0)
     learned = Phase(
         name="gates",
         span=(warm, gates),
-        begin=lambda before: TrainedNetwork(first()),
+        begin=lambda before: TrainedNetwork(untrained_supernet(request, warmed=warm > 0)),
         hooks=lambda module: _gate_hooks(supernet_of(module), request, options),
         groups=lambda module: gate_groups(supernet_of(module), rate=options.lr),
         current_gflops=lambda module: _pruned_gflops(supernet_of(module), request),
     )
     cost = narrowing_of(request)
     if cost is None:
-        return [learned, compact(first=first if options.restart else None)]
-    # Its pattern is of the narrower encoder, which a stored pattern does not tell.
-    cut = compact()
+        return [learned, compact]
     narrowing = Narrowing(request, options, cost, lambda parts: build(parts, options))
     ranked = min(gates, warm + max(1, round(options.ranking * epochs)))
     return [
@@ -103,7 +98,8 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
             describe=narrowing.describe,
             rebuild=narrowing.rebuild,
         ),
-        replace(cut, begin=lambda before: replace(cut.begin(before), gates={})),
+        # Its pattern is of the narrower encoder, which a stored pattern does not tell.
+        replace(compact, begin=lambda before: replace(compact.begin(before), gates={})),
     ]
 
 
@@ -124,7 +120,6 @@ def compact_phase(
     span: tuple[int, int],
     begin: Callable[[TrainedNetwork | None], GatedSupernet],
     tried: bool,
-    first: Callable[[], GatedSupernet] | None = None,
 ) -> Phase:
     """Plan the last phase: gates are selected, and the compact network is cut and fine-tuned.
 
@@ -134,8 +129,6 @@ def compact_phase(
         span: (epochs done before, last epoch).
         begin: Network of the phase before -> supernet to cut from.
         tried: See `select_gates`.
-        first: Builds the supernet whose weights the compact network has; None keeps those of the
-            network of the phase before.
     """
 
     def cut(before: TrainedNetwork | None) -> TrainedNetwork:
@@ -143,11 +136,8 @@ def compact_phase(
         cost = pattern_cost(supernet, request) if request.spec.budgets else None
         select_gates(supernet, request, options, cost, tried=tried)
         layers, shares = sharing(supernet)
-        chosen = supernet.hard_gates()
-        if first is not None:
-            supernet = first()
-            supernet.set_gates(chosen)
-        return TrainedNetwork(extract(supernet), layers, shares, pattern_as_text(chosen))
+        gates = pattern_as_text(supernet.hard_gates())
+        return TrainedNetwork(extract(supernet), layers, shares, gates)
 
     return Phase(
         name="compact",

@@ -56,9 +56,6 @@ class InterroGateOptions(Strict):
             paper.
         finetune: Share of `training.epochs`, the last, in which the compact network is trained
             after pruning. 0 in the paper. One learning rate schedule runs through all phases.
-        restart: True trains the compact network from the trial's first weights, False (the paper)
-            from those that were learned with the gates. Under a budget below the multi-task
-            network's cost they are kept.
         spread: `learned` keeps the gates that were learned to be open (the paper). `even` opens the
             same share of gates in every layer, those of the highest α (see
             `equalize_layer_shares`). Patterns of the one-shot search are not changed.
@@ -86,7 +83,6 @@ class InterroGateOptions(Strict):
     ramp: float = Field(default=0.0, ge=0, le=1)
     warmup: float = Field(default=0.0, ge=0, lt=1)
     finetune: float = Field(default=0.0, ge=0, lt=1)
-    restart: bool = False
     spread: Literal["learned", "even"] = "learned"
     align: bool = False
     mix: Literal["tasks", "shared"] = "tasks"

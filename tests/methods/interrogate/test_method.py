@@ -18,7 +18,6 @@ from gatesearch.methods import (
     check_study,
     start_of,
 )
-from gatesearch.methods.base import TrainedNetwork
 from gatesearch.methods.interrogate.method import (
     WARM_UP,
     gate_groups,
@@ -28,7 +27,6 @@ from gatesearch.methods.interrogate.method import (
 from gatesearch.models import GatedSupernet
 from gatesearch.models.gated_supernet import SHARED
 from gatesearch.models.model_factory import below
-from gatesearch.pruning import extract, pattern_as_text
 from gatesearch.tasks import build_tasks
 from gatesearch.training import Runtime
 from tests.methods.toys import ends_of, random_image, scattered
@@ -110,27 +108,6 @@ def test_streams_from_single_task_networks_are_theirs_and_their_mean(tmp_path) -
             torch.testing.assert_close(tensor, sum(theirs) / len(theirs))
     for name, tensor in model.heads.state_dict().items():
         assert torch.equal(tensor, trained[f"heads.{name}"])
-
-
-@pytest.mark.parametrize("restart", [True, False])
-def test_a_compact_network_restarts_from_the_first_weights_with_the_gates_learned(
-    tmp_path, restart
-) -> None:
-    request = request_for(tmp_path, f"interrogate.restart={str(restart).lower()}")
-    gates, compact = METHODS["interrogate"].phases(request)
-    learned = gates.begin(None).module
-    first = untrained_supernet(request, warmed=False)
-    scattered(learned)
-    draw = torch.Generator().manual_seed(0)
-    pattern = {n: torch.rand(a.shape, generator=draw) > 0.5 for n, a in learned.logits().items()}
-    for supernet in (learned, first):
-        supernet.set_gates(pattern)
-    cut = compact.begin(TrainedNetwork(learned))
-    expected = extract(first if restart else learned).state_dict()
-    assert cut.gates == pattern_as_text(pattern)
-    found = cut.module.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], x) for name, x in expected.items())
 
 
 def test_gates_and_mixes_learn_at_a_rate_of_their_own(tmp_path) -> None:
