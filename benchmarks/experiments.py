@@ -3,7 +3,10 @@ r"""Long experiments: their results kept as small files, and reports and tables 
     python -m benchmarks.experiments collect STORE [NAME]   # a file per finished network
     python -m benchmarks.experiments table NAME             # Markdown: networks, then comparisons
     python -m benchmarks.experiments draw NAME [FOLDER]     # the report: PDF, CSV, JSON
-    python -m benchmarks.experiments settings BASE NAME ... # other settings against those of BASE
+    python -m benchmarks.experiments settings NAME          # its settings NAME/... beside it
+
+A NAME such as `multi-fashion/gates-1-epoch` is another setting of the experiment `multi-fashion`,
+whose baselines it took over (`run --reuse`); of it trials and their repetitions alone are kept.
 
 `collect` writes into `reports/experiments/NAME/`, by default the study's name; what is there is
 replaced, so a run can be collected again and again while it goes on. The commands of the runs
@@ -48,7 +51,8 @@ def collect(store: Path, name: str = "", *, folder: Path = FOLDER) -> list[Path]
     about["tasks"] = [vars(task) for task in record.tasks]
     _write(target / STUDY, about)
     paths = []
-    for result in (*record.baselines, *record.starts, *record.trials, *record.controls):
+    bases = () if "/" in name else (*record.baselines, *record.starts)
+    for result in (*bases, *record.trials, *record.controls):
         path = target / ("-".join(NetworkSpec.of(result).folder(Path()).parts) + ".json")
         _write(path, _shortened(result.to_json()))
         paths.append(path)
@@ -127,13 +131,13 @@ def table(record: StudyRecord) -> str:
 def settings_table(base: StudyRecord, others: Mapping[str, StudyRecord]) -> str:
     """Draw trials of other settings, one a row, against the first trial of `base` with controls.
 
-    Each other experiment's first trial and its repetitions with further seeds are compared, seed by
+    The first trial of each setting and its repetitions with further seeds are compared, seed by
     seed, with those of `base` and with its controls, on the validation part, by which settings are
-    chosen. Δ_MTL is against the single-task networks of the same store.
+    chosen.
 
     Args:
         base: Record of the experiment that has controls.
-        others: What a setting is called -> its record.
+        others: What a setting is called -> its record, without baselines.
     """
     controlled = controlled_trials(base)[0]
     rows = {"the experiment's": _gains(base, controlled.learned)}
@@ -142,7 +146,7 @@ def settings_table(base: StudyRecord, others: Mapping[str, StudyRecord]) -> str:
         first = min((t for t in record.trials if t.state == "complete"), key=_number)
         repeats = {c.seed: c for c in record.controls if (c.of, c.control) == (first.trial, REPEAT)}
         by_seed = {first.seed: first, **repeats}
-        rows[name], networks[name] = _gains(record, by_seed), list(by_seed.values())
+        rows[name], networks[name] = _gains(base, by_seed), list(by_seed.values())
     against = {"the experiment's": rows["the experiment's"]} | {
         kind: _gains(base, by_seed) for kind, by_seed in controlled.controls.items()
     }
@@ -213,8 +217,7 @@ def main() -> None:
     command.add_argument("name")
     command.add_argument("folder", nargs="?", type=Path, default=FOLDER.parent / "sample")
     command = commands.add_parser("settings")
-    command.add_argument("base")
-    command.add_argument("names", nargs="+")
+    command.add_argument("name")
     given = parser.parse_args()
     if given.command == "collect":
         for path in collect(given.store, given.name):
@@ -222,8 +225,9 @@ def main() -> None:
     elif given.command == "table":
         print(table(record_of(given.name)))
     elif given.command == "settings":
-        others = {Path(name).name: record_of(name) for name in given.names}
-        print(settings_table(record_of(given.base), others))
+        folders = sorted(path.parent for path in (FOLDER / given.name).glob(f"*/{STUDY}"))
+        others = {path.name: record_of(f"{given.name}/{path.name}") for path in folders}
+        print(settings_table(record_of(given.name), others))
     else:
         print(write_report(record_of(given.name), folder=given.folder))
 
