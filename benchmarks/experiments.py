@@ -16,8 +16,7 @@ themselves are in reports/experiments/README.md.
 import argparse
 import json
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from gatesearch.results import Result, Split, StudyRecord, TaskInfo, delta
 from gatesearch.store.opening import read_store
 
 FOLDER = Path(__file__).parents[1] / "reports" / "experiments"
+SAMPLES = Path("reports/sample")  # relative, as a report's JSON tells where it lies
 STUDY = "study.json"
 # Attributes of a record that are no results.
 _MADE_OF = ("name", "fingerprint", "definition", "protocol", "published", "data")
@@ -113,12 +113,11 @@ def table(record: StudyRecord) -> str:
         "|---" * (len(tasks) + 6) + "|",
     ]
     for row in rows:
-        spread = row.deviation(gain)
         cells = [
             row.label,
             str(len(row.results)),
             *(f"{metrics[row.label][task]:.4g}" for task in tasks),
-            f"{row.mean(gain):+.2f}" + (f" ± {spread:.2f}" if math.isfinite(spread) else ""),
+            _spread(row, gain),
             f"{row.mean(lambda r: r.gflops):.3g}",
             f"{row.mean(lambda r: r.train_pflops):.3g}",
             f"{ranks[row.label]:.1f}",
@@ -140,16 +139,16 @@ def settings_table(base: StudyRecord, others: Mapping[str, StudyRecord]) -> str:
         others: What a setting is called -> its record, without baselines.
     """
     controlled = controlled_trials(base)[0]
-    rows = {"the experiment's": _gains(base, controlled.learned)}
-    networks = {"the experiment's": list(controlled.learned.values())}
+    rows = {"the experiment's": controlled.learned}
     for name, record in others.items():
         first = min((t for t in record.trials if t.state == "complete"), key=_number)
-        repeats = {c.seed: c for c in record.controls if (c.of, c.control) == (first.trial, REPEAT)}
-        by_seed = {first.seed: first, **repeats}
-        rows[name], networks[name] = _gains(base, by_seed), list(by_seed.values())
-    against = {"the experiment's": rows["the experiment's"]} | {
-        kind: _gains(base, by_seed) for kind, by_seed in controlled.controls.items()
-    }
+        repeats = [c for c in record.controls if (c.of, c.control) == (first.trial, REPEAT)]
+        rows[name] = {r.seed: r for r in (first, *repeats) if r.state == "complete"}
+
+    def gain(result: Result) -> float:
+        return delta(base, result, "validation")
+
+    against = {"the experiment's": controlled.learned} | dict(controlled.controls)
     lines = [
         f"{base.name}, validation part, Δ_MTL in percent",
         "",
@@ -157,16 +156,16 @@ def settings_table(base: StudyRecord, others: Mapping[str, StudyRecord]) -> str:
         "| GFLOPs | training PFLOPs |",
         "|---" * (len(against) + 5) + "|",
     ]
-    for name, gains in rows.items():
+    for name, ours in rows.items():
         pairs = [
-            compare(name, other, [gains[seed] - theirs[seed] for seed in gains if seed in theirs])
+            compare(name, other, [gain(ours[s]) - gain(theirs[s]) for s in ours if s in theirs])
             for other, theirs in against.items()
         ]
-        row = SeedGroup(name, name, tuple(networks[name]))
+        row = SeedGroup(name, name, tuple(ours.values()))
         cells = [
             name,
-            str(len(gains)),
-            spread(list(gains.values())),
+            str(len(ours)),
+            _spread(row, gain),
             *("" if c is None or c.b == c.a else difference(c) for c in pairs),
             f"{row.mean(lambda r: r.gflops):.3g}",
             f"{row.mean(lambda r: r.train_pflops):.3g}",
@@ -175,16 +174,10 @@ def settings_table(base: StudyRecord, others: Mapping[str, StudyRecord]) -> str:
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Write the mean of values with their sample standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):+.2f}{deviation}"
-
-
-def _gains(record: StudyRecord, by_seed: Mapping[int, Result]) -> dict[int, float]:
-    return {
-        seed: delta(record, r, "validation") for seed, r in by_seed.items() if r.state == "complete"
-    }
+def _spread(row: SeedGroup, measure: Callable[[Result], float]) -> str:
+    """Write the mean over seeds with their sample standard deviation."""
+    deviation = row.deviation(measure)
+    return f"{row.mean(measure):+.2f}" + (f" ± {deviation:.2f}" if math.isfinite(deviation) else "")
 
 
 def _metric(task: str, split: Split) -> Callable[[Result], float]:
@@ -215,7 +208,7 @@ def main() -> None:
     commands.add_parser("table").add_argument("name")
     command = commands.add_parser("draw")
     command.add_argument("name")
-    command.add_argument("folder", nargs="?", type=Path, default=FOLDER.parent / "sample")
+    command.add_argument("folder", nargs="?", type=Path, default=SAMPLES)
     command = commands.add_parser("settings")
     command.add_argument("name")
     given = parser.parse_args()
