@@ -12,12 +12,9 @@ from typing import Any
 from gatesearch.datasets.faults import Fault
 from gatesearch.datasets.folder.findings import Findings
 from gatesearch.datasets.folder.fit import Fit
-from gatesearch.datasets.folder.guess import (
-    Guess,
-    guess_from_columns,
-    guess_from_files,
-    survey_labels,
-)
+from gatesearch.datasets.folder.guess import Guess
+from gatesearch.datasets.folder.guess_columns import guess_from_columns
+from gatesearch.datasets.folder.guess_files import guess_from_files, survey_labels
 from gatesearch.datasets.folder.listing import list_frames
 from gatesearch.datasets.folder.options import FolderOptions, FolderSource
 from gatesearch.datasets.folder.patterns import find_files, image_pattern, label_pattern

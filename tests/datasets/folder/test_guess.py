@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gatesearch.datasets.folder.guess import (
-    guess_from_columns,
-    guess_from_files,
-    survey_labels,
-)
+from gatesearch.datasets.folder.guess_columns import guess_from_columns
+from gatesearch.datasets.folder.guess_files import guess_from_files, survey_labels
 from gatesearch.errors import DataError, UsageError
 from gatesearch.tasks.attributes import Attributes
 from gatesearch.tasks.normals import Normals
