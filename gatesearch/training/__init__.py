@@ -14,14 +14,10 @@ from gatesearch.training.hooks import Hooks
 from gatesearch.training.mixed_data import MixedData
 from gatesearch.training.optimizer import ParameterGroup, rate_decay
 from gatesearch.training.runtime import Runtime, measure_memory_format, resolve_runtime
-from gatesearch.training.split_data import (
-    FrameData,
-    SplitData,
-    TrainingData,
-    split_validation,
-)
+from gatesearch.training.split_data import FrameData, SplitData, TrainingData
 from gatesearch.training.trainer import Trainer, TrainingError
 from gatesearch.training.turns import Turn
+from gatesearch.training.validation_split import split_validation
 
 __all__ = [
     "Checkpoint",

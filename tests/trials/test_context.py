@@ -7,7 +7,8 @@ import torch
 from gatesearch.datasets import scenes
 from gatesearch.errors import DataError, UsageError
 from gatesearch.methods import training_of
-from gatesearch.training.split_data import LABELLED, split_validation
+from gatesearch.training import split_validation
+from gatesearch.training.split_data import LABELLED
 from gatesearch.trials.context import open_context
 from gatesearch.trials.data import check_dataset
 from tests.search.tiny import tiny
