@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import combinations
+from dataclasses import dataclass
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.style import context
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from gatesearch.report import document, style
 
@@ -25,8 +26,11 @@ def page_faults(study) -> list[str]:
     faults = []
     with context(style.RC, after_reset=True):
         for number, figure in enumerate(pages, start=1):
-            found = figure_faults(figure)
-            if number < len(pages) and (share := filled_share(figure)) < 0.55:
+            page = _draw(figure)
+            found = _faults(page)
+            shown = [text.get_text() for text in figure.texts]
+            found += [f"{text!r} is shortened" for text in shown if "…" in text]
+            if number < len(pages) and (share := _filled_share(page)) < 0.55:
                 found.append(f"only {100 * share:.0f} % of the page's height are used")
             faults += [f"page {number}: {fault}" for fault in found]
     return faults
@@ -34,54 +38,66 @@ def page_faults(study) -> list[str]:
 
 def figure_faults(figure: Figure) -> list[str]:
     """List the faults of one page."""
-    texts, canvas = _drawn_texts(figure)
-    renderer = canvas.get_renderer()
-    boxes = [(text, text.get_window_extent(renderer)) for text in texts]
-    scale = _DPI / 72
-    width, height = (inches * _DPI for inches in figure.get_size_inches())
-    margin = _MARGIN * _DPI
-    faults = []
-    for text, box in boxes:
-        name = repr(text.get_text())
-        if text.get_size() < SMALLEST:
-            faults.append(f"{name} is of {text.get_size():g} points")
-        inside = (
-            box.x0 >= margin and box.x1 <= width - margin
-            and box.y0 >= margin and box.y1 <= height - margin
-        )  # fmt: skip
-        if not inside:
-            faults.append(f"{name} leaves the page")
-    for (a, box_a), (b, box_b) in combinations(boxes, 2):
-        across = min(box_a.x1, box_b.x1) - max(box_a.x0, box_b.x0)
-        down = min(box_a.y1, box_b.y1) - max(box_a.y0, box_b.y0)
-        if min(across, down) > _TOUCH * scale:
-            faults.append(f"{a.get_text()!r} and {b.get_text()!r} overlap")
-    for tile in figure.findobj(FancyBboxPatch):
-        frame = tile.get_window_extent(renderer)
-        for text, box in boxes:
-            if _overlap(frame, box) and not _contains(frame, box):
-                faults.append(f"{text.get_text()!r} leaves its tile")
-    return faults
+    return _faults(_draw(figure))
 
 
 def filled_share(figure: Figure) -> float:
     """Measure how far down text, pictures and charts reach, of the height above the foot."""
-    texts, canvas = _drawn_texts(figure)
-    renderer = canvas.get_renderer()
-    height = figure.get_size_inches()[1] * _DPI
-    foot = 0.07 * height
-    bottoms = [text.get_window_extent(renderer).y0 for text in texts]
-    lowest = min((bottom for bottom in bottoms if bottom > foot), default=height)
-    return (height - lowest) / (height - foot)
+    return _filled_share(_draw(figure))
 
 
-def _drawn_texts(figure: Figure) -> tuple[list[Text], FigureCanvasAgg]:
-    """Draw a page and list the texts that matplotlib really drew on it, ticks included."""
+@dataclass(frozen=True)
+class _Page:
+    """A page as it was drawn: its N texts, and their boxes, (N, 4) pixels x0, y0, x1, y1."""
+
+    figure: Figure
+    renderer: RendererAgg
+    texts: list[Text]
+    boxes: NDArray[np.float64]
+
+
+def _draw(figure: Figure) -> _Page:
+    """Draw a page and find the texts that matplotlib really drew on it, ticks included."""
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
-    with _recorded() as texts:
+    with _recorded() as drawn:
         canvas.draw()
-    return [text for text in texts if text.get_visible() and text.get_text().strip()], canvas
+    renderer = canvas.get_renderer()
+    texts = [text for text in drawn if text.get_visible() and text.get_text().strip()]
+    boxes = [text.get_window_extent(renderer).extents for text in texts]
+    return _Page(figure, renderer, texts, np.reshape(boxes, (-1, 4)))
+
+
+def _faults(page: _Page) -> list[str]:
+    names = [repr(text.get_text()) for text in page.texts]
+    x0, y0, x1, y1 = page.boxes.T
+    width, height = (inches * _DPI for inches in page.figure.get_size_inches())
+    margin = _MARGIN * _DPI
+    faults = [
+        f"{name} is of {text.get_size():g} points"
+        for name, text in zip(names, page.texts, strict=True)
+        if text.get_size() < SMALLEST
+    ]
+    outside = (x0 < margin) | (x1 > width - margin) | (y0 < margin) | (y1 > height - margin)
+    faults += [f"{names[i]} leaves the page" for i in np.flatnonzero(outside)]
+    across = np.minimum.outer(x1, x1) - np.maximum.outer(x0, x0)
+    down = np.minimum.outer(y1, y1) - np.maximum.outer(y0, y0)
+    touching = np.triu(np.minimum(across, down) > _TOUCH * _DPI / 72, k=1)
+    faults += [f"{names[i]} and {names[j]} overlap" for i, j in np.argwhere(touching)]
+    for tile in page.figure.findobj(FancyBboxPatch):
+        left, bottom, right, top = tile.get_window_extent(page.renderer).extents
+        overlaps = (x0 < right) & (x1 > left) & (y0 < top) & (y1 > bottom)
+        contained = (x0 >= left) & (x1 <= right) & (y0 >= bottom) & (y1 <= top)
+        faults += [f"{names[i]} leaves its tile" for i in np.flatnonzero(overlaps & ~contained)]
+    return faults
+
+
+def _filled_share(page: _Page) -> float:
+    height = page.figure.get_size_inches()[1] * _DPI
+    foot = 0.07 * height
+    bottoms = page.boxes[:, 1]
+    lowest = bottoms[bottoms > foot].min(initial=height)
+    return float((height - lowest) / (height - foot))
 
 
 @contextmanager
@@ -98,14 +114,3 @@ def _recorded() -> Iterator[list[Text]]:
         yield texts
     finally:
         Text.draw = draw
-
-
-def _overlap(a: Bbox, b: Bbox) -> bool:
-    return min(a.x1, b.x1) > max(a.x0, b.x0) and min(a.y1, b.y1) > max(a.y0, b.y0)
-
-
-def _contains(outer: Bbox, inner: Bbox) -> bool:
-    return (
-        inner.x0 >= outer.x0 and inner.x1 <= outer.x1
-        and inner.y0 >= outer.y0 and inner.y1 <= outer.y1
-    )  # fmt: skip
