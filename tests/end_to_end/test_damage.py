@@ -10,7 +10,7 @@ from tests.end_to_end.conftest import ROOT
 
 pytestmark = pytest.mark.end_to_end
 
-CASES = int(os.environ.get("GATESEARCH_DAMAGES", "6"))
+CASES = int(os.environ.get("GATESEARCH_DAMAGES", "4"))
 
 
 def test_damage_is_refused_or_mended_and_never_taken_for_truth(tmp_path, environment) -> None:
