@@ -131,15 +131,17 @@ def settings_table(base: StudyRecord, others: Mapping[str, StudyRecord]) -> str:
     """Draw trials of other settings, one a row, against the first trial of `base` with controls.
 
     The first trial of each setting and its repetitions with further seeds are compared, seed by
-    seed, with those of `base` and with its controls, on the validation part, by which settings are
-    chosen.
+    seed, with those of `base` and with its controls if it has any, on the validation part, by which
+    settings are chosen.
 
     Args:
-        base: Record of the experiment that has controls.
+        base: Record of the experiment.
         others: What a setting is called -> its record, without baselines.
     """
-    controlled = controlled_trials(base)[0]
-    rows = {"the experiment's": controlled.learned}
+    rows, against = {}, {}
+    for controlled in controlled_trials(base)[:1]:
+        rows["the experiment's"] = controlled.learned
+        against = rows | dict(controlled.controls)
     for name, record in others.items():
         first = min((t for t in record.trials if t.state == "complete"), key=_number)
         repeats = [c for c in record.controls if (c.of, c.control) == (first.trial, REPEAT)]
@@ -148,12 +150,11 @@ def settings_table(base: StudyRecord, others: Mapping[str, StudyRecord]) -> str:
     def gain(result: Result) -> float:
         return delta(base, result, "validation")
 
-    against = {"the experiment's": controlled.learned} | dict(controlled.controls)
     lines = [
         f"{base.name}, validation part, Δ_MTL in percent",
         "",
-        f"| setting | seeds | Δ_MTL | {' | '.join(f'minus {name}' for name in against)} "
-        "| GFLOPs | training PFLOPs |",
+        f"| setting | seeds | Δ_MTL | {''.join(f'minus {name} | ' for name in against)}"
+        "GFLOPs | training PFLOPs |",
         "|---" * (len(against) + 5) + "|",
     ]
     for name, ours in rows.items():

@@ -36,7 +36,11 @@ GENERATED: dict[str, Callable[[], str]] = {
 # Files beside docs/ that the site shows, by their path in the repository.
 BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "reports/sample/README.md")
 # Files that those pages show or link to.
-SHOWN = ("reports/sample/front.png", "reports/sample/nyud-small.pdf")
+SHOWN = (
+    "reports/sample/front.png",
+    "reports/sample/nyud-small.pdf",
+    "reports/sample/sharing/nyud-small.pdf",
+)
 
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)((?:#[^)\s]*)?(?=\)))")
 

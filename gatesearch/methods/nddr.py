@@ -38,7 +38,8 @@ class NDDROptions(Strict):
 
     Attributes:
         diagonal: Initial weight of a task's own channels; the other tasks share 1 - diagonal.
-        rate: Learning rate of the fusion layers, as a multiple of the study's.
+        rate: Learning rate of the fusion layers, as a multiple of the study's. The paper's 100 is
+            for SGD; with Adam or AdamW take 1.
     """
 
     diagonal: float = Field(default=0.9, ge=0, le=1)
