@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from gatesearch.events import Log
 from gatesearch.methods.base import Method, Phase, TrainedNetwork, TrainingRequest
 from gatesearch.methods.definitions import options_of, refuse_budgets, training_of
 from gatesearch.methods.space import Range
@@ -31,6 +32,7 @@ from gatesearch.study import Study
 from gatesearch.training import ParameterGroup
 
 MOMENTUM = 0.05  # of the running statistics, as in the public code
+_HIGH = 10  # multiple of the rate from which the log warns, unless the optimizer is SGD
 
 
 class NDDROptions(Strict):
@@ -140,7 +142,17 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
     diagonal = float(params.get("nddr_diagonal", options.diagonal))
     rate = float(params.get("nddr_rate", options.rate))
 
+    training = training_of(study, NDDR)
+
     def begin(before: TrainedNetwork | None) -> TrainedNetwork:
+        if rate >= _HIGH and training.optimizer != "sgd":
+            request.emit(
+                Log(
+                    f"{request.spec.label}: fusion layers learn at {rate:g} times the rate, which "
+                    f"the paper does by SGD; by {training.optimizer} options.nddr.rate=1 can be "
+                    "much better"
+                )
+            )
         parts = parts_of(study, seed=request.spec.seed, stl=request.start_state())
         return TrainedNetwork(NDDRNet(parts, diagonal=diagonal))
 
@@ -150,7 +162,7 @@ def phases(request: TrainingRequest) -> Sequence[Phase]:
         fusions = tuple(module.fusions.parameters())
         return [ParameterGroup(others), ParameterGroup(fusions, rate=rate)]
 
-    span = (0, training_of(study, NDDR).epochs)
+    span = (0, training.epochs)
     return [Phase(name="whole", span=span, begin=begin, groups=groups)]
 
 

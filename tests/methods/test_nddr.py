@@ -154,6 +154,22 @@ def test_a_loss_reaches_all_encoders_and_layers() -> None:
     assert {name.split(".")[0] for name in still} >= {"heads", "fusions"}
 
 
+@pytest.mark.parametrize(
+    ("rate", "optimizer", "warns"), [(50, "adamw", True), (50, "sgd", False), (1, "adamw", False)]
+)
+def test_a_high_rate_without_sgd_is_told(tmp_path, data, rate, optimizer, warns) -> None:
+    overrides = (f"options.nddr.rate={rate}", f"training.optimizer={optimizer}")
+    study = check_study(tiny(tmp_path, *overrides))
+    context = open_context(study, data=data, stored=None, emit=lambda event: None)
+    told: list[str] = []
+    request = TrainingRequest(
+        NetworkSpec("nddr", 0), context, None, lambda event: told.append(event.message)
+    )
+    (phase,) = phases_of(request)
+    phase.begin(None)
+    assert ["50 times the rate" in message for message in told] == [True] * warns
+
+
 @pytest.mark.parametrize("bad", ["diagonal=1.5", "diagonal=-0.1", "rate=0", "rate='fast'"])
 def test_options_out_of_range_are_refused(bad: str) -> None:
     with pytest.raises(UsageError, match=bad.partition("=")[0]):
