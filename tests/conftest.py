@@ -12,12 +12,25 @@ from tests.forks import ROOT
 from tests.postgres import postgres, postgres_url  # noqa: F401 - fixtures of all
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let workers of pytest-xdist take files in the order of collection."""
+    config.option.loadscopereorder = False
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave tests of the whole command line out of the quick part, `-m "not slow"`."""
+    """Leave whole runs out of the quick part, `-m "not slow"`; begin with files that take long.
+
+    Otherwise a worker would begin with one at the very end, when the others have nothing left.
+    """
+    ranks: dict[Path, int] = {}
     for item in items:
-        if item.get_closest_marker("end_to_end") is not None:
+        whole_run = item.get_closest_marker("end_to_end") is not None
+        if whole_run:
             item.add_marker(pytest.mark.slow("whole run"))
+        rank = 0 if whole_run else 1 if item.get_closest_marker("slow") is not None else 2
+        ranks[item.path] = min(rank, ranks.get(item.path, 2))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.fixture(scope="session")

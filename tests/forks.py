@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[1]
 MODULES = (
     *("torch", "numpy", "PIL.Image", "safetensors.torch", "typer.rich_utils", "rich.progress"),
     *("alembic.command", "optuna.storages._rdb.models", "sqlalchemy.dialects.sqlite"),
+    # What counts multiply-adds, and what measures.
+    *("torch._dynamo", "torchvision.models", "fvcore.nn", "thop", "torchmetrics"),
     *("gatesearch.search.run", "gatesearch.report", "gatesearch.export"),
 )
 # Beginnings of the names of variables that are read by commands, not by imports.

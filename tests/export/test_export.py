@@ -63,6 +63,10 @@ def networks(tmp_path_factory):
         supernet = scattered(build_model(given, "interrogate"))
         assert isinstance(supernet, GatedSupernet)
         put(supernet, np.random.default_rng(5))
+        if name == "mobile":  # own channels in its last two blocks: each layer takes long to export
+            gates = supernet.hard_gates()
+            closed = {node: torch.zeros_like(gates[node]) for node in supernet.gated[:-6]}
+            supernet.set_gates({**gates, **closed})
         found[name] = extract(supernet)
     return {**found, "mtl": scattered(build_model(study, "mtl"))}
 

@@ -109,7 +109,11 @@ def test_ends_budgets_and_counters(name: str, kind: str) -> None:
 @pytest.mark.slow("exports")
 def test_exports_take_other_batches() -> None:
     model, _ = supernet(narrow(QUICK[1]), "conv")
-    model.set_gates(next(patterns(model, 0)))
+    # Tasks own channels of the last layers alone: an export takes time for every layer of a stream.
+    gates = {name: torch.zeros_like(gate) for name, gate in model.hard_gates().items()}
+    for name in model.gated[-4:]:
+        gates[name][:, ::2] = True
+    model.set_gates(gates)
     difference = exported(extract(model), "onnx")
     assert isinstance(difference, float), difference
 

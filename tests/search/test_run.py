@@ -266,10 +266,8 @@ def test_every_trial_ends_inside_its_budget(data, tmp_path, regulariser) -> None
     ends = costs(study, ("mtl", "stl"))
     macs = {"1.3xMTL": 1.3 * ends["mtl"].macs, "0.9xSTL": 0.9 * ends["stl"].macs}
     for budget in macs:
-        record = run(study, n_trials=2, out=out, data=data, emit=ignore, budgets=[budget])
-    assert [(r.trial, r.budget) for r in record.trials] == [
-        (0, "1.3xMTL"), (1, "1.3xMTL"), (2, "0.9xSTL"), (3, "0.9xSTL"),
-    ]  # fmt: skip
+        record = run(study, n_trials=1, out=out, data=data, emit=ignore, budgets=[budget])
+    assert [(r.trial, r.budget) for r in record.trials] == [(0, "1.3xMTL"), (1, "0.9xSTL")]
     for trial in record.trials:
         assert 0.98 <= trial.gflops / (2e-9 * macs[trial.budget]) <= 1
     assert len(record.baselines) == 2
