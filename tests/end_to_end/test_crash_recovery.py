@@ -48,7 +48,7 @@ def test_sigkill_at_any_moment(cli, run, expected, workers, whom) -> None:
     while kills < KILLS:
         running = cli.start(*run, "--workers", workers, fresh=True)
         # From the first line of a process to the middle of its third or fourth trial.
-        time.sleep(chance.uniform(0.5, 14.0 if KILLS > 1 else 9.0))
+        time.sleep(chance.uniform(0.5, 14.0 if KILLS > 1 else 7.0))
         victims = children(running.process.pid) if whom != "coordinator" else []
         for victim in victims[: 1 if whom == "worker" else None]:
             os.kill(victim, signal.SIGKILL)
@@ -168,7 +168,7 @@ def test_no_room_for_a_checkpoint(own_tiny, cli) -> None:
     store = own_tiny / "runs" / "tiny"
     before = read_store(store)
     run = ("run", "--study", TINY, "--n-trials", 4, "--set", "execution.checkpoint_minutes=0.001")
-    said = cli(*run, largest_file=700_000).refused(3)
+    said = cli(*run, largest_file=300_000).refused(3)
     assert "cannot write" in said
     assert read_store(store) == before
     done = cli(*run, "--json")
