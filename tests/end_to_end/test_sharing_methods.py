@@ -13,6 +13,9 @@ pytestmark = pytest.mark.end_to_end
 
 PLAIN = ("stl", "mtl", "branch", "sluice", "nddr", "gradsplit")
 TUNED = ("adashare", "lomt", "branch")
+# Blocks with a shortcut, which adashare selects or skips.
+RESIDUAL = ("model.backbone=resnet18", "model.output_stride=32")
+RUN = ("run", "--study", TINY, *(word for item in RESIDUAL for word in ("--set", item)))
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +23,7 @@ def shared(tmp_path_factory, environment):
     """(command line in the folder of a run of all methods, what the run printed)."""
     cli = CommandLine(tmp_path_factory.mktemp("shared"), environment)
     methods, tuned = ",".join((*PLAIN, "den")), ",".join(TUNED)
-    run = ("run", "--study", TINY, "--methods", methods, "--tune", tuned)
-    done = cli(*run, "--n-trials", 1, "--json")
+    done = cli(*RUN, "--methods", methods, "--tune", tuned, "--n-trials", 1, "--json")
     assert done.code == 0, done.stderr
     return cli, done
 
@@ -46,14 +48,14 @@ def test_their_costs_are_those_that_are_counted_before(shared) -> None:
     cli, _ = shared
     record = read_store(cli.folder / "runs" / "tiny")
     cut = dict(record.trials[2].params)["cut"]
-    priced = costs(load_study(TINY), (*PLAIN, "den"))  # what `gatesearch flops` prints
+    priced = costs(load_study(TINY, RESIDUAL), (*PLAIN, "den"))  # what `gatesearch flops` prints
     baselines = {result.method: result for result in record.baselines}
     for method in PLAIN:
         assert baselines[method].gflops == pytest.approx(priced[method].gflops, rel=1e-12)
         assert baselines[method].params_m == pytest.approx(priced[method].params_m, rel=1e-12)
     # Some images leave widths out; none computes more.
     assert baselines["den"].gflops <= priced["den"].gflops * (1 + 1e-12)
-    (counted,) = costs(load_study(TINY, [f"branch.cut={cut}"]), ("branch",)).values()
+    (counted,) = costs(load_study(TINY, [*RESIDUAL, f"branch.cut={cut}"]), ("branch",)).values()
     assert record.trials[2].gflops == pytest.approx(counted.gflops, rel=1e-12)
     adashare, lomt, _ = record.trials
     assert adashare.gflops <= priced["stl"].gflops * (1 + 1e-12)
@@ -68,7 +70,7 @@ def test_a_method_that_diverges_fails_alone(shared) -> None:
     cli, _ = shared
     wild = [f"options.{method}.training.lr=1e20" for method in ("sluice", "adashare")]
     own = [word for key in (*wild, "adashare.warmup=0.5") for word in ("--set", key)]
-    run = ("run", "--study", TINY, "--methods", "stl,sluice", "--tune", "adashare,branch")
+    run = (*RUN, "--methods", "stl,sluice", "--tune", "adashare,branch")
     done = cli(*run, *own, "--n-trials", 1, "--out", "wild")
     assert done.code == 0, done.stderr
     assert "Traceback" not in done.stderr
