@@ -121,7 +121,7 @@ def test_the_name_of_several_does_not_depend_on_their_order() -> None:
 
 
 @pytest.mark.slow("many networks")
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     granularity=st.sampled_from(["conv", "block"]),
     share=st.floats(0, 1),

@@ -126,7 +126,7 @@ def ends(alpha, measure) -> tuple[float, float]:
 
 
 @pytest.mark.slow("many networks")
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     granularity=st.sampled_from(["conv", "block"]),
     share=st.floats(0, 1),

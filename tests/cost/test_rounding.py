@@ -90,7 +90,7 @@ def test_a_tie_goes_down_and_the_last_group_may_be_smaller() -> None:
 
 
 @pytest.mark.slow("many networks")
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     granularity=st.sampled_from(["conv", "block"]),
     width=st.sampled_from([0.125, 0.2]),

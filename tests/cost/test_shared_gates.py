@@ -39,7 +39,7 @@ def is_whole(values: Pattern, units: Units) -> bool:
 
 
 @pytest.mark.slow("many networks")
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     tasks=st.integers(1, 3),
     share=st.floats(0, 1),

@@ -500,19 +500,21 @@ def _must(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def right_answers(trees: Path, home: Path) -> dict[tuple[str, str], object]:
-    """Give every command in copies of the undamaged trees: (tree, command) -> answer."""
-    right = {}
-    for tree in TREES:
-        readers = OTHER_READERS.get(tree, {})
-        for command in {c for cs in readers.values() for c in cs} or COMMANDS:
-            if tree == "behind" and command in APART:
-                right[tree, command] = right["finished", command]
-                continue
-            shutil.rmtree(home, ignore_errors=True)
-            shutil.copytree(trees / tree, home)
-            right[tree, command] = _must(give(command, home, patience=WHOLE_RUN)).answer
-    return right
+class RightAnswers(dict[tuple[str, str], object]):
+    """(tree, command) -> answer in a copy of the undamaged tree, given when first asked for."""
+
+    def __init__(self, trees: Path, home: Path) -> None:
+        super().__init__()
+        self._trees, self._home = trees, home
+
+    def __missing__(self, key: tuple[str, str]) -> object:
+        tree, command = key
+        if tree == "behind" and command in APART:
+            return self["finished", command]
+        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.copytree(self._trees / tree, self._home)
+        self[key] = _must(give(command, self._home, patience=WHOLE_RUN)).answer
+        return self[key]
 
 
 def import_all() -> None:
@@ -543,7 +545,7 @@ def bad_cases(folder: Path, numbers: range, told: Callable[[str], None]) -> list
     import_all()
     trees = make_trees(folder)
     home = folder / f"case-{os.getpid()}"
-    right = right_answers(trees, home)
+    right = RightAnswers(trees, folder / f"right-{os.getpid()}")
     bad = []
     for number in numbers:
         case = Case.draw(number, trees)
@@ -554,6 +556,7 @@ def bad_cases(folder: Path, numbers: range, told: Callable[[str], None]) -> list
         elif number % 50 == 0:
             told(f"case {number}, {len(bad)} bad so far")
     shutil.rmtree(home, ignore_errors=True)
+    shutil.rmtree(folder / f"right-{os.getpid()}", ignore_errors=True)
     return bad
 
 

@@ -119,7 +119,7 @@ def supernet(graph: Graph, tasks: int, seed: int, mix: str = "tasks") -> GatedSu
     return model
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     kind=st.sampled_from(sorted(GRAPHS)),
     tasks=st.integers(1, 3),

@@ -93,7 +93,7 @@ def pruned(network: tuple[str, str], seed: int, mix: str = "tasks") -> GatedSupe
     return model
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(network=st.sampled_from(NETWORKS), mix=mixes, tasks=chosen, seed=st.integers(0, 2**31))
 def test_it_computes_the_same(network, mix, tasks, seed) -> None:
     whole = extract(pruned(network, seed, mix)).double()

@@ -44,7 +44,7 @@ def cut(net: PolicySupernet, policy: Policy, *, separate: bool = False) -> Compa
 
 
 @pytest.mark.slow("counts")
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(policy=policies(RESNET), separate=st.booleans())
 def test_it_computes_what_the_supernet_does_at_the_cost_of_the_formula(policy, separate) -> None:
     net = scattered(PolicySupernet(three())).eval()

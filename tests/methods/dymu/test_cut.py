@@ -96,7 +96,7 @@ def trees(draw: st.DrawFn) -> tuple[str, Tree, list[float]]:
 
 @pytest.mark.slow("many networks of three backbones")
 @given(trees())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_the_network_of_any_tree_computes_what_the_supernet_does(case) -> None:
     name, tree, preference = case
     net = shared_supernet(name)
