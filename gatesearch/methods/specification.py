@@ -65,11 +65,12 @@ class NetworkSpec:
 
     @property
     def label(self) -> str:
-        """Name in messages: `trial 3`, `mtl`, `warm-up`, `random of trial 3, seed 0`."""
+        """Name in messages: `trial 3`, `mtl`, `warm-up of adashare`, `even of trial 3, seed 0`."""
         if self.control is not None:
             return f"{control_name(self.control.kind, self.control.of)}, seed {self.seed}"
         if self.trial is None:
-            return self.part or network_name(self.method, self.weighting, self.width)
+            name = network_name(self.method, self.weighting, self.width)
+            return f"{self.part} of {self.method}" if self.part else name
         trial = f"trial {self.trial}"
         return f"{network_name(self.method, SCALAR)}, {trial}" if self.tries_weights else trial
 

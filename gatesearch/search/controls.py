@@ -38,21 +38,23 @@ def train_controls(
         headroom: Number of drawn patterns that are trained too.
     """
     for method in methods:
-        trials = search.store.results(search_name(method, name_of(budgets)))
-        trial = search.best([t for t in trials if t.seed == seeds[0]])
+        trials = search.networks.store.results(search_name(method, name_of(budgets)))
+        trial = search.networks.best([t for t in trials if t.seed == seeds[0]])
         if trial is None:
             continue
         repeats = [_repeat(trial, budgets, seed) for seed in seeds[1:]]
         search.train_controls(repeats)
         if wanted is False or (wanted is None and not trial.gates):
             continue
-        below_mtl = trial.gflops < costs(search.context.study, (MULTI_TASK,))[MULTI_TASK].gflops
+        below_mtl = (
+            trial.gflops < costs(search.networks.context.study, (MULTI_TASK,))[MULTI_TASK].gflops
+        )
         kinds = [
             *kinds_of(trial.gates, below_mtl=below_mtl),
             *drawn_kinds(headroom if trial.gates else 0),
         ]
         if _affordable(search, trial, len(kinds) * len(seeds), asked_for=bool(wanted)):
-            learned = [trial, *filter(None, map(search.known, repeats))]
+            learned = [trial, *filter(None, map(search.networks.known, repeats))]
             search.train_controls(
                 [
                     _control(kind, trial, of_seed, search)
@@ -65,11 +67,11 @@ def train_controls(
 
 def _affordable(search: Search, trial: Result, count: int, *, asked_for: bool) -> bool:
     """Decide whether to train controls, and say what they cost or would cost."""
-    known = sum(r.of == trial.trial and r.control != REPEAT for r in search.store.bases)
+    known = sum(r.of == trial.trial and r.control != REPEAT for r in search.networks.store.bases)
     if count <= known:
         return True
     cost = (count - known) * trial.train_pflops
-    so_far = search.store.record().training_pflops
+    so_far = search.networks.store.record().training_pflops
     afforded = asked_for or cost <= so_far / 2
     told = f"{count - known} controls of trial {trial.trial}"
     if afforded:
@@ -78,7 +80,7 @@ def _affordable(search: Search, trial: Result, count: int, *, asked_for: bool) -
         told += (
             f" would take {cost:.3g} PFLOPs, all before took {so_far:.3g}: --controls trains them"
         )
-    search.emit(Log(told))
+    search.networks.emit(Log(told))
     return afforded
 
 
@@ -106,9 +108,9 @@ def _control(kind: str, trial: Result, learned: Result, search: Search) -> Netwo
     """
     assert trial.trial is not None
     start = NetworkSpec(trial.method, learned.seed)
-    while (before := start_of(start, search.context.study)) is not None:
+    while (before := start_of(start, search.networks.context.study)) is not None:
         start = before
-    single_task = search.known(start) if start.method == SINGLE_TASK else None
+    single_task = search.networks.known(start) if start.method == SINGLE_TASK else None
     return NetworkSpec(
         CONTROL.name,
         learned.seed,

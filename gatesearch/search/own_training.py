@@ -38,6 +38,7 @@ from gatesearch.models import Parts, parts_of
 from gatesearch.models.model_factory import OWN, OwnHead, features_for
 from gatesearch.pruning.compact import check_saveable
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result, StudyRecord
+from gatesearch.search.networks import Networks
 from gatesearch.search.own_trial import Trial, input_shape
 from gatesearch.search.plans import drawn_plan
 from gatesearch.search.run import backed_up
@@ -140,7 +141,7 @@ def search(
         stack.callback(store.close)
         context = _Context(study, build_tasks(study.tasks), _data(study, heads))
         _keep_data(store, context)
-        plan = drawn_plan(INTERROGATE, study, store, budgets=parsed)
+        plan = drawn_plan(INTERROGATE, study, store, budgets=parsed, n_trials=wanted)
         status = StatusFile(
             folder, study=study.name, fingerprint=study.fingerprint, tune=(INTERROGATE.name,),
             budget="+".join(sorted(budget.text for budget in parsed)), wanted=wanted,
@@ -155,11 +156,12 @@ def search(
 
         pool = WorkerPool(ThisProcess(perform), 1, hear, never, status)
         changed = stack.enter_context(backed_up(study, folder, hear, on=True))
-        running = Search(store, context, pool, status, data=folder, changed=changed)
+        networks = Networks(store, context, hear, data=folder, changed=changed)
+        running = Search(networks, pool, status)
         running.show_earlier([plan.name])
         shared = [method for method in study.methods if method != SINGLE_TASK]
         running.train_bases([SINGLE_TASK, *shared], seed=study.seed)
-        running.run_trials(plan, wanted)
+        running.run_trials([plan])
         return store.record()
 
 

@@ -35,6 +35,7 @@ class SearchPlan:
             weighting.
         objectives: Directions of optimisation: Δ_MTL is maximised; GFLOPs are minimised where the
             costs of trials differ.
+        n_trials: Total number of its ended trials, earlier ones included.
         draw: Suggests every parameter on a trial; returns parameter -> value.
         choose: Called after the start networks are trained; returns the parameters that trials
             must try instead of drawing. None where all trials draw.
@@ -46,6 +47,7 @@ class SearchPlan:
     name: str
     first: NetworkSpec
     objectives: Sequence[StudyDirection]
+    n_trials: int
     draw: Callable[[optuna.Trial], Params]
     choose: Callable[[], Chooser] | None = None
     asked_for: bool = True
@@ -88,6 +90,7 @@ def method_plan(
             search_name(method.name, name_of(budgets)),
             NetworkSpec(method.name, study.seed, 0, budgets=budgets),
             GAIN_AND_COST,
+            n_trials,
             partial(draw, space=space),
             choose=lambda: one_shot.chooser(
                 method,
@@ -100,11 +103,16 @@ def method_plan(
                 emit=emit,
             ),
         )
-    return drawn_plan(method, study, store, budgets=budgets)
+    return drawn_plan(method, study, store, budgets=budgets, n_trials=n_trials)
 
 
 def drawn_plan(
-    method: Method[Any], study: Study, store: Store, *, budgets: tuple[Budget, ...]
+    method: Method[Any],
+    study: Study,
+    store: Store,
+    *,
+    budgets: tuple[Budget, ...],
+    n_trials: int,
 ) -> SearchPlan:
     """Plan the search for the hyperparameters of a method whose trials draw them.
 
@@ -113,6 +121,7 @@ def drawn_plan(
         study: The definition.
         store: Holds earlier trials.
         budgets: Upper bounds, all of which hold for every trial.
+        n_trials: Total number of its trials.
     """
     name, budget = search_name(method.name, name_of(budgets)), name_of(budgets)
     space = space_of(method.space, study)
@@ -122,6 +131,7 @@ def drawn_plan(
         name,
         first,
         GAIN if budget else GAIN_AND_COST,
+        n_trials,
         partial(draw, space=space, weightings=weightings),
         choose=lambda: untried_first(
             first_of(method.space, study), _tried(store, name, study.seed)
@@ -138,6 +148,7 @@ def weights_plan(method: str, study: Study) -> SearchPlan:
         weight_search_name(method, study.seed),
         NetworkSpec(method, study.seed, weighting=SCALAR),
         GAIN,
+        study.search.scalar_trials,
         partial(draw, space=space),
         choose=lambda: lambda index: unchanged if index == 0 and low <= 1 <= high else None,
         asked_for=False,

@@ -15,10 +15,11 @@ from gatesearch.methods import Context, NetworkSpec, binding_methods, check_stud
 from gatesearch.plugins import keep_plugins
 from gatesearch.results import SINGLE_TASK, Result, StudyRecord
 from gatesearch.search.controls import train_controls
+from gatesearch.search.networks import Networks
 from gatesearch.search.plans import method_plan
 from gatesearch.search.predictions import check_frames, draw_predictions
 from gatesearch.search.reuse import check_reuse
-from gatesearch.search.search import Search, StartFailedError
+from gatesearch.search.search import Search
 from gatesearch.search.setup import ExecutionOptions, Setup, check_run, task_infos
 from gatesearch.stopping import Stop, stoppable
 from gatesearch.store.backup import Backups
@@ -59,7 +60,7 @@ def run(
 
     Args:
         study: The definition. Its baselines are trained first; then the methods that it tunes are
-            searched one after the other.
+            searched, in its order where workers are fewer than trials.
         n_trials: Total number of trials of each search, earlier ones included; 0 searches nothing.
             When None, each method's `default_trials`.
         out: The store's folder.
@@ -127,40 +128,57 @@ def run(
         stack.callback(status.close)
         pool = WorkerPool(executor, options.workers, emit, stop, status)
         changed = stack.enter_context(backed_up(study, out, emit, on=not options.storage))
-        search = Search(
-            store, context, pool, status, data=data, changed=changed, devices=options.devices,
-            reuse=reuse, retry_failed=retry_failed,
-        )  # fmt: skip
+        networks = Networks(
+            store, context, emit, data=data, changed=changed, devices=options.devices
+        )
+        search = Search(networks, pool, status, reuse=reuse, retry_failed=retry_failed)
         search.show_earlier(search_name(name, name_of(setup.budgets)) for name in setup.tuned)
         for seed in seeds or [study.seed]:
             search.train_bases(setup.baselines, seed=seed)
 
-        def single_task() -> Result:
-            result = search.known(NetworkSpec(SINGLE_TASK, study.seed))
-            assert result is not None
-            return result
-
-        failures: list[StartFailedError] = []
-        for name, method in setup.tuned.items():
-            plan = method_plan(
-                method, context, store, single_task=single_task, budgets=setup.budgets,
-                prefer=prefer or {}, n_trials=trials[name], emit=emit,
-            )  # fmt: skip
-            if len(setup.tuned) > 1:
-                plan = replace(plan, stage=f"search {plan.name}")
-            try:
-                search.run_trials(plan, trials[name])
-            except StartFailedError as error:  # a method fails alone
-                failures.append(error)
-                if len(failures) == len(setup.tuned):
-                    raise
-                emit(Warned(f"{error}; '{name}' has no new trials"))
+        _run_searches(search, setup, context, trials, prefer or {})
         if controls or any(trials.values()):
             train_controls(
                 search, list(setup.tuned), setup.budgets, seeds=seeds or [study.seed],
                 wanted=controls, headroom=headroom,
             )  # fmt: skip
         return _measure_chosen(context, store, emit)
+
+
+def _run_searches(
+    search: Search,
+    setup: Setup,
+    context: Context,
+    trials: Mapping[str, int],
+    prefer: Mapping[str, float],
+) -> None:
+    """Bring the search of each method to its number of trials; a method fails alone.
+
+    Raises:
+        StartFailedError: For every method the start network of its trials failed.
+    """
+    networks = search.networks
+
+    def single_task() -> Result:
+        result = networks.known(NetworkSpec(SINGLE_TASK, setup.study.seed))
+        assert result is not None
+        return result
+
+    plans = {
+        name: method_plan(
+            method, context, networks.store, single_task=single_task,
+            budgets=setup.budgets, prefer=prefer, n_trials=trials[name], emit=networks.emit,
+        )
+        for name, method in setup.tuned.items()
+    }  # fmt: skip
+    if len(plans) > 1:
+        plans = {n: replace(plan, stage=f"search {plan.name}") for n, plan in plans.items()}
+    failures = search.run_trials(list(plans.values()))
+    for name, plan in plans.items():
+        if plan.name in failures:
+            if len(failures) == len(plans):
+                raise failures[plan.name]
+            networks.emit(Warned(f"{failures[plan.name]}; '{name}' has no new trials"))
 
 
 def _numbers_of_trials(setup: Setup, n_trials: int | None) -> dict[str, int]:

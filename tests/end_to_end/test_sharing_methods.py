@@ -79,6 +79,6 @@ def test_a_method_that_diverges_fails_alone(shared) -> None:
     assert states == {"stl": "complete", "sluice": "failed"}
     assert [(trial.method, trial.state) for trial in record.trials] == [("branch", "complete")]
     said = " ".join(done.stderr.split())
-    for label in ("sluice", "warm-up"):
+    for label in ("sluice", "warm-up of adashare"):
         assert f"warning: {label} failed: the loss of semseg became nan in epoch 1, step 2" in said
     assert "'adashare' has no new trials" in said

@@ -197,7 +197,7 @@ def test_one_supernet_serves_all_points(finished) -> None:
     out, study, record, events = finished
     assert read_store(out) == record
     assert [e for e in epochs_of(events) if e[0] not in ("stl", "mtl")] == [
-        ("warm-up", 1), ("supernet", 2), ("supernet", 3),
+        ("warm-up of one_shot", 1), ("supernet of one_shot", 2), ("supernet of one_shot", 3),
         ("trial 0", 4), ("trial 1", 4), ("trial 1", 4), ("trial 2", 4),
     ]  # fmt: skip
     supernet, warmup = record.starts
@@ -258,7 +258,7 @@ def test_separate_trials_and_budgets_share_the_store(finished, data) -> None:
     stl = costs(study, ("stl",))["stl"]
     assert all(trial.gflops <= 0.8 * stl.gflops for trial in new)
     progress = [event for event in events if isinstance(event, Progress)]
-    assert not [event for event in progress if event.stage == "supernet"]
+    assert not [event for event in progress if event.stage == "supernet of one_shot"]
     assert {event.done for event in progress if event.stage == "patterns"} == {12}
 
 

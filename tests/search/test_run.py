@@ -199,8 +199,8 @@ def test_trials_share_one_warmup(data, tmp_path) -> None:
         )  # fmt: skip
     record = run(study, n_trials=2, out=out, data=data, emit=events.append)
     assert [e for e in epochs_of(events) if e[0] not in ("stl", "mtl")] == [
-        ("warm-up", 1), ("warm-up", 2), ("trial 0", 3), ("trial 0", 4), ("trial 1", 3),
-        ("trial 1", 3), ("trial 1", 4),
+        ("warm-up of interrogate", 1), ("warm-up of interrogate", 2),
+        ("trial 0", 3), ("trial 0", 4), ("trial 1", 3), ("trial 1", 3), ("trial 1", 4),
     ]  # fmt: skip
     (warmup,) = record.starts
     _, mtl = record.baselines
@@ -330,12 +330,12 @@ def test_a_method_whose_start_network_fails_fails_alone(tmp_path, data) -> None:
     assert [(trial.method, trial.state) for trial in record.trials] == [("branch", "complete")]
     (said,) = [str(event.message) for event in events if isinstance(event, Warned)]
     assert said.startswith(
-        "warm-up failed: the loss of semseg became nan in epoch 1, step 2; lower"
+        "warm-up of adashare failed: the loss of semseg became nan in epoch 1, step 2; lower"
     )
     assert said.endswith("; 'adashare' has no new trials")
     # The same command tries it again, and only it.
     assert tuned(study, out=tmp_path / "out").trials == record.trials
-    with pytest.raises(TrainingError, match="warm-up failed: the loss of semseg became nan"):
+    with pytest.raises(TrainingError, match="warm-up of adashare failed: the loss of semseg became nan"):
         tuned(tiny(tmp_path, *own, 'tune=["adashare"]'), out=tmp_path / "alone")
 
 

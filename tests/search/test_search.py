@@ -18,7 +18,8 @@ from gatesearch.methods.base import Method, NoOptions
 from gatesearch.methods.mtl import MTL
 from gatesearch.methods.space import Range
 from gatesearch.results import Result
-from gatesearch.search.plans import method_plan
+from gatesearch.search.networks import Networks
+from gatesearch.search.plans import SearchPlan, method_plan
 from gatesearch.search.search import Search
 from gatesearch.search.setup import task_infos
 from gatesearch.store.backup import DATABASE
@@ -83,14 +84,19 @@ class Running:
         """Labels of what was trained, in order."""
         return [job.spec.label for job in self.executor.submitted]
 
-    def tune(self, n_trials: int, method: str = "interrogate") -> list[Result]:
-        """Bring the search of a method to so many trials; its results."""
-        plan = method_plan(
-            METHODS[method], self.search.context, self.store,
-            single_task=lambda: self.search.known(NetworkSpec("stl", self.study.seed)),
+    def plan(self, n_trials: int, method: str = "interrogate") -> SearchPlan:
+        """The search of a method."""
+        return method_plan(
+            METHODS[method], self.search.networks.context, self.store,
+            single_task=lambda: self.search.networks.known(NetworkSpec("stl", self.study.seed)),
             budgets=(), prefer={}, n_trials=n_trials, emit=self.told.append,
         )  # fmt: skip
-        self.search.run_trials(plan, n_trials)
+
+    def tune(self, n_trials: int, method: str = "interrogate") -> list[Result]:
+        """Bring the search of a method to so many trials; its results."""
+        plan = self.plan(n_trials, method)
+        for error in self.search.run_trials([plan]).values():
+            raise error
         return self.store.results(plan.name)
 
 
@@ -138,10 +144,11 @@ def opened(tmp_path, empty, monkeypatch) -> Callable[..., Running]:
             for spec in (NetworkSpec(method, study.seed) for method in BASES):
                 if (spec.method, spec.seed) not in known:
                     store.keep_result(result_of(job_of(out, spec=spec)))
-        search = Search(
-            store, context, pool, status, data=tmp_path / "data",
+        networks = Networks(
+            store, context, told.append, data=tmp_path / "data",
             changed=lambda: changes.append(1),
         )  # fmt: skip
+        search = Search(networks, pool, status)
         running = Running(search, executor, store, study, status, told, changes)
         executor.held = held
         return running
@@ -228,7 +235,7 @@ WARMED = ("adashare.warmup=0.5",)
 def test_baselines_are_trained_after_the_start_network_of_their_method(opened) -> None:
     running = opened(*WARMED, bases=False)
     running.search.train_bases([*BASES, "adashare"], seed=0)
-    assert running.trained == ["stl", "mtl", "warm-up", "adashare"]
+    assert running.trained == ["stl", "mtl", "warm-up of adashare", "adashare"]
     # Trials of the same seed start from it too.
     running.tune(1, "adashare")
     assert running.trained[4:] == ["trial 0"]
@@ -243,13 +250,13 @@ def test_a_failed_start_network_fails_the_baselines_behind_it_alone(opened) -> N
 
     running = opened(*WARMED, train=fail, bases=False)
     running.search.train_bases(["stl", "adashare", "mtl"], seed=0)
-    assert running.trained == ["stl", "warm-up", "mtl"]
+    assert running.trained == ["stl", "warm-up of adashare", "mtl"]
     assert Warned("adashare failed: warm-up of adashare failed: nan") in running.told
     states = {result.method: result.state for result in running.store.bases}
     assert states == {"stl": "complete", "adashare": "failed", "mtl": "complete"}
     again = opened(*WARMED, bases=False)
     again.search.train_bases(["stl", "adashare", "mtl"], seed=0)
-    assert again.trained == ["warm-up", "adashare"]
+    assert again.trained == ["warm-up of adashare", "adashare"]
 
 
 def test_a_method_that_balances_by_itself_is_trained_once(opened) -> None:
@@ -324,6 +331,65 @@ def test_no_more_begin_than_were_asked_for(opened) -> None:
     running = opened(RANDOM, size=8)
     assert len(running.tune(3)) == 3
     assert len(running.trained) == 3
+
+
+def test_a_search_leaves_free_workers_to_those_after_it(opened) -> None:
+    running = opened(RANDOM, *WARMED, size=2, held=True)
+    executor = running.executor
+    seen: list[list[str]] = []
+
+    class Steered:
+        def __call__(self):
+            if len(executor.waiting) == 2:
+                seen.append(executor.waiting)
+            if len(executor.waiting) == 2 or len(running.trained) == 4:
+                for label in executor.waiting[:1]:
+                    executor.end(label)
+            return False
+
+    running.search.pool.stop = Steered()
+    plans = [running.plan(1, "adashare"), running.plan(2)]
+    assert running.search.run_trials(plans) == {}
+    # The search of adashare waits for its warm-up; as soon as that has ended, it goes before.
+    assert seen == [
+        ["warm-up of adashare", "trial 0"],
+        ["trial 0", "trial 1"],
+        ["trial 1", "trial 2"],
+    ]
+    of = {plan.first.method: running.store.results(plan.name) for plan in plans}
+    assert {name: [r.trial for r in trials] for name, trials in of.items()} == {
+        "adashare": [1], "interrogate": [0, 2],
+    }  # fmt: skip
+    assert not running.search.run_trials(plans)
+    assert len(running.trained) == 4
+
+
+def test_a_search_whose_start_fails_leaves_the_others_theirs(opened) -> None:
+    def fail(job):
+        return result_of(job, state="failed", reason="nan") if job.spec.part else result_of(job)
+
+    running = opened(RANDOM, *WARMED, train=fail, size=2)
+    adashare, interrogate = running.plan(2, "adashare"), running.plan(2)
+    (failure,) = running.search.run_trials([adashare, interrogate]).items()
+    assert failure[0] == adashare.name
+    assert str(failure[1]) == "warm-up of adashare failed: nan"
+    assert [r.state for r in running.store.results(interrogate.name)] == ["complete"] * 2
+    assert running.store.results(adashare.name) == []
+    again = opened(RANDOM, *WARMED, size=2)
+    assert again.search.run_trials([again.plan(2, "adashare"), again.plan(2)]) == {}
+    assert again.trained == ["warm-up of adashare", "trial 2", "trial 3"]
+
+
+def test_what_two_interrupted_searches_began_goes_on(opened) -> None:
+    running = opened(RANDOM, size=2)
+    running.executor.train = lambda job: KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        running.search.run_trials([running.plan(1), running.plan(1, "branch")])
+    begun = [(trial.number, trial.search) for trial in running.store.unfinished()]
+    assert begun == [(0, running.plan(1).name), (1, running.plan(1, "branch").name)]
+    again = opened(RANDOM, size=2)
+    again.search.run_trials([again.plan(2), again.plan(1, "branch")])
+    assert again.trained == ["trial 0", "trial 2", "trial 1"]
 
 
 def test_failed_and_undefined_trials_count(opened) -> None:
@@ -562,7 +628,7 @@ def test_what_trials_start_from_is_trained_once(opened) -> None:
     overrides = (RANDOM, "interrogate.warmup=0.5", "options.interrogate.start=stl")
     running = opened(*overrides)
     running.tune(2)
-    assert running.trained == ["warm-up", "trial 0", "trial 1"]
+    assert running.trained == ["warm-up of interrogate", "trial 0", "trial 1"]
     warm, trial = running.executor.submitted[:2]
     assert (warm.start.method, trial.start.part) == ("stl", "warm-up")
     again = opened(*overrides)
@@ -570,7 +636,7 @@ def test_what_trials_start_from_is_trained_once(opened) -> None:
     assert again.trained == ["trial 2"]
     other = opened(*overrides, "seed=4")
     other.tune(4)
-    assert other.trained == ["warm-up", "trial 3"]
+    assert other.trained == ["warm-up of interrogate", "trial 3"]
     assert other.executor.submitted[1].start.seed == 4
 
 
@@ -579,12 +645,12 @@ def test_a_warm_up_must_not_fail(opened) -> None:
         return result_of(job, state="failed", reason="nan") if job.spec.part else result_of(job)
 
     running = opened(RANDOM, "interrogate.warmup=0.5", train=fail)
-    with pytest.raises(TrainingError, match="warm-up failed: nan"):
+    with pytest.raises(TrainingError, match="warm-up of interrogate failed: nan"):
         running.tune(1)
     assert running.store.unfinished() == []
     again = opened(RANDOM, "interrogate.warmup=0.5")
     again.tune(1)
-    assert again.trained == ["warm-up", "trial 0"]
+    assert again.trained == ["warm-up of interrogate", "trial 0"]
 
 
 def judged(job, *gains: float):
