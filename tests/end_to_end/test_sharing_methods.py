@@ -8,13 +8,12 @@ from gatesearch.store.opening import read_store
 from gatesearch.study import load_study
 from gatesearch.trials.costs import costs
 from tests.end_to_end.conftest import TINY, CommandLine
+from tests.search.tiny import RESIDUAL
 
 pytestmark = pytest.mark.end_to_end
 
 PLAIN = ("stl", "mtl", "branch", "sluice", "nddr", "gradsplit")
 TUNED = ("adashare", "lomt", "branch")
-# Blocks with a shortcut, which adashare selects or skips.
-RESIDUAL = ("model.backbone=resnet18", "model.output_stride=32")
 RUN = ("run", "--study", TINY, *(word for item in RESIDUAL for word in ("--set", item)))
 
 

@@ -27,7 +27,7 @@ from gatesearch.trials.context import open_context
 from gatesearch.trials.phase_training import phases_of
 from gatesearch.trials.trial import train_network
 from tests.methods.toys import parts, random_image, scattered
-from tests.search.tiny import ignore, tiny
+from tests.search.tiny import ignore, residual
 
 
 def small(backbone: str = "resnet18", stride: int = 32) -> Graph:
@@ -237,11 +237,11 @@ def test_phases_at_published_settings() -> None:
 @pytest.mark.parametrize("bad", ["elastic=1.5", "selector=-1", "rounds=0", "width_reward=-0.1"])
 def test_options_out_of_range_are_refused(tmp_path, bad: str) -> None:
     with pytest.raises(UsageError, match=bad.partition("=")[0]):
-        check_study(tiny(tmp_path, f"options.den.{bad}"))
+        check_study(residual(tmp_path, f"options.den.{bad}"))
 
 
 def test_phases_know_what_they_learn_and_cost(tmp_path, data) -> None:
-    study = check_study(tiny(tmp_path, "training.epochs=4", "options.den.rate=2"))
+    study = check_study(residual(tmp_path, "training.epochs=4", "options.den.rate=2"))
     context = open_context(study, data=data, stored=None, emit=ignore)
     request = TrainingRequest(NetworkSpec("den", 0), context, None, ignore)
     elastic, selector, network = phases_of(request)
@@ -273,7 +273,7 @@ def test_phases_know_what_they_learn_and_cost(tmp_path, data) -> None:
 @pytest.mark.slow("trains")
 def test_a_result_has_the_expected_cost_and_the_widths(tmp_path, data) -> None:
     study = check_study(
-        tiny(tmp_path, "training.epochs=6", "options.den.rate=30", "options.den.selector=0.5")
+        residual(tmp_path, "training.epochs=6", "options.den.rate=30", "options.den.selector=0.5")
     )
     context = open_context(study, data=data, stored=None, emit=ignore)
     params = {"width_reward": 1000.0}
@@ -301,7 +301,7 @@ def test_a_result_has_the_expected_cost_and_the_widths(tmp_path, data) -> None:
 
 @pytest.mark.slow("trains")
 def test_a_training_pays_for_the_gradients_of_each_task(tmp_path, data) -> None:
-    study = tiny(tmp_path, "den.elastic=1.0", "training.epochs=1")
+    study = residual(tmp_path, "den.elastic=1.0", "training.epochs=1")
     context = open_context(study, data=data, stored=None, emit=ignore)
     plain, surgery = (
         train_network(

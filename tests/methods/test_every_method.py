@@ -57,7 +57,7 @@ from tests.methods.toys import (
     scattered,
 )
 from tests.methods.two_phases import TWO_PHASES
-from tests.search.tiny import tiny
+from tests.search.tiny import residual
 
 # Those of the package, and the one that `test_new_method` adds.
 every_method = pytest.mark.parametrize("name", [*METHODS, TWO_PHASES.name])
@@ -84,7 +84,7 @@ ENCODERS = {
 
 @pytest.fixture
 def study(tmp_path) -> Study:
-    return check_study(tiny(tmp_path, *DEEP, *PHASES))
+    return check_study(residual(tmp_path, *DEEP, *PHASES))
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_outputs_have_the_shape_of_the_image(name: str, study: Study, training: 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_heads_may_read_every_stage_or_are_refused(name: str, tmp_path) -> None:
-    study = check_study(tiny(tmp_path, *DEEP, "model.head=fpn", "tasks.depth.head=light"))
+    study = check_study(residual(tmp_path, *DEEP, "model.head=fpn", "tasks.depth.head=light"))
     if name in ONE_MAP:
         with pytest.raises(UsageError, match=f"'{name}' .*found head 'fpn' for task semseg.*set "):
             build_model(study, name)
@@ -193,19 +193,19 @@ def test_it_starts_from_the_same_weights_as_the_others(name: str) -> None:
 @every_method
 def test_its_options_validate_and_unknown_ones_name_the_nearest(name: str, tmp_path) -> None:
     method = METHODS[name]
-    assert options_of(tiny(tmp_path), method) == method.options()
+    assert options_of(residual(tmp_path), method) == method.options()
     for option, default in method.options().model_dump(mode="json").items():
         written = "null" if default is None else str(default).replace("'", '"').lower()
         if default is not None:
-            study = check_study(tiny(tmp_path, f"options.{name}.{option}={written}"))
+            study = check_study(residual(tmp_path, f"options.{name}.{option}={written}"))
             assert options_of(study, method) == method.options(), "the default, written out"
         misspelt = f"options.{name}.{option}x={written}"
         with pytest.raises(UsageError, match=f"'{option}x'; did you mean '{option}'"):
-            check_study(tiny(tmp_path, misspelt))
+            check_study(residual(tmp_path, misspelt))
     with pytest.raises(UsageError, match=f"options.{name}:\n  unknown key 'qqqq'"):
-        check_study(tiny(tmp_path, f"options.{name}.qqqq=1"))
+        check_study(residual(tmp_path, f"options.{name}.qqqq=1"))
     with pytest.raises(UsageError, match=f"options.{name}.start"):
-        tiny(tmp_path, f"options.{name}.start=somewhere")
+        residual(tmp_path, f"options.{name}.start=somewhere")
 
 
 @every_method

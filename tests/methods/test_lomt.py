@@ -38,7 +38,7 @@ from gatesearch.trials.context import open_context
 from gatesearch.trials.phase_training import phases_of
 from gatesearch.trials.trial import train_network
 from tests.methods.toys import assert_same_outputs, parts, random_image, scattered
-from tests.search.tiny import ignore, tiny
+from tests.search.tiny import ignore, residual
 
 IMAGE = random_image(32)
 
@@ -279,7 +279,7 @@ def test_weights_are_those_of_every_other_method() -> None:
 
 
 def request_of(tmp_path, data, *overrides: str, params=None, emit=ignore) -> TrainingRequest:
-    study = check_study(tiny(tmp_path, "training.epochs=4", *overrides))
+    study = check_study(residual(tmp_path, "training.epochs=4", *overrides))
     context = open_context(study, data=data, stored=None, emit=ignore)
     spec = NetworkSpec("lomt", 0, None if params is None else 0, params or {})
     return TrainingRequest(spec, context, None, emit)
@@ -339,7 +339,7 @@ def test_a_phase_that_has_settled_ends_early(tmp_path, data) -> None:
 
 
 def test_budgets_are_refused_with_the_reason(tmp_path) -> None:
-    study = tiny(tmp_path).model_copy(update={"tune": ("lomt",)})
+    study = residual(tmp_path).model_copy(update={"tune": ("lomt",)})
     with pytest.raises(UsageError, match=r"depends on the layers .* found 1.3xMTL; leave --budget"):
         check_run(study, ["1.3xMTL"], ExecutionOptions())
     check_run(study, [], ExecutionOptions())
@@ -353,4 +353,4 @@ def test_sparsity_counts_groups() -> None:
 
 def test_a_search_keeps_to_the_range_of_the_option(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"search.lambda_group must be .* within \[1e-09, 1000\]"):
-        check_study(tiny(tmp_path, "search.lambda_group=[1e-4, 1e300]"))
+        check_study(residual(tmp_path, "search.lambda_group=[1e-4, 1e300]"))

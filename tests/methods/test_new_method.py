@@ -160,7 +160,7 @@ def test_stopped_early_in_phase_two(finished, data, tmp_path, monkeypatch) -> No
     rules = ("search.stop=median", "search.stop_every=3", "search.stop_after=1")
     study = tiny(tmp_path, *STUDY, *rules, 'methods=["stl"]')
     # An earlier trial that nobody can keep up with, at no cost.
-    monkeypatch.setattr("gatesearch.search.search.rivals_of", lambda results: [(3, 0.0, 1e6)])
+    monkeypatch.setattr("gatesearch.search.trial_search.rivals_of", lambda results: [(3, 0.0, 1e6)])
     record = run(study, n_trials=1, out=tmp_path / "out", data=data, emit=lambda event: None)
     (trial,) = record.trials
     assert (trial.state, trial.epochs) == ("stopped", 3)

@@ -83,7 +83,7 @@ CHANGES = {
     "an attribute in place of another": "UPDATE study_user_attributes SET value_json = (SELECT"
     " value_json FROM study_user_attributes WHERE key = 'data') WHERE key = 'runtime'",
     "the definition": "UPDATE study_user_attributes SET value_json ="
-    " replace(value_json, 'resnet', 'resnex') WHERE key = 'definition'",
+    " replace(value_json, 'cnn4', 'cnn5') WHERE key = 'definition'",
     "test figures": "UPDATE study_user_attributes SET value_json ="
     " replace(value_json, '18.0', '19.0') WHERE key = 'test/0'",
     "the number of test figures": "UPDATE study_user_attributes SET key = 'test/1'"

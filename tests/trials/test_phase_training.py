@@ -111,7 +111,7 @@ def test_hooks_are_of_the_phases_own_module(run, begin) -> None:
     def hooks(module):
         return Hooks(
             penalty=lambda image, outputs: (
-                1e3 * module.encoder.layers["conv1"].bn.bias.square().sum()
+                1e3 * module.encoder.layers["stage0_0"].bn.bias.square().sum()
             ),
             observe=lambda epoch: {"own": float(epoch)},
         )

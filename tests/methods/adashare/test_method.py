@@ -30,14 +30,14 @@ from gatesearch.training import Turn
 from gatesearch.trials.context import open_context
 from gatesearch.trials.trial import train_network
 from tests.methods.toys import ends_of, parts, scattered
-from tests.search.tiny import tiny
+from tests.search.tiny import residual
 
 ADASHARE = METHODS["adashare"]
 GIVEN = ("adashare.policy.semseg=[1,1,0,1,1,1,1,1]", "adashare.policy.depth=[1,1,1,1,1,0,1,1]")
 
 
 def opened(tmp_path, data, *overrides: str) -> Context:
-    study = tiny(tmp_path, "training.epochs=10", *overrides)
+    study = residual(tmp_path, "training.epochs=10", *overrides)
     return open_context(study, data=data, stored=None, emit=lambda event: None)
 
 
@@ -61,16 +61,16 @@ def test_its_phases_share_the_epochs(tmp_path, data) -> None:
 
 
 def test_trainings_of_a_seed_share_the_warm_up(tmp_path) -> None:
-    study = tiny(tmp_path, "training.epochs=10")
+    study = residual(tmp_path, "training.epochs=10")
     warm = NetworkSpec("adashare", 3, part=WARM_UP)
     assert start_of(NetworkSpec("adashare", 3, 7, {"lambda_sharing": 0.1}), study) == warm
     assert start_of(NetworkSpec("adashare", 3), study) == warm
     assert start_of(warm, study) is None
-    assert start_of(NetworkSpec("adashare", 3), tiny(tmp_path, "adashare.warmup=0.0")) is None
+    assert start_of(NetworkSpec("adashare", 3), residual(tmp_path, "adashare.warmup=0.0")) is None
     stl = NetworkSpec("stl", 3)
-    from_stl = tiny(tmp_path, "training.epochs=10", "adashare.start=stl")
+    from_stl = residual(tmp_path, "training.epochs=10", "adashare.start=stl")
     assert start_of(NetworkSpec("adashare", 3), from_stl) == stl
-    given = tiny(tmp_path, "training.epochs=10", *GIVEN)
+    given = residual(tmp_path, "training.epochs=10", *GIVEN)
     assert start_of(NetworkSpec("adashare", 3), given) is None
 
 
@@ -197,11 +197,11 @@ def test_a_training_part_of_less_than_two_batches_is_refused(tmp_path, data) -> 
 
 def test_there_is_nothing_to_search_for_a_given_policy(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"found one that is given by options.adashare.policy"):
-        check(tiny(tmp_path, *GIVEN), ())
+        check(residual(tmp_path, *GIVEN), ())
 
 
 def test_a_budget_that_no_policy_keeps_to_is_refused(tmp_path) -> None:
-    study = tiny(tmp_path, 'tune=["adashare"]')
+    study = residual(tmp_path, 'tune=["adashare"]')
     mtl = ends_of(study)["mtl"]
     least = least_cost(study)
     assert least.macs < mtl.macs
@@ -256,7 +256,7 @@ def test_it_trains_under_a_weighting_of_gradients(tmp_path, data) -> None:
 def test_a_weighting_that_looks_ahead_moves_what_learns_in_the_turn(tmp_path, data) -> None:
     overrides = ("adashare.warmup=0.0", "adashare.search=1.0", "training.epochs=1")
     context = open_context(
-        tiny(tmp_path, *overrides), data=data, stored=None, emit=lambda event: None
+        residual(tmp_path, *overrides), data=data, stored=None, emit=lambda event: None
     )
     spec = NetworkSpec("adashare", 0, weighting="auto_lambda")
     result = train_network(spec, context, out=tmp_path / "out", start=None, emit=lambda event: None)
@@ -277,4 +277,4 @@ def test_a_weighting_that_looks_ahead_moves_what_learns_in_the_turn(tmp_path, da
 )
 def test_values_that_no_number_survives_are_refused(tmp_path, bad: str, rule: str) -> None:
     with pytest.raises(UsageError, match=rule):
-        check_study(tiny(tmp_path, bad))
+        check_study(residual(tmp_path, bad))

@@ -12,7 +12,7 @@ from gatesearch.methods.definitions import options_of
 from gatesearch.pruning import CompactNet
 from gatesearch.study import Study
 from gatesearch.trials.costs import costs
-from tests.search.tiny import tiny
+from tests.search.tiny import residual
 
 ROWS = {"semseg": [1, 1, 0, 1, 1, 1, 1, 1], "depth": [1, 1, 1, 1, 1, 0, 1, 1]}
 
@@ -21,7 +21,7 @@ def written(tmp_path, content: object, *overrides: str) -> Study:
     (tmp_path / "policy.json").write_text(
         content if isinstance(content, str) else json.dumps(content)
     )
-    return tiny(tmp_path, "adashare.policy=policy.json", *overrides)
+    return residual(tmp_path, "adashare.policy=policy.json", *overrides)
 
 
 def test_the_published_policies_select_the_blocks_of_a_resnet_34() -> None:
@@ -51,7 +51,7 @@ def test_a_file_in_the_working_folder_is_found_too(tmp_path, monkeypatch) -> Non
         (tmp_path / name).mkdir()
     (tmp_path / "work" / "policy.json").write_text(json.dumps(ROWS))
     monkeypatch.chdir(tmp_path / "work")
-    study = check_study(tiny(tmp_path / "study", "adashare.policy=policy.json"))
+    study = check_study(residual(tmp_path / "study", "adashare.policy=policy.json"))
     assert study.options_of("adashare").own == {"policy": ROWS}
     other = {**ROWS, "depth": [0] * 8}
     study = check_study(written(tmp_path / "study", other))
@@ -60,7 +60,7 @@ def test_a_file_in_the_working_folder_is_found_too(tmp_path, monkeypatch) -> Non
 
 def test_a_policy_in_the_study_itself(tmp_path) -> None:
     overrides = [f"adashare.policy.{task}={row}" for task, row in ROWS.items()]
-    study = check_study(tiny(tmp_path, *overrides))
+    study = check_study(residual(tmp_path, *overrides))
     assert study.options_of("adashare").own == {"policy": ROWS}
 
 
@@ -97,18 +97,18 @@ def test_a_policy_of_another_network_is_refused(tmp_path, content, fault: str) -
 
 def test_a_published_policy_in_another_study_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match="the policy 'nyu3' is of 3 tasks, found 2"):
-        check_study(tiny(tmp_path, "adashare.policy=nyu3"))
+        check_study(residual(tmp_path, "adashare.policy=nyu3"))
     with pytest.raises(UsageError, match=r"policy 'cityscapes2' must have 0 or 1 .* 8, found 16"):
-        check_study(tiny(tmp_path, "adashare.policy=cityscapes2"))
+        check_study(residual(tmp_path, "adashare.policy=cityscapes2"))
 
 
 def test_what_is_no_policy_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match="unknown policy 'nyu2'; did you mean 'nyu3'"):
-        check_study(tiny(tmp_path, "adashare.policy=nyu2"))
+        check_study(residual(tmp_path, "adashare.policy=nyu2"))
     with pytest.raises(UsageError, match=r"no file of a policy .*absent.json"):
-        check_study(tiny(tmp_path, "adashare.policy=absent.json"))
+        check_study(residual(tmp_path, "adashare.policy=absent.json"))
     with pytest.raises(UsageError, match=r"no file of a policy '.*a\\x00b.json' \(embedded null"):
-        check_study(tiny(tmp_path, r'adashare.policy="a\u0000b.json"'))
+        check_study(residual(tmp_path, r'adashare.policy="a\u0000b.json"'))
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,14 @@ def test_what_is_no_policy_is_refused(tmp_path) -> None:
 )
 def test_a_value_that_is_no_policy_is_refused_in_one_line(tmp_path, written, found) -> None:
     with pytest.raises(UsageError, match=f"policy: must be a name .*found {found}$") as error:
-        check_study(tiny(tmp_path, f"options.adashare.policy={written}"))
+        check_study(residual(tmp_path, f"options.adashare.policy={written}"))
     assert str(error.value).count("\n") == 1, "the table's name, and what is wrong"
 
 
 def test_the_cost_of_a_learned_policy_is_not_known(tmp_path) -> None:
     with pytest.raises(UsageError, match="the policy is learned; give one by"):
-        costs(tiny(tmp_path), ("adashare",))
+        costs(residual(tmp_path), ("adashare",))
+    given = [f"adashare.policy.{task}={row}" for task, row in ROWS.items()]
     with torch.device("meta"):
-        given = build_model(tiny(tmp_path, *[f"adashare.policy.{t}={r}" for t, r in ROWS.items()]),
-                            "adashare")  # fmt: skip
-    assert all(p.is_meta for p in given.parameters())
+        model = build_model(residual(tmp_path, *given), "adashare")
+    assert all(p.is_meta for p in model.parameters())

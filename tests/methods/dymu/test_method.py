@@ -24,14 +24,14 @@ from gatesearch.training.weightings.weighting import TrainingView
 from gatesearch.trials.context import open_context
 from gatesearch.trials.costs import costs
 from tests.methods.toys import ends_of, scattered
-from tests.search.tiny import epochs_of, ignore, tiny
+from tests.search.tiny import epochs_of, ignore, residual
 
 QUICK = ('tune=["dymu"]', "dymu.patterns=14", "dymu.statistics=4", "dymu.frames=6")
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory, data) -> Context:
-    study = check_study(tiny(tmp_path_factory.mktemp("study"), *QUICK, "model.width=0.125"))
+    study = check_study(residual(tmp_path_factory.mktemp("study"), *QUICK, "model.width=0.125"))
     return open_context(study, data=data, stored=None, emit=ignore)
 
 
@@ -55,7 +55,7 @@ def point(semseg: float, depth: float, cost_weight: float) -> dict[str, float]:
 
 
 def test_trials_start_from_the_supernet_and_it_from_single_task_networks(tmp_path) -> None:
-    study = check_study(tiny(tmp_path))
+    study = check_study(residual(tmp_path))
     trial = NetworkSpec("dymu", 3, 0)
     start = start_of(trial, study)
     assert start == NetworkSpec("dymu", 3, part="supernet")
@@ -158,23 +158,23 @@ def test_measuring_a_point_leaves_the_supernet_as_it_is(context) -> None:
 
 def test_what_it_cannot_do_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match='start must be "stl", found "study"'):
-        DYMU.check(check_study(tiny(tmp_path, "options.dymu.start=study")), ())
-    DYMU.check(check_study(tiny(tmp_path, "options.dymu.start=stl")), ())
+        DYMU.check(check_study(residual(tmp_path, "options.dymu.start=study")), ())
+    DYMU.check(check_study(residual(tmp_path, "options.dymu.start=stl")), ())
     with pytest.raises(UsageError, match="cost of 'dymu' is not known before it is trained"):
-        costs(check_study(tiny(tmp_path)), ("dymu",))
+        costs(check_study(residual(tmp_path)), ("dymu",))
     with pytest.raises(UsageError, match=r"options\.dymu:\s+threshold"):
-        check_study(tiny(tmp_path, "dymu.threshold=1.5"))
+        check_study(residual(tmp_path, "dymu.threshold=1.5"))
     many = [f"tasks.t{i}={{kind='depth',label='depth'}}" for i in range(16)]
     with pytest.raises(UsageError, match=r"2,048 edges.*found 18 tasks and 9 blocks, 2,916"):
-        check_run(tiny(tmp_path, *QUICK, *many), (), ExecutionOptions())
+        check_run(residual(tmp_path, *QUICK, *many), (), ExecutionOptions())
     with pytest.raises(UsageError, match="bounds latency, and a network of 'dymu'"):
-        check_run(tiny(tmp_path, *QUICK), ("9ms",), ExecutionOptions())
+        check_run(residual(tmp_path, *QUICK), ("9ms",), ExecutionOptions())
 
 
 @pytest.mark.slow("whole run")
 def test_one_supernet_serves_all_budgets(tmp_path, data) -> None:
     out, events = tmp_path / "out", []
-    study = tiny(tmp_path, *QUICK, "training.epochs=4", "dymu.finetune=0.25")
+    study = residual(tmp_path, *QUICK, "training.epochs=4", "dymu.finetune=0.25")
     options = {"out": out, "data": data, "emit": events.append}
     record = run(study, n_trials=2, budgets=["1.5xMTL"], **options)
     assert [e for e in epochs_of(events) if e[0] not in ("stl", "mtl")] == [
@@ -222,4 +222,4 @@ def test_one_supernet_serves_all_budgets(tmp_path, data) -> None:
 )
 def test_values_that_no_number_survives_are_refused(tmp_path, bad: str, rule: str) -> None:
     with pytest.raises(UsageError, match=rule):
-        check_study(tiny(tmp_path, bad))
+        check_study(residual(tmp_path, bad))

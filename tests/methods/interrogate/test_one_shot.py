@@ -78,8 +78,8 @@ def test_phases_of_its_parts(context) -> None:
         for spec in (part(WARM_UP), part(SUPERNET), TRIAL)
     }
     assert phases == {
-        "warm-up": [("warm-up", (0, 1))],
-        "supernet": [("nested", (1, 3)), ("unwrapped", (3, 3))],
+        "warm-up of one_shot": [("warm-up", (0, 1))],
+        "supernet of one_shot": [("nested", (1, 3)), ("unwrapped", (3, 3))],
         "trial 0": [("compact", (3, 4))],
     }
     assert ONE_SHOT.unmeasured_parts == {SUPERNET}
