@@ -9,6 +9,7 @@ from gatesearch.methods import NetworkSpec, start_of
 from gatesearch.methods.controls import CONTROL, drawn_kinds, kinds_of
 from gatesearch.methods.specification import ControlSpec
 from gatesearch.results import MULTI_TASK, SINGLE_TASK, Result
+from gatesearch.search.networks import Networks
 from gatesearch.search.search import Search
 from gatesearch.store.names import search_name
 from gatesearch.trials.costs import costs
@@ -37,27 +38,27 @@ def train_controls(
             they cost at most half of all training of the store so far.
         headroom: Number of drawn patterns that are trained too.
     """
+    networks = search.networks
+    best: list[tuple[Result, list[NetworkSpec]]] = []  # (trial, its repetitions)
     for method in methods:
-        trials = search.networks.store.results(search_name(method, name_of(budgets)))
-        trial = search.networks.best([t for t in trials if t.seed == seeds[0]])
-        if trial is None:
-            continue
-        repeats = [_repeat(trial, budgets, seed) for seed in seeds[1:]]
-        search.train_controls(repeats)
+        trials = networks.store.results(search_name(method, name_of(budgets)))
+        trial = networks.best([t for t in trials if t.seed == seeds[0]])
+        if trial is not None:
+            best.append((trial, [_repeat(trial, budgets, seed) for seed in seeds[1:]]))
+    search.train_controls([spec for _, repeats in best for spec in repeats])
+    for trial, repeats in best:
         if wanted is False or (wanted is None and not trial.gates):
             continue
-        below_mtl = (
-            trial.gflops < costs(search.networks.context.study, (MULTI_TASK,))[MULTI_TASK].gflops
-        )
+        below_mtl = trial.gflops < costs(networks.context.study, (MULTI_TASK,))[MULTI_TASK].gflops
         kinds = [
             *kinds_of(trial.gates, below_mtl=below_mtl),
             *drawn_kinds(headroom if trial.gates else 0),
         ]
-        if _affordable(search, trial, len(kinds) * len(seeds), asked_for=bool(wanted)):
-            learned = [trial, *filter(None, map(search.networks.known, repeats))]
+        if _affordable(networks, trial, len(kinds) * len(seeds), asked_for=bool(wanted)):
+            learned = [trial, *filter(None, map(networks.known, repeats))]
             search.train_controls(
                 [
-                    _control(kind, trial, of_seed, search)
+                    _control(kind, trial, of_seed, networks)
                     for of_seed in learned
                     if of_seed.state == "complete"
                     for kind in kinds
@@ -65,13 +66,13 @@ def train_controls(
             )
 
 
-def _affordable(search: Search, trial: Result, count: int, *, asked_for: bool) -> bool:
+def _affordable(networks: Networks, trial: Result, count: int, *, asked_for: bool) -> bool:
     """Decide whether to train controls, and say what they cost or would cost."""
-    known = sum(r.of == trial.trial and r.control != REPEAT for r in search.networks.store.bases)
+    known = sum(r.of == trial.trial and r.control != REPEAT for r in networks.store.bases)
     if count <= known:
         return True
     cost = (count - known) * trial.train_pflops
-    so_far = search.networks.store.record().training_pflops
+    so_far = networks.store.record().training_pflops
     afforded = asked_for or cost <= so_far / 2
     told = f"{count - known} controls of trial {trial.trial}"
     if afforded:
@@ -80,7 +81,7 @@ def _affordable(search: Search, trial: Result, count: int, *, asked_for: bool) -
         told += (
             f" would take {cost:.3g} PFLOPs, all before took {so_far:.3g}: --controls trains them"
         )
-    search.networks.emit(Log(told))
+    networks.emit(Log(told))
     return afforded
 
 
@@ -97,20 +98,20 @@ def _repeat(trial: Result, budgets: tuple[Budget, ...], seed: int) -> NetworkSpe
     )
 
 
-def _control(kind: str, trial: Result, learned: Result, search: Search) -> NetworkSpec:
+def _control(kind: str, trial: Result, learned: Result, networks: Networks) -> NetworkSpec:
     """Specify a control.
 
     Args:
         kind: Of the control.
         trial: The trial.
         learned: The trial, or its repetition with the control's seed.
-        search: Knows the network that both start from.
+        networks: Knows the network that both start from.
     """
     assert trial.trial is not None
     start = NetworkSpec(trial.method, learned.seed)
-    while (before := start_of(start, search.networks.context.study)) is not None:
+    while (before := start_of(start, networks.context.study)) is not None:
         start = before
-    single_task = search.networks.known(start) if start.method == SINGLE_TASK else None
+    single_task = networks.known(start) if start.method == SINGLE_TASK else None
     return NetworkSpec(
         CONTROL.name,
         learned.seed,
