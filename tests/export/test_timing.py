@@ -19,19 +19,10 @@ import torch
 
 from gatesearch.cli import main
 from gatesearch.errors import DataError, UsageError
-from gatesearch.export import timing, write_network
+from gatesearch.export import timing, timing_worker, write_network
 from gatesearch.export.runtimes import Load, Run
-from gatesearch.export.timing import (
-    ROUNDS,
-    Bench,
-    Figures,
-    Measurement,
-    Timing,
-    TimingJob,
-    compare,
-    measure_laps,
-    time_models,
-)
+from gatesearch.export.timing import ROUNDS, Bench, Figures, Timing, compare, time_models
+from gatesearch.export.timing_worker import Measurement, TimingJob, measure_laps
 from gatesearch.methods import build_model
 from gatesearch.models import GatedSupernet
 from gatesearch.pruning import extract
@@ -85,7 +76,7 @@ def known(device: str) -> Load:
         assert 254 < images.max() <= 255
         small = file.stem == "small"
         held = np.ones(64 << 20 if small else 1, np.uint8)
-        clock = timing.perf_counter = FakeClock()
+        clock = timing_worker.perf_counter = FakeClock()
         return lambda: (clock.pass_seconds(0.125 if small else 0.5), held)
 
     return load
@@ -97,7 +88,7 @@ def choosy(device: str) -> Load:
     def load(file: Path, tasks: tuple[str, ...], images: np.ndarray) -> Run:
         if file.stem == "small":
             raise ValueError("no small ones\nand much more about it")
-        left = iter(range(timing.WARM_UP))
+        left = iter(range(timing_worker.WARM_UP))
         if file.stem == "other":
             return lambda: os._exit(7) if next(left, None) is None else None
         return lambda: None
@@ -107,7 +98,8 @@ def choosy(device: str) -> Load:
 
 @pytest.fixture
 def fake_runtimes(monkeypatch) -> None:
-    monkeypatch.setattr(timing, "RUNTIMES", {"known": known, "choosy": choosy})
+    for module in (timing, timing_worker):
+        monkeypatch.setattr(module, "RUNTIMES", {"known": known, "choosy": choosy})
 
 
 @pytest.mark.slow("processes")
@@ -130,7 +122,7 @@ class TestMeasureLaps:
     @pytest.fixture
     def clock(self, monkeypatch) -> FakeClock:
         clock = FakeClock()
-        monkeypatch.setattr(timing, "perf_counter", clock)
+        monkeypatch.setattr(timing_worker, "perf_counter", clock)
         return clock
 
     def test_each_run_is_timed_but_the_first(self, clock) -> None:
@@ -204,7 +196,7 @@ def test_networks_of_a_runtime_take_turns_next_to_each_other(files, monkeypatch)
             calls.append(("hang up", self.name))
 
         def end(self, wait: float) -> None:
-            assert 0 <= wait <= timing.GRACE
+            assert 0 <= wait <= timing_worker.GRACE
 
         @property
         def measurement(self) -> Measurement:
