@@ -443,7 +443,7 @@ def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_older_format(text: str) -> dict[str, Any] | None:
-    """Parse the text of a record if it is of format 6 or 7; None for anything else."""
+    """Parse the text of a record if it is of an older format; None for anything else."""
     try:
         stored = json.loads(text)
     except (ValueError, RecursionError):

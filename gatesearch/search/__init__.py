@@ -4,7 +4,11 @@
 |---|---|
 | `run.py` | the run: opens store and data, trains baselines, searches, measures on the test part |
 | `setup.py` | checks everything that can be refused before a store is made; budgets, latency |
-| `search.py` | draws trials, has them trained, keeps their results; does nothing twice |
+| `search.py` | has baselines, controls and trials trained, as many at a time as there are workers |
+| `trial_search.py` | one search: draws its trials, and keeps their results; does nothing twice |
+| `networks.py` | the networks of a store: jobs, results, Δ_MTL, what is told of them |
+| `controls.py` | chooses the trials that get controls, and specifies these |
+| `retries.py` | which configurations of failed trials are tried again |
 | `plans.py` | one plan per tuned method and per search for weights of losses |
 | `space.py` | draws parameters with Optuna; the sampler |
 | `one_shot.py` | tries configurations on a supernet without training, and chooses networks |

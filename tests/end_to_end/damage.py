@@ -34,6 +34,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.forks import MODULES
+
 TINY = Path(__file__).with_name("tiny.toml")
 OLD_STORE = Path(__file__).parents[1] / "store" / "gatesearch_0_1_0.zip"
 PATIENCE = 30  # seconds
@@ -522,13 +524,8 @@ def import_all() -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    for name in ("onnxruntime", "optuna.storages", "torch._dynamo", "torchmetrics", "torchvision"):
+    for name in ("onnxruntime", *MODULES):
         importlib.import_module(name)
-
-    import gatesearch.cli
-    import gatesearch.export
-    import gatesearch.report
-    import gatesearch.search.run  # noqa: F401
 
 
 def bad_cases(folder: Path, numbers: range, told: Callable[[str], None]) -> list[str]:
