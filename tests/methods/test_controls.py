@@ -112,10 +112,11 @@ def test_below_the_multi_task_network_nothing_else_can_be_shared() -> None:
     assert kinds_of({"conv1": ["0"]}, below_mtl=True) == ("mtl@B",)
 
 
-@pytest.fixture(scope="module")
-def context(tmp_path_factory):
+@pytest.fixture(scope="module", params=["tasks", "shared"])
+def context(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("controls")
-    return open_context(tiny(folder, "training.epochs=3"), data=folder, stored=None, emit=ignore)
+    study = tiny(folder, "training.epochs=3", f"interrogate.mix={request.param}")
+    return open_context(study, data=folder, stored=None, emit=ignore)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from gatesearch.methods.base import Method, NoOptions, Phase, TrainedNetwork, Tr
 from gatesearch.methods.branch import branched, cut, pattern_at
 from gatesearch.methods.controls import patterns
 from gatesearch.methods.definitions import options_of
-from gatesearch.methods.interrogate.method import INTERROGATE
+from gatesearch.methods.interrogate.method import INTERROGATE, build
 from gatesearch.methods.interrogate.one_shot import ONE_SHOT
 from gatesearch.methods.mtl import MultiTaskNet
 from gatesearch.methods.mtl_at import mtl_parts_at
@@ -135,11 +135,12 @@ def _multi_task(request: TrainingRequest, control: ControlSpec) -> Parts:
 
 
 def _supernet(parts: Parts, request: TrainingRequest, control: ControlSpec) -> GatedSupernet:
-    """Build the supernet of the trial, whose gates lie where the trial's did."""
+    """Build the supernet of the trial: its gates lie, and its shared stream goes on, as there."""
     gated = control.method in (INTERROGATE.name, ONE_SHOT.name)
-    granularity = options_of(request.study, INTERROGATE).granularity if gated else "conv"
     with torch.random.fork_rng(devices=[]):
-        return GatedSupernet(parts, granularity=granularity)
+        if gated:
+            return build(parts, options_of(request.study, INTERROGATE))
+        return GatedSupernet(parts)
 
 
 def _training(request: TrainingRequest, control: ControlSpec, cost: Cost) -> TrainingSpec:
