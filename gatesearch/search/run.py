@@ -135,7 +135,6 @@ def run(
         search.show_earlier(search_name(name, name_of(setup.budgets)) for name in setup.tuned)
         for seed in seeds or [study.seed]:
             search.train_bases(setup.baselines, seed=seed)
-
         _run_searches(search, setup, context, trials, prefer or {})
         if controls or any(trials.values()):
             train_controls(
@@ -174,11 +173,8 @@ def _run_searches(
     if len(plans) > 1:
         plans = {n: replace(plan, stage=f"search {plan.name}") for n, plan in plans.items()}
     failures = search.run_trials(list(plans.values()))
-    for name, plan in plans.items():
-        if plan.name in failures:
-            if len(failures) == len(plans):
-                raise failures[plan.name]
-            networks.emit(Warned(f"{failures[plan.name]}; '{name}' has no new trials"))
+    if failures and len(failures) == len(plans):
+        raise next(iter(failures.values()))
 
 
 def _numbers_of_trials(setup: Setup, n_trials: int | None) -> dict[str, int]:

@@ -149,7 +149,11 @@ class Search:
 
         begin_more()
         for job, result in self.pool.results():
-            running.pop(job.identity).end(job, result)
+            search = running.pop(job.identity)
+            search.end(job, result)
+            if search.failure is not None and len(searches) > 1:
+                name = search.plan.first.method
+                self._emit(Warned(f"{search.failure}; '{name}' has no new trials"))
             begin_more()
         return {s.plan.name: s.failure for s in searches if s.failure is not None}
 

@@ -373,6 +373,9 @@ def test_a_search_whose_start_fails_leaves_the_others_theirs(opened) -> None:
     (failure,) = running.search.run_trials([adashare, interrogate]).items()
     assert failure[0] == adashare.name
     assert str(failure[1]) == "warm-up of adashare failed: nan"
+    # Told when it happens, not when the other search has ended.
+    kinds = [type(event) for event in running.told if isinstance(event, Warned | NetworkTrained)]
+    assert kinds == [Warned, NetworkTrained, NetworkTrained]
     assert [r.state for r in running.store.results(interrogate.name)] == ["complete"] * 2
     assert running.store.results(adashare.name) == []
     again = opened(RANDOM, *WARMED, size=2)
