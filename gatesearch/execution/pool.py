@@ -104,7 +104,7 @@ class WorkerPool:
                 self._relay(running)
             if self.stop():
                 self._stop()
-            for future in done:
+            for future in [begun for begun in self._running if begun in done]:
                 running = self._running.pop(future)
                 if self._has_result(future, running):
                     result = read_result(running.job)

@@ -65,12 +65,16 @@ class NetworkSpec:
 
     @property
     def label(self) -> str:
-        """Name in messages: `trial 3`, `mtl`, `warm-up of adashare`, `even of trial 3, seed 0`."""
+        """Name in messages: `trial 3`, `mtl`, `warm-up of adashare`, `even of trial 3, seed 0`.
+
+        A baseline's seed is said unless it is 0: `mtl, seed 1`.
+        """
         if self.control is not None:
             return f"{control_name(self.control.kind, self.control.of)}, seed {self.seed}"
         if self.trial is None:
             name = network_name(self.method, self.weighting, self.width)
-            return f"{self.part} of {self.method}" if self.part else name
+            name = f"{self.part} of {self.method}" if self.part else name
+            return f"{name}, seed {self.seed}" if self.seed else name
         trial = f"trial {self.trial}"
         return f"{network_name(self.method, SCALAR)}, {trial}" if self.tries_weights else trial
 

@@ -46,6 +46,8 @@ def train_controls(
         if trial is not None:
             best.append((trial, [_repeat(trial, budgets, seed) for seed in seeds[1:]]))
     search.train_controls([spec for _, repeats in best for spec in repeats])
+    controls: list[NetworkSpec] = []
+    before = networks.store.record().training_pflops  # with the controls of trials so far
     for trial, repeats in best:
         if wanted is False or (wanted is None and not trial.gates):
             continue
@@ -54,35 +56,32 @@ def train_controls(
             *kinds_of(trial.gates, below_mtl=below_mtl),
             *drawn_kinds(headroom if trial.gates else 0),
         ]
-        if _affordable(networks, trial, len(kinds) * len(seeds), asked_for=bool(wanted)):
-            learned = [trial, *filter(None, map(networks.known, repeats))]
-            search.train_controls(
-                [
-                    _control(kind, trial, of_seed, networks)
-                    for of_seed in learned
-                    if of_seed.state == "complete"
-                    for kind in kinds
-                ]
-            )
+        known = sum(r.of == trial.trial and r.control != REPEAT for r in networks.store.bases)
+        missing = len(kinds) * len(seeds) - known
+        cost = missing * trial.train_pflops
+        if missing > 0:
+            afforded = wanted or cost <= before / 2
+            networks.emit(Log(_told(trial, missing, cost, before=before, afforded=afforded)))
+            if not afforded:
+                continue
+            before += cost
+        learned = [trial, *filter(None, map(networks.known, repeats))]
+        controls += [
+            _control(kind, trial, of_seed, networks)
+            for of_seed in learned
+            if of_seed.state == "complete"
+            for kind in kinds
+        ]
+    search.train_controls(controls)
 
 
-def _affordable(networks: Networks, trial: Result, count: int, *, asked_for: bool) -> bool:
-    """Decide whether to train controls, and say what they cost or would cost."""
-    known = sum(r.of == trial.trial and r.control != REPEAT for r in networks.store.bases)
-    if count <= known:
-        return True
-    cost = (count - known) * trial.train_pflops
-    so_far = networks.store.record().training_pflops
-    afforded = asked_for or cost <= so_far / 2
-    told = f"{count - known} controls of trial {trial.trial}"
+def _told(trial: Result, count: int, cost: float, *, before: float, afforded: bool) -> str:
+    """Say what controls cost or would cost, in PFLOPs."""
+    takes = "take" if afforded else "would take"
+    told = f"{count} controls of trial {trial.trial} {takes} {cost:.3g} PFLOPs"
     if afforded:
-        told += f" take {cost:.3g} PFLOPs; --no-controls leaves them out"
-    else:
-        told += (
-            f" would take {cost:.3g} PFLOPs, all before took {so_far:.3g}: --controls trains them"
-        )
-    networks.emit(Log(told))
-    return afforded
+        return f"{told}; --no-controls leaves them out"
+    return f"{told}, all before took {before:.3g}: --controls trains them"
 
 
 def _repeat(trial: Result, budgets: tuple[Budget, ...], seed: int) -> NetworkSpec:

@@ -160,7 +160,7 @@ def search(
         running = Search(networks, pool, status)
         running.show_earlier([plan.name])
         shared = [method for method in study.methods if method != SINGLE_TASK]
-        running.train_bases([SINGLE_TASK, *shared], seed=study.seed)
+        running.train_bases([SINGLE_TASK, *shared], seeds=[study.seed])
         running.run_trials([plan])
         return store.record()
 

@@ -50,7 +50,8 @@ class Trial:
         folder: Path,
         options: InterroGateOptions,
     ) -> None:
-        self.name, self.method, self.seed = spec.label, spec.method, spec.seed
+        self.name = spec.method if spec.trial is None else spec.label
+        self.method, self.seed = spec.method, spec.seed
         self.params = dict(spec.params)
         self.budgets = tuple(budget.text for budget in spec.budgets)
         self.network, self.study, self.folder = network, study, folder

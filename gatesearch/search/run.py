@@ -133,8 +133,7 @@ def run(
         )
         search = Search(networks, pool, status, reuse=reuse, retry_failed=retry_failed)
         search.show_earlier(search_name(name, name_of(setup.budgets)) for name in setup.tuned)
-        for seed in seeds or [study.seed]:
-            search.train_bases(setup.baselines, seed=seed)
+        search.train_bases(setup.baselines, seeds=seeds or [study.seed])
         _run_searches(search, setup, context, trials, prefer or {})
         if controls or any(trials.values()):
             train_controls(

@@ -1,6 +1,6 @@
 """Train the baselines and trials of a store; keep each result at its end, and do nothing twice."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,59 +45,65 @@ class Search:
         self.networks, self.pool, self.status = networks, pool, status
         self._store, self._study, self._emit = networks.store, networks.context.study, networks.emit
         self._reuse, self._retry_failed = reuse, retry_failed
-        self._controls_done = self._controls_wanted = 0
+        self._counts = {"baselines": _Count(status.baselines), "controls": _Count(status.controls)}
 
     def show_earlier(self, searches: Iterable[str]) -> None:
         """Show in the status which trials of these searches earlier runs ended."""
         results = [result for name in searches for result in self._store.results(name)]
         self.status.search(map(self.networks.outcome, results))
 
-    def train_bases(self, methods: Sequence[str], *, seed: int) -> None:
+    def train_bases(self, methods: Sequence[str], *, seeds: Sequence[int]) -> None:
         """Train the baselines that are missing or that failed in the last run.
 
         Args:
             methods: Methods, single-task networks first; all others are trained under every
                 weighting of the study, but those that balance by themselves (`Method.balances`).
-            seed: Of all of them.
+            seeds: Each method is trained with each of them; all those of the first come first.
 
         Raises:
             TrainingError: The single-task networks failed.
         """
-        study, (single_task, *shared) = self._study, methods
-        balanced = [name for name in study.weightings if name != SCALAR]
-        wanted = [NetworkSpec(single_task, seed)]
+        single_task, *shared = methods
         weighted = [m for m in shared if m not in METHODS or not METHODS[m].balances]
-        wanted += [
-            NetworkSpec(method, seed, weighting=weighting)
-            for method in shared
-            for weighting in (balanced if method in weighted else ["uniform"])
-        ]
-        wanted += [
-            NetworkSpec(method, seed, width=width)
-            for width in dict.fromkeys(study.baselines.widths)
-            if width != 1
-            for method in dict.fromkeys([single_task, *study.baselines.methods])
+        wanted = [
+            spec for seed in seeds for spec in self._bases(single_task, shared, weighted, seed)
         ]
         missing = self._missing(wanted)
-        self.status.baselines(len(wanted) - len(missing), len(wanted))
+        self._counts["baselines"].want(wanted, missing)
         if self._reuse is not None:
             missing = [spec for spec in missing if not self._taken_over(spec, self._reuse)]
         self._train(self.networks.with_starts(missing), stage="baselines")
-        self.status.baselines(len(wanted), len(wanted))
-        self._warn_of_undefined_gains(seed)
-        if SCALAR in study.weightings and seed == study.seed:
+        for seed in seeds:
+            self._warn_of_undefined_gains(seed)
+        if SCALAR in self._study.weightings and self._study.seed in seeds:
             self._search_weights(weighted)
+
+    def _bases(
+        self, single_task: str, shared: Sequence[str], weighted: Sequence[str], seed: int
+    ) -> list[NetworkSpec]:
+        """List the baselines of a seed: of every weighting of those weighted, of every width."""
+        study = self._study
+        balanced = [name for name in study.weightings if name != SCALAR]
+        return [
+            NetworkSpec(single_task, seed),
+            *(
+                NetworkSpec(method, seed, weighting=weighting)
+                for method in shared
+                for weighting in (balanced if method in weighted else ["uniform"])
+            ),
+            *(
+                NetworkSpec(method, seed, width=width)
+                for width in dict.fromkeys(study.baselines.widths)
+                if width != 1
+                for method in dict.fromkeys([single_task, *study.baselines.methods])
+            ),
+        ]
 
     def train_controls(self, specs: Sequence[NetworkSpec]) -> None:
         """Train the controls that are missing or that failed in the last run."""
         missing = self._missing(specs)
-        self._controls_wanted += len(specs)
-        self._count_controls(len(specs) - len(missing))
+        self._counts["controls"].want(specs, missing)
         self._train(self.networks.with_starts(missing), stage="controls")
-
-    def _count_controls(self, done: int) -> None:
-        self._controls_done += done
-        self.status.controls(self._controls_done, self._controls_wanted)
 
     def _missing(self, wanted: Sequence[NetworkSpec]) -> list[NetworkSpec]:
         """List the networks without a complete result, and forget results of those that failed."""
@@ -235,7 +241,9 @@ class Search:
     def _keep(self, job: Job, result: Result) -> None:
         self.networks.keep(job, result)
         if result.of is not None:
-            self._count_controls(1)
+            self._counts["controls"].end()
+        elif not result.part and result.weighting != SCALAR:
+            self._counts["baselines"].end()
 
     def _finish_trained_trials(self) -> None:
         """Write results that workers left in their folders after the run's process had ended."""
@@ -279,6 +287,25 @@ class Search:
     def _progress(self, stage: str, done: int, total: int) -> None:
         if total:
             self._emit(Progress(stage, min(done, total), total, "networks"))
+
+
+class _Count:
+    """Counts the baselines or controls that have ended, for the status."""
+
+    def __init__(self, tell: Callable[[int, int], None]) -> None:
+        self._tell = tell
+        self._done = self._wanted = 0
+
+    def want(self, specs: Sequence[NetworkSpec], missing: Sequence[NetworkSpec]) -> None:
+        """Add networks, of which only those missing are still to be trained."""
+        self._wanted += len(specs)
+        self._done += len(specs) - len(missing)
+        self._tell(self._done, self._wanted)
+
+    def end(self) -> None:
+        """Count one that has ended."""
+        self._done += 1
+        self._tell(self._done, self._wanted)
 
 
 def _clear_checkpoints(job: Job) -> None:

@@ -28,6 +28,8 @@ def result_of(job: Job, **figures) -> Result:
         "params_m": 0.1, "epochs": 2, "train_seconds": 1.0, "train_images": 12,
         "train_pflops": 1.0,
     }  # fmt: skip
+    if spec.control is not None:
+        plain |= {"of": spec.control.of, "control": spec.control.kind}
     return Result(**plain | figures)
 
 

@@ -308,7 +308,7 @@ def test_a_failing_network_does_not_end_the_study(finished, data, tmp_path) -> N
     events.clear()
     run(study, n_trials=1, out=tmp_path / "out", data=data, emit=events.append)
     trained = [event.message for event in events if isinstance(event, NetworkTrained)]
-    assert [message.split(":")[0] for message in trained] == ["mtl"]
+    assert [message.split(":")[0] for message in trained] == ["mtl, seed 5"]
 
 
 def test_a_training_that_fails_on_two_devices_fails_its_trial(data, tmp_path) -> None:

@@ -18,6 +18,7 @@ from gatesearch.methods.base import Method, NoOptions
 from gatesearch.methods.mtl import MTL
 from gatesearch.methods.space import Range
 from gatesearch.results import Result
+from gatesearch.search.controls import train_controls
 from gatesearch.search.networks import Networks
 from gatesearch.search.plans import SearchPlan, method_plan
 from gatesearch.search.search import Search
@@ -54,11 +55,15 @@ class StatusOf:
 
     def __init__(self) -> None:
         self.wanted: list[tuple[int, int]] = []
+        self.of_controls: list[tuple[int, int]] = []
         self.known: list = []
         self.ends: list = []
 
     def baselines(self, done: int, wanted: int) -> None:
         self.wanted.append((done, wanted))
+
+    def controls(self, done: int, wanted: int) -> None:
+        self.of_controls.append((done, wanted))
 
     def search(self, known) -> None:
         self.known = list(known)
@@ -181,19 +186,59 @@ def gain_by(key: str) -> Callable:
 
 def test_baselines_come_first_and_once(opened) -> None:
     running = opened(bases=False)
-    running.search.train_bases(BASES, seed=0)
+    running.search.train_bases(BASES, seeds=[0])
     assert running.trained == ["stl", "mtl"]
     assert [r.method for r in running.store.bases] == ["stl", "mtl"]
     assert len(running.changes) == 2
-    assert running.status.wanted == [(0, 2), (2, 2)]
+    assert running.status.wanted == [(0, 2), (1, 2), (2, 2)]
     ended = [event for event in running.told if isinstance(event, NetworkTrained)]
     assert [(event.message.split(":")[0], event.trial) for event in ended] == [
         ("stl", False), ("mtl", False),
     ]  # fmt: skip
     again = opened(bases=False)
-    again.search.train_bases(BASES, seed=0)
+    again.search.train_bases(BASES, seeds=[0])
     assert again.trained == []
     assert again.status.wanted[0] == (2, 2)
+
+
+def end_when_full(running: Running, size: int) -> list[list[str]]:
+    """Let held jobs end once so many run at a time or none is left to begin; what ran then."""
+    executor, seen = running.executor, []
+    executor.held = True
+
+    def steered() -> bool:
+        if len(executor.waiting) == size:
+            seen.append(executor.waiting)
+            for label in executor.waiting:
+                executor.end(label)
+        return False
+
+    running.search.pool.stop = steered
+    return seen
+
+
+def test_baselines_of_all_seeds_share_the_workers(opened) -> None:
+    running = opened(size=6, bases=False)
+    seen = end_when_full(running, 6)
+    running.search.train_bases(BASES, seeds=[0, 1, 2])
+    assert seen == [["stl", "mtl", "stl, seed 1", "mtl, seed 1", "stl, seed 2", "mtl, seed 2"]]
+    assert {(r.method, r.seed) for r in running.store.bases} == {
+        (method, seed) for method in BASES for seed in (0, 1, 2)
+    }
+    assert running.status.wanted == [(done, 6) for done in range(7)]
+
+
+def test_controls_of_all_searches_share_the_workers(opened) -> None:
+    running = opened(RANDOM, size=4)
+    methods = ["interrogate", "branch"]
+    for method in methods:
+        running.tune(1, method)
+    seen = end_when_full(running, 4)
+    train_controls(running.search, methods, (), seeds=[0], wanted=True, headroom=0)
+    assert seen == [
+        [f"{kind} of trial {trial}, seed 0" for trial in (0, 1) for kind in ("mtl@B", "branch")]
+    ]
+    assert running.status.of_controls[-1] == (4, 4)
 
 
 def test_what_starts_from_single_task_networks_waits_for_them(opened) -> None:
@@ -207,7 +252,7 @@ def test_what_starts_from_single_task_networks_waits_for_them(opened) -> None:
             return super().submit(job, emit)
 
     running.search.pool.executor = Ending(with_network(result_of))
-    running.search.train_bases(BASES, seed=0)
+    running.search.train_bases(BASES, seeds=[0])
     assert waited == [("stl", None), ("mtl", "stl")]
 
 
@@ -219,11 +264,11 @@ def test_a_failed_baseline_is_told_and_tried_again(opened) -> None:
         )
 
     running = opened(train=fail, bases=False)
-    running.search.train_bases(BASES, seed=0)
+    running.search.train_bases(BASES, seeds=[0])
     assert Warned("mtl failed: nan") in running.told
     assert [r.state for r in running.store.bases] == ["complete", "failed"]
     again = opened(bases=False)
-    again.search.train_bases(BASES, seed=0)
+    again.search.train_bases(BASES, seeds=[0])
     assert again.trained == ["mtl"]
     assert [r.state for r in again.store.bases] == ["complete", "complete"]
 
@@ -234,7 +279,7 @@ WARMED = ("adashare.warmup=0.5",)
 
 def test_baselines_are_trained_after_the_start_network_of_their_method(opened) -> None:
     running = opened(*WARMED, bases=False)
-    running.search.train_bases([*BASES, "adashare"], seed=0)
+    running.search.train_bases([*BASES, "adashare"], seeds=[0])
     assert running.trained == ["stl", "mtl", "warm-up of adashare", "adashare"]
     # Trials of the same seed start from it too.
     running.tune(1, "adashare")
@@ -249,19 +294,19 @@ def test_a_failed_start_network_fails_the_baselines_behind_it_alone(opened) -> N
         )
 
     running = opened(*WARMED, train=fail, bases=False)
-    running.search.train_bases(["stl", "adashare", "mtl"], seed=0)
+    running.search.train_bases(["stl", "adashare", "mtl"], seeds=[0])
     assert running.trained == ["stl", "warm-up of adashare", "mtl"]
     assert Warned("adashare failed: warm-up of adashare failed: nan") in running.told
     states = {result.method: result.state for result in running.store.bases}
     assert states == {"stl": "complete", "adashare": "failed", "mtl": "complete"}
     again = opened(*WARMED, bases=False)
-    again.search.train_bases(["stl", "adashare", "mtl"], seed=0)
+    again.search.train_bases(["stl", "adashare", "mtl"], seeds=[0])
     assert again.trained == ["warm-up of adashare", "adashare"]
 
 
 def test_a_method_that_balances_by_itself_is_trained_once(opened) -> None:
     running = opened('weightings=["pcgrad", "dwa"]', bases=False)
-    running.search.train_bases(["stl", "gradsplit", "mtl"], seed=0)
+    running.search.train_bases(["stl", "gradsplit", "mtl"], seeds=[0])
     assert running.trained == ["stl", "gradsplit", "mtl + pcgrad", "mtl + dwa"]
 
 
@@ -270,11 +315,11 @@ def test_single_task_networks_must_not_fail(opened) -> None:
         train=lambda job: result_of(job, state="failed", reason="nan", metrics={}), bases=False
     )
     with pytest.raises(TrainingError, match="stl failed: nan"):
-        running.search.train_bases(BASES, seed=0)
+        running.search.train_bases(BASES, seeds=[0])
     assert running.store.bases == []
     # Nothing of it is left in the way of the next attempt.
     again = opened(bases=False)
-    again.search.train_bases(BASES, seed=0)
+    again.search.train_bases(BASES, seeds=[0])
     assert again.trained == ["stl", "mtl"]
 
 
@@ -418,7 +463,7 @@ def test_a_single_task_metric_of_zero_fails_trials_and_the_study_goes_on(opened)
         return result_of(job, validation=ZERO if job.spec.method == "stl" else {})
 
     running = opened(RANDOM, train=train, bases=False)
-    running.search.train_bases(BASES, seed=0)
+    running.search.train_bases(BASES, seeds=[0])
     results = running.tune(2)
     fault = "the single-task network of semseg has 0, and the gain divides by it"
     assert [(r.state, r.reason) for r in results] == [
@@ -431,7 +476,7 @@ def test_a_single_task_metric_of_zero_fails_trials_and_the_study_goes_on(opened)
     assert ended[1].startswith("mtl: Δ_MTL undefined, 1.000 GFLOPs, validation semseg 20")
     # The next start finds nothing left to do, and finishes what a killed one left.
     again = opened(RANDOM, train=train, bases=False)
-    again.search.train_bases(BASES, seed=0)
+    again.search.train_bases(BASES, seeds=[0])
     assert again.tune(2) == results
     assert again.trained == []
     assert [r.state for r in again.tune(3)] == ["failed"] * 3
@@ -443,7 +488,7 @@ def test_a_result_left_by_a_killed_run_is_told_though_its_gain_is_undefined(
 ) -> None:
     running = opened(RANDOM, bases=False)
     running.executor.train = lambda job: result_of(job, validation={"depth": baseline})
-    running.search.train_bases(BASES, seed=0)
+    running.search.train_bases(BASES, seeds=[0])
     cut_off(running, 1)
     job = read_spec(tmp_path / "out" / "trials" / "0000" / "spec.json")
     keep_result(job, result_of(job))
@@ -487,7 +532,7 @@ def test_workers_that_die_again_and_again_end_the_run_and_lose_nothing(opened) -
     running = opened(RANDOM, "execution.attempts=1", train=lambda job: BrokenExecutor("gone"),
                      bases=False)  # fmt: skip
     running.executor.train = result_of
-    running.search.train_bases(BASES, seed=0)
+    running.search.train_bases(BASES, seeds=[0])
     running.executor.train = lambda job: (
         BrokenExecutor("gone") if job.spec.trial == 1 else result_of(job)
     )
@@ -639,7 +684,7 @@ def test_what_trials_start_from_is_trained_once(opened) -> None:
     assert again.trained == ["trial 2"]
     other = opened(*overrides, "seed=4")
     other.tune(4)
-    assert other.trained == ["warm-up of interrogate", "trial 3"]
+    assert other.trained == ["warm-up of interrogate, seed 4", "trial 3"]
     assert other.executor.submitted[1].start.seed == 4
 
 
@@ -700,7 +745,7 @@ WEIGHTS = (RANDOM, "search.scalar_trials=3", 'weightings=["uniform", "scalar"]')
 
 def test_weights_of_losses_are_searched_and_the_best_kept(opened, tmp_path) -> None:
     running = opened(*WEIGHTS, train=gain_by("weight.semseg"), bases=False)
-    running.search.train_bases(BASES, seed=0)
+    running.search.train_bases(BASES, seeds=[0])
     assert running.trained == ["stl", "mtl"] + [f"mtl + scalar, trial {i}" for i in range(3)]
     tries = running.store.results("scalar mtl seed 0")
     # The study's own weights come first.
@@ -714,7 +759,7 @@ def test_weights_of_losses_are_searched_and_the_best_kept(opened, tmp_path) -> N
     assert running.store.record().trials == ()
     assert running.status.ends == []
     again = opened(*WEIGHTS, bases=False)
-    again.search.train_bases(BASES, seed=0)
+    again.search.train_bases(BASES, seeds=[0])
     assert again.trained == []
 
 
@@ -725,7 +770,7 @@ def test_weights_of_which_none_came_to_an_end(opened) -> None:
         return result_of(job)
 
     running = opened(*WEIGHTS, train=fail, bases=False)
-    running.search.train_bases(BASES, seed=0)
+    running.search.train_bases(BASES, seeds=[0])
     *_, scalar = running.store.bases
     assert (scalar.state, scalar.weighting) == ("failed", "scalar")
     assert scalar.reason.startswith("none of 3 trials came to an end")
@@ -733,7 +778,7 @@ def test_weights_of_which_none_came_to_an_end(opened) -> None:
 
 def test_weights_are_not_stopped_early(opened) -> None:
     running = opened(*WEIGHTS, "search.stop=median", bases=False)
-    running.search.train_bases(BASES, seed=0)
+    running.search.train_bases(BASES, seeds=[0])
     assert all(not job.single_task for job in running.executor.submitted)
     assert running.tune(1)[0].state == "complete"
     assert running.executor.submitted[-1].single_task
@@ -756,7 +801,7 @@ def test_a_baseline_of_two_files_is_copied_whole(opened, tmp_path, monkeypatch) 
         return result_of(job, validation={"semseg": 20.0 + (job.spec.trial or 0)})
 
     running.executor.train = with_network(train)
-    running.search.train_bases(["stl", "plain"], seed=0)
+    running.search.train_bases(["stl", "plain"], seeds=[0])
     folder = tmp_path / "out" / "baselines" / "plain-scalar-seed0"
     assert {path.name: path.read_text() for path in folder.glob("model.*")} == dict.fromkeys(
         ("model.json", "model.safetensors"), "plain + scalar, trial 2"
