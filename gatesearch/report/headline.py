@@ -11,6 +11,7 @@ from gatesearch.report.record_queries import (
     complete_trials,
     count_trials,
     group_of_method,
+    trial_group,
 )
 from gatesearch.results import (
     MULTI_TASK,
@@ -26,9 +27,10 @@ from gatesearch.results import (
 def summary_sentences(record: StudyRecord, split: Split) -> list[str]:
     """Summarize the study, the most important first.
 
-    Networks are chosen by validation, and their figures are those of `split`. A network that a
-    baseline dominates (at least its gain for at most its FLOPs) is never named before that
-    baseline, nor one that gains no more than plain sharing before MTL.
+    Networks are chosen by validation, and their figures are those of `split`, the mean over seeds
+    where a trial was repeated. A network that a baseline dominates (at least its gain for at most
+    its FLOPs) is never named before that baseline, nor one that gains no more than plain sharing
+    before MTL.
     """
     if not record.trials:
         return ["No trial has been run yet: the baselines stand alone."]
@@ -42,18 +44,20 @@ def summary_sentences(record: StudyRecord, split: Split) -> list[str]:
         return [f"{count_trials(len(record.trials))} and no front: {cause}."]
     groups = baseline_groups(record)
     stl, mtl = (group_of_method(groups, method) for method in (SINGLE_TASK, MULTI_TASK))
+    own, gain = trial_group(record, best), _gain(record, split)
     comparisons = [
-        _cost_change(best.gflops, group.mean(gflops), group.label)
+        _cost_change(own.mean(gflops), group.mean(gflops), group.label)
         for group in (stl, mtl)
         if group is not None
     ]
-    gain = _gain(record, split)
     name = f"trial {best.trial}, the best on validation"
     if best is not _best(record, front(record)):
         name += " that no baseline dominates there"
+    seeds = f", mean of {len(own.results)} seeds" if len(own.results) > 1 else ""
     figures = (
-        f"reaches Δ MTL {style.signed(gain(best))} % ({split}) at {style.compact(best.gflops)} "
-        f"GFLOPs: {', '.join(comparisons) or 'no baseline beside it'}."
+        f"reaches Δ MTL {style.signed(own.mean(gain))} % ({split}{seeds}) at "
+        f"{style.compact(own.mean(gflops))} GFLOPs: "
+        f"{', '.join(comparisons) or 'no baseline beside it'}."
     )
     rival = rival_of(record, best, split)
     more = [*sharing_sentences(record), *_plain_sharing(record, mtl, rival, split)]
@@ -63,7 +67,7 @@ def summary_sentences(record: StudyRecord, split: Split) -> list[str]:
         f"{rival.label} (Δ MTL {style.signed(rival.mean(gain))} % on {split} at "
         f"{style.compact(rival.mean(gflops))} GFLOPs)"
     )
-    if any(gain(trial) > rival.mean(gain) for trial in front(record)):
+    if any(trial_group(record, t).mean(gain) > rival.mean(gain) for t in front(record)):
         first = f"{ahead} is ahead of {name}, which {figures}"
     else:
         first = f"No network of the front gains more than {ahead}; {name}, {figures}"
@@ -87,7 +91,8 @@ def rival_of(record: StudyRecord, best: Result, split: Split) -> SeedGroup | Non
     rivals = _dominators(record, best, split)
     if not rivals:
         mtl = group_of_method(baseline_groups(record), MULTI_TASK)
-        rivals = [mtl] if mtl is not None and mtl.mean(gain) >= gain(best) else []
+        own = trial_group(record, best).mean(gain)
+        rivals = [mtl] if mtl is not None and mtl.mean(gain) >= own else []
     return max(rivals, key=lambda group: group.mean(gain), default=None)
 
 
@@ -106,8 +111,8 @@ def _gain(record: StudyRecord, split: Split) -> Callable[[Result], float]:
 
 def _dominators(record: StudyRecord, trial: Result, split: Split) -> list[SeedGroup]:
     """Find the baselines that gain at least as much for at most the cost, and are better in one."""
-    gain = _gain(record, split)
-    mine = (gain(trial), -trial.gflops)
+    gain, own = _gain(record, split), trial_group(record, trial)
+    mine = (own.mean(gain), -own.mean(gflops))
     found = []
     for group in baseline_groups(record):
         theirs = (group.mean(gain), -group.mean(gflops))
@@ -129,14 +134,17 @@ def _plain_sharing(
             f"Plain sharing (MTL) costs {style.compact(mtl.mean(gflops))} GFLOPs for "
             f"{style.signed(mtl.mean(gain))} %."
         )
-    above = [t for t in front(record) if validation(t) > mtl.mean(validation)]
+    above = [
+        t for t in front(record) if trial_group(record, t).mean(validation) > mtl.mean(validation)
+    ]
     if not above:
         lines.append("No network of the front gains more than MTL on validation.")
     elif above[0] is not leading_trial(record) and math.isfinite(gain(above[0])):
+        others = trial_group(record, above[0])
         lines.append(
             "The front's cheapest network that gains more than MTL on validation, trial "
-            f"{above[0].trial}, has {style.signed(gain(above[0]))} % at "
-            f"{style.compact(above[0].gflops)} GFLOPs."
+            f"{above[0].trial}, has {style.signed(others.mean(gain))} % at "
+            f"{style.compact(others.mean(gflops))} GFLOPs."
         )
     return [" ".join(lines)] if lines else []
 

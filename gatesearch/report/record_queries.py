@@ -111,10 +111,12 @@ def front_trials(record: StudyRecord) -> list[Result]:
 
 def front_groups(record: StudyRecord) -> list[SeedGroup]:
     """List the networks of every searched method's own front, each with its other seeds."""
-    return [
-        SeedGroup(network_label(t), t.method, (t, *repeats_of(record, t)))
-        for t in front_trials(record)
-    ]
+    return [trial_group(record, trial) for trial in front_trials(record)]
+
+
+def trial_group(record: StudyRecord, trial: Result) -> SeedGroup:
+    """Group a trial with its complete repetitions."""
+    return SeedGroup(network_label(trial), trial.method, (trial, *repeats_of(record, trial)))
 
 
 def repeats_of(record: StudyRecord, trial: Result) -> list[Result]:

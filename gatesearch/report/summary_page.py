@@ -30,6 +30,7 @@ from gatesearch.report.record_queries import (
     network_label,
     partly_labelled,
     shown_split,
+    trial_group,
     width_curves,
 )
 from gatesearch.report.text import SMALLEST, fit, line_height, wrap
@@ -239,7 +240,8 @@ def _tiles(record: StudyRecord, split: Split) -> list[tuple[str, str]]:
     if best is not None:
         groups = baseline_groups(record)
         stl, mtl = (group_of_method(groups, method) for method in (SINGLE_TASK, MULTI_TASK))
-        gain = style.signed(delta(record, best, split))
+        own = trial_group(record, best)
+        gain = style.signed(own.mean(lambda r: delta(record, r, split)))
         small = f"Δ MTL ↑ of trial {best.trial} on {split}"
         beside = rival_of(record, best, split) or mtl
         if beside is not None:
@@ -247,7 +249,7 @@ def _tiles(record: StudyRecord, split: Split) -> list[tuple[str, str]]:
             small += f"; {beside.label} {other} %"
         tiles.append((f"{gain} %", small))
         changes = {
-            group.label: f"{style.signed(100 * (best.gflops / group.mean(gflops) - 1), 1)} %"
+            group.label: f"{style.signed(100 * (own.mean(gflops) / group.mean(gflops) - 1), 1)} %"
             for group in (stl, mtl)
             if group is not None and group.mean(gflops) > 0
         }

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from gatesearch.comparisons import REPEAT
 from gatesearch.drawing import DRAWINGS
 from gatesearch.errors import DataError, UsageError
 from gatesearch.report import (
@@ -324,6 +325,27 @@ class TestSentences:
             f"Trial {best.trial}, the best on validation, reaches Δ MTL {gain} % (test) at {cost} "
             f"GFLOPs: {fewer:.0f} % fewer than STL, {more:.0f} % more than MTL."
         )
+
+    def test_a_repeated_trial_has_the_mean_of_its_seeds(self):
+        study = record(trials=1, failed=(), methods=("stl", "mtl"))
+        study = self.with_gains(study, (5.0,), (9.0,))
+        (trial,) = study.trials
+        # With another seed, whose single-task networks are the same, it gains less than MTL.
+        mtl = delta(study, study.baselines[1], "test")
+        repeat = self.with_gains(study, (2 * mtl - 6.0,), (8.0,)).trials[0]
+        others = [dataclasses.replace(r, seed=9) for r in study.baselines]
+        repeat = dataclasses.replace(repeat, trial=None, of=trial.trial, control=REPEAT, seed=9)
+        repeated = dataclasses.replace(
+            study, baselines=(*study.baselines, *others), controls=(repeat,)
+        )
+        assert summary_sentences(study, "test")[0].startswith("Trial 0, the best on validation")
+        first = summary_sentences(repeated, "test")[0]
+        assert first.startswith("No network of the front gains more than MTL")
+        reached = (
+            f"reaches Δ MTL {style.signed(mtl - 0.5)} % (test, mean of 2 seeds) at 8.50 GFLOPs"
+        )
+        assert reached in first
+        assert f"{style.signed(mtl - 0.5)} %" in words(summary_page, repeated)
 
     @staticmethod
     def with_gains(study, gains, costs):
