@@ -14,7 +14,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gatesearch.results import PARTS_OF_ROLES, Result
+from gatesearch.results import Result
+from gatesearch.results.older_formats import PARTS_OF_ROLES
 from gatesearch.store import names
 from gatesearch.study import Study
 

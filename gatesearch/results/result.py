@@ -1,23 +1,17 @@
-"""Frozen records of trained networks with their figures, and figures computed from the records.
-
-This module needs neither torch nor pandas, and touches no files: the search writes these records
-into its store, and the report reads them.
-"""
+"""The figures of one network, frozen, and their JSON form."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from gatesearch.errors import StudyRefusedError
 from gatesearch.files import first_fault
-from gatesearch.measures import Gain, gain
-from gatesearch.pareto import pareto_front
+from gatesearch.results.older_formats import LATER, from_format_4, of_older_format
 
 Split = Literal["validation", "test"]
 State = Literal["complete", "failed", "stopped"]
@@ -31,10 +25,6 @@ MULTI_TASK = "mtl"
 
 # Raised by 1 whenever the JSON format of a Result changes.
 FORMAT = 9
-# Format -> what later formats added to it; format 4 has other keys (`_from_format_4`).
-_LATER = {8: {"task_gflops"}}
-_LATER[7] = {*_LATER[8], "control", "of", "width", "gates"}
-_LATER[6] = {*_LATER[7], "details"}
 
 
 def _freeze(values: Sequence[float]) -> tuple[float, ...]:
@@ -60,45 +50,6 @@ Names = Annotated[Sequence[str], AfterValidator(tuple)]
 FileName = Annotated[str, Field(pattern=r"^model\.[a-z]+$")]
 Patterns = Annotated[Sequence[Annotated[str, Field(pattern=r"^[0-9a-f]+$")]], AfterValidator(tuple)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-@dataclass(frozen=True)
-class TaskInfo:
-    """Description of a task for reports.
-
-    Attributes:
-        name: The task's name in the study.
-        metric: Name of its metric, as `mIoU`.
-        unit: `%`, `m`, `deg` or an empty string.
-        higher_is_better: Direction of the metric.
-        kind: Its kind, a name in `gatesearch.tasks.TASKS`.
-        drawing: How its labels are drawn, a name in `gatesearch.drawing.DRAWINGS`.
-        classes: Number of classes; 1 for a task without classes.
-        class_names: Their names by index; empty where the data set states none.
-        options: Further options of its kind, with what it learned from the training part; empty
-            in stores that were begun before there were any.
-    """
-
-    name: str
-    metric: str
-    unit: str
-    higher_is_better: bool
-    kind: str
-    drawing: str
-    classes: int = 1
-    class_names: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def task_options(self) -> dict[str, Any]:
-        """All options of its kind, from which `gatesearch.tasks.build_task` makes the task."""
-        names = {"class_names": list(self.class_names)} if self.class_names else {}
-        return {"classes": self.classes, **names, **self.options}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "TaskInfo":
-        """Read the description that a store keeps; older stores have no names of classes."""
-        return cls(**{**stored, "class_names": tuple(stored.get("class_names", ()))})
 
 
 @dataclass(frozen=True)
@@ -226,13 +177,13 @@ class Result:
                 wrong type or out of its range.
         """
         version = stored.get("format")
-        if version not in (4, *_LATER, FORMAT):
+        if version not in (4, *LATER, FORMAT):
             raise StudyRefusedError(
                 f"a stored result must have format 4, 6, 7, 8 or {FORMAT}, found {version!r}; "
                 "read it with the gatesearch that wrote it, or start a new --out folder"
             )
-        values = _from_format_4(stored) if version == 4 else stored
-        later = _LATER.get(6 if version == 4 else version, set())
+        values = from_format_4(stored) if version == 4 else stored
+        later = LATER.get(6 if version == 4 else version, set())
         expected = {item.name for item in fields(cls)} - later
         keys = set(values) - {"format"}
         if keys != expected:
@@ -254,97 +205,13 @@ class Result:
         try:
             stored = vars(_stored_form().model_validate_json(text))
         except ValidationError as error:
-            if (older := _of_older_format(text)) is not None:
+            if (older := of_older_format(text)) is not None:
                 return cls.from_json(older)
             raise StudyRefusedError(
                 f"a stored result is damaged: {first_fault(error)}; the store is damaged: start a "
                 "new --out folder"
             ) from error
         return cls(**{name: value for name, value in stored.items() if name != "format"})
-
-
-@dataclass(frozen=True)
-class StudyRecord:
-    """Everything in a study's store that a report needs.
-
-    Attributes:
-        name: The study's name.
-        fingerprint: Digest of the definition; it changes whenever results would.
-        definition: `Study.definition()`.
-        protocol: Name of the protocol: classes, size, encodings and metrics of the data set.
-        published: Table of published results under the same protocol: `nyud`, `pascal` or empty.
-        tasks: The tasks, in the study's order.
-        baselines: All baselines of all seeds, weightings and widths.
-        trials: Trials of all searches but those for weights of losses, in every state, by number.
-        starts: The start networks, one per method, seed and `Result.part`.
-        controls: Networks that trials are compared with at equal cost, one per trial, kind and
-            seed; of the kind `repeat`, the trial's own training with another seed.
-        data: Description of the data: pack, its SHA-256, number of frames per split, notes.
-        predictions: .npz of images, labels and predictions; None where there is none.
-        untaken: Numbers of trials that have a result in their folder and none in the database,
-            because the run was killed or the database was restored. The next run takes them up.
-    """
-
-    name: str
-    fingerprint: str
-    definition: Mapping[str, Any]
-    protocol: str
-    published: str
-    tasks: tuple[TaskInfo, ...]
-    baselines: tuple[Result, ...] = ()
-    trials: tuple[Result, ...] = ()
-    starts: tuple[Result, ...] = ()
-    controls: tuple[Result, ...] = ()
-    data: Mapping[str, Any] = field(default_factory=dict)
-    predictions: Path | None = None
-    untaken: tuple[int, ...] = ()
-
-    @property
-    def higher_is_better(self) -> dict[str, bool]:
-        """Direction of each task's metric."""
-        return {task.name: task.higher_is_better for task in self.tasks}
-
-    @cached_property
-    def front(self) -> tuple[Result, ...]:
-        """Complete trials that no other trial dominates; see the function `front`."""
-        return self._front_of(self.trials)
-
-    @cached_property
-    def fronts(self) -> dict[str, tuple[Result, ...]]:
-        """Searched method -> its own front: its trials that no other trial of it dominates."""
-        methods = dict.fromkeys(trial.method for trial in self.trials)
-        own = {m: self._front_of([t for t in self.trials if t.method == m]) for m in methods}
-        return {method: trials for method, trials in own.items() if trials}
-
-    def _front_of(self, trials: Sequence[Result]) -> tuple[Result, ...]:
-        scored = [
-            (delta(self, trial, "validation"), trial.gflops, trial)
-            for trial in trials
-            if trial.state == "complete"
-        ]
-        defined = [item for item in scored if math.isfinite(item[0])]
-        chosen = [defined[i][2] for i in pareto_front([d[:2] for d in defined], [True, False])]
-        return tuple(sorted(chosen, key=lambda trial: (trial.gflops, trial.trial)))
-
-    @property
-    def trained(self) -> tuple[Result, ...]:
-        """Baselines, starts, trials and controls of every state."""
-        return (*self.baselines, *self.starts, *self.trials, *self.controls)
-
-    @property
-    def training_seconds(self) -> float:
-        """Wall-clock seconds of all training; a network that several start from counts once."""
-        return sum(r.train_seconds - r.reused_seconds for r in self.trained)
-
-    @property
-    def training_images(self) -> int:
-        """Images seen in all training, counted in the same way."""
-        return sum(r.train_images - r.reused_images for r in self.trained)
-
-    @property
-    def training_pflops(self) -> float:
-        """FLOPs of all training / 1e15, counted in the same way."""
-        return sum(r.train_pflops - r.reused_pflops for r in self.trained)
 
 
 def network_name(method: str, weighting: str, width: float = 1.0) -> str:
@@ -364,96 +231,6 @@ def control_name(kind: str, of: int) -> str:
     'random of trial 3'
     """
     return f"{kind} of trial {of}"
-
-
-def reference(record: StudyRecord, result: Result, split: Split) -> Mapping[str, float] | None:
-    """Find the metrics of the single-task networks of the same seed; None where there are none."""
-    for other in record.baselines:
-        single_task = other.method == SINGLE_TASK and other.state == "complete"
-        if single_task and other.width == 1 and other.seed == result.seed:
-            return other.metrics.get(split) or None
-    return None
-
-
-def gain_of(
-    record: StudyRecord,
-    result: Result,
-    split: Split,
-    weights: Mapping[str, float] | None = None,
-) -> Gain:
-    """Compute Δ_MTL of a result against `reference`, with tasks weighted as in `delta_mtl`.
-
-    Returns:
-        Δ_MTL, or why it is undefined; see `gatesearch.measures.gain`.
-    """
-    base, metrics = reference(record, result, split), result.metrics.get(split)
-    return gain(metrics, base, record.higher_is_better, weights)
-
-
-def delta(
-    record: StudyRecord,
-    result: Result,
-    split: Split,
-    weights: Mapping[str, float] | None = None,
-) -> float:
-    """Compute Δ_MTL as `gain_of` does: percent, NaN if it is undefined."""
-    return gain_of(record, result, split, weights).percent
-
-
-def front(record: StudyRecord) -> list[Result]:
-    """List the complete trials that no other dominates in Δ_MTL on validation and in GFLOPs.
-
-    The choice ignores the test split, so that it cannot favour networks that are lucky there.
-
-    Returns:
-        Trials ascending in GFLOPs; those whose Δ_MTL is undefined are left out.
-    """
-    return list(record.front)
-
-
-# `role` of a format-4 record -> `part` of a format-6 one.
-PARTS_OF_ROLES = {
-    "network": "", "warmup": "warm-up", "supernet_warmup": "warm-up", "supernet": "supernet",
-}  # fmt: skip
-
-
-def _from_format_4(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the JSON of a format-4 record to format 6, which has no further figures.
-
-    Format 4 called the state of a stopped trial `pruned`, had `role` instead of `part`, and gave
-    results of the method `one_shot` the name of the method that it is built on.
-
-    Raises:
-        StudyRefusedError: The role is missing or unknown.
-    """
-    values: dict[str, Any] = {**stored, "files": {}}
-    role, params = values.pop("role", None), values.get("params")
-    if not isinstance(role, str) or role not in PARTS_OF_ROLES:
-        raise StudyRefusedError(
-            f"a stored result of format 4 must have a role of {', '.join(PARTS_OF_ROLES)}, found "
-            f"{role!r}; the store is damaged: start a new --out folder"
-        )
-    values["part"] = PARTS_OF_ROLES[role]
-    if values.get("state") == "pruned":
-        values["state"] = "stopped"
-    named = params if isinstance(params, Mapping) else {}
-    if role.startswith("supernet") or any(name.startswith("share.") for name in named):
-        values["method"] = "one_shot"
-    return values
-
-
-def _of_older_format(text: str) -> dict[str, Any] | None:
-    """Parse the text of a record if it is of an older format; None for anything else."""
-    try:
-        stored = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return stored if isinstance(stored, dict) and stored.get("format") in _LATER else None
-
-
-def without_classes(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the options of a task that `TaskInfo` has as attributes of its own."""
-    return {key: value for key, value in options.items() if key not in ("classes", "class_names")}
 
 
 def _plain(value: Any) -> Any:
