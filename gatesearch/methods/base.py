@@ -137,8 +137,8 @@ class TrainedNetwork:
         layers: Names of the gated layers, input first, for the report; empty for methods without.
         sharing: Task -> per gated layer, the share of its live channels that the task's own stream
             computes.
-        gates: The gate pattern that the network was cut by, in the form of `Result.gates`; empty
-            for methods without gates.
+        gates: The gate pattern that the network was cut by, in the form of `Result.gates`, without
+            open gates whose channels nothing reads; empty for methods without gates.
     """
 
     module: nn.Module

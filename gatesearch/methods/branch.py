@@ -100,10 +100,10 @@ def branched(parts: Parts, gates: Pattern) -> CompactNet:
 def cut(supernet: GatedSupernet, gates: Pattern) -> TrainedNetwork:
     """Cut the network of a gate pattern out of a supernet, before its training."""
     supernet.set_gates(gates)
-    layers, shares = sharing(supernet)
+    found = sharing(supernet)
     with torch.random.fork_rng(devices=[]):
         network = extract(supernet)
-    return TrainedNetwork(network, layers, shares, pattern_as_text(gates))
+    return TrainedNetwork(network, found.layers, found.shares, pattern_as_text(found.own))
 
 
 def build(parts: Parts, options: BranchOptions) -> nn.Module:

@@ -7,10 +7,11 @@ from gatesearch.pruning.compact import (
     rebuild_compact,
     save_compact,
 )
-from gatesearch.pruning.extract import describe_pattern, extract, sharing
+from gatesearch.pruning.extract import describe_pattern, extract
 from gatesearch.pruning.kept_channels import HeadAt, Stream, compact_streams
 from gatesearch.pruning.liveness import live_values, number_values
 from gatesearch.pruning.pattern_text import pattern_as_text, pattern_of_text
+from gatesearch.pruning.sharing import sharing
 from gatesearch.pruning.subnetwork import subnetwork
 
 __all__ = [

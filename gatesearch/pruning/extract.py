@@ -23,8 +23,9 @@ from gatesearch.pruning.description import (
     Description,
     HeadDescription,
 )
-from gatesearch.pruning.liveness import Ids, Values, live_values, number_values
+from gatesearch.pruning.liveness import Ids, live_values, number_values
 from gatesearch.pruning.mix import MixStep, Term
+from gatesearch.pruning.sharing import sharing
 
 # Channels in more runs of one tensor than this are read by a list of their numbers.
 MOST_RUNS = 4
@@ -48,8 +49,7 @@ def extract(supernet: GatedSupernet) -> CompactNet:
     """
     if not isinstance(supernet, GatedSupernet):
         raise not_a_supernet("extract", supernet)
-    gates = {name: on.numpy() for name, on in supernet.hard_gates().items()}
-    plan = _Plan(supernet, number_values(supernet.graph, gates, mix=supernet.mix))
+    plan = _Plan(supernet, sharing(supernet).own)
     compact = CompactNet(plan.description(), copied_heads(supernet))
     with torch.no_grad():
         for name, slices in plan.slices.items():
@@ -66,9 +66,7 @@ def describe_pattern(supernet: GatedSupernet, gates: Mapping[str, Tensor]) -> De
         supernet: A supernet, on any device.
         gates: Gated node -> (T, C) bool.
     """
-    pattern = {name: on.numpy() for name, on in gates.items()}
-    values = number_values(supernet.graph, pattern, mix=supernet.mix)
-    return _Plan(supernet, values).description()
+    return _Plan(supernet, sharing(supernet, gates).own).description()
 
 
 def not_a_supernet(function: str, found: object) -> UsageError:
@@ -120,22 +118,28 @@ def copied_heads(supernet: GatedSupernet) -> dict[str, nn.Module]:
 class _Plan:
     """Builds the steps node by node, remembering where each live value is stored.
 
+    Args:
+        supernet: The supernet.
+        own: What tasks own (`Sharing.own`). Open gates whose channels nothing reads would only
+            scatter the others.
+
     Attributes:
         slices: Step -> the parts of the supernet's layers that its weights are taken from.
         mixes: Step -> its weights, (T, C).
     """
 
-    def __init__(self, supernet: GatedSupernet, values: Values) -> None:
+    def __init__(self, supernet: GatedSupernet, own: Mapping[str, Tensor]) -> None:
         self.supernet = supernet
-        self.values = values
+        gates = {name: on.numpy() for name, on in own.items()}
+        self.values = number_values(supernet.graph, gates, mix=supernet.mix)
         self.heads_read = nodes_read(supernet.graph, supernet.head_specs)
-        self.live = live_values(supernet.graph, values, self.heads_read)
+        self.live = live_values(supernet.graph, self.values, self.heads_read)
         self.gate_ranks = self._gate_ranks()
         self.steps: list[Step] = []
         self.slices: dict[str, list[LayerSlice]] = {}
         self.mixes: dict[str, Tensor] = {}
         # Value -> (tensor, channel) where it is stored.
-        self.positions = np.full((values.count, 2), -1)
+        self.positions = np.full((self.values.count, 2), -1)
         self._store(np.arange(IMAGE_CHANNELS), tensor=0)
         self.stream_names = [*supernet.tasks, SHARED]
 
@@ -397,24 +401,3 @@ def _gray_ranks(bits: NDArray[np.bool_]) -> Ids:
     """(bits, n) columns -> (n,) their ranks in the reflected Gray code."""
     binary = np.logical_xor.accumulate(bits, axis=0)
     return (binary * 2 ** np.arange(len(bits))[::-1, None]).sum(0)
-
-
-def sharing(supernet: GatedSupernet) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
-    """Return gated layers, and for each task the share of its live channels that are its own.
-
-    Returns:
-        (layers, task -> a share in [0, 1] for each layer; 0 where the task reads nothing there).
-    """
-    graph = supernet.graph
-    gates = {name: on.numpy() for name, on in supernet.hard_gates().items()}
-    values = number_values(graph, gates, mix=supernet.mix)
-    live = live_values(graph, values, nodes_read(graph, supernet.head_specs))
-    shares = {
-        task: tuple(_share(live[values.read[name, t]], gates[name][t]) for name in gates)
-        for t, task in enumerate(supernet.tasks)
-    }
-    return tuple(gates), shares
-
-
-def _share(live: NDArray[np.bool_], gates: NDArray[np.bool_]) -> float:
-    return float((live & gates).sum() / max(1, live.sum()))

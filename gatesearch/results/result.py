@@ -105,7 +105,8 @@ class Result:
         width: Factor of the study's `model.width`; 1 but for baselines at other widths.
         gates: Gated node -> per task, in the study's order, its channels' gates as hexadecimal
             digits, a bit each, 1 where the task has a channel of its own; the first channel is the
-            highest bit. Empty for networks that were not cut by a gate pattern.
+            highest bit. Empty for networks that were not cut by a gate pattern. Results of earlier
+            versions also have 1 for open gates whose channels nothing reads.
     """
 
     method: str

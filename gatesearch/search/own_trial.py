@@ -111,9 +111,9 @@ class Trial:
             apply_budgets(
                 net, self._spec.budgets, cost, self._options, shape=shape, runtime=runtime
             )
-        layers, shares = sharing(net)
+        found = sharing(net)
         compact = extract(net).to(next(net.parameters()).device)
-        self._final = FinalNetwork(compact, layers, shares)
+        self._final = FinalNetwork(compact, found.layers, found.shares)
         return compact
 
     @property

@@ -121,6 +121,14 @@ def test_compact_computes_what_the_supernet_does(
     model = scattered(model, seed)
     put(model, np.random.default_rng(seed))
     compact = extract(model)
+    gates, own = model.hard_gates(), sharing(model).own
+    assert not any((on & ~gates[name]).any() for name, on in own.items())
+    model.set_gates(own)  # the same network, without gates that decide nothing
+    same = extract(model)
+    assert same.description == compact.description
+    for name, value in compact.state_dict().items():
+        assert torch.equal(same.state_dict()[name], value), name
+    model.set_gates(gates)
     image = torch.randn(2, *SHAPE[1:], generator=torch.Generator().manual_seed(seed)).double()
     image = image.contiguous(memory_format=memory_format)
     compact.to(torch.float64, memory_format=memory_format)
@@ -168,6 +176,9 @@ def test_live_channels_are_those_with_a_gradient(granularity, backbone, mix, see
             raw = values.raw.get((node.name, stream))
             found[node.name, stream] = [False] * node.outputs if raw is None else live[raw].tolist()
     assert found == expected
+    for name, own in sharing(model).own.items():
+        if granularity == "conv":
+            assert own.tolist() == [expected[name, t] for t in range(len(own))]
     # and the compact network holds exactly these, in as many convolutions as there are inputs
     sizes, counted = Counter(), Counter()
     for step in extract(model).description.steps:
@@ -244,11 +255,11 @@ def test_liveness_by_hand() -> None:
     # 9 + 2 + 6 + 3 + 6 multiply-adds a pixel
     assert count_macs(compact, (1, 3, 4, 5), cross_check=False).backbone_macs == 20 * 26
     assert gap(compact, model, torch.randn(1, 3, 4, 5)) < 1e-5
-    assert sharing(model) == (
-        ("one", "two", "three"),
-        # at one, b's own channel lives for the mix; what it owns and nobody reads is not counted
-        {"a": (1 / 2, 1 / 3, 1 / 2), "b": (1 / 2, 0, 0)},
-    )
+    found = sharing(model)
+    assert found.layers == ("one", "two", "three")
+    # at one, b's own channel lives for the mix; what it owns and nobody reads is not counted
+    assert found.shares == {"a": (1 / 2, 1 / 3, 1 / 2), "b": (1 / 2, 0, 0)}
+    assert all(torch.equal(found.own[name], on) for name, on in model.hard_gates().items())
 
 
 def test_own_channels_that_nobody_reads_are_dead() -> None:
@@ -257,6 +268,11 @@ def test_own_channels_that_nobody_reads_are_dead() -> None:
     model = chained(["..", ".."], ["...", "###"], ["##", ".."])
     steps = conv_steps(extract(model))
     assert steps["two_b__shared"] == (2, 6)  # one convolution: both read the shared stream
+    assert {name: on.tolist() for name, on in sharing(model).own.items()} == {
+        "one": [[False] * 2] * 2,
+        "two": [[False] * 3, [True] * 3],
+        "three": [[True] * 2, [False] * 2],
+    }  # fmt: skip
     # with the shared stream unread behind it, the mix is not needed, and b's own follow
     model = chained(["..", ".."], ["...", "###"], ["##", "##"])
     assert conv_steps(extract(model)) == {

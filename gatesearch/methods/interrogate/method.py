@@ -135,9 +135,9 @@ def compact_phase(
         supernet = begin(before)
         cost = pattern_cost(supernet, request) if request.spec.budgets else None
         select_gates(supernet, request, options, cost, tried=tried)
-        layers, shares = sharing(supernet)
-        gates = pattern_as_text(supernet.hard_gates())
-        return TrainedNetwork(extract(supernet), layers, shares, gates)
+        found = sharing(supernet)
+        own = pattern_as_text(found.own)
+        return TrainedNetwork(extract(supernet), found.layers, found.shares, own)
 
     return Phase(
         name="compact",
