@@ -74,7 +74,7 @@ def test_networks_that_start_otherwise_are_trained_but_not_their_start(there, tm
 
 def test_another_seed_has_nothing_to_take_over(there, tmp_path) -> None:
     _, trained, told = reused(there[0], tmp_path, "seed=1")
-    assert trained == {"stl", "mtl"}
+    assert trained == {"stl, seed 1", "mtl, seed 1"}
     assert not any("is not the one of" in message for message in told)
 
 
