@@ -201,27 +201,27 @@ def test_baselines_come_first_and_once(opened) -> None:
     assert again.status.wanted[0] == (2, 2)
 
 
-def end_when_full(running: Running, size: int) -> list[list[str]]:
-    """Let held jobs end once so many run at a time or none is left to begin; what ran then."""
-    executor, seen = running.executor, []
+def run_in_rounds(running: Running) -> list[list[str]]:
+    """End jobs only when all that can begin have begun; the labels of each such round."""
+    executor, rounds = running.executor, []
     executor.held = True
 
     def steered() -> bool:
-        if len(executor.waiting) == size:
-            seen.append(executor.waiting)
+        if executor.waiting:
+            rounds.append(executor.waiting)
             for label in executor.waiting:
                 executor.end(label)
         return False
 
     running.search.pool.stop = steered
-    return seen
+    return rounds
 
 
 def test_baselines_of_all_seeds_share_the_workers(opened) -> None:
     running = opened(size=6, bases=False)
-    seen = end_when_full(running, 6)
+    rounds = run_in_rounds(running)
     running.search.train_bases(BASES, seeds=[0, 1, 2])
-    assert seen == [["stl", "mtl", "stl, seed 1", "mtl, seed 1", "stl, seed 2", "mtl, seed 2"]]
+    assert rounds == [["stl", "mtl", "stl, seed 1", "mtl, seed 1", "stl, seed 2", "mtl, seed 2"]]
     assert {(r.method, r.seed) for r in running.store.bases} == {
         (method, seed) for method in BASES for seed in (0, 1, 2)
     }
@@ -233,9 +233,9 @@ def test_controls_of_all_searches_share_the_workers(opened) -> None:
     methods = ["interrogate", "branch"]
     for method in methods:
         running.tune(1, method)
-    seen = end_when_full(running, 4)
+    rounds = run_in_rounds(running)
     train_controls(running.search, methods, (), seeds=[0], wanted=True, headroom=0)
-    assert seen == [
+    assert rounds == [
         [f"{kind} of trial {trial}, seed 0" for trial in (0, 1) for kind in ("mtl@B", "branch")]
     ]
     assert running.status.of_controls[-1] == (4, 4)
